@@ -1,0 +1,67 @@
+# `make` lists the targets. Variables, on the command line or in the environment:
+#   PYTHON     the interpreter the virtual environment is made from, 3.10 or newer
+#   ARGS       what follows the command: make train ARGS="task=walker_walk seed=2"
+#   MUJOCO_GL  how MuJoCo draws: egl (default on Linux), osmesa or glfw
+# On Linux, pip brings the CUDA build of torch. Without a GPU the CPU build saves gigabytes:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
+PYTHON ?= python3
+ifeq ($(shell uname -s),Linux)
+export MUJOCO_GL ?= egl
+endif
+
+RUN := .venv/bin/python
+PIP := $(RUN) -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+INSTALLED := .venv/.installed
+DRAWS := .venv/.draws-$(MUJOCO_GL)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-slow lint format type clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(DRAWS) ## make .venv, install everything, check that MuJoCo can draw (the targets below do it for you)
+
+train: $(DRAWS) ## train an agent: make train ARGS="task=walker_walk seed=2"
+	@$(RUN) -m experiments.train $(ARGS)
+
+test: $(DRAWS) ## run the tests, but for the slow ones
+	@$(RUN) -m pytest $(ARGS)
+
+test-slow: $(DRAWS) ## run the slow tests
+	@$(RUN) -m pytest -m slow $(ARGS)
+
+lint: $(INSTALLED) ## check style and formatting
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+format: $(INSTALLED) ## format, and fix what can be fixed
+	@$(RUN) -m ruff check --fix-only .
+	@$(RUN) -m ruff format .
+
+type: $(INSTALLED) ## check types
+	@$(RUN) -m mypy
+
+clean: ## remove caches and builds; .venv and runs stay
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo 'rlrep needs Python 3.10 or newer and $(PYTHON) is not: make setup PYTHON=/path/to/python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo '$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
+	@echo 'Making a virtual environment in .venv'
+	@$(PYTHON) -m venv .venv
+
+$(INSTALLED): pyproject.toml constraints.txt | $(RUN)
+	@echo 'Installing torch into .venv (a large download the first time)'
+	@$(PIP) torch
+	@echo 'Installing rlrep and its extras (some minutes the first time)'
+	@$(PIP) --editable '.[all,dev]'
+	@touch $@
+
+$(DRAWS): $(INSTALLED)
+	@echo 'Checking that MuJoCo can draw with MUJOCO_GL=$(MUJOCO_GL)'
+	@$(RUN) -m envs.check
+	@touch $@

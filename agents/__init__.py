@@ -1,0 +1,55 @@
+"""Agents that learn from pixels, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from agents.base import Agent, Space
+from agents.drqv2 import DrQV2
+from agents.sac import SAC
+from rlrep import PixelEncoder, make_objective
+from rlrep.registry import look_up
+
+AGENTS: dict[str, type[Agent]] = {"drqv2": DrQV2, "sac": SAC}
+
+
+def make_agent(
+    name: str,
+    observation_shape: Sequence[int],
+    action_space: Space,
+    *,
+    objectives: Sequence[str] = (),
+    objective_options: Mapping[str, Mapping[str, Any]] | None = None,
+    encoder_options: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> Agent:
+    """An agent with its encoder and objectives on `device`.
+
+    Args:
+        name: of the agent, see `AGENTS`.
+        observation_shape: (F·C, H, W).
+        action_space: ``Box`` of one axis with values in [-1, 1].
+        objectives: names, see `rlrep.OBJECTIVES`.
+        objective_options: keyword arguments of each objective, by its name.
+        encoder_options: keyword arguments of `PixelEncoder`.
+        options: keyword arguments of the agent.
+
+    Raises:
+        ValueError: for unknown names and options that the classes refuse.
+    """
+    agent_class = look_up("agent", name, AGENTS)
+    encoder = PixelEncoder(observation_shape, **(encoder_options or {}))
+    built = [
+        make_objective(objective, encoder, action_space, **(objective_options or {}).get(objective, {}))
+        for objective in objectives
+    ]
+    for module in (encoder, *built):
+        module.to(device)
+    return agent_class(encoder, action_space, built, **options)
+
+
+__all__ = ["AGENTS", "SAC", "Agent", "DrQV2", "make_agent"]

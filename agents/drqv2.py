@@ -1,0 +1,146 @@
+"""DrQ-v2 (arXiv 2107.09645), and TACO on top of it (arXiv 2306.13229)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from agents.base import Agent, Metrics, Space, adam, soft_update
+from agents.networks import Critic
+from agents.schedule import parse_schedule
+from rlrep import TACO, ActionEncoder, Objective, PixelEncoder, RandomShift
+from rlrep.encoders import mlp, orthogonal_init, projection
+
+ACTION_MARGIN = 1e-6
+
+
+class Actor(nn.Module):
+    """Deterministic policy μ(features): (B, repr_dim) to (B, A) in (-1, 1)."""
+
+    def __init__(self, repr_dim: int, action_dim: int, feature_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.trunk = projection(repr_dim, feature_dim)
+        self.policy = mlp(feature_dim, [hidden_dim, hidden_dim], action_dim)
+        self.apply(orthogonal_init)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.tanh(self.policy(self.trunk(features)))
+
+
+def add_noise(mean: Tensor, stddev: float, clip: float | None) -> Tensor:
+    """μ + ε, ε ~ N(0, stddev²) cut to ±clip, kept inside (-1, 1) with a gradient as if it had not been."""
+    noise = torch.randn_like(mean) * stddev
+    action = mean + (noise if clip is None else noise.clamp(-clip, clip))
+    return action + (action.clamp(-1 + ACTION_MARGIN, 1 - ACTION_MARGIN) - action).detach()
+
+
+class DrQV2(Agent):
+    """DrQ-v2, with any objectives on its encoder.
+
+    One update, equations (1) to (3) of the paper, a in the critic replaced by the latent action u(a) for TACO:
+
+    - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2, with y = Σ γⁱ r + γⁿ min_k Q̄_k(f', a'), a' = μ(f') + ε;
+    - actor: -min_k Q_k(f, μ(f) + ε), f detached;
+    - target: Q̄ ← (1 - τ) Q̄ + τ Q;
+    - objectives: the sum of their losses, with an Adam of its own.
+
+    Args:
+        encoder: the shared encoder.
+        action_space: ``Box`` of one axis with values in [-1, 1].
+        objectives: representation losses built around `encoder`.
+        latent_actions: the critic reads actions through the action encoder of the TACO among the objectives.
+        feature_dim: size of the trunks' output.
+        hidden_dim: width of the actor's and critic's hidden layers.
+        lr: Adam's step size.
+        critic_target_tau: τ.
+        stddev_schedule: exploration noise, see `parse_schedule`.
+        stddev_clip: bound of the noise in updates.
+        num_expl_steps: agent steps with uniformly random actions at the start.
+        update_every_steps: agent steps per update.
+        augment: the image augmentation; a random shift by 4 pixels if None.
+    """
+
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        action_space: Space,
+        objectives: Sequence[Objective] = (),
+        *,
+        latent_actions: bool = False,
+        feature_dim: int = 50,
+        hidden_dim: int = 1024,
+        lr: float = 1e-4,
+        critic_target_tau: float = 0.01,
+        stddev_schedule: str | float = "linear(1.0,0.1,100000)",
+        stddev_clip: float = 0.3,
+        num_expl_steps: int = 2000,
+        update_every_steps: float = 2,
+        augment: RandomShift | None = None,
+    ) -> None:
+        super().__init__(encoder, action_space, objectives, lr, num_expl_steps, update_every_steps)
+        self.critic_target_tau, self.stddev_clip = critic_target_tau, stddev_clip
+        self.stddev = parse_schedule(stddev_schedule)
+        self.augment = RandomShift(4) if augment is None else augment
+
+        device = self.device
+        self.action_encoder = _latent_actions(objectives) if latent_actions else None
+        action_dim = self.action_encoder.latent_dim if self.action_encoder else self.action_dim
+        self.actor = Actor(encoder.repr_dim, self.action_dim, feature_dim, hidden_dim).to(device)
+        self.critic = Critic(encoder.repr_dim, action_dim, feature_dim, hidden_dim).to(device)
+        self.critic_target = deepcopy(self.critic).requires_grad_(False)
+
+        action_parameters = self.action_encoder.parameters() if self.action_encoder else ()
+        self.optimizers["critic"] = adam([*encoder.parameters(), *action_parameters, *self.critic.parameters()], lr)
+        self.optimizers["actor"] = adam(self.actor.parameters(), lr)
+
+    def encode_action(self, action: Tensor) -> Tensor:
+        return action if self.action_encoder is None else self.action_encoder(action)
+
+    def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:
+        mean = self.actor(features)
+        return mean if eval_mode else add_noise(mean, self.stddev(step), clip=None)
+
+    def update(self, batch: TensorDict, step: int) -> Metrics:
+        stddev = self.stddev(step)
+        features = self.encoder(self.augment(batch["observation"]))
+        with torch.no_grad():
+            next_features = self.encoder(self.augment(batch["next", "observation"]))
+        metrics = self.update_critic(batch, features, next_features, stddev)
+        metrics |= self.update_actor(features.detach(), stddev)
+        soft_update(self.critic_target, self.critic, self.critic_target_tau)
+        return metrics | self.update_objectives(batch)
+
+    def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor, stddev: float) -> Metrics:
+        with torch.no_grad():
+            next_action = add_noise(self.actor(next_features), stddev, self.stddev_clip)
+            target_q1, target_q2 = self.critic_target(next_features, self.encode_action(next_action))
+            target_q = batch["next", "reward"] + batch["discount"] * torch.min(target_q1, target_q2)
+        q1, q2 = self.critic(features, self.encode_action(batch["action"]))
+        loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
+        self.step("critic", loss)
+        return {
+            "critic_loss": loss.detach(),
+            "critic_q1": q1.detach().mean(),
+            "critic_q2": q2.detach().mean(),
+            "critic_target_q": target_q.mean(),
+            "batch_reward": batch["next", "reward"].mean(),
+        }
+
+    def update_actor(self, features: Tensor, stddev: float) -> Metrics:
+        action = add_noise(self.actor(features), stddev, self.stddev_clip)
+        q1, q2 = self.critic(features, self.encode_action(action))
+        loss = -torch.min(q1, q2).mean()
+        self.step("actor", loss)
+        return {"actor_loss": loss.detach()}
+
+
+def _latent_actions(objectives: Sequence[Objective]) -> ActionEncoder:
+    for objective in objectives:
+        if isinstance(objective, TACO):
+            return objective.action_encoder
+    raise ValueError("latent_actions=true needs TACO among the objectives: objectives=[taco]")

@@ -1,0 +1,144 @@
+"""Soft actor-critic (arXiv 1801.01290, 1812.05905) from pixels, regularised as in DrQ (arXiv 2004.13649)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+import torch.nn.functional as F
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from agents.base import Agent, Metrics, Space, adam, soft_update
+from agents.networks import Critic
+from rlrep import Objective, PixelEncoder, RandomShift
+from rlrep.encoders import mlp, orthogonal_init, projection
+
+LOG_STDDEV_RANGE = (-10.0, 2.0)
+
+
+class Actor(nn.Module):
+    """Squashed Gaussian policy: features (B, repr_dim) to an action (B, A) in (-1, 1) and its log-density (B, 1)."""
+
+    def __init__(self, repr_dim: int, action_dim: int, feature_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.trunk = projection(repr_dim, feature_dim)
+        self.policy = mlp(feature_dim, [hidden_dim, hidden_dim], 2 * action_dim)
+        self.apply(orthogonal_init)
+
+    def parameters_of(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation before squashing, (B, A) each."""
+        mean, log_stddev = self.policy(self.trunk(features)).chunk(2, dim=1)
+        low, high = LOG_STDDEV_RANGE
+        return mean, low + (high - low) * (torch.tanh(log_stddev) + 1) / 2
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_stddev = self.parameters_of(features)
+        noise = torch.randn_like(mean)
+        raw = mean + log_stddev.exp() * noise
+        gaussian = -0.5 * noise.square() - log_stddev - 0.5 * math.log(2 * math.pi)
+        # log(1 - tanh(x)²), in a form that does not overflow
+        squashing = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
+        return torch.tanh(raw), (gaussian - squashing).sum(1, keepdim=True)
+
+
+class SAC(Agent):
+    """SAC from pixels, with any objectives on its encoder.
+
+    One update, with f = encoder(shifted pixels):
+
+    - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2, with y = r + γ (min_k Q̄_k(f', a') - α log π(a'|f')), a' ~ π(f');
+    - actor: α log π(a|f) - min_k Q_k(f, a), a ~ π(f), f detached;
+    - temperature: α (-log π(a|f) - H̄), H̄ = -A;
+    - target: Q̄ ← (1 - τ) Q̄ + τ Q;
+    - objectives: the sum of their losses, with an Adam of its own.
+
+    Args:
+        encoder: the shared encoder.
+        action_space: ``Box`` of one axis with values in [-1, 1].
+        objectives: representation losses built around `encoder`.
+        feature_dim: size of the trunks' output.
+        hidden_dim: width of the actor's and critic's hidden layers.
+        lr: Adam's step size, the temperature's too.
+        critic_target_tau: τ.
+        init_temperature: α at the start.
+        num_expl_steps: agent steps with uniformly random actions at the start.
+        update_every_steps: agent steps per update.
+        augment: the image augmentation; a random shift by 4 pixels if None.
+    """
+
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        action_space: Space,
+        objectives: Sequence[Objective] = (),
+        *,
+        feature_dim: int = 50,
+        hidden_dim: int = 1024,
+        lr: float = 1e-4,
+        critic_target_tau: float = 0.01,
+        init_temperature: float = 0.1,
+        num_expl_steps: int = 2000,
+        update_every_steps: float = 2,
+        augment: RandomShift | None = None,
+    ) -> None:
+        super().__init__(encoder, action_space, objectives, lr, num_expl_steps, update_every_steps)
+        self.critic_target_tau = critic_target_tau
+        self.target_entropy = -float(self.action_dim)
+        self.augment = RandomShift(4) if augment is None else augment
+
+        device = self.device
+        self.actor = Actor(encoder.repr_dim, self.action_dim, feature_dim, hidden_dim).to(device)
+        self.critic = Critic(encoder.repr_dim, self.action_dim, feature_dim, hidden_dim).to(device)
+        self.critic_target = deepcopy(self.critic).requires_grad_(False)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(init_temperature), device=device))
+
+        self.optimizers["critic"] = adam([*encoder.parameters(), *self.critic.parameters()], lr)
+        self.optimizers["actor"] = adam(self.actor.parameters(), lr)
+        self.optimizers["temperature"] = adam([self.log_temperature], lr)
+
+    def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:
+        if eval_mode:
+            return torch.tanh(self.actor.parameters_of(features)[0])
+        return self.actor(features)[0]
+
+    def update(self, batch: TensorDict, step: int) -> Metrics:
+        features = self.encoder(self.augment(batch["observation"]))
+        with torch.no_grad():
+            next_features = self.encoder(self.augment(batch["next", "observation"]))
+        metrics = self.update_critic(batch, features, next_features)
+        metrics |= self.update_actor_and_temperature(features.detach())
+        soft_update(self.critic_target, self.critic, self.critic_target_tau)
+        return metrics | self.update_objectives(batch)
+
+    def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor) -> Metrics:
+        with torch.no_grad():
+            next_action, log_density = self.actor(next_features)
+            target_q1, target_q2 = self.critic_target(next_features, next_action)
+            value = torch.min(target_q1, target_q2) - self.log_temperature.exp() * log_density
+            target_q = batch["next", "reward"] + batch["discount"] * value
+        q1, q2 = self.critic(features, batch["action"])
+        loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
+        self.step("critic", loss)
+        return {
+            "critic_loss": loss.detach(),
+            "critic_q1": q1.detach().mean(),
+            "critic_q2": q2.detach().mean(),
+            "critic_target_q": target_q.mean(),
+            "batch_reward": batch["next", "reward"].mean(),
+        }
+
+    def update_actor_and_temperature(self, features: Tensor) -> Metrics:
+        action, log_density = self.actor(features)
+        q1, q2 = self.critic(features, action)
+        loss = (self.log_temperature.exp().detach() * log_density - torch.min(q1, q2)).mean()
+        self.step("actor", loss)
+        entropy = -log_density.detach().mean()
+        self.step("temperature", self.log_temperature.exp() * (entropy - self.target_entropy))
+        return {
+            "actor_loss": loss.detach(),
+            "entropy": entropy,
+            "temperature": self.log_temperature.detach().exp(),
+        }

@@ -1,0 +1,30 @@
+"""Schedules written as text, as DrQ-v2's users know them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+NUMBER = r"\s*([-+.\deE]+)\s*"
+
+
+def parse_schedule(text: str | float) -> Callable[[int], float]:
+    """A function of the agent step.
+
+    Args:
+        text: a number, or ``linear(start, end, duration)``: from start to end in `duration` agent steps, constant after.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    match = re.fullmatch(rf"linear\({NUMBER},{NUMBER},{NUMBER}\)", str(text).strip())
+    try:
+        if match is None:
+            constant = float(text)
+            return lambda step: constant
+        start, end, duration = map(float, match.groups())
+    except ValueError:
+        raise ValueError(f"a schedule is a number or 'linear(start, end, duration)', got {text!r}") from None
+    if duration <= 0:
+        raise ValueError(f"the duration of a schedule must be greater than 0 steps, got {text!r}")
+    return lambda step: start + (end - start) * min(max(step / duration, 0.0), 1.0)

@@ -1,0 +1,31 @@
+"""Gymnasium environments: dm_control from pixels. Importing this registers `rlrep/<task>-v0` for every task."""
+
+import gymnasium as gym
+
+from envs.dmc import TASKS, PixelControl
+from envs.episode_seeds import EpisodeSeeds
+from envs.opengl import OpenGLError
+from envs.vector import make_env, make_vector_env
+
+__all__ = [
+    "TASKS",
+    "EpisodeSeeds",
+    "OpenGLError",
+    "PixelControl",
+    "make_env",
+    "make_vector_env",
+    "register_envs",
+]
+
+
+def register_envs() -> None:
+    """Register `rlrep/<task>-v0` for every task with Gymnasium; calling it again changes nothing.
+
+    Keyword arguments of `gymnasium.make` reach `PixelControl`.
+    """
+    for task in TASKS:
+        if (name := f"rlrep/{task}-v0") not in gym.registry:
+            gym.register(name, entry_point="envs.dmc:PixelControl", kwargs={"task": task})
+
+
+register_envs()

@@ -1,0 +1,273 @@
+"""dm_control seen through its pixels: every task of the suite, and `reach_duplo`."""
+
+import difflib
+import importlib.util
+import operator
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from envs.opengl import default_to_egl, has_gpu, opening_opengl
+
+_SUITE: dict[str, tuple[str, ...]] = {
+    "acrobot": ("swingup", "swingup_sparse"),
+    "ball_in_cup": ("catch",),
+    "cartpole": (
+        "balance",
+        "balance_sparse",
+        "swingup",
+        "swingup_sparse",
+        "two_poles",
+        "three_poles",
+    ),
+    "cheetah": ("run",),
+    "dog": ("stand", "walk", "trot", "run", "fetch"),
+    "finger": ("spin", "turn_easy", "turn_hard"),
+    "fish": ("upright", "swim"),
+    "hopper": ("stand", "hop"),
+    "humanoid": ("stand", "walk", "run", "run_pure_state"),
+    "humanoid_CMU": ("stand", "walk", "run"),
+    "lqr": ("lqr_2_1", "lqr_6_2"),
+    "manipulator": ("bring_ball", "bring_peg", "insert_ball", "insert_peg"),
+    "pendulum": ("swingup",),
+    "point_mass": ("easy", "hard"),
+    "quadruped": ("walk", "run", "escape", "fetch"),
+    "reacher": ("easy", "hard"),
+    "stacker": ("stack_2", "stack_4"),
+    "swimmer": ("swimmer6", "swimmer15"),
+    "walker": ("stand", "walk", "run"),
+}
+_DOMAIN_AND_TASK = {
+    f"{'cup' if domain == 'ball_in_cup' else domain}_{task}": (domain, task)
+    for domain, tasks in _SUITE.items()
+    for task in tasks
+}
+_ALIASES = {"ball_in_cup_catch": "cup_catch"}
+
+TASKS: tuple[str, ...] = (*_DOMAIN_AND_TASK, "reach_duplo")
+"""The names of all tasks, `domain_task`; `ball_in_cup_catch` is accepted for `cup_catch`."""
+
+Rendering = Literal["auto", "exact", "fast"]
+
+_SMALLEST_IMAGE = 8
+_FAST_SHADOW_MAP = 512
+_ACTION_TOLERANCE = 1e-6
+_LARGEST_BOUND = 1e6  # MuJoCo says "no bound" with 1e10
+
+
+class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
+    """A dm_control task observed as a stack of its last pictures.
+
+    Observations are uint8 `(frame_stack * 3, image_size, image_size)`, RGB, the oldest frame first; a reset
+    repeats the first frame. Actions are float32 in [-1, 1], mapped affinely to the task's own bounds (used as
+    they are where the task has none: `lqr`). An action is held for `action_repeat` control steps of the task,
+    or until the episode ends; the reward is the sum over them. Only the last of them is drawn.
+
+    The task's time limit truncates; a real end (discount 0) terminates. What follows `reset(seed=s)` is a pure
+    function of `s` and the actions, bit for bit, on one machine.
+
+    `info["simulator_steps"]` counts the task's control steps in this episode.
+
+    Args:
+        task: one of `TASKS`.
+        image_size: height and width of a frame in pixels, at least 8.
+        action_repeat: control steps an action is held, at least 1.
+        frame_stack: frames in an observation, at least 1.
+        camera: name or number of a fixed camera, -1 for the free one. None is what the literature uses: 2 for
+            quadruped, `front_close` for `reach_duplo`, else 0.
+        rendering: "exact" is dm_control's own picture. "fast" has a shadow map of 512² in place of 2048²,
+            which without a GPU halves the time of a frame and moves its pixels by less than 0.1 of 255 on
+            average. "auto" is "exact" where there is a GPU, else "fast".
+        render_mode: "rgb_array" for `render()`, the current picture as uint8 `(render_size, render_size, 3)`.
+        render_size: height and width of that picture in pixels, at least 8.
+
+    Raises:
+        ValueError: for an unknown task, camera, rendering or render mode, or a number that is too small.
+        ModuleNotFoundError: if dm_control is not installed.
+        OpenGLError: if no picture can be drawn on this machine; it says what to install.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012  (as gymnasium)
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        image_size: int = 84,
+        action_repeat: int = 2,
+        frame_stack: int = 3,
+        camera: int | str | None = None,
+        rendering: Rendering = "auto",
+        render_mode: str | None = None,
+        render_size: int = 256,
+    ) -> None:
+        task = _known_task(task)
+        image_size = _at_least(_SMALLEST_IMAGE, image_size, "image_size")
+        render_size = _at_least(_SMALLEST_IMAGE, render_size, "render_size")
+        self.action_repeat = _at_least(1, action_repeat, "action_repeat")
+        frame_stack = _at_least(1, frame_stack, "frame_stack")
+        if rendering not in ("auto", "exact", "fast"):
+            raise ValueError(f"rendering is {rendering!r}; expected 'auto', 'exact' or 'fast'")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is {render_mode!r}; expected None or 'rgb_array'")
+        self.task = task
+        self.render_mode = render_mode
+
+        self._environment = _load(task)
+        physics = self._environment.physics
+        visual = physics.model.vis
+        if rendering == "fast" or (rendering == "auto" and not has_gpu()):
+            visual.quality.shadowsize = _FAST_SHADOW_MAP
+        visual.global_.offwidth = visual.global_.offheight = max(image_size, render_size if render_mode else 0)
+        camera = _known_camera(physics.model, _usual_camera(task) if camera is None else camera)
+        self._observer = _open_camera(physics, image_size, camera)
+        self._viewer = _open_camera(physics, render_size, camera) if render_mode else None
+
+        specification = self._environment.action_spec()
+        bounded = np.abs([specification.minimum, specification.maximum]).max(axis=0) < _LARGEST_BOUND
+        low = np.where(bounded, specification.minimum, -1.0)
+        high = np.where(bounded, specification.maximum, 1.0)
+        self._action_center, self._action_scale = (high + low) / 2, (high - low) / 2
+
+        self.action_space = gym.spaces.Box(-1.0, 1.0, specification.shape, np.float32)
+        self.observation_space = gym.spaces.Box(0, 255, (frame_stack * 3, image_size, image_size), np.uint8)
+        frame_seconds = self._environment.control_timestep() * self.action_repeat
+        self.metadata = {**self.metadata, "render_fps": 1 / frame_seconds}
+        self._frames = np.zeros(self.observation_space.shape, np.uint8)
+        self._simulator_steps = 0
+        self._running = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+        """Start an episode; with a seed, everything that follows depends on it alone."""
+        super().reset(seed=seed)
+        _random_state(self._environment).seed(self.np_random.integers(2**32, dtype=np.uint32))
+        self._environment.reset()
+        frame_stack = self._frames.shape[0] // 3
+        self._frames = np.concatenate([self._draw()] * frame_stack)
+        self._simulator_steps = 0
+        self._running = True
+        return self._frames.copy(), {"simulator_steps": 0}
+
+    def step(
+        self, action: npt.NDArray[np.float32]
+    ) -> tuple[npt.NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        """Hold an action for `action_repeat` control steps.
+
+        Raises:
+            ValueError: if the action has the wrong shape, is not finite or leaves [-1, 1].
+            gymnasium.error.ResetNeeded: before the first reset and after an episode's end.
+        """
+        if not self._running:
+            raise gym.error.ResetNeeded(f"{self.task} has no episode to step in: call reset() first")
+        control = self._action_center + self._action_scale * self._checked(action)
+        reward = 0.0
+        for _ in range(self.action_repeat):
+            time_step = self._environment.step(control)
+            reward += float(time_step.reward)
+            self._simulator_steps += 1
+            if time_step.last():
+                self._running = False
+                break
+        self._frames = np.concatenate([self._frames[3:], self._draw()])
+        terminated = bool(time_step.last() and time_step.discount == 0)
+        truncated = bool(time_step.last() and not terminated)
+        return self._frames.copy(), reward, terminated, truncated, {"simulator_steps": self._simulator_steps}
+
+    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]  # gymnasium's type is a TypeVar
+        """The picture of now, uint8 `(render_size, render_size, 3)`; None without a render mode."""
+        return None if self._viewer is None else self._viewer.render().copy()
+
+    def close(self) -> None:
+        """Free the simulation and its OpenGL context; may be called twice."""
+        if self._environment is not None:
+            self._environment.physics.free()
+        self._environment = self._observer = self._viewer = None
+        self._running = False
+
+    def _draw(self) -> npt.NDArray[np.uint8]:
+        return self._observer.render().transpose(2, 0, 1)
+
+    def _checked(self, action: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        array = np.asarray(action, dtype=np.float64)
+        expected = f"{self.task} expects {self.action_space.shape} numbers in [-1, 1]"
+        if array.shape != self.action_space.shape:
+            raise ValueError(f"the action has shape {array.shape}; {expected}")
+        if not (np.abs(array) <= 1 + _ACTION_TOLERANCE).all():  # not true of NaN either
+            raise ValueError(f"the action is {array}; {expected}: clip or squash it first")
+        return array.clip(-1, 1)
+
+
+def _known_task(task: str) -> str:
+    name = _ALIASES.get(task, task)
+    if name not in TASKS:
+        near = difflib.get_close_matches(str(task), TASKS) or ["walker_walk", "cartpole_swingup"]
+        raise ValueError(f"no task is called {task!r}; did you mean {' or '.join(near)}? envs.TASKS has all names")
+    return name
+
+
+def _at_least(smallest: int, value: int, name: str) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}; expected a whole number") from None
+    if number < smallest:
+        raise ValueError(f"{name} is {number}; expected at least {smallest}")
+    return number
+
+
+def _usual_camera(task: str) -> int | str:
+    if task == "reach_duplo":
+        return "front_close"
+    return 2 if task.startswith("quadruped") else 0
+
+
+def _known_camera(model: Any, camera: int | str) -> int | str:
+    names = [model.id2name(number, "camera") for number in range(model.ncam)]
+    if camera not in names and camera not in range(-1, model.ncam):
+        raise ValueError(f"no camera is called {camera!r}; expected -1 to {model.ncam - 1} or one of {names}")
+    return camera
+
+
+def _load(task: str) -> Any:
+    """The dm_control environment of a task, whose randomness is seeded later, at each reset."""
+    if importlib.util.find_spec("dm_control") is None:
+        raise ModuleNotFoundError('dm_control is not installed: pip install "rlrep[dmc]"')
+    default_to_egl()
+    with opening_opengl():
+        from dm_control import mujoco  # noqa: F401  (opens the display)
+    if task == "reach_duplo":
+        return _load_reach_duplo()
+    from dm_control import suite
+
+    domain, name = _DOMAIN_AND_TASK[task]
+    # This seed decides only what is drawn once, when the model is made: the springs of lqr.
+    return suite.load(domain, name, task_kwargs={"random": 0})
+
+
+def _load_reach_duplo() -> Any:
+    """The manipulation task with its own observations switched off, and its model compiled only once."""
+    from dm_control import composer, manipulation
+
+    task = manipulation.load("reach_duplo_vision").task
+    for observable in task.observables.values():
+        observable.enabled = False
+    environment = composer.Environment(task, time_limit=10.0, recompile_mjcf_every_episode=False)
+    environment.reset()  # compiles
+    return environment
+
+
+def _random_state(environment: Any) -> np.random.RandomState:
+    """What dm_control draws its episodes from: of the task in the suite, of the environment in manipulation."""
+    return environment.task.random if hasattr(environment.task, "random") else environment.random_state
+
+
+def _open_camera(physics: Any, size: int, camera: int | str) -> Any:
+    """A dm_control camera kept for all frames: `physics.render` would build one, and a scene, for each."""
+    from dm_control.mujoco import Camera
+
+    with opening_opengl():
+        return Camera(physics, height=size, width=size, camera_id=camera)

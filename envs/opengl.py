@@ -1,0 +1,49 @@
+"""OpenGL without a screen: which backend to use, whether a GPU is there, and what to do when nothing opens."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_ADVICE = """\
+No picture can be drawn: OpenGL did not open with {backend}.
+What to do, on Debian or Ubuntu:
+    apt-get install libegl1 libgl1 libgl1-mesa-dri
+    export MUJOCO_GL=egl PYOPENGL_PLATFORM=egl
+(without EGL: apt-get install libosmesa6, then set both variables to osmesa).
+Check with `python -m envs.check`. The cause was {cause}"""
+
+
+class OpenGLError(RuntimeError):
+    """OpenGL could not be opened; the message says which packages and variables mend it."""
+
+
+def default_to_egl() -> None:
+    """Choose EGL, which needs no screen, where neither `MUJOCO_GL` nor a display says otherwise.
+
+    Has an effect only before `mujoco` or `dm_control` is first imported.
+    """
+    if sys.platform == "linux" and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def has_gpu() -> bool:
+    """Whether OpenGL is likely to run on a GPU: Linux shows a device file for one, other systems always have one."""
+    if sys.platform != "linux":
+        return True
+    if os.environ.get("MUJOCO_GL") == "osmesa":
+        return False
+    return Path("/dev/nvidia0").exists() or any(Path("/dev/dri").glob("renderD*"))
+
+
+@contextmanager
+def opening_opengl() -> Iterator[None]:
+    """Turn whatever the OpenGL stack raises while it opens into an `OpenGLError` that says what to do."""
+    try:
+        yield
+    except Exception as error:  # drivers, PyOpenGL and MuJoCo each have their own kinds of error
+        backend = f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '(unset)')}"
+        if platform := os.environ.get("PYOPENGL_PLATFORM"):
+            backend += f", PYOPENGL_PLATFORM={platform}"
+        raise OpenGLError(_ADVICE.format(backend=backend, cause=f"{type(error).__name__}: {error}")) from error

@@ -1,0 +1,27 @@
+"""Contrastive representation learning for visual reinforcement learning."""
+
+from rlrep.actions import ActionEncoder, ActionSequenceEncoder
+from rlrep.augment import RandomShift
+from rlrep.contrast import info_nce, temporal_contrastive
+from rlrep.encoders import PixelDecoder, PixelEncoder
+from rlrep.objectives import CURL, OBJECTIVES, TACO, ForwardModel, Objective, make_objective
+from rlrep.replay import ReplayBuffer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CURL",
+    "OBJECTIVES",
+    "TACO",
+    "ActionEncoder",
+    "ActionSequenceEncoder",
+    "ForwardModel",
+    "Objective",
+    "PixelDecoder",
+    "PixelEncoder",
+    "RandomShift",
+    "ReplayBuffer",
+    "info_nce",
+    "make_objective",
+    "temporal_contrastive",
+]

@@ -1,0 +1,69 @@
+"""Actions, and sequences of them, to latent actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlrep.encoders import orthogonal_init, projection
+
+HIDDEN_DIM = 64
+
+
+def action_spec(action_space: Any) -> tuple[int, bool]:
+    """What an action space holds: (number of dimensions or of choices, whether it is discrete).
+
+    `action_space` is a Gymnasium ``Box`` of one axis or ``Discrete``, or anything with their `shape` or `n`.
+    """
+    if hasattr(action_space, "n"):
+        return int(action_space.n), True
+    shape = getattr(action_space, "shape", None)
+    if shape is None or len(shape) != 1 or shape[0] < 1 or hasattr(action_space, "nvec"):
+        raise ValueError(
+            f"actions must be a vector (Box with one axis) or one choice of n (Discrete), got {action_space}: "
+            "flatten them with a wrapper first"
+        )
+    return int(shape[0]), False
+
+
+class ActionEncoder(nn.Module):
+    """An action to a latent action u, TACO's φ: Linear(A, 64) → Tanh → Linear(64, latent_dim).
+
+    Input: (..., A) float32 in [-1, 1] for continuous actions, (...,) int64 in 0..A-1 for discrete ones (read as one-hot
+    vectors, so that the first layer is a table). Output: (..., latent_dim) float32.
+
+    Args:
+        action_space: Gymnasium ``Box`` or ``Discrete``.
+        latent_dim: size of u; the paper's int(1.25 · A) + 1 if None.
+    """
+
+    def __init__(self, action_space: Any, latent_dim: int | None = None) -> None:
+        super().__init__()
+        action_dim, self.discrete = action_spec(action_space)
+        self.latent_dim = int(1.25 * action_dim) + 1 if latent_dim is None else latent_dim
+        if self.latent_dim < 1:
+            raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
+        first = nn.Embedding(action_dim, HIDDEN_DIM) if self.discrete else nn.Linear(action_dim, HIDDEN_DIM)
+        self.layers = nn.Sequential(first, nn.Tanh(), nn.Linear(HIDDEN_DIM, self.latent_dim))
+        self.apply(orthogonal_init)
+
+    def forward(self, action: Tensor) -> Tensor:
+        return self.layers(action)
+
+
+class ActionSequenceEncoder(nn.Module):
+    """K latent actions to one vector: concatenate, then Linear(U·K, U·K) → LayerNorm → Tanh.
+
+    Input: (B, K, U) float32. Output: (B, K·U) float32 in (-1, 1).
+    """
+
+    def __init__(self, latent_dim: int, horizon: int) -> None:
+        super().__init__()
+        self.out_dim = latent_dim * horizon
+        self.layers = projection(self.out_dim, self.out_dim)
+        self.apply(orthogonal_init)
+
+    def forward(self, latent_actions: Tensor) -> Tensor:
+        return self.layers(torch.flatten(latent_actions, 1))

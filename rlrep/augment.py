@@ -1,0 +1,65 @@
+"""Augmentation of pixel observations."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def shift(observation: Tensor, offset: Tensor, pad: int) -> Tensor:
+    """Crop `[y : y + H, x : x + W]` of each image padded by `pad` with edge replication.
+
+    Args:
+        observation: (B, C, H, W), any type.
+        offset: (B, 2) int64, (x, y) in 0..2·pad; (pad, pad) leaves the image as it is.
+
+    Returns:
+        (B, C, H, W) of the same type.
+    """
+    if observation.device.type == "cpu":
+        return torch.from_numpy(_shift_by_slices(observation.numpy(), (offset - pad).tolist()))
+    batch_size, _, height, width = observation.shape
+    rows = (torch.arange(height, device=offset.device) + offset[:, 1:] - pad).clamp_(0, height - 1)
+    columns = (torch.arange(width, device=offset.device) + offset[:, :1] - pad).clamp_(0, width - 1)
+    batch = torch.arange(batch_size, device=offset.device)
+    return observation.movedim(1, -1)[batch[:, None, None], rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+def _shift_by_slices(images: np.ndarray, moves: list[list[int]]) -> np.ndarray:
+    """Each image moved by its (dx, dy): one copy of what stays in sight, then the edges; no padded image is made."""
+    height, width = images.shape[-2:]
+    out = np.empty_like(images)
+    for image, target, (dx, dy) in zip(images, out, moves, strict=True):
+        top, bottom = max(0, -dy), min(height, height - dy)
+        left, right = max(0, -dx), min(width, width - dx)
+        target[:, top:bottom, left:right] = image[:, top + dy : bottom + dy, left + dx : right + dx]
+        if left:
+            target[:, top:bottom, :left] = target[:, top:bottom, left : left + 1]
+        elif right < width:
+            target[:, top:bottom, right:] = target[:, top:bottom, right - 1 : right]
+        if top:
+            target[:, :top] = target[:, top : top + 1]
+        elif bottom < height:
+            target[:, bottom:] = target[:, bottom - 1 : bottom]
+    return out
+
+
+class RandomShift(nn.Module):
+    """DrQ's random shift: each image moves by up to `pad` pixels in x and y, edges replicated (arXiv 2107.09645).
+
+    Input and output: (B, C, H, W), any type; one shift a sample, the same for its stacked frames, drawn afresh at each
+    call from torch's global generator. ``RandomShift(0)`` is the identity.
+    """
+
+    def __init__(self, pad: int = 4) -> None:
+        super().__init__()
+        if pad < 0:
+            raise ValueError(f"pad must be at least 0 pixels, got {pad}")
+        self.pad = pad
+
+    def forward(self, observation: Tensor) -> Tensor:
+        if self.pad == 0:
+            return observation
+        offset = torch.randint(0, 2 * self.pad + 1, (len(observation), 2), device=observation.device)
+        return shift(observation, offset, self.pad)

@@ -1,0 +1,141 @@
+"""Pixels to features and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+STRIDES = (2, 1, 1, 1)
+
+
+def orthogonal_init(module: nn.Module) -> None:
+    """Initialise in place, for ``Module.apply``: orthogonal weights (gain of ReLU for convolutions), zero biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.orthogonal_(module.weight)
+    elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.orthogonal_(module.weight, nn.init.calculate_gain("relu"))
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def projection(in_dim: int, out_dim: int) -> nn.Sequential:
+    """Linear → LayerNorm → Tanh, (B, in_dim) to (B, out_dim): the trunk of DrQ-v2 and the state projection of TACO."""
+    return nn.Sequential(nn.Linear(in_dim, out_dim), nn.LayerNorm(out_dim), nn.Tanh())
+
+
+def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int) -> nn.Sequential:
+    """Linear layers with a ReLU after each hidden one, (B, in_dim) to (B, out_dim)."""
+    layers: list[nn.Module] = []
+    for hidden_dim in hidden_dims:
+        layers += [nn.Linear(in_dim, hidden_dim), nn.ReLU(inplace=True)]
+        in_dim = hidden_dim
+    return nn.Sequential(*layers, nn.Linear(in_dim, out_dim))
+
+
+def supports_bfloat16(device: torch.device | str) -> bool:
+    """Whether convolutions in bfloat16 are faster than float32 on `device` (AMX, AVX512-BF16, or CUDA 8.0 and on)."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.device(device).type != "cpu":
+        return False
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+class PixelEncoder(nn.Module, PyTorchModelHubMixin):
+    """The convolutional encoder of DrQ-v2 (arXiv 2107.09645): `x / 255 - 0.5`, then four 3×3 convolutions with ReLU.
+
+    Input: (B, C, H, W) uint8 in 0..255. Output: (B, repr_dim) float32; `repr_dim` is 39 200 for (9, 84, 84) and 32
+    channels. Share a trained one with ``encoder.save_pretrained(folder)`` and ``PixelEncoder.from_pretrained(folder)``
+    (safetensors and a JSON configuration).
+
+    Args:
+        observation_shape: (C, H, W) of the stacked frames; H and W at least 17.
+        channels: filters of every convolution.
+        precision: "float32", or "bfloat16" for the convolutions alone: parameters and output stay float32.
+
+    Raises:
+        ValueError: for an impossible shape or an unknown precision; when called with another shape.
+    """
+
+    def __init__(
+        self, observation_shape: Sequence[int] = (9, 84, 84), channels: int = 32, precision: str = "float32"
+    ) -> None:
+        super().__init__()
+        if len(observation_shape) != 3 or observation_shape[0] < 1 or min(observation_shape[1:]) < 17:
+            raise ValueError(
+                f"observation_shape must be (channels, height, width) with at least 17 pixels a side, "
+                f"got {tuple(observation_shape)}"
+            )
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1, got {channels}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.observation_shape = tuple(observation_shape)
+        self.channels = channels
+        self.precision = precision
+        widths = (self.observation_shape[0], channels, channels, channels, channels)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(widths[i], widths[i + 1], 3, stride) for i, stride in enumerate(STRIDES)
+        )
+        self.apply(orthogonal_init)
+        height, width = self.feature_size
+        self.repr_dim = channels * height * width
+
+    @property
+    def feature_size(self) -> tuple[int, int]:
+        """Height and width of the last feature map."""
+        height, width = self.observation_shape[1:]
+        for stride in STRIDES:
+            height, width = (height - 3) // stride + 1, (width - 3) // stride + 1
+        return height, width
+
+    def forward(self, observation: Tensor) -> Tensor:
+        if observation.shape[1:] != self.observation_shape:
+            raise ValueError(
+                f"this encoder reads observations of shape (B, {', '.join(map(str, self.observation_shape))}), "
+                f"got {tuple(observation.shape)}: build the encoder with the environment's observation shape"
+            )
+        dtype = PRECISIONS[self.precision]
+        x = observation.to(dtype, memory_format=torch.channels_last).div(255).sub_(0.5)
+        for convolution in self.convolutions:
+            assert isinstance(convolution, nn.Conv2d)
+            bias = convolution.bias
+            weight = convolution.weight.to(dtype, memory_format=torch.channels_last)
+            x = F.conv2d(x, weight, bias if bias is None else bias.to(dtype), convolution.stride)
+            x = F.relu(x, inplace=True)
+        return x.flatten(1).float()
+
+
+class PixelDecoder(nn.Module):
+    """Features (B, in_dim) to an image (B, C, H, W) float32 on the encoder's scale, pixels / 255 - 0.5.
+
+    Args:
+        in_dim: size of the features.
+        image_shape: (C, H, W); H and W at least 16 and divisible by 4.
+        channels: filters of the hidden layers.
+    """
+
+    def __init__(self, in_dim: int, image_shape: Sequence[int], channels: int = 32) -> None:
+        super().__init__()
+        out_channels, height, width = image_shape
+        if min(height, width) < 16 or height % 4 or width % 4:
+            raise ValueError(f"image height and width must be at least 16 and divisible by 4, got {height}×{width}")
+        self.layers = nn.Sequential(
+            nn.Linear(in_dim, 2 * channels * (height // 4) * (width // 4)),
+            nn.Unflatten(1, (2 * channels, height // 4, width // 4)),
+            nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(2 * channels, channels, 4, 2, 1),
+            nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(channels, out_channels, 4, 2, 1),
+        )
+        self.apply(orthogonal_init)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layers(features)

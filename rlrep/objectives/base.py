@@ -1,0 +1,83 @@
+"""What every objective is: a module around a shared encoder that turns a batch into losses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from rlrep.augment import RandomShift
+from rlrep.encoders import PixelEncoder
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+WHO_HAS = {
+    "action": "data recorded with actions (a replay buffer, offline RL data), not video",
+    "action_sequence": "a replay buffer built with horizon=K, or offline RL data, not video",
+    "future_observation": "a replay buffer built with horizon=K, offline RL data, and video sources",
+    "reward": "a replay buffer or offline RL data, not video",
+}
+
+
+class Objective(nn.Module):
+    """A representation loss on an encoder that it shares with whoever owns it.
+
+    Calling it with a batch returns a TensorDict without batch dimensions: entries named ``loss_*`` are scalars to
+    minimise, the others are detached metrics (TorchRL's LossModule convention). The parameters are the encoder's and
+    those of the objective's own heads. A method of one's own says what it reads in `in_keys`, what it returns in
+    `out_keys`, and computes it in `losses`.
+
+    Attributes:
+        in_keys: what it reads from a batch.
+        out_keys: what it returns.
+        horizon: K, how many steps ahead it looks; 0 if only at the current observation.
+    """
+
+    in_keys: list[Any]
+    out_keys: list[str]
+    horizon: int = 0
+
+    def __init__(self, encoder: PixelEncoder, augment: RandomShift | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.augment = RandomShift(4) if augment is None else augment
+
+    def losses(self, *values: Tensor) -> dict[str, Tensor]:
+        """The losses and metrics `out_keys`, from the batch's entries `in_keys`."""
+        raise NotImplementedError
+
+    def forward(self, batch: TensorDict) -> TensorDict:
+        from tensordict import TensorDict  # takes over a second to import
+
+        return TensorDict(self.losses(*self.read(batch)))
+
+    def read(self, batch: TensorDict) -> list[Tensor]:
+        """The entries `in_keys` of a batch, in that order.
+
+        Raises:
+            KeyError: naming the missing entry and the kind of data that has it.
+            ValueError: for an action sequence of another length than `horizon`.
+        """
+        values = []
+        for key in self.in_keys:
+            value = batch.get(key, None)
+            if value is None:
+                name = key if isinstance(key, str) else key[-1]
+                raise KeyError(
+                    f"{type(self).__name__} reads {key!r}, which this batch lacks. "
+                    f"It is in {WHO_HAS.get(name, 'every batch of a replay buffer')}."
+                )
+            if key == "action_sequence" and value.shape[1] != self.horizon:
+                raise ValueError(
+                    f"{type(self).__name__} was built with horizon={self.horizon}, the batch holds sequences of "
+                    f"{value.shape[1]} actions: build both with the same horizon"
+                )
+            values.append(value)
+        return values
+
+
+def check_horizon(horizon: int) -> int:
+    if horizon < 1:
+        raise ValueError(f"horizon must be at least 1 step, got {horizon}")
+    return horizon

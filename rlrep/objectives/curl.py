@@ -1,0 +1,51 @@
+"""CURL: contrastive unsupervised representations for RL (arXiv 2004.04136), as TACO uses it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlrep.augment import RandomShift
+from rlrep.contrast import info_nce
+from rlrep.encoders import PixelEncoder, orthogonal_init, projection
+from rlrep.objectives.base import Objective
+
+
+class CURL(Objective):
+    """InfoNCE between two augmented views of one observation, the rest of the batch as negatives.
+
+    L = InfoNCE(z W, z') with z = projection(encoder(view)); the second view carries no gradient and goes through the
+    same weights (no momentum copy, as in TACO).
+
+    Args:
+        encoder: the shared encoder.
+        action_space: not used; every objective is built from the same two arguments.
+        feature_dim: size of z.
+        augment: the image augmentation; a random shift by 4 pixels if None.
+    """
+
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        action_space: Any = None,
+        feature_dim: int = 50,
+        augment: RandomShift | None = None,
+    ) -> None:
+        super().__init__(encoder, augment)
+        self.in_keys = ["observation"]
+        self.out_keys = ["loss_curl", "curl_accuracy"]
+        self.state_projection = projection(encoder.repr_dim, feature_dim)
+        self.state_projection.apply(orthogonal_init)
+        self.bilinear = nn.Parameter(torch.rand(feature_dim, feature_dim))
+
+    def project(self, observation: Tensor) -> Tensor:
+        """An augmented view of (B, C, H, W) uint8 to z, (B, feature_dim)."""
+        return self.state_projection(self.encoder(self.augment(observation)))
+
+    def losses(self, observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        with torch.no_grad():
+            second_view = self.project(observation)
+        loss, accuracy = info_nce(self.project(observation) @ self.bilinear, second_view)
+        return {"loss_curl": loss, "curl_accuracy": accuracy}

@@ -1,0 +1,113 @@
+"""Where a replay's rows live: a ring a lane, in memory, and mirrored to files that survive a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+FORMAT_VERSION = 1
+Field = tuple[tuple[int, ...], str]
+
+
+class ReplayError(RuntimeError):
+    """A replay that can't do what it is asked; the message says what to do instead."""
+
+
+class Files:
+    """One `.npy` file a field, each (lanes, length, *shape), mapped into memory, and `replay.json` to describe them.
+
+    The whole size is reserved when the files are made, so that a disk that is too small is found out then.
+
+    Raises:
+        ReplayError: if the disk has no room, or the folder holds a replay of other sizes or a damaged one.
+    """
+
+    def __init__(self, folder: Path, fields: Mapping[str, Field], lanes: int, length: int) -> None:
+        self.folder = folder
+        spec: dict[str, Any] = {
+            "version": FORMAT_VERSION,
+            "lanes": lanes,
+            "length": length,
+            "fields": {name: [list(shape), dtype] for name, (shape, dtype) in fields.items()},
+        }
+        description = folder / "replay.json"
+        if description.exists():
+            self._check(description, spec)
+        else:
+            self._create(description, spec)
+        self.arrays: dict[str, np.ndarray] = {}
+        for name, (shape, dtype) in fields.items():
+            try:
+                array = np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise ReplayError(f"{folder / f'{name}.npy'} is missing or damaged ({error}): {self._advice}") from error
+            if array.shape != (lanes, length, *shape) or array.dtype != np.dtype(dtype):
+                raise ReplayError(f"{folder / f'{name}.npy'} is not as replay.json describes it: {self._advice}")
+            self.arrays[name] = array
+
+    def flush(self) -> None:
+        for array in self.arrays.values():
+            assert isinstance(array, np.memmap)
+            array.flush()
+
+    @property
+    def _advice(self) -> str:
+        return f"start with another folder, or delete {self.folder} to begin with an empty replay"
+
+    def _check(self, description: Path, spec: dict[str, Any]) -> None:
+        try:
+            found = json.loads(description.read_text())
+        except ValueError as error:
+            raise ReplayError(f"{description} is damaged ({error}): {self._advice}") from error
+        different = sorted(key for key in spec if found.get(key) != spec[key])
+        if different:
+            raise ReplayError(
+                f"{self.folder} holds a replay with other {', '.join(different)} "
+                f"({', '.join(f'{key}={found.get(key)}' for key in different)}): {self._advice}"
+            )
+
+    def _create(self, description: Path, spec: dict[str, Any]) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, (shape, dtype) in spec["fields"].items():
+                full_shape = (spec["lanes"], spec["length"], *shape)
+                path = self.folder / f"{name}.npy"
+                np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=full_shape)
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            description.write_text(json.dumps(spec))
+        except OSError as error:
+            size = sum(np.dtype(d).itemsize * int(np.prod(s)) for s, d in spec["fields"].values())
+            size *= spec["lanes"] * spec["length"]
+            for name in spec["fields"]:
+                (self.folder / f"{name}.npy").unlink(missing_ok=True)
+            raise ReplayError(
+                f"no room for a replay of {size / 1e9:.2f} GB in {self.folder} ({error.strerror}): free space, choose "
+                f"another folder, or make the replay smaller (replay_buffer_size)"
+            ) from error
+
+
+def frame_memory(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Room for frames, `shape` uint8 on `device`.
+
+    Raises:
+        ReplayError: if they do not fit, saying how large they are.
+    """
+    size = int(np.prod(shape))
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else size
+    if size > free:
+        other = "storage='memory' (host) or storage='disk'" if device.type == "cuda" else "storage='disk'"
+        raise ReplayError(
+            f"the replay's frames take {size / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free: "
+            f"use {other}, or make the replay smaller"
+        )
+    return torch.empty(shape, dtype=torch.uint8, device=device)
