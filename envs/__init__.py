@@ -1,4 +1,8 @@
-"""Gymnasium environments: dm_control from pixels. Importing this registers `rlrep/<task>-v0` for every task."""
+"""Gymnasium environments: dm_control from pixels.
+
+Importing this registers `rlrep/<task>-v0` for every task, so that `gymnasium.make("rlrep/walker_walk-v0")`
+works; `gymnasium.make("envs:rlrep/walker_walk-v0")` works without the import.
+"""
 
 import gymnasium as gym
 

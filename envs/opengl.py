@@ -1,4 +1,4 @@
-"""OpenGL without a screen: which backend to use, whether a GPU is there, and what to do when nothing opens."""
+"""OpenGL without a screen: which backend, whether there is a GPU, and what to do when nothing opens."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ def default_to_egl() -> None:
 
 
 def has_gpu() -> bool:
-    """Whether OpenGL is likely to run on a GPU: Linux shows a device file for one, other systems always have one."""
+    """Whether OpenGL is likely to run on a GPU: Linux has a device file for it; other systems come with one."""
     if sys.platform != "linux":
         return True
     if os.environ.get("MUJOCO_GL") == "osmesa":
@@ -46,4 +46,5 @@ def opening_opengl() -> Iterator[None]:
         backend = f"MUJOCO_GL={os.environ.get('MUJOCO_GL', '(unset)')}"
         if platform := os.environ.get("PYOPENGL_PLATFORM"):
             backend += f", PYOPENGL_PLATFORM={platform}"
-        raise OpenGLError(_ADVICE.format(backend=backend, cause=f"{type(error).__name__}: {error}")) from error
+        cause = f"{type(error).__name__}: {error}"
+        raise OpenGLError(_ADVICE.format(backend=backend, cause=cause)) from error

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
@@ -38,12 +37,12 @@ def make_vector_env(task: str, num_envs: int, *, seed: int, **options: Any) -> V
     """Environments side by side, with Gymnasium's vector interface.
 
     One environment runs in this process, more run in a process each and hand observations over in shared
-    memory; what they compute is the same. An episode that ends is followed at once by the next (autoreset mode
-    `SAME_STEP`): its last observation is in `infos["final_obs"]`. Environment i is seeded by `seed` and i;
-    `reset()` without a seed is all that is needed.
+    memory; what they compute is the same. An episode that ends is followed at once by the next (autoreset
+    mode `SAME_STEP`): its last observation is in `infos["final_obs"]`. Environment i is seeded by `seed` and
+    i, so `reset()` needs no seed.
 
-    The processes are spawned, so that they inherit neither threads nor OpenGL: a script that calls this at its
-    top level does so under `if __name__ == "__main__":`.
+    The processes are spawned, so that they inherit neither threads nor OpenGL: a script calls this under
+    `if __name__ == "__main__":`.
 
     Args:
         task: one of `envs.TASKS`.

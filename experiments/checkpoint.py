@@ -1,0 +1,62 @@
+"""Checkpoints: everything of a run but its replay's rows, in one file that is whole or not there."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.files import write_atomically
+
+VERSION = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that can't be used; the message says what to do."""
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes `state` and the format's version."""
+    buffer = io.BytesIO()
+    torch.save({"version": VERSION, **state}, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: if there is none, it is truncated or damaged, or another version of rlrep wrote it.
+    """
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {path}: the run has not reached its first one yet")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        version = state["version"]
+    except Exception as error:  # torch raises whatever its readers meet in a damaged file
+        raise CheckpointError(
+            f"{path} is truncated or damaged ({type(error).__name__}): restore it from a copy, or start the run anew in "
+            f"another run_dir"
+        ) from error
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path} was written in format {version}, this version of rlrep reads {VERSION}: go on with the version that "
+            f"wrote it, or start the run anew in another run_dir"
+        )
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's generators, on which augmentation and exploration draw."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -1,0 +1,224 @@
+"""The configuration of a run: read from conf/, completed for the task, and checked before anything starts."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from agents import AGENTS
+from envs import TASKS
+from rlrep import OBJECTIVES
+from rlrep.encoders import supports_bfloat16
+from rlrep.registry import look_up, unknown
+
+# The schedules of DrQ-v2 by difficulty of the task (arXiv 2107.09645, table 4), in agent steps.
+EASY = (
+    "cartpole_balance cartpole_balance_sparse cartpole_swingup cup_catch finger_spin hopper_stand pendulum_swingup "
+    "walker_stand walker_walk"
+).split()
+HARD = "humanoid_stand humanoid_walk humanoid_run".split()
+
+# What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
+FREE_ON_RESUME = {
+    "resume",
+    "run_dir",
+    "device",
+    "num_train_frames",
+    "num_eval_episodes",
+    "eval_every_frames",
+    "save_video",
+    "use_tb",
+    "use_wandb",
+    "wandb",
+}
+
+
+class ConfigError(ValueError):
+    """A configuration that can't work; the message says what to change."""
+
+
+@dataclass
+class EncoderConfig:
+    channels: int
+    precision: str
+
+
+@dataclass
+class WandbConfig:
+    project: str
+    mode: str
+
+
+@dataclass
+class TrainConfig:
+    """Every value of a run, see conf/config.yaml for what each means; checked on construction."""
+
+    task: str
+    seed: int
+    device: str
+    run_dir: str
+    resume: bool
+    num_train_frames: int
+    num_seed_frames: int
+    eval_every_frames: int
+    num_eval_episodes: int
+    checkpoint_every_frames: int
+    action_repeat: int
+    frame_stack: int
+    image_size: int
+    camera: Any
+    rendering: str
+    num_envs: int
+    replay_buffer_size: int
+    replay_storage: str
+    batch_size: int
+    nstep: int
+    discount: float
+    lr: float
+    feature_dim: int
+    hidden_dim: int
+    stddev_schedule: str
+    encoder: EncoderConfig
+    objectives: list[str]
+    objective: dict[str, Any]
+    agent: dict[str, Any]
+    save_video: bool
+    use_tb: bool
+    use_wandb: bool
+    wandb: WandbConfig
+
+    def __post_init__(self) -> None:
+        look_up("task", self.task, {task: task for task in (*TASKS, "ball_in_cup_catch")})
+        look_up("agent", self.agent["algorithm"], AGENTS)
+        for name in self.objectives:
+            look_up("objective", name, OBJECTIVES)
+        for name in (
+            "num_train_frames num_seed_frames eval_every_frames num_eval_episodes checkpoint_every_frames action_repeat "
+            "frame_stack image_size num_envs replay_buffer_size batch_size nstep lr feature_dim hidden_dim"
+        ).split():
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0, got {self.seed}")
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ConfigError(f"objectives names one twice: {', '.join(self.objectives)}")
+        before_updates = self.num_seed_frames // self.action_repeat
+        if before_updates < self.batch_size:
+            raise ConfigError(
+                f"batch_size={self.batch_size} is larger than the data at the first update, {before_updates} transitions "
+                f"(num_seed_frames={self.num_seed_frames} at action_repeat={self.action_repeat}): make batch_size smaller "
+                f"or num_seed_frames at least {self.batch_size * self.action_repeat}"
+            )
+        if self.replay_buffer_size < self.batch_size:
+            raise ConfigError(f"replay_buffer_size={self.replay_buffer_size} is less than batch_size={self.batch_size}")
+        if self.num_seed_frames >= self.num_train_frames:
+            raise ConfigError(
+                f"num_seed_frames={self.num_seed_frames} leaves no update within num_train_frames={self.num_train_frames}"
+            )
+
+    @property
+    def horizon(self) -> int:
+        """The longest of the objectives' horizons; 0 if none looks ahead."""
+        return max((self.objective.get(name, {}).get("horizon", 0) for name in self.objectives), default=0)
+
+    def check_episode(self, episode_steps: float) -> None:
+        """Refuses windows that no episode of `episode_steps` agent steps can hold."""
+        for name, steps in {"nstep": self.nstep, "horizon": self.horizon}.items():
+            if steps > episode_steps:
+                raise ConfigError(
+                    f"{name}={steps} is longer than an episode of {self.task}, {episode_steps:g} agent steps at "
+                    f"action_repeat={self.action_repeat}: make it smaller"
+                )
+        if self.num_seed_frames / self.num_envs < self.action_repeat * max(self.nstep, self.horizon):
+            raise ConfigError(
+                f"num_seed_frames={self.num_seed_frames} over {self.num_envs} environments is less than one window of "
+                f"{max(self.nstep, self.horizon)} agent steps: make it larger"
+            )
+
+
+def complete(composed: DictConfig) -> TrainConfig:
+    """The checked configuration, with the literature's values for what is null and this machine's for what is auto.
+
+    Raises:
+        ConfigError: for impossible values.
+        ValueError: for unknown names, with the nearest known ones.
+    """
+    config = OmegaConf.create(OmegaConf.to_container(composed))
+    if config.task not in (*TASKS, "ball_in_cup_catch"):
+        raise unknown("task", str(config.task), TASKS)
+    walker = config.task.startswith("walker")
+    duration = 100_000 if config.task in EASY else 2_000_000 if config.task in HARD else 500_000
+    usual = {
+        "nstep": 1 if walker else 3,
+        "batch_size": 512 if walker else 256,
+        "stddev_schedule": f"linear(1.0,0.1,{duration})",
+    }
+    for name, value in usual.items():
+        if config[name] is None:
+            config[name] = value
+    if config.device == "auto":
+        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(config.device)
+    if config.encoder.precision == "auto":
+        config.encoder.precision = "bfloat16" if supports_bfloat16(config.device) else "float32"
+    rows = config.num_train_frames // config.action_repeat
+    # One more row an episode, and a few more for the environments that share it.
+    config.replay_buffer_size = min(config.replay_buffer_size, rows + rows // 50 + 100 * config.num_envs)
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(TrainConfig), config)
+        OmegaConf.resolve(typed)
+        built = OmegaConf.to_object(typed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration does not fit: {error}") from error
+    assert isinstance(built, TrainConfig)
+    return built
+
+
+def check_device(device: str) -> None:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(f"device={device!r} is not a device: use auto, cpu, cuda or cuda:N") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device={device}, but PyTorch finds no CUDA device here: use device=cpu")
+
+
+def as_dict(config: TrainConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def load(path: Path) -> TrainConfig:
+    """The configuration that a run's folder holds."""
+    if not path.exists():
+        raise ConfigError(f"{path.parent} is not a run: it has no {path.name}")
+    try:
+        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path)))
+    except (OmegaConfBaseException, OSError) as error:
+        raise ConfigError(f"{path} is damaged or from another version: {error}") from error
+    assert isinstance(built, TrainConfig)
+    return built
+
+
+def differences(ours: TrainConfig, saved: TrainConfig) -> list[str]:
+    """What differs between two configurations of one run, but for what may change when it is resumed."""
+    new, old = as_dict(ours), as_dict(saved)
+    return [
+        f"{name}={new[name]} (the run has {old[name]})"
+        for name in new
+        if name not in FREE_ON_RESUME | {"replay_buffer_size"} and new[name] != old[name]
+    ]
+
+
+def nearest_agent(name: str) -> str:
+    """The error text for an agent that conf/agent does not have."""
+    known = sorted(path.stem for path in (Path(__file__).parent / "conf" / "agent").glob("*.yaml"))
+    near = difflib.get_close_matches(name, known, n=2)
+    return str(unknown("agent", name, near or known))

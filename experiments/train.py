@@ -1,0 +1,291 @@
+"""Trains an agent from pixels: python -m experiments.train task=quadruped_run agent=taco seed=1
+
+A run's folder (run_dir) holds config.yaml, train.csv, eval.csv, curve.png, videos/, checkpoints/ and replay/.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig, OmegaConf
+
+from agents import Agent, make_agent
+from envs import OpenGLError, make_vector_env
+from experiments import config as configuration
+from experiments.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
+from experiments.config import ConfigError, TrainConfig
+from experiments.evaluation import environment_options, evaluate, make_evaluation_env, write_video
+from experiments.files import write_atomically
+from experiments.log import Log, Metrics, NonFiniteLoss
+from experiments.plot import draw_run
+from rlrep.replay import ReplayBuffer, ReplayError
+
+CONFIG, CHECKPOINT = "config.yaml", "checkpoints/latest.pt"
+
+
+class Trainer:
+    """One run: environments, agent, replay, and the loop that joins them.
+
+    Args:
+        config: of the run.
+        folder: of the run. Where it holds a checkpoint, the run goes on from there.
+    """
+
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        torch.manual_seed(config.seed)
+        self.envs = make_vector_env(
+            config.task, config.num_envs, seed=config.seed, **environment_options(config)
+        )
+        self.eval_env = make_evaluation_env(config, film=config.save_video)
+        episode_steps = self.eval_env.unwrapped.max_episode_steps
+        config.check_episode(episode_steps)
+        self.agent = build_agent(config, self.envs.single_observation_space, self.envs.single_action_space)
+        between_checkpoints = config.checkpoint_every_frames / config.action_repeat / config.num_envs
+        self.replay = ReplayBuffer(
+            self.envs.single_observation_space.shape,
+            self.envs.single_action_space,
+            config.replay_buffer_size,
+            frame_stack=config.frame_stack,
+            n_step=config.nstep,
+            discount=config.discount,
+            horizon=self.agent.horizon,
+            num_envs=config.num_envs,
+            storage=replay_storage(config, self.envs.single_observation_space.shape),
+            path=folder / "replay",
+            # Checkpoints wait for an episode's end.
+            reserve=int(1.05 * (between_checkpoints + 2 * min(episode_steps, 10_000))),
+            device=config.device,
+            seed=config.seed,
+        )
+        self.step = self.updates = 0
+        self.next_eval = self.next_checkpoint = 0
+        self.metrics = Metrics()
+        checkpoint = folder / CHECKPOINT
+        if checkpoint.exists():
+            self.restore(load_checkpoint(checkpoint, config.device))
+        self.log = Log(config, folder, self.frame)
+
+    @property
+    def frame(self) -> int:
+        """Simulator steps so far."""
+        return self.step * self.config.action_repeat
+
+    def run(self) -> None:
+        """Trains until num_train_frames, evaluates, and leaves a checkpoint."""
+        config, num_envs = self.config, self.config.num_envs
+        observation, _ = self.envs.reset()
+        episode_return = np.zeros(num_envs)
+        episode_length = np.zeros(num_envs, int)
+        while self.frame < config.num_train_frames:
+            if self.frame >= self.next_eval:
+                self.evaluate()
+            action = self.agent.act(observation, self.step)
+            next_observation, reward, terminated, truncated, infos = self.envs.step(action)
+            done = terminated | truncated
+            last_observation = next_observation
+            if done.any():
+                last_observation = next_observation.copy()
+                for i in np.flatnonzero(done):
+                    last_observation[i] = infos["final_obs"][i]
+            self.replay.add(
+                observation=observation,
+                action=action,
+                reward=reward,
+                next_observation=last_observation,
+                terminated=terminated,
+                truncated=truncated,
+            )
+            observation = next_observation
+            self.step += num_envs
+            self.log.advance(self.frame)
+            self.update()
+
+            episode_return += reward
+            episode_length += 1
+            for i in np.flatnonzero(done):
+                self.log_episode(float(episode_return[i]), int(episode_length[i]))
+            episode_return[done] = 0
+            episode_length[done] = 0
+            if done[0] and self.frame >= self.next_checkpoint:
+                self.save(done)
+        self.evaluate()
+        self.save(np.zeros(num_envs, bool))
+
+    def update(self) -> None:
+        """As many updates as `update_every_steps` asks for by now."""
+        config = self.config
+        if self.frame < config.num_seed_frames:
+            return
+        seed_steps = -(-config.num_seed_frames // config.action_repeat)
+        due = int((self.step - seed_steps) / self.agent.update_every_steps) + 1
+        for _ in range(due - self.updates):
+            self.metrics.add(self.agent.update(self.replay.sample(config.batch_size), self.step))
+            self.updates += 1
+
+    def evaluate(self) -> None:
+        every = self.config.eval_every_frames
+        self.next_eval = (self.frame // every + 1) * every
+        film = self.config.save_video
+        evaluation = evaluate(
+            lambda observation: self.agent.act(observation, self.step, eval_mode=True),
+            self.eval_env,
+            self.config.num_eval_episodes,
+            film,
+        )
+        self.log.row("eval", {"frame": self.frame, **evaluation.row})
+        if film:
+            path = self.folder / "videos" / f"{self.frame:09d}.mp4"
+            write_video(path, evaluation.film, evaluation.frames_per_second)
+            self.log.video(path)
+        draw_run(self.folder, self.folder / "curve.png")
+
+    def log_episode(self, episode_return: float, length: int) -> None:
+        row = {
+            "frame": self.frame,
+            "episode_return": episode_return,
+            "episode_length": length,
+            "updates": self.updates,
+            "frames_per_second": self.log.frames_per_second,
+        }
+        self.log.row("train", row | self.metrics.mean())
+
+    def save(self, at_episode_start: np.ndarray) -> None:
+        """Writes the replay's new rows, then the checkpoint that counts them."""
+        every = self.config.checkpoint_every_frames
+        self.next_checkpoint = (self.frame // every + 1) * every
+        self.metrics.mean()  # raises before a checkpoint with NaNs replaces a good one
+        next_episode = np.array(self.envs.get_attr("next_episode"))
+        self.replay.flush()
+        state = {
+            "step": self.step,
+            "updates": self.updates,
+            "next_eval": self.next_eval,
+            "agent": self.agent.state_dict(),
+            "replay": self.replay.state_dict(),
+            "random": random_state(),
+            # An episode that has just begun is begun again; one that is under way can't be gone on with.
+            "next_episode": (next_episode - at_episode_start).tolist(),
+        }
+        save_checkpoint(self.folder / CHECKPOINT, state)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.agent.load_state_dict(state["agent"])
+        self.replay.load_state_dict(state["replay"])
+        self.replay.end_episodes()
+        set_random_state(state["random"])
+        self.envs.set_attr("next_episode", state["next_episode"])
+        self.step, self.updates, self.next_eval = state["step"], state["updates"], state["next_eval"]
+        every = self.config.checkpoint_every_frames
+        self.next_checkpoint = (self.frame // every + 1) * every
+
+    def close(self) -> None:
+        self.log.close()
+        self.envs.close()
+        self.eval_env.close()
+
+
+def build_agent(config: TrainConfig, observation_space: Any, action_space: Any) -> Agent:
+    options = {k: v for k, v in config.agent.items() if k not in ("name", "algorithm")}
+    return make_agent(
+        config.agent["algorithm"],
+        observation_space.shape,
+        action_space,
+        objectives=config.objectives,
+        objective_options=config.objective,
+        encoder_options={"channels": config.encoder.channels, "precision": config.encoder.precision},
+        device=config.device,
+        **options,
+    )
+
+
+def replay_storage(config: TrainConfig, observation_shape: tuple[int, ...]) -> str:
+    if config.replay_storage != "auto":
+        return config.device if config.replay_storage == "cuda" else config.replay_storage
+    if config.device.startswith("cuda"):
+        size = config.replay_buffer_size * int(np.prod(observation_shape)) // config.frame_stack
+        if size < torch.cuda.mem_get_info(config.device)[0] / 2:
+            return config.device
+    return "disk"
+
+
+def open_folder(config: TrainConfig) -> tuple[TrainConfig, Path]:
+    """The run's folder, made or checked; the configuration as it holds for the run.
+
+    Raises:
+        ConfigError: if the folder holds a run and `resume` is off, or a run of another configuration.
+    """
+    folder = Path(to_absolute_path(config.run_dir))
+    path = folder / CONFIG
+    if path.exists():
+        saved = configuration.load(path)
+        if not config.resume:
+            raise ConfigError(
+                f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it"
+            )
+        different = configuration.differences(config, saved)
+        if different:
+            raise ConfigError(
+                f"{folder} holds a run of another configuration: {'; '.join(different)}. Resume with the run's values, "
+                f"or choose another run_dir"
+            )
+        config.replay_buffer_size = saved.replay_buffer_size
+    text = OmegaConf.to_yaml(OmegaConf.create(configuration.as_dict(config)))
+    write_atomically(path, text.encode())
+    return config, folder
+
+
+def train(composed: DictConfig) -> Path:
+    """Runs what a composed configuration asks for; returns the run's folder."""
+    config, folder = open_folder(configuration.complete(composed))
+    trainer = Trainer(config, folder)
+    try:
+        trainer.run()
+    except NonFiniteLoss as error:
+        kept = folder / CHECKPOINT
+        raise NonFiniteLoss(
+            f"{error} at frame {trainer.frame}. Training stopped; "
+            + (f"the last good checkpoint is kept in {kept}" if kept.exists() else "there was no checkpoint yet")
+            + ". Try a smaller lr, or encoder.precision=float32, in another run_dir"
+        ) from error
+    finally:
+        trainer.close()
+    return folder
+
+
+EXPECTED = (ConfigError, ReplayError, CheckpointError, NonFiniteLoss, OpenGLError)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(composed: DictConfig) -> None:
+    try:
+        folder = train(composed)
+    except EXPECTED as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.exit(f"error: the disk is full ({error.filename}): free space, then go on with resume=true; "
+                 f"what was written before is whole")
+    print(f"finished: {folder}")
+
+
+if __name__ == "__main__":
+    main()
