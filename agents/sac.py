@@ -49,7 +49,8 @@ class SAC(Agent):
 
     One update, with f = encoder(shifted pixels):
 
-    - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2, with y = r + γ (min_k Q̄_k(f', a') - α log π(a'|f')), a' ~ π(f');
+    - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2,
+      with y = r + γ (min_k Q̄_k(f', a') - α log π(a'|f')), a' ~ π(f');
     - actor: α log π(a|f) - min_k Q_k(f, a), a ~ π(f), f detached;
     - temperature: α (-log π(a|f) - H̄), H̄ = -A;
     - target: Q̄ ← (1 - τ) Q̄ + τ Q;

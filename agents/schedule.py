@@ -12,7 +12,8 @@ def parse_schedule(text: str | float) -> Callable[[int], float]:
     """A function of the agent step.
 
     Args:
-        text: a number, or ``linear(start, end, duration)``: from start to end in `duration` agent steps, constant after.
+        text: a number, or ``linear(start, end, duration)``: from start to end in `duration` agent steps, then
+            constant.
 
     Raises:
         ValueError: for anything else.

@@ -164,9 +164,7 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
         self._running = True
         return self._frames.copy(), {"simulator_steps": 0}
 
-    def step(
-        self, action: npt.NDArray[np.float32]
-    ) -> tuple[npt.NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+    def step(self, action: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Hold an action for `action_repeat` control steps.
 
         Raises:

@@ -30,9 +30,7 @@ class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
         self._seed = _seed(seed)
         self.next_episode = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start the next episode, or the one that `seed` and `options["episode"]` name.
 
         Raises:

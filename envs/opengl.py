@@ -29,7 +29,7 @@ def default_to_egl() -> None:
 
 
 def has_gpu() -> bool:
-    """Whether OpenGL is likely to run on a GPU: Linux has a device file for it; other systems come with one."""
+    """Whether OpenGL is likely to run on a GPU: Linux shows its device file; other systems come with one."""
     if sys.platform != "linux":
         return True
     if os.environ.get("MUJOCO_GL") == "osmesa":

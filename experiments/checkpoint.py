@@ -37,13 +37,13 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         version = state["version"]
     except Exception as error:  # torch raises whatever its readers meet in a damaged file
         raise CheckpointError(
-            f"{path} is truncated or damaged ({type(error).__name__}): restore it from a copy, or start the run anew in "
-            f"another run_dir"
+            f"{path} is truncated or damaged ({type(error).__name__}): restore it from a copy, or start the run anew "
+            f"in another run_dir"
         ) from error
     if version != VERSION:
         raise CheckpointError(
-            f"{path} was written in format {version}, this version of rlrep reads {VERSION}: go on with the version that "
-            f"wrote it, or start the run anew in another run_dir"
+            f"{path} was written in format {version}, this version of rlrep reads {VERSION}: go on with the version "
+            f"that wrote it, or start the run anew in another run_dir"
         )
     return state
 

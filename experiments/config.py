@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,40 @@ from agents import AGENTS
 from envs import TASKS
 from rlrep import OBJECTIVES
 from rlrep.encoders import supports_bfloat16
-from rlrep.registry import look_up, unknown
+from rlrep.registry import look_up
 
 # The schedules of DrQ-v2 by difficulty of the task (arXiv 2107.09645, table 4), in agent steps.
-EASY = (
-    "cartpole_balance cartpole_balance_sparse cartpole_swingup cup_catch finger_spin hopper_stand pendulum_swingup "
-    "walker_stand walker_walk"
-).split()
-HARD = "humanoid_stand humanoid_walk humanoid_run".split()
+EASY = {
+    "cartpole_balance",
+    "cartpole_balance_sparse",
+    "cartpole_swingup",
+    "cup_catch",
+    "ball_in_cup_catch",
+    "finger_spin",
+    "hopper_stand",
+    "pendulum_swingup",
+    "walker_stand",
+    "walker_walk",
+}
+HARD = {"humanoid_stand", "humanoid_walk", "humanoid_run"}
+
+POSITIVE = (
+    "num_train_frames",
+    "num_seed_frames",
+    "eval_every_frames",
+    "num_eval_episodes",
+    "checkpoint_every_frames",
+    "action_repeat",
+    "frame_stack",
+    "image_size",
+    "num_envs",
+    "replay_buffer_size",
+    "batch_size",
+    "nstep",
+    "lr",
+    "feature_dim",
+    "hidden_dim",
+)
 
 # What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
 FREE_ON_RESUME = {
@@ -94,14 +119,11 @@ class TrainConfig:
     wandb: WandbConfig
 
     def __post_init__(self) -> None:
-        look_up("task", self.task, {task: task for task in (*TASKS, "ball_in_cup_catch")})
+        check_task(self.task)
         look_up("agent", self.agent["algorithm"], AGENTS)
         for name in self.objectives:
             look_up("objective", name, OBJECTIVES)
-        for name in (
-            "num_train_frames num_seed_frames eval_every_frames num_eval_episodes checkpoint_every_frames action_repeat "
-            "frame_stack image_size num_envs replay_buffer_size batch_size nstep lr feature_dim hidden_dim"
-        ).split():
+        for name in POSITIVE:
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be greater than 0, got {getattr(self, name)}")
         if self.seed < 0:
@@ -111,15 +133,16 @@ class TrainConfig:
         before_updates = self.num_seed_frames // self.action_repeat
         if before_updates < self.batch_size:
             raise ConfigError(
-                f"batch_size={self.batch_size} is larger than the data at the first update, {before_updates} transitions "
-                f"(num_seed_frames={self.num_seed_frames} at action_repeat={self.action_repeat}): make batch_size smaller "
-                f"or num_seed_frames at least {self.batch_size * self.action_repeat}"
+                f"batch_size={self.batch_size} is larger than the data at the first update, {before_updates} "
+                f"transitions (num_seed_frames={self.num_seed_frames} at action_repeat={self.action_repeat}): make "
+                f"batch_size smaller or num_seed_frames at least {self.batch_size * self.action_repeat}"
             )
         if self.replay_buffer_size < self.batch_size:
             raise ConfigError(f"replay_buffer_size={self.replay_buffer_size} is less than batch_size={self.batch_size}")
         if self.num_seed_frames >= self.num_train_frames:
             raise ConfigError(
-                f"num_seed_frames={self.num_seed_frames} leaves no update within num_train_frames={self.num_train_frames}"
+                f"num_seed_frames={self.num_seed_frames} leaves no update within "
+                f"num_train_frames={self.num_train_frames}: make num_train_frames larger"
             )
 
     @property
@@ -150,8 +173,8 @@ def complete(composed: DictConfig) -> TrainConfig:
         ValueError: for unknown names, with the nearest known ones.
     """
     config = OmegaConf.create(OmegaConf.to_container(composed))
-    if config.task not in (*TASKS, "ball_in_cup_catch"):
-        raise unknown("task", str(config.task), TASKS)
+    assert isinstance(config, DictConfig)
+    check_task(str(config.task))
     walker = config.task.startswith("walker")
     duration = 100_000 if config.task in EASY else 2_000_000 if config.task in HARD else 500_000
     usual = {
@@ -162,9 +185,7 @@ def complete(composed: DictConfig) -> TrainConfig:
     for name, value in usual.items():
         if config[name] is None:
             config[name] = value
-    if config.device == "auto":
-        config.device = "cuda" if torch.cuda.is_available() else "cpu"
-    check_device(config.device)
+    config.device = resolve_device(config.device)
     if config.encoder.precision == "auto":
         config.encoder.precision = "bfloat16" if supports_bfloat16(config.device) else "float32"
     rows = config.num_train_frames // config.action_repeat
@@ -180,13 +201,21 @@ def complete(composed: DictConfig) -> TrainConfig:
     return built
 
 
-def check_device(device: str) -> None:
+def check_task(name: str) -> None:
+    look_up("task", name, dict.fromkeys((*TASKS, "ball_in_cup_catch")))
+
+
+def resolve_device(device: str) -> str:
+    """What "auto" means here; any other name is checked."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise ConfigError(f"device={device!r} is not a device: use auto, cpu, cuda or cuda:N") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device={device}, but PyTorch finds no CUDA device here: use device=cpu")
+    return device
 
 
 def as_dict(config: TrainConfig) -> dict[str, Any]:
@@ -215,10 +244,3 @@ def differences(ours: TrainConfig, saved: TrainConfig) -> list[str]:
         for name in new
         if name not in FREE_ON_RESUME | {"replay_buffer_size"} and new[name] != old[name]
     ]
-
-
-def nearest_agent(name: str) -> str:
-    """The error text for an agent that conf/agent does not have."""
-    known = sorted(path.stem for path in (Path(__file__).parent / "conf" / "agent").glob("*.yaml"))
-    near = difflib.get_close_matches(name, known, n=2)
-    return str(unknown("agent", name, near or known))

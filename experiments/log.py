@@ -55,13 +55,9 @@ class Log:
         config: of the run.
         folder: of the run.
         frame: where the run starts or goes on; rows of later frames are dropped from the CSV files.
-
-    Raises:
-        ConfigError: if Weights & Biases or TensorBoard is asked for and not installed.
     """
 
     def __init__(self, config: TrainConfig, folder: Path, frame: int) -> None:
-        check_extras(config)
         self.tables = {name: CsvLog(folder / f"{name}.csv", frame) for name in ("train", "eval")}
         self.start_time, self.start_frame, self.frame = time.monotonic(), frame, frame
         self.last = {name: float(t.rows[-1]["episode_return"]) for name, t in self.tables.items() if t.rows}

@@ -8,7 +8,6 @@ import argparse
 import csv
 import io
 import logging
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
+
+from experiments.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +106,7 @@ def read_config(folder: Path) -> DictConfig:
     try:
         config = OmegaConf.load(folder / "config.yaml")
     except (OSError, YAMLError, UnicodeDecodeError) as error:
-        raise RunError(
-            f"{folder}: cannot read config.yaml ({error}); train writes it at its start"
-        ) from error
+        raise RunError(f"{folder}: cannot read config.yaml ({error}); train writes it at its start") from error
     if not isinstance(config, DictConfig):
         raise RunError(f"{folder}: config.yaml must be a mapping, as train writes it")
     return config
@@ -273,9 +272,7 @@ def figure_of(curves: Sequence[Curve], title: str | None, random_return: float |
         for c in (c for c in curves if c.task == task):
             cycle, i = divmod(groups.index(c.group), len(COLOURS))
             line, colour = LINES[cycle % len(LINES)], COLOURS[i]
-            panel.plot(
-                c.frames, c.mean, line, color=colour, linewidth=2.2, marker=marker(c.frames), label=c.legend
-            )
+            panel.plot(c.frames, c.mean, line, color=colour, linewidth=2.2, marker=marker(c.frames), label=c.legend)
             panel.fill_between(c.frames, c.low, c.high, color=colour, alpha=0.18, linewidth=0)
         if random_return is not None:
             panel.axhline(random_return, color="0.45", linestyle="--", linewidth=1.4, label="random policy")
@@ -359,19 +356,6 @@ def write_curves(curves: Iterable[Curve], out: Path) -> None:
     write_atomically(out, table.getvalue().encode())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def summary(curves: Iterable[Curve], key: str) -> str:
     """The table that is printed: each curve's last point."""
     rows = [("task", key, "seeds", "final return [95 % interval]", "steps")]
@@ -384,12 +368,8 @@ def summary(curves: Iterable[Curve], key: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.plot", description="Draw runs together.")
-    parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="a run, or a folder with runs in it"
-    )
-    parser.add_argument(
-        "--group", default="agent.name", metavar="KEY", help="config key; a curve for each value"
-    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or a folder with runs in it")
+    parser.add_argument("--group", default="agent.name", metavar="KEY", help="config key; a curve for each value")
     parser.add_argument("--out", default=Path("curve.png"), type=Path, help="picture (default: %(default)s)")
     parser.add_argument("--csv", type=Path, help="the numbers drawn (default: beside the picture)")
     parser.add_argument("--title")

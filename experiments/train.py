@@ -31,7 +31,7 @@ from experiments.checkpoint import (
 from experiments.config import ConfigError, TrainConfig
 from experiments.evaluation import environment_options, evaluate, make_evaluation_env, write_video
 from experiments.files import write_atomically
-from experiments.log import Log, Metrics, NonFiniteLoss
+from experiments.log import Log, Metrics, NonFiniteLoss, check_extras
 from experiments.plot import draw_run
 from rlrep.replay import ReplayBuffer, ReplayError
 
@@ -48,25 +48,25 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
+        check_extras(config)
         torch.manual_seed(config.seed)
-        self.envs = make_vector_env(
-            config.task, config.num_envs, seed=config.seed, **environment_options(config)
-        )
+        self.envs: Any = make_vector_env(config.task, config.num_envs, seed=config.seed, **environment_options(config))
         self.eval_env = make_evaluation_env(config, film=config.save_video)
         episode_steps = self.eval_env.unwrapped.max_episode_steps
         config.check_episode(episode_steps)
-        self.agent = build_agent(config, self.envs.single_observation_space, self.envs.single_action_space)
+        observation_space, action_space = self.envs.single_observation_space, self.envs.single_action_space
+        self.agent = build_agent(config, observation_space, action_space)
         between_checkpoints = config.checkpoint_every_frames / config.action_repeat / config.num_envs
         self.replay = ReplayBuffer(
-            self.envs.single_observation_space.shape,
-            self.envs.single_action_space,
+            observation_space.shape,
+            action_space,
             config.replay_buffer_size,
             frame_stack=config.frame_stack,
             n_step=config.nstep,
             discount=config.discount,
             horizon=self.agent.horizon,
             num_envs=config.num_envs,
-            storage=replay_storage(config, self.envs.single_observation_space.shape),
+            storage=replay_storage(config, observation_space.shape),
             path=folder / "replay",
             # Checkpoints wait for an episode's end.
             reserve=int(1.05 * (between_checkpoints + 2 * min(episode_steps, 10_000))),
@@ -282,8 +282,10 @@ def main(composed: DictConfig) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.exit(f"error: the disk is full ({error.filename}): free space, then go on with resume=true; "
-                 f"what was written before is whole")
+        sys.exit(
+            f"error: the disk is full ({error.filename}): free space, then go on with resume=true; "
+            f"what was written before is whole"
+        )
     print(f"finished: {folder}")
 
 

@@ -33,8 +33,8 @@ def temporal_contrastive(
 ) -> tuple[Tensor, Tensor]:
     """Symmetric InfoNCE over a batch of pairs (arXiv 2403.13765; the NT-Xent form of arXiv 2002.05709).
 
-    Each of the 2B features is an anchor once: its positive is the other member of its pair, its negatives are the 2B - 2
-    features of the other pairs.
+    Each of the 2B features is an anchor once: its positive is the other member of its pair, its negatives are the
+    2B - 2 features of the other pairs.
 
     Args:
         early, late: (B, D) float; row i of both comes from one episode.

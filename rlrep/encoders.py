@@ -105,13 +105,13 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         dtype = PRECISIONS[self.precision]
         x = observation.to(dtype, memory_format=torch.channels_last)
         for i, convolution in enumerate(self.convolutions):
+            assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
             weight, bias = convolution.weight, convolution.bias
             if i == 0:
-                # x / 255 - 0.5 in the weights: nothing is padded, so it is the same and saves two passes over the pixels.
-                bias = bias - 0.5 * weight.sum((1, 2, 3))
-                weight = weight / 255
-            weight = weight.to(dtype, memory_format=torch.channels_last)
-            x = F.relu(F.conv2d(x, weight, bias.to(dtype), convolution.stride), inplace=True)
+                # x / 255 - 0.5 goes into the weights: the same, as nothing is padded, without two passes over pixels.
+                weight, bias = weight / 255, bias - 0.5 * weight.sum((1, 2, 3))
+            weight, bias = weight.to(dtype, memory_format=torch.channels_last), bias.to(dtype)
+            x = F.relu(F.conv2d(x, weight, bias, convolution.stride), inplace=True)
         return x.flatten(1).float()
 
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,20 +49,11 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
 
 
 def test_import_rlrep_is_light() -> None:
-    program = f"""
-import sys, time
-import torch, tensordict  # three seconds on a slow machine, and not ours to save
-start = time.perf_counter()
-import rlrep
-seconds = time.perf_counter() - start
-print([name for name in {OPTIONAL} if name in sys.modules], seconds)
-"""
-
-    def run() -> str:
-        command = [sys.executable, "-c", program]
-        return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-    run()  # compiles what was not yet, and warms the disk cache
-    loaded, seconds = run().rsplit(maxsplit=1)
-    assert loaded == "[]", f"import rlrep loads {loaded}"
-    assert float(seconds) < 1, f"import rlrep takes {seconds} s on top of torch and tensordict"
+    program = f"import sys, rlrep; print([name for name in {OPTIONAL} if name in sys.modules])"
+    seconds = []
+    for _ in range(3):  # the first compiles what was not yet; another process may slow one down
+        start = time.perf_counter()
+        out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+        seconds.append(time.perf_counter() - start)
+        assert out.stdout.strip() == "[]", f"import rlrep loads {out.stdout}"
+    assert min(seconds) < 3, f"import rlrep takes {seconds} s, Python's own start included"

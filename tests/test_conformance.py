@@ -56,9 +56,7 @@ def build(config: dict[str, Any]) -> tuple[DrQV2, TACO | None, dict[str, list[nn
     taco = None
     if "horizon" in config:
         latent = config["latent_action_dim"]
-        taco = TACO(
-            encoder, action_space, config["horizon"], latent_action_dim=latent, augment=IDENTITY, **sizes
-        )
+        taco = TACO(encoder, action_space, config["horizon"], latent_action_dim=latent, augment=IDENTITY, **sizes)
     agent = DrQV2(
         encoder,
         action_space,

@@ -24,7 +24,7 @@ def make_objective(name: str, encoder: PixelEncoder, action_space: Any, **option
     Raises:
         ValueError: for an unknown name, with the nearest known ones.
     """
-    return look_up("objective", name, OBJECTIVES)(encoder, action_space, **options)  # type: ignore[arg-type]
+    return look_up("objective", name, OBJECTIVES)(encoder, action_space, **options)
 
 
 __all__ = ["CURL", "OBJECTIVES", "TACO", "ForwardModel", "Objective", "make_objective"]

@@ -26,8 +26,8 @@ ENUMERATE_BELOW = 4096
 class ReplayBuffer:
     """A ring of frames for one or several environments that write at once.
 
-    One row holds one frame, the action taken at it and what followed; an episode of T transitions takes T + 1 rows. Each
-    environment has a ring ("lane") of its own. A sample never crosses an episode's end or the ring's write position:
+    One row holds one frame, the action taken at it and what followed; an episode of T transitions takes T + 1 rows.
+    Each environment has a ring ("lane") of its own. A sample never crosses an episode's end or the ring's write position:
 
     - a window of max(n_step, horizon) steps lies within one episode. At a real end (`terminated`) it may be shorter:
       the reward sum stops there, `discount` is 0, the last observation stands for all that would follow and the actions
@@ -161,7 +161,7 @@ class ReplayBuffer:
             terminated, truncated: (num_envs,) bool: whether the episode ended there for good, or by a time limit.
 
         Raises:
-            ValueError: for other shapes or types, actions out of range and values that are not finite; nothing is added.
+            ValueError: for other shapes or types, actions out of range, values that are not finite; nothing is added.
         """
         observation, next_observation = self._checked(observation), self._checked(next_observation)
         action, reward = self._checked_action(action), np.asarray(reward, np.float32).reshape(-1)

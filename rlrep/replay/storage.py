@@ -46,7 +46,9 @@ class Files:
             try:
                 array = np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False)
             except (OSError, ValueError) as error:
-                raise ReplayError(f"{folder / f'{name}.npy'} is missing or damaged ({error}): {self._advice}") from error
+                raise ReplayError(
+                    f"{folder / f'{name}.npy'} is missing or damaged ({error}): {self._advice}"
+                ) from error
             if array.shape != (lanes, length, *shape) or array.dtype != np.dtype(dtype):
                 raise ReplayError(f"{folder / f'{name}.npy'} is not as replay.json describes it: {self._advice}")
             self.arrays[name] = array

@@ -1,0 +1,87 @@
+"""Scores a run's checkpoint, or the random policy on its task: python -m experiments.evaluate RUN --episodes 20"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from envs import OpenGLError
+from experiments import config as configuration
+from experiments.checkpoint import CheckpointError, load_checkpoint
+from experiments.config import ConfigError, TrainConfig
+from experiments.evaluation import Evaluation, Policy, evaluate, make_evaluation_env, write_video
+from experiments.files import write_atomically
+from experiments.train import CHECKPOINT, CONFIG, build_agent
+
+
+def checkpoint_policy(config: TrainConfig, folder: Path, env: object) -> tuple[Policy, int]:
+    """The policy of a run's last checkpoint, and the frame that it was saved at."""
+    state = load_checkpoint(folder / CHECKPOINT, config.device)
+    agent = build_agent(config, env.observation_space, env.action_space)  # type: ignore[attr-defined]
+    agent.load_state_dict(state["agent"])
+    policy: Policy = lambda observation: agent.act(observation, state["step"], eval_mode=True)  # noqa: E731
+    return policy, state["step"] * config.action_repeat
+
+
+def random_policy(action_dim: int, seed: int) -> Policy:
+    """Uniform actions in [-1, 1]."""
+    rng = np.random.default_rng(seed)
+    return lambda observation: rng.uniform(-1, 1, (len(observation), action_dim)).astype(np.float32)
+
+
+def write_returns(path: Path, evaluation: Evaluation) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("episode", "episode_return"))
+    writer.writerows(enumerate(f"{value:.6g}" for value in evaluation.returns))
+    write_atomically(path, text.getvalue().encode())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--random", action="store_true", help="score the random policy instead of the checkpoint")
+    parser.add_argument("--seed", type=int, default=0, help="added to the seed that evaluation episodes are drawn from")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
+    parser.add_argument("--video", type=Path, help="where the MP4 goes; RUN/videos/evaluate.mp4 by default")
+    options = parser.parse_args(arguments)
+    if options.episodes < 1:
+        parser.error(f"--episodes must be at least 1, got {options.episodes}")
+    try:
+        config = configuration.load(options.run / CONFIG)
+        config.device = configuration.resolve_device(options.device)
+        torch.manual_seed(options.seed)
+        config.seed += options.seed
+        env = make_evaluation_env(config, film=True)
+        if options.random:
+            policy, name = random_policy(env.action_space.shape[0], config.seed), "random"
+        else:
+            policy, frame = checkpoint_policy(config, options.run, env)
+            name = f"{config.agent['name']} after {frame:,} frames"
+        evaluation = evaluate(policy, env, options.episodes, film=True)
+        env.close()
+    except (ConfigError, CheckpointError, OpenGLError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    stem = "random" if options.random else "evaluate"
+    video = options.video or options.run / "videos" / f"{stem}.mp4"
+    write_video(video, evaluation.film, evaluation.frames_per_second)
+    write_returns(options.run / f"{stem}.csv", evaluation)
+    row = evaluation.row
+    print(
+        f"{config.task}, {name}: return {row['episode_return']:.1f} ± {row['episode_return_std']:.1f} over "
+        f"{row['episodes']} episodes ({row['episode_return_min']:.1f} to {row['episode_return_max']:.1f}); {video}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
