@@ -1,14 +1,15 @@
 """Gymnasium environments: dm_control from pixels.
 
 Importing this registers `rlrep/<task>-v0` for every task, so that `gymnasium.make("rlrep/walker_walk-v0")`
-works; `gymnasium.make("envs:rlrep/walker_walk-v0")` works without the import.
+works; `gymnasium.make("envs:rlrep/walker_walk-v0")` works without the import. Where there is neither a display
+nor a choice of `MUJOCO_GL`, it also sets `MUJOCO_GL=egl`.
 """
 
 import gymnasium as gym
 
 from envs.dmc import TASKS, PixelControl
 from envs.episode_seeds import EpisodeSeeds
-from envs.opengl import OpenGLError
+from envs.opengl import OpenGLError, default_to_egl
 from envs.vector import make_env, make_vector_env
 
 __all__ = [
@@ -32,4 +33,5 @@ def register_envs() -> None:
             gym.register(name, entry_point="envs.dmc:PixelControl", kwargs={"task": task})
 
 
+default_to_egl()
 register_envs()

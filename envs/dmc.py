@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from envs.opengl import default_to_egl, has_gpu, opening_opengl
+from envs.opengl import has_gpu, opening_opengl
 
 _SUITE: dict[str, tuple[str, ...]] = {
     "acrobot": ("swingup", "swingup_sparse"),
@@ -82,7 +82,7 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
             quadruped, `front_close` for `reach_duplo`, else 0.
         rendering: "exact" is dm_control's own picture. "fast" has a smaller shadow map and fewer triangles:
             without a GPU a frame takes 40 % of the time on average, and its pixels move by 0.07 of 255 on
-            average over the tasks, 0.2 at most; 1.2 in quadruped_escape, for the shadows of its hills.
+            average over the tasks at 84×84, 0.2 at most; 1.2 in quadruped_escape, for its hills' shadows.
             "auto" is "exact" where there is a GPU, else "fast".
         render_mode: "rgb_array" for `render()`, the current picture as uint8 `(render_size, render_size, 3)`.
         render_size: height and width of that picture in pixels, at least 8.
@@ -246,7 +246,6 @@ def _load(task: str) -> Any:
     """The dm_control environment of a task, whose randomness is seeded later, at each reset."""
     if importlib.util.find_spec("dm_control") is None:
         raise ModuleNotFoundError('dm_control is not installed: pip install "rlrep[dmc]"')
-    default_to_egl()
     with opening_opengl():
         from dm_control import mujoco  # noqa: F401  (opens the display)
     if task == "reach_duplo":

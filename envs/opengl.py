@@ -22,9 +22,10 @@ class OpenGLError(RuntimeError):
 def default_to_egl() -> None:
     """Choose EGL, which needs no screen, where neither `MUJOCO_GL` nor a display says otherwise.
 
-    Has an effect only before `mujoco` or `dm_control` is first imported.
+    dm_control reads the variable when it is first imported, and without a display picks a backend that aborts
+    the process; so `import envs` calls this. Where dm_control came first it is too late, and nothing changes.
     """
-    if sys.platform == "linux" and "DISPLAY" not in os.environ:
+    if sys.platform == "linux" and "DISPLAY" not in os.environ and "dm_control" not in sys.modules:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 

@@ -65,7 +65,7 @@ def make_vector_env(task: str, num_envs: int, *, seed: int, **options: Any) -> V
 class _ProcessVectorEnv(AsyncVectorEnv):
     """An `AsyncVectorEnv` that closes even after a process died or a step was interrupted.
 
-    Gymnasium's own waits for an answer that no longer comes.
+    Gymnasium's own then raises, or waits for an answer that does not come.
     """
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:

@@ -228,6 +228,13 @@ def check(**variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120)
 
 
+def test_egl_is_chosen_where_there_is_no_display():
+    code = "import envs; from dm_control import suite; envs.PixelControl('cup_catch', image_size=16).reset()"
+    unset = {"MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY"}
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
 def test_check_reports_one_line_where_pictures_can_be_drawn():
     result = check()
     assert result.returncode == 0
