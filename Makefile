@@ -1,6 +1,6 @@
 # `make` lists the targets. Variables, on the command line or in the environment:
 #   PYTHON     the interpreter the virtual environment is made from, 3.10 or newer
-#   ARGS       what follows the command: make train ARGS="task=walker_walk seed=2"
+#   ARGS       what follows the command: make train ARGS="agent=drqv2 seed=2"
 #   MUJOCO_GL  how MuJoCo draws: egl (default on Linux), osmesa or glfw
 # On Linux, pip brings the CUDA build of torch. Without a GPU the CPU build saves gigabytes:
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
@@ -22,8 +22,9 @@ help: ## show this list
 
 setup: $(DRAWS) ## make .venv, install everything, check that MuJoCo can draw (the targets below do it for you)
 
-train: $(DRAWS) ## train an agent: make train ARGS="task=walker_walk seed=2"
-	@$(RUN) -m experiments.train $(ARGS)
+train: $(DRAWS) ## learn a task from pixels on this machine, or go on where it stopped; ARGS="seed=2" overrides
+	@preset=$$($(RUN) -c 'import torch; print("gpu" if torch.cuda.is_available() else "cpu")') && \
+	  $(RUN) -m experiments.train preset=$$preset resume=true $(ARGS)
 
 test: $(DRAWS) ## run the tests, but for the slow ones
 	@$(RUN) -m pytest $(ARGS)

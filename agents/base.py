@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -72,6 +73,13 @@ class Agent(nn.Module):
             raise ValueError(f"all objectives read one batch and need one horizon, got {sorted(horizons)}")
         if any(objective.encoder is not encoder for objective in objectives):
             raise ValueError("every objective must be built around the agent's own encoder")
+        names = Counter(name for objective in objectives for name in objective.out_keys)
+        shared = sorted(name for name, count in names.items() if count > 1)
+        if shared:
+            raise ValueError(
+                f"two objectives return {' and '.join(shared)}: leave one of them out (TACO holds CURL unless built "
+                f"with curl=False)"
+            )
         self.encoder = encoder
         self.objectives = nn.ModuleList(objectives)
         self.horizon = max(horizons, default=0)

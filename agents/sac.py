@@ -86,6 +86,8 @@ class SAC(Agent):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, action_space, objectives, lr, num_expl_steps, update_every_steps)
+        if init_temperature <= 0:
+            raise ValueError(f"init_temperature must be greater than 0, got {init_temperature}")
         self.critic_target_tau = critic_target_tau
         self.target_entropy = -float(self.action_dim)
         self.augment = RandomShift(4) if augment is None else augment

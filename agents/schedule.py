@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -21,9 +22,12 @@ def parse_schedule(text: str | float) -> Callable[[int], float]:
     match = re.fullmatch(rf"linear\({NUMBER},{NUMBER},{NUMBER}\)", str(text).strip())
     try:
         if match is None:
-            constant = float(text)
-            return lambda step: constant
-        start, end, duration = map(float, match.groups())
+            start = end = float(text)
+            duration = 1.0
+        else:
+            start, end, duration = map(float, match.groups())
+        if not all(map(math.isfinite, (start, end, duration))):
+            raise ValueError
     except ValueError:
         raise ValueError(f"a schedule is a number or 'linear(start, end, duration)', got {text!r}") from None
     if duration <= 0:

@@ -17,13 +17,14 @@ def action_spec(action_space: Any) -> tuple[int, bool]:
 
     `action_space` is a Gymnasium ``Box`` of one axis or ``Discrete``, or anything with their `shape` or `n`.
     """
-    if hasattr(action_space, "n"):
-        return int(action_space.n), True
     shape = getattr(action_space, "shape", None)
-    if shape is None or len(shape) != 1 or shape[0] < 1 or hasattr(action_space, "nvec"):
+    choices = hasattr(action_space, "n") or hasattr(action_space, "nvec")  # MultiBinary has both a shape and n
+    if hasattr(action_space, "n") and not shape and not getattr(action_space, "start", 0):
+        return int(action_space.n), True
+    if shape is None or len(shape) != 1 or shape[0] < 1 or choices:
         raise ValueError(
-            f"actions must be a vector (Box with one axis) or one choice of n (Discrete), got {action_space}: "
-            "flatten them with a wrapper first"
+            f"actions must be a vector (Box with one axis) or one choice of 0..n-1 (Discrete), got {action_space}: "
+            "change them with a wrapper first"
         )
     return int(shape[0]), False
 

@@ -52,6 +52,11 @@ class ForwardModel(Objective):
         super().__init__(encoder, augment)
         if predict not in TARGETS:
             raise ValueError(f"predict must be one of {', '.join(TARGETS)}, got {predict!r}")
+        if not 1 <= frame_channels <= encoder.observation_shape[0]:
+            raise ValueError(
+                f"frame_channels must lie in 1..{encoder.observation_shape[0]}, the observation's channels, "
+                f"got {frame_channels}"
+            )
         self.horizon = check_horizon(horizon)
         self.in_keys = ["observation", "action_sequence", "future_observation"]
         self.out_keys = ["loss_forward"]

@@ -21,13 +21,16 @@ __all__ = ["ReplayBuffer", "ReplayError"]
 
 # Below this many rows a sample is drawn from the list of all that can be drawn; above, by rejection.
 ENUMERATE_BELOW = 4096
+# Frames that are read from files in one piece.
+COPIED_AT_ONCE = 4096
 
 
 class ReplayBuffer:
     """A ring of frames for one or several environments that write at once.
 
     One row holds one frame, the action taken at it and what followed; an episode of T transitions takes T + 1 rows.
-    Each environment has a ring ("lane") of its own. A sample never crosses an episode's end or the ring's write position:
+    Each environment has a ring ("lane") of its own. A sample never crosses an episode's end or the ring's write
+    position:
 
     - a window of max(n_step, horizon) steps lies within one episode. At a real end (`terminated`) it may be shorter:
       the reward sum stops there, `discount` is 0, the last observation stands for all that would follow and the actions
@@ -87,6 +90,7 @@ class ReplayBuffer:
             )
         if storage == "disk" and path is None:
             raise ValueError("storage='disk' needs a path: the folder that the replay's files go to")
+        where = _device(storage)
         self.window = capacity // num_envs
         shortest = max(n_step, horizon) + frame_stack
         if self.window < shortest:
@@ -111,11 +115,11 @@ class ReplayBuffer:
             "episode": ((), "int64"),  # within the lane
         }
         self.files = None if path is None else Files(Path(path), fields, num_envs, self.length)
-        if storage == "disk":
+        self.mapped = storage == "disk"
+        if self.mapped:
             assert self.files is not None
             self.frames = torch.from_numpy(self.files.arrays["frame"])
         else:
-            where = torch.device("cpu" if storage == "memory" else storage)
             self.frames = frame_memory((num_envs, self.length, *self.frame_shape), where)
         self.device = self.frames.device if device is None else torch.device(device)
         self.rows: dict[str, np.ndarray] = {
@@ -241,7 +245,7 @@ class ReplayBuffer:
             at = np.arange(first, self.head[lane]) % self.length
             for name, array in self.rows.items():
                 self.files.arrays[name][lane, at] = array[lane, at]
-            if self.frames.device.type != "cpu" or self.frames.data_ptr() != self.files.arrays["frame"].ctypes.data:
+            if not self.mapped:
                 index = torch.from_numpy(at).to(self.frames.device)
                 self.files.arrays["frame"][lane, at] = self.frames[lane][index].cpu().numpy()
         self.files.flush()
@@ -260,10 +264,11 @@ class ReplayBuffer:
         """Goes back to a flushed state; what was written later is forgotten.
 
         Raises:
-            ReplayError: if there are no files to read from.
+            ReplayError: if there are no files to read from, or they do not hold what `state` counts.
         """
         if self.files is None:
             raise ReplayError("this replay has no files: build it with the path that the saved one was flushed to")
+        self._check_files(self.files, state)
         self.head = np.array(state["head"], np.int64)
         self.flushed = self.head.copy()
         self.episodes = np.array(state["episodes"], np.int64)
@@ -271,11 +276,27 @@ class ReplayBuffer:
         self.rng.bit_generator.state = json.loads(state["rng"])
         for name, array in self.rows.items():
             array[:] = self.files.arrays[name]
-        if self.frames.data_ptr() != self.files.arrays["frame"].ctypes.data:
+        if not self.mapped:
             for lane in range(self.num_envs):
                 held = self._held(lane) % self.length
-                index = torch.from_numpy(held).to(self.frames.device)
-                self.frames[lane, index] = torch.from_numpy(self.files.arrays["frame"][lane, held]).to(index.device)
+                for at in np.array_split(held, len(held) // COPIED_AT_ONCE + 1):
+                    index = torch.from_numpy(at).to(self.frames.device)
+                    self.frames[lane, index] = torch.from_numpy(self.files.arrays["frame"][lane, at]).to(index.device)
+
+    def _check_files(self, files: Files, state: dict[str, Any]) -> None:
+        """Refuses files whose rows are not the unbroken episodes that `state` counts."""
+        whole = len(state["head"]) == self.num_envs
+        for lane, head in enumerate(state["head"] if whole else []):
+            held = np.arange(max(0, head - self.window), head) % self.length
+            episode, step = files.arrays["episode"][lane, held], files.arrays["step"][lane, held]
+            new = np.diff(episode)
+            whole &= bool(np.where(new == 0, np.diff(step) == 1, (new == 1) & (step[1:] == 0)).all())
+            whole &= not len(held) or bool(episode[-1] == state["episodes"][lane] - (not state["running"][lane]))
+        if not whole:
+            raise ReplayError(
+                f"the files in {files.folder} are not those of the saved replay: restore that folder from a copy, or "
+                f"begin anew in another one"
+            )
 
     def _checked(self, observation: np.ndarray | Tensor) -> Tensor:
         frames = torch.as_tensor(observation)
@@ -291,6 +312,8 @@ class ReplayBuffer:
         expected = (self.num_envs,) if self.discrete else (self.num_envs, self.action_dim)
         if values.shape != expected:
             raise ValueError(f"actions must have shape {expected}, got {values.shape}")
+        if self.discrete and not np.issubdtype(values.dtype, np.integer):
+            raise ValueError(f"actions must be integers, got {values.dtype}")
         low, high = (0, self.action_dim - 1) if self.discrete else (-1 - 1e-6, 1 + 1e-6)
         if not ((values >= low) & (values <= high)).all():
             bounds = f"0..{high}" if self.discrete else "[-1, 1]"
@@ -384,3 +407,11 @@ class ReplayBuffer:
         device = self.device if device is None else device
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _device(storage: str) -> torch.device:
+    """Where frames are kept; files are mapped into the host's memory."""
+    try:
+        return torch.device("cpu" if storage in ("memory", "disk") else storage)
+    except RuntimeError:
+        raise ValueError(f"storage must be 'memory', 'disk' or a torch device such as 'cuda', got {storage!r}") from None

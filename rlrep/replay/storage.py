@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,7 @@ class Files:
         for name, (shape, dtype) in fields.items():
             try:
                 array = np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
                 raise ReplayError(
                     f"{folder / f'{name}.npy'} is missing or damaged ({error}): {self._advice}"
                 ) from error
@@ -64,8 +66,8 @@ class Files:
 
     def _check(self, description: Path, spec: dict[str, Any]) -> None:
         try:
-            found = json.loads(description.read_text())
-        except ValueError as error:
+            found = dict(json.loads(description.read_text()))
+        except (OSError, TypeError, ValueError) as error:
             raise ReplayError(f"{description} is damaged ({error}): {self._advice}") from error
         different = sorted(key for key in spec if found.get(key) != spec[key])
         if different:
@@ -82,15 +84,17 @@ class Files:
                 path = self.folder / f"{name}.npy"
                 np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=full_shape)
                 with path.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+                    if hasattr(os, "posix_fallocate"):  # not on macOS
+                        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             description.write_text(json.dumps(spec))
         except OSError as error:
             size = sum(np.dtype(d).itemsize * int(np.prod(s)) for s, d in spec["fields"].values())
             size *= spec["lanes"] * spec["length"]
-            for name in spec["fields"]:
-                (self.folder / f"{name}.npy").unlink(missing_ok=True)
+            for path in (description, *(self.folder / f"{name}.npy" for name in spec["fields"])):
+                with contextlib.suppress(OSError):
+                    path.unlink()
             raise ReplayError(
-                f"no room for a replay of {size / 1e9:.2f} GB in {self.folder} ({error.strerror}): free space, choose "
+                f"can't make a replay of {size / 1e9:.2f} GB in {self.folder} ({error.strerror}): free space, choose "
                 f"another folder, or make the replay smaller (replay_buffer_size)"
             ) from error
 
@@ -105,7 +109,7 @@ def frame_memory(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else size
+        free = _available_memory(size)
     if size > free:
         other = "storage='memory' (host) or storage='disk'" if device.type == "cuda" else "storage='disk'"
         raise ReplayError(
@@ -113,3 +117,12 @@ def frame_memory(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
             f"use {other}, or make the replay smaller"
         )
     return torch.empty(shape, dtype=torch.uint8, device=device)
+
+
+def _available_memory(unknown: int) -> int:
+    """Bytes of host memory that can be had without swapping, caches included; `unknown` where nothing tells."""
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return unknown if found is None else int(found[1]) * 1024
