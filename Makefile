@@ -23,7 +23,7 @@ help: ## show this list
 setup: $(DRAWS) ## make .venv, install everything, check that MuJoCo can draw (the targets below do it for you)
 
 train: $(DRAWS) ## learn a task from pixels on this machine, or go on where it stopped; ARGS="seed=2" overrides
-	@preset=$$($(RUN) -c 'import torch; print("gpu" if torch.cuda.is_available() else "cpu")') && \
+	@preset=$$($(RUN) -c 'import torch; print("paper" if torch.cuda.is_available() else "cpu")') && \
 	  $(RUN) -m experiments.train preset=$$preset resume=true $(ARGS)
 
 test: $(DRAWS) ## run the tests, but for the slow ones
