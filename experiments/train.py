@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from agents import Agent, make_agent
 from envs import OpenGLError, make_vector_env
 from experiments import config as configuration
+from experiments.allocator import keep_pages
 from experiments.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -252,6 +253,7 @@ def open_folder(config: TrainConfig) -> tuple[TrainConfig, Path]:
 
 def train(composed: DictConfig) -> Path:
     """Runs what a composed configuration asks for; returns the run's folder."""
+    keep_pages()
     config, folder = open_folder(configuration.complete(composed))
     trainer = Trainer(config, folder)
     try:
