@@ -10,7 +10,7 @@ import torch
 from agents.base import Agent, Space
 from agents.drqv2 import DrQV2
 from agents.sac import SAC
-from rlrep import PixelEncoder, make_objective
+from rlrep import PixelEncoder, RandomShift, make_objective
 from rlrep.registry import look_up
 
 AGENTS: dict[str, type[Agent]] = {"drqv2": DrQV2, "sac": SAC}
@@ -24,6 +24,7 @@ def make_agent(
     objectives: Sequence[str] = (),
     objective_options: Mapping[str, Mapping[str, Any]] | None = None,
     encoder_options: Mapping[str, Any] | None = None,
+    shift: int = 4,
     device: torch.device | str = "cpu",
     **options: Any,
 ) -> Agent:
@@ -36,6 +37,7 @@ def make_agent(
         objectives: names, see `rlrep.OBJECTIVES`.
         objective_options: keyword arguments of each objective, by its name.
         encoder_options: keyword arguments of `PixelEncoder`.
+        shift: pixels that the random shift moves images by at most, for the agent and its objectives.
         options: keyword arguments of the agent.
 
     Raises:
@@ -43,13 +45,14 @@ def make_agent(
     """
     agent_class = look_up("agent", name, AGENTS)
     encoder = PixelEncoder(observation_shape, **(encoder_options or {}))
+    augment = RandomShift(shift)
     built = [
-        make_objective(objective, encoder, action_space, **(objective_options or {}).get(objective, {}))
+        make_objective(objective, encoder, action_space, augment=augment, **(objective_options or {}).get(objective, {}))
         for objective in objectives
     ]
     for module in (encoder, *built):
         module.to(device)
-    return agent_class(encoder, action_space, built, **options)
+    return agent_class(encoder, action_space, built, augment=augment, **options)
 
 
 __all__ = ["AGENTS", "SAC", "Agent", "DrQV2", "make_agent"]

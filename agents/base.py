@@ -11,7 +11,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from rlrep import Objective, PixelEncoder
+from rlrep import Objective, PixelEncoder, RandomShift
 
 Metrics = dict[str, Tensor]
 
@@ -49,6 +49,7 @@ class Agent(nn.Module):
         lr: Adam's step size for the objectives.
         num_expl_steps: agent steps with uniformly random actions at the start.
         update_every_steps: agent steps per update.
+        augment: the image augmentation; a random shift by 4 pixels if None.
     """
 
     encoder: PixelEncoder
@@ -61,6 +62,7 @@ class Agent(nn.Module):
         lr: float,
         num_expl_steps: int,
         update_every_steps: float,
+        augment: RandomShift | None,
     ) -> None:
         super().__init__()
         if len(action_space.shape) != 1:
@@ -84,6 +86,7 @@ class Agent(nn.Module):
         self.objectives = nn.ModuleList(objectives)
         self.horizon = max(horizons, default=0)
         self.action_dim = action_space.shape[0]
+        self.augment = RandomShift(4) if augment is None else augment
         self.num_expl_steps, self.update_every_steps = num_expl_steps, update_every_steps
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         if objectives:

@@ -82,10 +82,9 @@ class DrQV2(Agent):
         update_every_steps: float = 2,
         augment: RandomShift | None = None,
     ) -> None:
-        super().__init__(encoder, action_space, objectives, lr, num_expl_steps, update_every_steps)
+        super().__init__(encoder, action_space, objectives, lr, num_expl_steps, update_every_steps, augment)
         self.critic_target_tau, self.stddev_clip = critic_target_tau, stddev_clip
         self.stddev = parse_schedule(stddev_schedule)
-        self.augment = RandomShift(4) if augment is None else augment
 
         device = self.device
         self.action_encoder = _latent_actions(objectives) if latent_actions else None

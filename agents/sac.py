@@ -85,12 +85,11 @@ class SAC(Agent):
         update_every_steps: float = 2,
         augment: RandomShift | None = None,
     ) -> None:
-        super().__init__(encoder, action_space, objectives, lr, num_expl_steps, update_every_steps)
+        super().__init__(encoder, action_space, objectives, lr, num_expl_steps, update_every_steps, augment)
         if init_temperature <= 0:
             raise ValueError(f"init_temperature must be greater than 0, got {init_temperature}")
         self.critic_target_tau = critic_target_tau
         self.target_entropy = -float(self.action_dim)
-        self.augment = RandomShift(4) if augment is None else augment
 
         device = self.device
         self.actor = Actor(encoder.repr_dim, self.action_dim, feature_dim, hidden_dim).to(device)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from agents import AGENTS
 from envs import TASKS
@@ -49,6 +52,12 @@ POSITIVE = (
     "hidden_dim",
 )
 
+# Options of agents and objectives whose 0 means something.
+MAY_BE_ZERO = {"num_expl_steps", "stddev_clip"}
+
+# Arguments of agents and objectives that are no options.
+GIVEN_BY_US = {"encoder", "action_space", "objectives", "augment", "return"}
+
 # What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
 FREE_ON_RESUME = {
     "resume",
@@ -66,6 +75,17 @@ FREE_ON_RESUME = {
 
 class ConfigError(ValueError):
     """A configuration that can't work; the message says what to change."""
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Makes a `ConfigError` of what the parts of a run refuse while they are built: it is the user's to mend."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise ConfigError(str(error)) from error
 
 
 @dataclass
@@ -105,6 +125,7 @@ class TrainConfig:
     batch_size: int
     nstep: int
     discount: float
+    shift: int
     lr: float
     feature_dim: int
     hidden_dim: int
@@ -120,12 +141,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_task(self.task)
-        look_up("agent", self.agent["algorithm"], AGENTS)
-        for name in self.objectives:
+        for name in (*self.objectives, *self.objective):
             look_up("objective", name, OBJECTIVES)
         for name in POSITIVE:
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        check_options("agent", self.agent_options, look_up("agent", self.agent["algorithm"], AGENTS))
+        for name in self.objectives:
+            check_options(f"objective.{name}", self.objective.get(name, {}), OBJECTIVES[name])
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, got {self.seed}")
         if len(set(self.objectives)) < len(self.objectives):
@@ -137,8 +160,11 @@ class TrainConfig:
                 f"transitions (num_seed_frames={self.num_seed_frames} at action_repeat={self.action_repeat}): make "
                 f"batch_size smaller or num_seed_frames at least {self.batch_size * self.action_repeat}"
             )
-        if self.replay_buffer_size < self.batch_size:
-            raise ConfigError(f"replay_buffer_size={self.replay_buffer_size} is less than batch_size={self.batch_size}")
+        if self.replay_storage.startswith("cuda") and not self.device.startswith("cuda"):
+            raise ConfigError(f"replay_storage={self.replay_storage} needs device=cuda, this run has {self.device}")
+        if not self.replay_storage.startswith("cuda"):
+            check_choice("replay_storage", self.replay_storage, ("auto", "memory", "disk", "cuda"))
+        check_choice("wandb.mode", self.wandb.mode, ("online", "offline"))
         if self.num_seed_frames >= self.num_train_frames:
             raise ConfigError(
                 f"num_seed_frames={self.num_seed_frames} leaves no update within "
@@ -146,22 +172,37 @@ class TrainConfig:
             )
 
     @property
+    def agent_options(self) -> dict[str, Any]:
+        """The keyword arguments of the agent."""
+        return {name: value for name, value in self.agent.items() if name not in ("name", "algorithm")}
+
+    @property
     def horizon(self) -> int:
         """The longest of the objectives' horizons; 0 if none looks ahead."""
         return max((self.objective.get(name, {}).get("horizon", 0) for name in self.objectives), default=0)
 
     def check_episode(self, episode_steps: float) -> None:
-        """Refuses windows that no episode of `episode_steps` agent steps can hold."""
+        """Refuses windows and replays that do not fit episodes of `episode_steps` agent steps."""
+        if episode_steps == float("inf"):
+            raise ConfigError(f"{self.task} has no time limit: its evaluations would not end. Choose another task")
         for name, steps in {"nstep": self.nstep, "horizon": self.horizon}.items():
             if steps > episode_steps:
                 raise ConfigError(
                     f"{name}={steps} is longer than an episode of {self.task}, {episode_steps:g} agent steps at "
                     f"action_repeat={self.action_repeat}: make it smaller"
                 )
-        if self.num_seed_frames / self.num_envs < self.action_repeat * max(self.nstep, self.horizon):
+        window = max(self.nstep, self.horizon)
+        if self.num_seed_frames / self.num_envs < self.action_repeat * window:
             raise ConfigError(
                 f"num_seed_frames={self.num_seed_frames} over {self.num_envs} environments is less than one window of "
-                f"{max(self.nstep, self.horizon)} agent steps: make it larger"
+                f"{window} agent steps: make it larger"
+            )
+        # An episode of T transitions takes T + 1 rows; its start may have left the ring, and its end be still to come.
+        transitions = self.replay_buffer_size * episode_steps / (episode_steps + 1) - 2 * self.num_envs
+        if transitions < self.batch_size or self.replay_buffer_size / self.num_envs < 2 * (window + self.frame_stack):
+            raise ConfigError(
+                f"replay_buffer_size={self.replay_buffer_size} is too small for batch_size={self.batch_size} and "
+                f"windows of {window} agent steps in each of {self.num_envs} environments: make it larger"
             )
 
 
@@ -185,20 +226,54 @@ def complete(composed: DictConfig) -> TrainConfig:
     for name, value in usual.items():
         if config[name] is None:
             config[name] = value
-    config.device = resolve_device(config.device)
+    config.device = resolve_device(str(config.device))
     if config.encoder.precision == "auto":
         config.encoder.precision = "bfloat16" if supports_bfloat16(config.device) else "float32"
-    rows = config.num_train_frames // config.action_repeat
-    # One more row an episode, and a few more for the environments that share it.
-    config.replay_buffer_size = min(config.replay_buffer_size, rows + rows // 50 + 100 * config.num_envs)
     try:
         typed = OmegaConf.merge(OmegaConf.structured(TrainConfig), config)
         OmegaConf.resolve(typed)
         built = OmegaConf.to_object(typed)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration does not fit: {error}") from error
+        raise ConfigError(f"the configuration does not fit: {explanation(error)}") from error
     assert isinstance(built, TrainConfig)
     return built
+
+
+def explanation(error: Exception) -> str:
+    """OmegaConf's error in one line: the key, and what is wrong with it."""
+    first_line = str(error).partition("\n")[0]
+    key = getattr(error, "full_key", None)
+    return f"{key}: {first_line}" if key else first_line
+
+
+def useful_replay_size(config: TrainConfig) -> int:
+    """`replay_buffer_size`, but no more rows than `num_train_frames` can fill."""
+    rows = config.num_train_frames // config.action_repeat
+    # One more row an episode, and a few more for the environments that share it.
+    return min(config.replay_buffer_size, rows + rows // 50 + 100 * config.num_envs)
+
+
+def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    look_up(name, value, dict.fromkeys(known))
+
+
+def check_options(section: str, options: Mapping[str, Any], built: type) -> None:
+    """Refuses keyword arguments that the class `built` does not have, of another type, or numbers that are too small.
+
+    Raises:
+        ConfigError: naming the option, what it is and what it should be.
+    """
+    hints = get_type_hints(built.__init__)  # type: ignore[misc]
+    hints = {name: hint for name, hint in hints.items() if name not in GIVEN_BY_US}
+    for name, value in options.items():
+        hint = look_up(f"option of {section}", name, hints)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = number if hint is float else isinstance(value, hint) and (number or hint is not int)
+        if not fits:
+            raise ConfigError(f"{section}.{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+        least = "at least" if name in MAY_BE_ZERO else "greater than"
+        if number and not (value > 0 or (value == 0 and name in MAY_BE_ZERO)):
+            raise ConfigError(f"{section}.{name} must be {least} 0, got {value}")
 
 
 def check_task(name: str) -> None:
@@ -210,11 +285,16 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ConfigError(f"device={device!r} is not a device: use auto, cpu, cuda or cuda:N") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={device}, but PyTorch finds no CUDA device here: use device=cpu")
+        kind, index = torch.device(device).type, torch.device(device).index or 0
+    except RuntimeError:
+        kind, index = "unknown", 0
+    if kind not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device={device} is not a device to train on: use auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        found = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
+        raise ConfigError(f"device={device}, but PyTorch finds {found} here: use another, or device=cpu")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"device={device}, but PyTorch finds no MPS device here: use device=cpu")
     return device
 
 
@@ -230,17 +310,25 @@ def load(path: Path) -> TrainConfig:
         raise ConfigError(f"{path.parent} is not a run: it has no {path.name}")
     try:
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path)))
-    except (OmegaConfBaseException, OSError) as error:
-        raise ConfigError(f"{path} is damaged or from another version: {error}") from error
+    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is damaged or from another version: {explanation(error)}") from error
     assert isinstance(built, TrainConfig)
     return built
 
 
 def differences(ours: TrainConfig, saved: TrainConfig) -> list[str]:
     """What differs between two configurations of one run, but for what may change when it is resumed."""
-    new, old = as_dict(ours), as_dict(saved)
+    new, old = flat(as_dict(ours)), flat(as_dict(saved))
     return [
-        f"{name}={new[name]} (the run has {old[name]})"
-        for name in new
-        if name not in FREE_ON_RESUME | {"replay_buffer_size"} and new[name] != old[name]
+        f"{name}={new.get(name)} (the run has {old.get(name)})"
+        for name in new | old
+        if name.partition(".")[0] not in FREE_ON_RESUME | {"replay_buffer_size"} and new.get(name) != old.get(name)
     ]
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`: names as they are typed in overrides."""
+    out: dict[str, Any] = {}
+    for name, value in nested.items():
+        out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return out

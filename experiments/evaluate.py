@@ -7,6 +7,7 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from envs import OpenGLError
 from experiments import config as configuration
 from experiments.checkpoint import CheckpointError, load_checkpoint
-from experiments.config import ConfigError, TrainConfig
+from experiments.config import ConfigError, TrainConfig, refusals
 from experiments.evaluation import Evaluation, Policy, evaluate, make_evaluation_env, write_video
 from experiments.files import write_atomically
 from experiments.train import CHECKPOINT, CONFIG, build_agent
@@ -55,26 +56,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.episodes < 1:
         parser.error(f"--episodes must be at least 1, got {options.episodes}")
+    stem = "random" if options.random else "evaluate"
+    video = options.video or options.run / "videos" / f"{stem}.mp4"
     try:
-        config = configuration.load(options.run / CONFIG)
-        config.device = configuration.resolve_device(options.device)
-        torch.manual_seed(options.seed)
-        config.seed += options.seed
-        env = make_evaluation_env(config, film=True)
-        if options.random:
-            policy, name = random_policy(env.action_space.shape[0], config.seed), "random"
-        else:
-            policy, frame = checkpoint_policy(config, options.run, env)
-            name = f"{config.agent['name']} after {frame:,} frames"
-        evaluation = evaluate(policy, env, options.episodes, film=True)
-        env.close()
+        with refusals():
+            config = configuration.load(options.run / CONFIG)
+            config.device = configuration.resolve_device(options.device)
+            torch.manual_seed(options.seed)
+            config.seed += options.seed
+            env = make_evaluation_env(config, film=True)
+        with closing(env):
+            if options.random:
+                policy, name = random_policy(env.action_space.shape[0], config.seed), "random"
+            else:
+                policy, frame = checkpoint_policy(config, options.run, env)
+                name = f"{config.agent['name']} after {frame:,} frames"
+            evaluation = evaluate(policy, env, options.episodes, film=True)
+        with refusals():
+            write_video(video, evaluation.film, evaluation.frames_per_second)
+            write_returns(options.run / f"{stem}.csv", evaluation)
     except (ConfigError, CheckpointError, OpenGLError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    stem = "random" if options.random else "evaluate"
-    video = options.video or options.run / "videos" / f"{stem}.mp4"
-    write_video(video, evaluation.film, evaluation.frames_per_second)
-    write_returns(options.run / f"{stem}.csv", evaluation)
     row = evaluation.row
     print(
         f"{config.task}, {name}: return {row['episode_return']:.1f} ± {row['episode_return_std']:.1f} over "

@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+class FolderInUse(OSError):
+    """Another process works in a folder."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes a folder and holds it for this process; a lock ends with its process, however that ends. A folder that
+    nothing was put in is removed at the end.
+
+    Raises:
+        FolderInUse: if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / ".lock"
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderInUse(f"another process works in {folder}: wait for it, or choose another folder") from error
+        try:
+            yield
+        finally:
+            if list(folder.iterdir()) == [lock]:
+                lock.unlink()
+                folder.rmdir()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -30,6 +60,9 @@ class CsvLog:
         path: of the file; what it holds is kept, up to `until_frame`.
         until_frame: rows with a later `frame` are dropped: they were written after the checkpoint that a run resumes
             from, and will be written again.
+
+    Raises:
+        ValueError: if the file at `path` is no such table.
     """
 
     def __init__(self, path: Path, until_frame: int | None = None) -> None:
@@ -37,12 +70,7 @@ class CsvLog:
         self.columns: list[str] = []
         self.rows: list[dict[str, Any]] = []
         if path.exists() and until_frame is not None:
-            with path.open(newline="") as file:
-                reader = csv.DictReader(file)
-                # A line that a kill cut short has fewer cells.
-                rows = [row for row in reader if None not in row.values()]
-                self.columns = list(reader.fieldnames or [])
-            self.rows = [row for row in rows if int(row["frame"]) <= until_frame]
+            self._read(until_frame)
         self._rewrite()
 
     def append(self, row: dict[str, Any]) -> None:
@@ -54,8 +82,22 @@ class CsvLog:
             self.columns += new
             self._rewrite()
             return
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns).writerow(row)
+        whole = self.path.stat().st_size
+        try:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        except OSError:
+            os.truncate(self.path, whole)
+            raise
+
+    def _read(self, until_frame: int) -> None:
+        complete = self.path.read_text().rpartition("\n")[0]  # a kill may cut the last line short
+        reader = csv.DictReader(io.StringIO(complete))
+        try:
+            self.rows = [row for row in reader if int(row["frame"]) <= until_frame]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path} is damaged at line {reader.line_num}: mend it or move it away") from error
+        self.columns = list(reader.fieldnames or [])
 
     def _rewrite(self) -> None:
         text = io.StringIO(newline="")

@@ -6,13 +6,16 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from experiments.config import ConfigError, TrainConfig, as_dict
-from experiments.files import CsvLog
+from experiments.files import CsvLog, write_atomically
+
+SECONDS_BETWEEN_LINES = 30
 
 
 class NonFiniteLoss(RuntimeError):
@@ -25,67 +28,74 @@ class Metrics:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.values: list[Tensor] = []
+        self.frames: list[int] = []
 
-    def add(self, metrics: dict[str, Tensor]) -> None:
+    def add(self, metrics: dict[str, Tensor], frame: int) -> None:
         self.names = list(metrics)
         self.values.append(torch.stack([value.float() for value in metrics.values()]))
+        self.frames.append(frame)
 
-    def mean(self) -> dict[str, float]:
-        """The mean of each metric since the last call; empty if there was no update.
-
-        Raises:
-            NonFiniteLoss: naming the metrics that were not finite first.
-        """
+    def check(self) -> None:
+        """Raises `NonFiniteLoss` if a metric was not finite, naming those of the first such update and its frame."""
         if not self.values:
-            return {}
+            return
         values = torch.stack(self.values).cpu()
-        self.values = []
         bad = ~values.isfinite()
         if bad.any():
             update = int(bad.any(1).int().argmax())
             named = [f"{name}={values[update, i]:g}" for i, name in enumerate(self.names) if bad[update, i]]
-            raise NonFiniteLoss(", ".join(named))
-        return dict(zip(self.names, values.mean(0).tolist(), strict=True))
+            raise NonFiniteLoss(f"{', '.join(named)} at frame {self.frames[update]}")
+
+    def mean(self) -> dict[str, float]:
+        """The mean of each metric since the last call, checked; empty if there was no update."""
+        if not self.values:
+            return {}
+        self.check()
+        means = torch.stack(self.values).mean(0).tolist()
+        self.values, self.frames = [], []
+        return dict(zip(self.names, means, strict=True))
 
 
 class Log:
-    """Writes a run's rows wherever they are wanted.
+    """Writes a run's rows wherever they are wanted, and tells how it goes: in a line that is redrawn on a terminal,
+    elsewhere in a line now and then.
 
     Args:
         config: of the run.
         folder: of the run.
         frame: where the run starts or goes on; rows of later frames are dropped from the CSV files.
+        next_eval: evaluations from this frame on are to come; rows of them are dropped.
     """
 
-    def __init__(self, config: TrainConfig, folder: Path, frame: int) -> None:
-        self.tables = {name: CsvLog(folder / f"{name}.csv", frame) for name in ("train", "eval")}
+    def __init__(self, config: TrainConfig, folder: Path, frame: int, next_eval: int) -> None:
+        self.tables = {
+            "train": CsvLog(folder / "train.csv", frame),
+            "eval": CsvLog(folder / "eval.csv", min(frame, next_eval - 1)),
+        }
         self.start_time, self.start_frame, self.frame = time.monotonic(), frame, frame
-        self.last = {name: float(t.rows[-1]["episode_return"]) for name, t in self.tables.items() if t.rows}
+        self.shown = {
+            f"{name} return": f"{float(table.rows[-1]['episode_return']):.1f}"
+            for name, table in self.tables.items()
+            if table.rows
+        }
+        self.name, self.total = f"{config.task} {config.agent['name']} seed {config.seed}", config.num_train_frames
+        self.next_line = self.start_time
         self.progress = tqdm(
-            total=config.num_train_frames,
+            total=self.total,
             initial=frame,
             unit="frame",
             unit_scale=True,
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 20,
-            desc=f"{config.task} {config.agent['name']} seed {config.seed}",
+            mininterval=0.5,
+            desc=self.name,
+            disable=not sys.stderr.isatty(),
         )
-        self.wandb: Any = None
+        self.wandb = start_wandb(config, folder) if config.use_wandb else None
         self.tensorboard: Any = None
-        if config.use_wandb:
-            import wandb
-
-            self.wandb = wandb.init(
-                project=config.wandb.project,
-                mode=config.wandb.mode,  # type: ignore[arg-type]
-                dir=folder,
-                name="-".join(folder.parts[-3:]),
-                config=as_dict(config),
-            )
         if config.use_tb:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=frame)
+            self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=frame + 1)
 
     @property
     def frames_per_second(self) -> float:
@@ -94,21 +104,37 @@ class Log:
     def advance(self, frame: int) -> None:
         self.progress.update(frame - self.frame)
         self.frame = frame
+        if self.progress.disable and time.monotonic() >= self.next_line:
+            self.print_line()
+
+    def print_line(self) -> None:
+        elapsed = time.monotonic() - self.start_time
+        line = tqdm.format_meter(
+            self.frame,
+            self.total,
+            elapsed,
+            initial=self.start_frame,
+            unit=" frames",
+            prefix=f"{self.name}: ",
+            postfix=", ".join(f"{name} {value}" for name, value in self.shown.items()),
+            bar_format="{desc}{n_fmt} of {total_fmt} frames, {rate_noinv_fmt}, {remaining} left{postfix}",
+        )
+        print(line, file=sys.stderr, flush=True)
+        self.next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def row(self, table: str, row: dict[str, Any]) -> None:
         """Adds a row to `train` or `eval`; it holds at least `frame` and `episode_return`."""
         self.tables[table].append(row)
-        self.last[table] = row["episode_return"]
         scalars = {f"{table}/{name}": value for name, value in row.items() if name != "frame"}
         if self.wandb is not None:
             self.wandb.log({"frame": row["frame"], **scalars})
         if self.tensorboard is not None:
             for name, value in scalars.items():
                 self.tensorboard.add_scalar(name, value, row["frame"])
+        self.shown[f"{table} return"] = f"{row['episode_return']:.1f}"
         losses = {name: value for name, value in row.items() if "loss" in name}
-        shown = {f"{name} return": f"{value:.1f}" for name, value in self.last.items()}
-        shown |= {name.replace("loss_", "").replace("_loss", ""): f"{value:.3g}" for name, value in losses.items()}
-        self.progress.set_postfix(shown, refresh=False)
+        self.shown |= {name.replace("loss_", "").replace("_loss", ""): f"{value:.3g}" for name, value in losses.items()}
+        self.progress.set_postfix(self.shown, refresh=False)
 
     def video(self, path: Path) -> None:
         if self.wandb is not None:
@@ -117,11 +143,40 @@ class Log:
             self.wandb.log({"frame": self.frame, "video": wandb.Video(str(path), format="mp4")})
 
     def close(self) -> None:
+        if self.progress.disable and self.frame > self.start_frame:
+            self.print_line()
         self.progress.close()
         if self.tensorboard is not None:
             self.tensorboard.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def start_wandb(config: TrainConfig, folder: Path) -> Any:
+    """A run of Weights & Biases; its id is kept in the folder, so that a resumed run goes on in the same one.
+
+    Raises:
+        ConfigError: if it can't start.
+    """
+    import wandb
+
+    path = folder / "wandb_id"
+    run_id = path.read_text() if path.exists() else uuid4().hex[:8]
+    try:
+        run = wandb.init(
+            project=config.wandb.project,
+            mode=config.wandb.mode,  # type: ignore[arg-type]
+            dir=folder,
+            name="-".join(folder.parts[-3:]),
+            config=as_dict(config),
+            id=run_id,
+            resume="allow" if config.wandb.mode == "online" else None,
+        )
+    except wandb.Error as error:
+        raise ConfigError(f"Weights & Biases did not start ({error}): `wandb login`, or wandb.mode=offline") from error
+    write_atomically(path, run_id.encode())
+    run.define_metric("*", step_metric="frame")
+    return run
 
 
 def check_extras(config: TrainConfig) -> None:

@@ -6,7 +6,11 @@ A run's folder (run_dir) holds config.yaml, train.csv, eval.csv, curve.png, vide
 from __future__ import annotations
 
 import errno
+import os
+import re
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +33,23 @@ from experiments.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
-from experiments.config import ConfigError, TrainConfig
+from experiments.config import ConfigError, TrainConfig, refusals
 from experiments.evaluation import environment_options, evaluate, make_evaluation_env, write_video
-from experiments.files import write_atomically
+from experiments.files import locked, write_atomically
 from experiments.log import Log, Metrics, NonFiniteLoss, check_extras
 from experiments.plot import draw_run
+from rlrep.registry import look_up
 from rlrep.replay import ReplayBuffer, ReplayError
 
 CONFIG, CHECKPOINT = "config.yaml", "checkpoints/latest.pt"
 
 
+class TrainingError(RuntimeError):
+    """Something outside the program stopped a run; the message says what to do."""
+
+
 class Trainer:
-    """One run: environments, agent, replay, and the loop that joins them.
+    """One run: environments, agent, replay, and the loop that joins them. `close` it at the end.
 
     Args:
         config: of the run.
@@ -51,41 +60,51 @@ class Trainer:
         self.config, self.folder = config, folder
         check_extras(config)
         torch.manual_seed(config.seed)
-        self.envs: Any = make_vector_env(config.task, config.num_envs, seed=config.seed, **environment_options(config))
-        self.eval_env = make_evaluation_env(config, film=config.save_video)
-        episode_steps = self.eval_env.unwrapped.max_episode_steps
-        config.check_episode(episode_steps)
-        observation_space, action_space = self.envs.single_observation_space, self.envs.single_action_space
-        self.agent = build_agent(config, observation_space, action_space)
-        between_checkpoints = config.checkpoint_every_frames / config.action_repeat / config.num_envs
-        self.replay = ReplayBuffer(
-            observation_space.shape,
-            action_space,
-            config.replay_buffer_size,
-            frame_stack=config.frame_stack,
-            n_step=config.nstep,
-            discount=config.discount,
-            horizon=self.agent.horizon,
-            num_envs=config.num_envs,
-            storage=replay_storage(config, observation_space.shape),
-            path=folder / "replay",
-            # Checkpoints wait for an episode's end.
-            reserve=int(1.05 * (between_checkpoints + 2 * min(episode_steps, 10_000))),
-            device=config.device,
-            seed=config.seed,
-        )
-        self.step = self.updates = 0
-        self.next_eval = self.next_checkpoint = 0
-        self.metrics = Metrics()
-        checkpoint = folder / CHECKPOINT
-        if checkpoint.exists():
-            self.restore(load_checkpoint(checkpoint, config.device))
-        self.log = Log(config, folder, self.frame)
+        with ExitStack() as opened:
+            self.eval_env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
+            episode_steps = self.eval_env.unwrapped.max_episode_steps
+            config.check_episode(episode_steps)
+            observation_space, action_space = self.eval_env.observation_space, self.eval_env.action_space
+            self.agent = build_agent(config, observation_space, action_space)
+            self.envs: Any = opened.enter_context(
+                closing(make_vector_env(config.task, config.num_envs, seed=config.seed, **environment_options(config)))
+            )
+            # Checkpoints wait for an episode's end, and an episode of one transition takes two rows.
+            between_checkpoints = config.checkpoint_every_frames / config.action_repeat / config.num_envs
+            self.replay = ReplayBuffer(
+                observation_space.shape,
+                action_space,
+                config.replay_buffer_size,
+                frame_stack=config.frame_stack,
+                n_step=config.nstep,
+                discount=config.discount,
+                horizon=self.agent.horizon,
+                num_envs=config.num_envs,
+                storage=replay_storage(config, observation_space.shape),
+                path=folder / "replay",
+                reserve=2 * int(between_checkpoints + episode_steps + 1),
+                device=config.device,
+                seed=config.seed,
+            )
+            self.step = self.updates = 0
+            self.next_eval = self.next_checkpoint = 0
+            self.metrics = Metrics()
+            checkpoint = folder / CHECKPOINT
+            if checkpoint.exists():
+                self.restore(load_checkpoint(checkpoint, config.device))
+            self.log = opened.enter_context(closing(Log(config, folder, self.frame, self.next_eval)))
+            self.close = opened.pop_all().close
 
     @property
     def frame(self) -> int:
         """Simulator steps so far."""
         return self.step * self.config.action_repeat
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was trained to its end and evaluated there."""
+        rows = self.log.tables["eval"].rows
+        return self.frame >= self.config.num_train_frames and bool(rows) and int(rows[-1]["frame"]) == self.frame
 
     def run(self) -> None:
         """Trains until num_train_frames, evaluates, and leaves a checkpoint."""
@@ -96,7 +115,7 @@ class Trainer:
         while self.frame < config.num_train_frames:
             if self.frame >= self.next_eval:
                 self.evaluate()
-            action = self.agent.act(observation, self.step)
+            action = self.act(observation)
             next_observation, reward, terminated, truncated, infos = self.envs.step(action)
             done = terminated | truncated
             last_observation = next_observation
@@ -128,6 +147,18 @@ class Trainer:
         self.evaluate()
         self.save(np.zeros(num_envs, bool))
 
+    def act(self, observation: np.ndarray, eval_mode: bool = False) -> np.ndarray:
+        """The agent's actions.
+
+        Raises:
+            NonFiniteLoss: if they are not finite, for the loss that made them so.
+        """
+        action = self.agent.act(observation, self.step, eval_mode)
+        if not np.isfinite(action).all():
+            self.metrics.check()
+            raise NonFiniteLoss(f"an action is not finite at frame {self.frame}, though every loss was")
+        return action
+
     def update(self) -> None:
         """As many updates as `update_every_steps` asks for by now."""
         config = self.config
@@ -136,15 +167,16 @@ class Trainer:
         seed_steps = -(-config.num_seed_frames // config.action_repeat)
         due = int((self.step - seed_steps) / self.agent.update_every_steps) + 1
         for _ in range(due - self.updates):
-            self.metrics.add(self.agent.update(self.replay.sample(config.batch_size), self.step))
+            self.metrics.add(self.agent.update(self.replay.sample(config.batch_size), self.step), self.frame)
             self.updates += 1
 
     def evaluate(self) -> None:
+        self.metrics.check()
         every = self.config.eval_every_frames
         self.next_eval = (self.frame // every + 1) * every
         film = self.config.save_video
         evaluation = evaluate(
-            lambda observation: self.agent.act(observation, self.step, eval_mode=True),
+            lambda observation: self.act(observation, eval_mode=True),
             self.eval_env,
             self.config.num_eval_episodes,
             film,
@@ -170,7 +202,7 @@ class Trainer:
         """Writes the replay's new rows, then the checkpoint that counts them."""
         every = self.config.checkpoint_every_frames
         self.next_checkpoint = (self.frame // every + 1) * every
-        self.metrics.mean()  # raises before a checkpoint with NaNs replaces a good one
+        self.metrics.check()  # before a checkpoint with NaNs replaces a good one
         next_episode = np.array(self.envs.get_attr("next_episode"))
         self.replay.flush()
         state = {
@@ -195,14 +227,8 @@ class Trainer:
         every = self.config.checkpoint_every_frames
         self.next_checkpoint = (self.frame // every + 1) * every
 
-    def close(self) -> None:
-        self.log.close()
-        self.envs.close()
-        self.eval_env.close()
-
 
 def build_agent(config: TrainConfig, observation_space: Any, action_space: Any) -> Agent:
-    options = {k: v for k, v in config.agent.items() if k not in ("name", "algorithm")}
     return make_agent(
         config.agent["algorithm"],
         observation_space.shape,
@@ -210,8 +236,9 @@ def build_agent(config: TrainConfig, observation_space: Any, action_space: Any) 
         objectives=config.objectives,
         objective_options=config.objective,
         encoder_options={"channels": config.encoder.channels, "precision": config.encoder.precision},
+        shift=config.shift,
         device=config.device,
-        **options,
+        **config.agent_options,
     )
 
 
@@ -225,52 +252,93 @@ def replay_storage(config: TrainConfig, observation_shape: tuple[int, ...]) -> s
     return "disk"
 
 
-def open_folder(config: TrainConfig) -> tuple[TrainConfig, Path]:
-    """The run's folder, made or checked; the configuration as it holds for the run.
+def fit_to_folder(config: TrainConfig, folder: Path) -> None:
+    """Checks a configuration against the run that the folder may hold, and settles the size of the replay.
 
     Raises:
         ConfigError: if the folder holds a run and `resume` is off, or a run of another configuration.
     """
-    folder = Path(to_absolute_path(config.run_dir))
     path = folder / CONFIG
-    if path.exists():
-        saved = configuration.load(path)
-        if not config.resume:
-            raise ConfigError(
-                f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it"
-            )
-        different = configuration.differences(config, saved)
-        if different:
-            raise ConfigError(
-                f"{folder} holds a run of another configuration: {'; '.join(different)}. Resume with the run's values, "
-                f"or choose another run_dir"
-            )
-        config.replay_buffer_size = saved.replay_buffer_size
-    text = OmegaConf.to_yaml(OmegaConf.create(configuration.as_dict(config)))
-    write_atomically(path, text.encode())
-    return config, folder
+    size = config.replay_buffer_size
+    if not path.exists():
+        if (folder / CHECKPOINT).exists():
+            raise ConfigError(f"{folder} holds a checkpoint but no {CONFIG}: put it back, or choose another run_dir")
+        config.replay_buffer_size = configuration.useful_replay_size(config)
+        return
+    saved = configuration.load(path)
+    if not config.resume:
+        raise ConfigError(f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it")
+    different = configuration.differences(config, saved)
+    if size < saved.replay_buffer_size:
+        different.append(f"replay_buffer_size={size} (the run has {saved.replay_buffer_size})")
+    if different:
+        raise ConfigError(
+            f"{folder} holds a run of another configuration: {'; '.join(different)}. Resume with the run's values, "
+            f"or choose another run_dir"
+        )
+    config.replay_buffer_size = saved.replay_buffer_size
 
 
 def train(composed: DictConfig) -> Path:
-    """Runs what a composed configuration asks for; returns the run's folder."""
+    """Runs what a composed configuration asks for; returns the run's folder.
+
+    Raises:
+        ConfigError, ReplayError, CheckpointError, OpenGLError: before anything starts.
+        NonFiniteLoss: if the run diverged; the last good checkpoint is kept.
+        TrainingError: if the disk is full; what was written before is whole.
+    """
     keep_pages()
-    config, folder = open_folder(configuration.complete(composed))
-    trainer = Trainer(config, folder)
-    try:
-        trainer.run()
-    except NonFiniteLoss as error:
-        kept = folder / CHECKPOINT
-        raise NonFiniteLoss(
-            f"{error} at frame {trainer.frame}. Training stopped; "
-            + (f"the last good checkpoint is kept in {kept}" if kept.exists() else "there was no checkpoint yet")
-            + ". Try a smaller lr, or encoder.precision=float32, in another run_dir"
-        ) from error
-    finally:
-        trainer.close()
+    with ExitStack() as opened:
+        with refusals():
+            config = configuration.complete(composed)
+            folder = Path(to_absolute_path(config.run_dir))
+            opened.enter_context(locked(folder))
+            fit_to_folder(config, folder)
+            trainer = opened.enter_context(closing(Trainer(config, folder)))
+        try:
+            run(trainer)
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(
+                f"{error}. Training stopped; {kept(folder)}. Try a smaller lr, or encoder.precision=float32, "
+                f"in another run_dir"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TrainingError(
+                f"the disk is full, at frame {trainer.frame}: free space where {folder} is, then go on with "
+                f"resume=true; {kept(folder)}"
+            ) from error
     return folder
 
 
-EXPECTED = (ConfigError, ReplayError, CheckpointError, NonFiniteLoss, OpenGLError)
+def run(trainer: Trainer) -> None:
+    if trainer.finished:
+        print(f"nothing to do: the run is at frame {trainer.frame} already; to go on, raise num_train_frames")
+        return
+    text = OmegaConf.to_yaml(OmegaConf.create(configuration.as_dict(trainer.config)))
+    write_atomically(trainer.folder / CONFIG, text.encode())
+    trainer.run()
+
+
+def kept(folder: Path) -> str:
+    checkpoint = folder / CHECKPOINT
+    return f"the last good checkpoint is kept in {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
+
+
+def check_choices(arguments: Sequence[str]) -> None:
+    """Refuses names of agents and presets that there are not; Hydra's own error does not suggest the nearest."""
+    if any(argument.startswith(("--config", "-c")) for argument in arguments):
+        return
+    for argument in arguments:
+        group, _, choices = argument.partition("=")
+        if group in ("agent", "preset") and re.fullmatch(r"\w+(,\w+)*", choices):
+            known = {path.stem: path for path in (Path(__file__).parent / "conf" / group).glob("*.yaml")}
+            for choice in choices.split(","):
+                look_up(group, choice, known)
+
+
+EXPECTED = (ConfigError, ReplayError, CheckpointError, NonFiniteLoss, OpenGLError, TrainingError)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -278,18 +346,17 @@ def main(composed: DictConfig) -> None:
     try:
         folder = train(composed)
     except EXPECTED as error:
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
+        if HydraConfig.get().mode is RunMode.MULTIRUN or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        sys.exit(
-            f"error: the disk is full ({error.filename}): free space, then go on with resume=true; "
-            f"what was written before is whole"
-        )
+    except KeyboardInterrupt:
+        sys.exit("stopped: go on with resume=true")
     print(f"finished: {folder}")
 
 
 if __name__ == "__main__":
+    try:
+        check_choices(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     main()
