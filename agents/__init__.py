@@ -47,7 +47,9 @@ def make_agent(
     encoder = PixelEncoder(observation_shape, **(encoder_options or {}))
     augment = RandomShift(shift)
     built = [
-        make_objective(objective, encoder, action_space, augment=augment, **(objective_options or {}).get(objective, {}))
+        make_objective(
+            objective, encoder, action_space, augment=augment, **(objective_options or {}).get(objective, {})
+        )
         for objective in objectives
     ]
     for module in (encoder, *built):

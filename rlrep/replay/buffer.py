@@ -414,4 +414,6 @@ def _device(storage: str) -> torch.device:
     try:
         return torch.device("cpu" if storage in ("memory", "disk") else storage)
     except RuntimeError:
-        raise ValueError(f"storage must be 'memory', 'disk' or a torch device such as 'cuda', got {storage!r}") from None
+        raise ValueError(
+            f"storage must be 'memory', 'disk' or a torch device such as 'cuda', got {storage!r}"
+        ) from None

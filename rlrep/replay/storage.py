@@ -46,6 +46,7 @@ class Files:
         self.arrays: dict[str, np.ndarray] = {}
         for name, (shape, dtype) in fields.items():
             try:
+                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # "r+" fills up a truncated file
                 array = np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False)
             except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
                 raise ReplayError(

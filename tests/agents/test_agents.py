@@ -1,0 +1,312 @@
+"""What holds for every agent."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from agents import AGENTS, Agent, DrQV2, make_agent
+from rlrep import CURL, TACO, Objective, PixelEncoder
+from rlrep.encoders import projection
+
+SHAPE = (3, 17, 17)
+BOX = spaces.Box(-1, 1, (2,))
+SMALL: dict[str, Any] = {"feature_dim": 8, "hidden_dim": 16}
+NAMES = ["drqv2", "taco", "sac", "sac with taco", "drqv2 with all"]
+
+
+def build(name: str, objectives: Sequence[str] | None = None, **options: Any) -> Agent:
+    """`name` as on the command line; taco is DrQ-v2 with latent actions."""
+    algorithm = name.split()[0].replace("taco", "drqv2")
+    usual = {"taco": ["taco"], "sac with taco": ["taco"], "drqv2 with all": ["taco", "forward_model"]}.get(name, [])
+    if name == "taco":
+        options = {"latent_actions": True} | options
+    torch.manual_seed(0)
+    return make_agent(
+        algorithm,
+        SHAPE,
+        BOX,
+        objectives=usual if objectives is None else objectives,
+        objective_options={"taco": SMALL, "forward_model": SMALL, "curl": {"feature_dim": 8}},
+        encoder_options={"channels": 4},
+        **(SMALL | options),
+    )
+
+
+def make_batch(batch_size: int = 6, horizon: int = 3, seed: int = 1) -> TensorDict:
+    generator = torch.Generator().manual_seed(seed)
+
+    def pixels() -> Tensor:
+        return torch.randint(0, 256, (batch_size, *SHAPE), generator=generator).to(torch.uint8)
+
+    sequence = torch.rand(batch_size, horizon, 2, generator=generator) * 2 - 1
+    return TensorDict(
+        {
+            "observation": pixels(),
+            "action": sequence[:, 0],
+            "action_sequence": sequence,
+            "future_observation": pixels(),
+            "next": {
+                "observation": pixels(),
+                "reward": torch.rand(batch_size, 1, generator=generator),
+                "terminated": torch.zeros(batch_size, 1, dtype=torch.bool),
+            },
+            "discount": torch.full((batch_size, 1), 0.97),
+        },
+        batch_size=[batch_size],
+    )
+
+
+def copies(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def moved(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, parameter in module.named_parameters() if not torch.equal(parameter, before[name])}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_updates_move_every_part_and_stay_finite(name: str) -> None:
+    agent = build(name)
+    before = copies(agent)
+    for step in range(3):
+        metrics = agent.update(make_batch(), step)
+    assert {"critic_loss", "actor_loss", "batch_reward", "critic_target_q"} <= set(metrics)
+    for key, value in metrics.items():
+        assert value.shape == () and value.isfinite() and not value.requires_grad, key
+    for objective in agent.objectives:
+        assert set(objective.out_keys) <= set(metrics)
+    assert moved(agent, before) == set(before)
+
+
+@pytest.mark.parametrize("name", ["drqv2", "sac"])
+def test_no_objectives_is_an_empty_list(name: str) -> None:
+    bare = AGENTS[name]
+    torch.manual_seed(0)
+    without = bare(PixelEncoder(SHAPE, channels=4), BOX, **SMALL)
+    with_empty = build(name, objectives=[])
+    for agent in (without, with_empty):
+        torch.manual_seed(1)
+        agent.update(make_batch(), 0)
+    for ours, theirs in zip(without.parameters(), with_empty.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert without.horizon == 0 and "objectives" not in without.optimizers
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_critic_moves_the_encoder_and_the_actor_does_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = build(name)
+    changed: dict[str, set[str]] = {}
+    plain_step = agent.step
+
+    def watched(optimizer: str, loss: Tensor) -> None:
+        before = copies(agent)
+        plain_step(optimizer, loss)
+        names = moved(agent, before)
+        changed[optimizer] = {"action_encoder" if ".action_encoder." in k else k.split(".")[0] for k in names}
+
+    monkeypatch.setattr(agent, "step", watched)
+    agent.update(make_batch(), 0)
+    assert changed["critic"] == {"encoder", "critic"} | ({"action_encoder"} if name == "taco" else set())
+    assert changed["actor"] == {"actor"}
+    assert changed.get("temperature", {"log_temperature"}) == {"log_temperature"}
+    if agent.objectives:
+        assert changed["objectives"] == {"encoder", "objectives", "action_encoder"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_target_moves_by_tau_alone(name: str) -> None:
+    agent = build(name, critic_target_tau=0.25)
+    assert all(not p.requires_grad for p in agent.critic_target.parameters())
+    before = copies(agent.critic_target)
+    agent.update(make_batch(), 0)
+    for key, parameter in agent.critic_target.named_parameters():
+        expected = 0.75 * before[key] + 0.25 * agent.critic.get_parameter(key)
+        torch.testing.assert_close(parameter.detach(), expected.detach())
+    owned = {id(p) for o in agent.optimizers.values() for group in o.param_groups for p in group["params"]}
+    assert not owned & {id(p) for p in agent.critic_target.parameters()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_real_end_takes_the_future_out_of_the_target(name: str) -> None:
+    agent = build(name)
+    batch = make_batch()
+    batch["discount"].zero_()
+    metrics = agent.update(batch, 0)
+    assert metrics["critic_target_q"].item() == pytest.approx(batch["next", "reward"].mean().item())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_act(name: str) -> None:
+    agent = build(name, num_expl_steps=10)
+    observation = make_batch(8)["observation"].numpy()
+    best = agent.act(observation, step=100, eval_mode=True)
+    assert best.shape == (8, 2) and best.dtype == np.float32
+    np.testing.assert_array_equal(best, agent.act(observation, step=0, eval_mode=True))
+    explored = [agent.act(observation, step=100) for _ in range(50)]
+    assert not np.array_equal(explored[0], explored[1])
+    assert np.abs(explored).max() <= 1 and np.abs(best).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["drqv2", "sac"])
+def test_the_first_steps_are_uniform(name: str) -> None:
+    agent = build(name, num_expl_steps=10)
+    observation = np.zeros((1000, *SHAPE), np.uint8)
+    for parameter in agent.parameters():
+        parameter.data.fill_(torch.nan)  # nothing is asked of the networks
+    action = agent.act(observation, step=9)
+    assert action.shape == (1000, 2) and action.dtype == np.float32 and np.abs(action).max() <= 1
+    for share in np.histogram(action, bins=4, range=(-1, 1))[0] / 2000:
+        assert share == pytest.approx(0.25, abs=0.05)
+    assert np.isnan(agent.act(observation[:1], step=10)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loaded_agent_goes_on_exactly(name: str) -> None:
+    agent = build(name)
+    for step in range(2):
+        agent.update(make_batch(seed=step), step)
+    file = io.BytesIO()
+    torch.save({"agent": agent.state_dict(), "random": torch.get_rng_state()}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+
+    expected = agent.update(make_batch(seed=2), 2)
+    resumed = build(name)
+    resumed.update(make_batch(seed=7), 0)  # what it was before does not matter
+    resumed.load_state_dict(saved["agent"])
+    torch.set_rng_state(saved["random"])
+    metrics = resumed.update(make_batch(seed=2), 2)
+    assert metrics.keys() == expected.keys()
+    assert all(torch.equal(metrics[key], expected[key]) for key in metrics)
+    for key, value in agent.state_dict().items():
+        if key != "_extra_state":
+            assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_objectives_share_the_agents_encoder() -> None:
+    encoder, other = PixelEncoder(SHAPE, channels=4), PixelEncoder(SHAPE, channels=4)
+    for agent in AGENTS.values():
+        with pytest.raises(ValueError, match="built around the agent's own encoder"):
+            agent(encoder, BOX, [CURL(other)], **SMALL)
+
+
+def test_two_horizons_are_refused() -> None:
+    encoder = PixelEncoder(SHAPE, channels=4)
+    objectives = [TACO(encoder, BOX, 2, curl=False), TACO(encoder, BOX, 3, curl=False)]
+    with pytest.raises(ValueError, match=r"need one horizon, got \[2, 3\]"):
+        DrQV2(encoder, BOX, objectives, **SMALL)
+
+
+def test_objectives_whose_losses_share_a_name_are_refused() -> None:
+    """One would silently stand in for the other."""
+    with pytest.raises(ValueError, match="two objectives return curl_accuracy and loss_curl: leave one"):
+        build("drqv2", ["taco", "curl"])
+    encoder = PixelEncoder(SHAPE, channels=4)
+    agent = DrQV2(encoder, BOX, [TACO(encoder, BOX, 3, curl=False), CURL(encoder)], **SMALL)
+    assert {"loss_taco", "loss_curl", "loss_reward"} <= set(agent.update(make_batch(), 0))
+
+
+def test_horizon_is_that_of_the_objectives() -> None:
+    assert [build(name).horizon for name in ("drqv2", "taco", "sac with taco")] == [0, 3, 3]
+    assert build("drqv2", ["curl"]).horizon == 0
+
+
+@pytest.mark.parametrize("objectives", [[], ["curl"]])
+def test_latent_actions_need_taco(objectives: list[str]) -> None:
+    with pytest.raises(ValueError, match="needs TACO among the objectives"):
+        build("drqv2", objectives, latent_actions=True)
+
+
+@pytest.mark.parametrize("name", ["drqv2", "sac"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.0}, "lr must be greater than 0"),
+        ({"update_every_steps": 0}, "update_every_steps must be greater than 0"),
+    ],
+)
+def test_impossible_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(name, **options)
+
+
+@pytest.mark.parametrize("name", ["drqv2", "sac"])
+def test_discrete_actions_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="needs continuous actions in one axis"):
+        make_agent(name, SHAPE, spaces.Discrete(3))
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    with pytest.raises(ValueError, match="unknown agent 'drq2': did you mean drqv2"):
+        make_agent("drq2", SHAPE, BOX)
+    with pytest.raises(ValueError, match="unknown objective 'tako': did you mean taco"):
+        build("drqv2", ["tako"])
+
+
+def test_bad_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="a schedule is a number or"):
+        build("drqv2", stddev_schedule="linear(1)")
+
+
+class Brightness(Objective):
+    """A user's own method: the features tell how bright the picture is."""
+
+    def __init__(self, encoder: PixelEncoder) -> None:
+        super().__init__(encoder)
+        self.in_keys = ["observation"]
+        self.out_keys = ["loss_brightness", "brightness"]
+        self.head = nn.Sequential(projection(encoder.repr_dim, 8), nn.Linear(8, 1))
+
+    def losses(self, observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        brightness = observation.float().mean((1, 2, 3)) / 255
+        predicted = self.head(self.encoder(self.augment(observation)))[:, 0]
+        return {"loss_brightness": (predicted - brightness).square().mean(), "brightness": brightness.mean()}
+
+
+@pytest.mark.parametrize("agent_class", AGENTS.values())
+def test_an_objective_of_ones_own_needs_no_change_here(agent_class: type[Agent]) -> None:
+    encoder = PixelEncoder(SHAPE, channels=4)
+    agent = agent_class(encoder, BOX, [Brightness(encoder)], lr=1e-3, **SMALL)
+    batch = make_batch()
+    history = [agent.update(batch, step)["loss_brightness"].item() for step in range(30)]
+    assert history[-1] < 0.5 * history[0]
+
+
+@pytest.mark.parametrize("name", ["drqv2", "taco", "sac"])
+def test_agents_learn_the_best_action(name: str) -> None:
+    """A bandit: one picture, the reward falls with the distance of the action from a target."""
+    options: dict[str, Any] = {"init_temperature": 0.01} if name == "sac" else {"stddev_schedule": 0.2}
+    agent = build(name, lr=3e-3, critic_target_tau=0.1, hidden_dim=32, **options)
+    target = torch.tensor([0.5, -0.3])
+    picture = make_batch(1)["observation"]
+    generator = torch.Generator().manual_seed(0)
+
+    def distance() -> float:
+        return float(np.abs(agent.act(picture.numpy(), 10**6, eval_mode=True)[0] - target.numpy()).max())
+
+    at_first = distance()
+    for step in range(250):
+        batch = make_batch(32, seed=step)
+        batch["action_sequence"] = torch.rand(32, 3, 2, generator=generator) * 2 - 1
+        batch["action"] = batch["action_sequence"][:, 0]
+        for key in ("observation", "future_observation", ("next", "observation")):
+            batch[key] = picture.expand(32, *SHAPE)
+        batch["next", "reward"] = -(batch["action"] - target).square().sum(1, keepdim=True)
+        batch["discount"].zero_()
+        agent.update(batch, step)
+    assert distance() < 0.15 < at_first
+
+
+def test_agent_and_objectives_shift_alike() -> None:
+    agent = build("taco", shift=2)
+    assert agent.augment is agent.objectives[0].augment
+    assert agent.augment.pad == 2

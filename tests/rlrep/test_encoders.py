@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlrep import PixelDecoder, PixelEncoder
+from rlrep.encoders import STRIDES, mlp, supports_bfloat16
+
+SHAPE = (9, 20, 24)
+
+
+def pixels(batch_size: int = 3, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch_size, *shape), generator=generator).to(torch.uint8)
+
+
+def reference(encoder: PixelEncoder, observation: Tensor) -> Tensor:
+    """The paper's encoder as it is written: normalise, then convolve."""
+    x = observation.float() / 255 - 0.5
+    for convolution, stride in zip(encoder.convolutions, STRIDES, strict=True):
+        x = F.relu(F.conv2d(x, convolution.weight, convolution.bias, stride))
+    return x.flatten(1)
+
+
+def encoder_with_biases(precision: str = "float32") -> PixelEncoder:
+    torch.manual_seed(1)
+    encoder = PixelEncoder(SHAPE, channels=6, precision=precision)
+    for name, parameter in encoder.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    return encoder
+
+
+def test_size_of_the_paper() -> None:
+    encoder = PixelEncoder((9, 84, 84), channels=32)
+    assert encoder.repr_dim == 39200
+    with torch.no_grad():
+        assert encoder(pixels(1, (9, 84, 84))).shape == (1, 39200)
+
+
+@pytest.mark.parametrize("shape", [(3, 17, 17), (1, 18, 31), (9, 20, 20)])
+def test_repr_dim_is_the_size_of_the_output(shape: tuple[int, int, int]) -> None:
+    encoder = PixelEncoder(shape, channels=2)
+    assert encoder(pixels(2, shape)).shape == (2, encoder.repr_dim)
+
+
+def test_float32_equals_the_paper() -> None:
+    encoder, observation = encoder_with_biases(), pixels()
+    torch.testing.assert_close(encoder(observation), reference(encoder, observation), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_equal_the_paper() -> None:
+    encoder, observation = encoder_with_biases(), pixels()
+    weights = torch.linspace(-1, 1, encoder.repr_dim)
+    parameters = list(encoder.parameters())
+    ours = torch.autograd.grad((encoder(observation) * weights).sum(), parameters)
+    theirs = torch.autograd.grad((reference(encoder, observation) * weights).sum(), parameters)
+    assert all(gradient.abs().sum() > 0 for gradient in ours)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_bfloat16_is_near_and_leaves_float32_outside() -> None:
+    encoder, observation = encoder_with_biases("bfloat16"), pixels()
+    out = encoder(observation)
+    assert out.dtype == torch.float32
+    expected = reference(encoder, observation)
+    assert not torch.equal(out, expected)
+    assert (out - expected).norm() < 0.03 * expected.norm()
+    out.sum().backward()
+    for parameter in encoder.parameters():
+        assert parameter.dtype == torch.float32
+        assert parameter.grad is not None and parameter.grad.dtype == torch.float32 and parameter.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_memory_layout_of_the_input_does_not_matter(layout: torch.memory_format) -> None:
+    encoder = encoder_with_biases()
+    expected = reference(encoder, pixels())
+    torch.testing.assert_close(encoder(pixels().contiguous(memory_format=layout)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 24, 20), (3, 6, 20, 24), SHAPE, (1, 3, 9, 20, 24)])
+def test_observations_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\(B, 9, 20, 24\), got"):
+        PixelEncoder(SHAPE, channels=2)(torch.zeros(shape, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("shape", [(9, 84), (9, 16, 84), (9, 84, 16), (0, 84, 84), (9, 84, 84, 3)])
+def test_impossible_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="at least 17 pixels"):
+        PixelEncoder(shape)
+
+
+def test_impossible_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="channels must be at least 1"):
+        PixelEncoder(SHAPE, channels=0)
+    with pytest.raises(ValueError, match="float32, bfloat16, got 'float16'"):
+        PixelEncoder(SHAPE, precision="float16")
+
+
+def test_orthogonal_start() -> None:
+    encoder = PixelEncoder(SHAPE, channels=6)
+    for convolution in encoder.convolutions:
+        rows = convolution.weight.flatten(1)
+        torch.testing.assert_close(rows @ rows.T, 2 * torch.eye(6), rtol=0, atol=1e-5)
+        assert not convolution.bias.any()
+
+
+def test_share_and_load_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    encoder = encoder_with_biases("bfloat16")
+    encoder.save_pretrained(tmp_path)
+    assert {"config.json", "model.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+    loaded = PixelEncoder.from_pretrained(tmp_path)
+    assert (loaded.observation_shape, loaded.channels, loaded.precision) == (SHAPE, 6, "bfloat16")
+    assert torch.equal(loaded(pixels()), encoder(pixels()))
+
+
+def test_decoder_gives_images_of_the_shape_asked_for() -> None:
+    assert PixelDecoder(5, (3, 20, 24), channels=2)(torch.zeros(2, 5)).shape == (2, 3, 20, 24)
+    with pytest.raises(ValueError, match="divisible by 4, got 18×20"):
+        PixelDecoder(5, (3, 18, 20))
+
+
+def test_mlp_has_a_relu_after_each_hidden_layer_only() -> None:
+    layers = [type(layer).__name__ for layer in mlp(2, [3, 4], 1)]
+    assert layers == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+
+
+def test_support_for_bfloat16_is_known_for_every_device() -> None:
+    assert isinstance(supports_bfloat16("cpu"), bool)
+    assert not supports_bfloat16("meta")

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from rlrep import CURL, OBJECTIVES, TACO, ForwardModel, Objective, PixelEncoder, RandomShift, info_nce, make_objective
+
+SHAPE = (9, 20, 20)
+BOX = spaces.Box(-1, 1, (2,))
+DISCRETE = spaces.Discrete(4)
+SMALL: dict[str, dict[str, Any]] = {
+    "taco": {"feature_dim": 8, "hidden_dim": 16},
+    "curl": {"feature_dim": 8},
+    "forward_model": {"feature_dim": 8, "hidden_dim": 16},
+}
+VARIANTS = [
+    *(pytest.param(name, {}, id=name) for name in OBJECTIVES),
+    pytest.param("taco", {"curl": False}, id="taco without curl"),
+    pytest.param("taco", {"reward": False}, id="taco without reward"),
+    pytest.param("forward_model", {"predict": "pixels"}, id="forward_model of pixels"),
+]
+
+
+@pytest.fixture
+def encoder() -> PixelEncoder:
+    torch.manual_seed(0)
+    return PixelEncoder(SHAPE, channels=4)
+
+
+def build(name: str, encoder: PixelEncoder, action_space: Any = BOX, **options: Any) -> Objective:
+    return make_objective(name, encoder, action_space, **(SMALL.get(name, {}) | options))
+
+
+def make_batch(action_space: Any = BOX, batch_size: int = 5, horizon: int = 3) -> TensorDict:
+    torch.manual_seed(1)
+
+    def pixels() -> Tensor:
+        return torch.randint(0, 256, (batch_size, *SHAPE), dtype=torch.uint8)
+
+    sequence = torch.randint(0, 4, (batch_size, horizon))
+    if action_space is BOX:
+        sequence = torch.rand(batch_size, horizon, 2) * 2 - 1
+    return TensorDict(
+        {
+            "observation": pixels(),
+            "action": sequence[:, 0],
+            "action_sequence": sequence,
+            "future_observation": pixels(),
+            "next": {"observation": pixels(), "reward": torch.rand(batch_size, 1)},
+            "discount": torch.full((batch_size, 1), 0.97),
+        },
+        batch_size=[batch_size],
+    )
+
+
+def losses(out: TensorDict) -> dict[str, Tensor]:
+    return {name: value for name, value in out.items() if name.startswith("loss_")}
+
+
+@pytest.mark.parametrize("action_space", [BOX, DISCRETE], ids=["continuous", "discrete"])
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_protocol(name: str, options: dict[str, Any], action_space: Any, encoder: PixelEncoder) -> None:
+    objective = build(name, encoder, action_space, **options)
+    batch = make_batch(action_space)
+    out = objective(batch.select(*objective.in_keys))  # it needs nothing else
+    assert list(out.keys()) == objective.out_keys
+    assert losses(out)
+    for key, value in out.items():
+        assert value.shape == () and value.isfinite()
+        assert value.requires_grad == key.startswith("loss_"), key
+    sum(losses(out).values()).backward()
+    for key, parameter in objective.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
+    assert {id(p) for p in encoder.parameters()} < {id(p) for p in objective.parameters()}
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_missing_entries_are_named_with_who_has_them(name: str, options: dict[str, Any], encoder: PixelEncoder) -> None:
+    objective = build(name, encoder, **options)
+    for key in objective.in_keys:
+        batch = make_batch()
+        del batch[key]
+        with pytest.raises(KeyError) as error:
+            objective(batch)
+        text = str(error.value)
+        assert type(objective).__name__ in text and repr(key) in text
+        assert ("video" if key != "observation" else "every batch of a replay buffer") in text
+
+
+@pytest.mark.parametrize("name", ["taco", "forward_model"])
+def test_sequences_of_another_length_are_refused(name: str, encoder: PixelEncoder) -> None:
+    objective = build(name, encoder, horizon=2)
+    assert objective.horizon == 2
+    with pytest.raises(ValueError, match="horizon=2, the batch holds sequences of 3 actions"):
+        objective(make_batch(horizon=3))
+
+
+@pytest.mark.parametrize("name", ["taco", "forward_model"])
+def test_horizon_below_one_is_refused(name: str, encoder: PixelEncoder) -> None:
+    with pytest.raises(ValueError, match="horizon must be at least 1 step, got 0"):
+        build(name, encoder, horizon=0)
+
+
+def test_unknown_name_suggests_the_nearest(encoder: PixelEncoder) -> None:
+    with pytest.raises(ValueError, match="unknown objective 'taca': did you mean taco"):
+        build("taca", encoder)
+
+
+def test_switches_of_taco(encoder: PixelEncoder) -> None:
+    full = build("taco", encoder)
+    assert {"loss_taco", "loss_curl", "loss_reward"} == {name for name in full.out_keys if name.startswith("loss_")}
+    bare = build("taco", encoder, curl=False, reward=False)
+    assert bare.out_keys == ["loss_taco", "taco_accuracy"]
+    assert ("next", "reward") not in bare.in_keys
+    assert not any("reward" in name for name, _ in bare.named_parameters())
+    bare.load_state_dict(full.state_dict(), strict=False)
+    torch.manual_seed(2)
+    expected = full(make_batch())["loss_taco"]
+    torch.manual_seed(2)
+    torch.testing.assert_close(bare(make_batch())["loss_taco"], expected)
+
+
+def test_taco_reads_the_reward_and_the_order_of_actions(encoder: PixelEncoder) -> None:
+    taco = build("taco", encoder, augment=RandomShift(0))
+    before = taco(make_batch())
+    batch = make_batch()
+    batch["next", "reward"] += 1
+    after = taco(batch)
+    assert after["loss_reward"] != before["loss_reward"] and after["loss_taco"] == before["loss_taco"]
+    batch["action_sequence"] = batch["action_sequence"].flip(1)
+    assert taco(batch)["loss_taco"] != before["loss_taco"]
+
+
+class Recorder(RandomShift):
+    """Hands every view on as floats, whose gradients tell what the loss reaches."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.views: list[Tensor] = []
+
+    def forward(self, observation: Tensor) -> Tensor:
+        self.views.append(observation.float().requires_grad_(torch.is_grad_enabled()))
+        return self.views[-1]
+
+
+@pytest.mark.parametrize(("name", "with_gradient"), [("taco", 1), ("curl", 1), ("forward_model", 1)])
+def test_targets_carry_no_gradient(name: str, with_gradient: int, encoder: PixelEncoder) -> None:
+    augment = Recorder()
+    objective = build(name, encoder, augment=augment)
+    batch = make_batch()
+    sum(losses(objective(batch)).values()).backward()
+    reached = [view for view in augment.views if view.requires_grad]
+    assert len(reached) == with_gradient < len(augment.views)
+    assert all(view.grad is not None and view.grad.abs().sum() > 0 for view in reached)
+    assert all(torch.equal(view, batch["observation"]) for view in reached)
+
+
+def test_taco_draws_a_view_for_each_use(encoder: PixelEncoder) -> None:
+    augment = Recorder()
+    batch = make_batch()
+    build("taco", encoder, augment=augment)(batch)
+    seen = [[torch.equal(view, batch[key]) for view in augment.views] for key in ("observation", "future_observation")]
+    assert [sum(row) for row in seen] == [2, 1]
+
+
+def test_pixels_predicted_are_the_newest_frame_unshifted(encoder: PixelEncoder) -> None:
+    model = build("forward_model", encoder, predict="pixels")
+    assert isinstance(model, ForwardModel) and model.decoder is not None
+    batch = make_batch()
+    for parameter in model.decoder.parameters():
+        nn.init.zeros_(parameter)
+    expected = (batch["future_observation"][:, 6:].float() / 255 - 0.5).square().mean()
+    torch.testing.assert_close(model(batch)["loss_forward"], expected)
+
+
+def test_forward_model_of_features_measures_directions(encoder: PixelEncoder) -> None:
+    model = build("forward_model", encoder, augment=RandomShift(0))
+    assert isinstance(model, ForwardModel)
+    batch = make_batch()
+    state, target = (model.state_projection(encoder(batch[k])) for k in ("observation", "future_observation"))
+    sequence = model.sequence_encoder(model.action_encoder(batch["action_sequence"]))
+    prediction = model.predictor(torch.cat([state, sequence], 1))
+    difference = nn.functional.normalize(prediction) - nn.functional.normalize(target)
+    torch.testing.assert_close(model(batch)["loss_forward"], difference.square().sum(1).mean())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"predict": "rewards"}, "predict must be one of features, pixels, got 'rewards'"),
+        ({"frame_channels": 10}, "frame_channels must lie in 1..9"),
+        ({"frame_channels": 0}, "frame_channels must lie in 1..9"),
+    ],
+)
+def test_impossible_forward_models_are_refused(options: dict[str, Any], message: str, encoder: PixelEncoder) -> None:
+    with pytest.raises(ValueError, match=message):
+        build("forward_model", encoder, **options)
+
+
+def test_curl_needs_no_action_space(encoder: PixelEncoder) -> None:
+    assert CURL(encoder, feature_dim=8)(make_batch().select("observation"))["loss_curl"].isfinite()
+
+
+def test_curl_by_its_formula(encoder: PixelEncoder) -> None:
+    curl = CURL(encoder, feature_dim=8, augment=RandomShift(0))
+    z = curl.state_projection(encoder(make_batch()["observation"]))
+    torch.testing.assert_close(curl(make_batch())["loss_curl"], info_nce(z @ curl.bilinear, z.detach())[0])
+
+
+def moved_dots(batch_size: int, generator: torch.Generator) -> TensorDict:
+    """A bright dot that starts in the middle of a dark image and moves by 5 pixels times each of two actions."""
+    actions = torch.rand(batch_size, 2, 2, generator=generator) * 2 - 1
+    start = torch.full((batch_size, 2), 12.0)
+
+    def image(position: Tensor) -> Tensor:
+        grid = torch.stack(torch.meshgrid(torch.arange(25.0), torch.arange(25.0), indexing="ij"))
+        distance = (grid - position[:, :, None, None]).square().sum(1, keepdim=True)
+        return (255 * torch.exp(-distance / 8)).to(torch.uint8)
+
+    return TensorDict(
+        {
+            "observation": image(start),
+            "action_sequence": actions,
+            "future_observation": image(start + 5 * actions.sum(1)),
+        },
+        batch_size=[batch_size],
+    )
+
+
+def test_taco_learns_what_actions_do() -> None:
+    """All start alike, so that the actions alone tell the futures apart: the chance of a right answer is 1/32."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    encoder = PixelEncoder((1, 25, 25), channels=8)
+    taco = TACO(encoder, BOX, 2, 32, 128, curl=False, reward=False, augment=RandomShift(0))
+    optimizer = torch.optim.Adam(taco.parameters(), lr=5e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        taco(moved_dots(32, generator))["loss_taco"].backward()
+        optimizer.step()
+    with torch.no_grad():
+        held_out = [moved_dots(32, generator) for _ in range(8)]
+        accuracy = sum(taco(batch)["taco_accuracy"].item() for batch in held_out) / 8
+        assert accuracy > 0.3
+        for batch in held_out:
+            batch["action_sequence"].zero_()
+        blind = sum(taco(batch)["taco_accuracy"].item() for batch in held_out) / 8
+        assert blind < 0.1
+
+
+def test_forward_model_of_pixels_learns_what_actions_do() -> None:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    encoder = PixelEncoder((1, 28, 28), channels=8)
+    model = ForwardModel(encoder, BOX, 2, "pixels", 1, 16, 64, augment=RandomShift(0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+
+    def padded_dots() -> TensorDict:
+        batch = moved_dots(32, generator)
+        for key in ("observation", "future_observation"):
+            batch[key] = nn.functional.pad(batch[key], (1, 2, 1, 2))
+        return batch
+
+    held_out = padded_dots()
+    for _ in range(120):
+        optimizer.zero_grad()
+        model(padded_dots())["loss_forward"].backward()
+        optimizer.step()
+    with torch.no_grad():
+        right = model(held_out)["loss_forward"]
+        held_out["action_sequence"] = held_out["action_sequence"].roll(1, 0)
+        assert model(held_out)["loss_forward"] > 1.5 * right
