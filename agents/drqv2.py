@@ -28,8 +28,11 @@ class Actor(nn.Module):
         self.policy = mlp(feature_dim, [hidden_dim, hidden_dim], action_dim)
         self.apply(orthogonal_init)
 
+    def pre_activation(self, features: Tensor) -> Tensor:
+        return self.policy(self.trunk(features))
+
     def forward(self, features: Tensor) -> Tensor:
-        return torch.tanh(self.policy(self.trunk(features)))
+        return torch.tanh(self.pre_activation(features))
 
 
 def add_noise(mean: Tensor, stddev: float, clip: float | None) -> Tensor:
@@ -60,6 +63,8 @@ class DrQV2(Agent):
         critic_target_tau: τ.
         stddev_schedule: exploration noise, see `parse_schedule`.
         stddev_clip: bound of the noise in updates.
+        pre_activation_weight: λ of a penalty λ x² on the actor's output x before its tanh, as in MR.Q (arXiv
+            2501.16142); 0 in DrQ-v2. It keeps a small network with a large step size from saturating before its critic knows better.
         num_expl_steps: agent steps with uniformly random actions at the start.
         update_every_steps: agent steps per update.
         augment: the image augmentation; a random shift by 4 pixels if None.
@@ -78,12 +83,14 @@ class DrQV2(Agent):
         critic_target_tau: float = 0.01,
         stddev_schedule: str | float = "linear(1.0,0.1,100000)",
         stddev_clip: float = 0.3,
+        pre_activation_weight: float = 0.0,
         num_expl_steps: int = 2000,
         update_every_steps: float = 2,
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, action_space, objectives, lr, num_expl_steps, update_every_steps, augment)
         self.critic_target_tau, self.stddev_clip = critic_target_tau, stddev_clip
+        self.pre_activation_weight = pre_activation_weight
         self.stddev = parse_schedule(stddev_schedule)
 
         device = self.device
@@ -131,11 +138,14 @@ class DrQV2(Agent):
         }
 
     def update_actor(self, features: Tensor, stddev: float) -> Metrics:
-        action = add_noise(self.actor(features), stddev, self.stddev_clip)
-        q1, q2 = self.critic(features, self.encode_action(action))
+        pre_activation = self.actor.pre_activation(features)
+        mean = torch.tanh(pre_activation)
+        q1, q2 = self.critic(features, self.encode_action(add_noise(mean, stddev, self.stddev_clip)))
         loss = -torch.min(q1, q2).mean()
+        if self.pre_activation_weight:
+            loss = loss + self.pre_activation_weight * pre_activation.square().mean()
         self.step("actor", loss)
-        return {"actor_loss": loss.detach()}
+        return {"actor_loss": loss.detach(), "actor_mean_abs": mean.detach().abs().mean()}
 
 
 def _latent_actions(objectives: Sequence[Objective]) -> ActionEncoder:

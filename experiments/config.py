@@ -53,7 +53,7 @@ POSITIVE = (
 )
 
 # Options of agents and objectives whose 0 means something.
-MAY_BE_ZERO = {"num_expl_steps", "stddev_clip"}
+MAY_BE_ZERO = {"num_expl_steps", "pre_activation_weight", "stddev_clip"}
 
 # Arguments of agents and objectives that are no options.
 GIVEN_BY_US = {"encoder", "action_space", "objectives", "augment", "return"}
@@ -130,6 +130,7 @@ class TrainConfig:
     feature_dim: int
     hidden_dim: int
     stddev_schedule: str
+    pre_activation_weight: float
     encoder: EncoderConfig
     objectives: list[str]
     objective: dict[str, Any]

@@ -18,6 +18,7 @@ import hydra
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
@@ -346,8 +347,10 @@ def main(composed: DictConfig) -> None:
     try:
         folder = train(composed)
     except EXPECTED as error:
-        if HydraConfig.get().mode is RunMode.MULTIRUN or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # Hydra goes on with the other runs, and fails at the end
+            raise CompactHydraException(f"error: {error}") from error
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: go on with resume=true")
