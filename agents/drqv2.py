@@ -64,7 +64,8 @@ class DrQV2(Agent):
         stddev_schedule: exploration noise, see `parse_schedule`.
         stddev_clip: bound of the noise in updates.
         pre_activation_weight: λ of a penalty λ x² on the actor's output x before its tanh, as in MR.Q (arXiv
-            2501.16142); 0 in DrQ-v2. It keeps a small network with a large step size from saturating before its critic knows better.
+            2501.16142); 0 in DrQ-v2. It keeps a small network with a large step size from saturating before
+            its critic knows better.
         num_expl_steps: agent steps with uniformly random actions at the start.
         update_every_steps: agent steps per update.
         augment: the image augmentation; a random shift by 4 pixels if None.

@@ -1,0 +1,60 @@
+"""Scoring a run again: the same numbers each time, and those of its last evaluation."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import av
+import pytest
+
+from experiments.evaluate import main
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def returns(path: Path) -> list[float]:
+    with path.open(newline="") as file:
+        return [float(row["episode_return"]) for row in csv.DictReader(file)]
+
+
+def test_a_checkpoint_scores_what_it_scored_in_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(folder), "--episodes", "3", "--device", "cpu"]) == 0
+    assert "cartpole_balance, drqv2 after 3,000 frames: return" in (told := capsys.readouterr().out)
+    scores = returns(folder / "evaluate.csv")
+    assert len(scores) == 3 and scores[0] == returns(folder / "eval.csv")[-1]
+    with av.open(str(folder / "videos" / "evaluate.mp4")) as video:
+        assert len(list(video.decode(video=0))) == 20
+    assert main([str(folder), "--episodes", "3", "--device", "cpu"]) == 0
+    assert capsys.readouterr().out == told and returns(folder / "evaluate.csv") == scores
+
+
+def test_the_random_policy_needs_no_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(folder / "checkpoints")
+    video = folder / "elsewhere" / "random.mp4"
+    assert main([str(folder), "--random", "--episodes", "2", "--video", str(video)]) == 0
+    assert "cartpole_balance, random: return" in capsys.readouterr().out
+    scores = returns(folder / "random.csv")
+    assert len(scores) == 2 and min(scores) > 0 and video.exists()
+    assert main([str(folder), "--random", "--episodes", "2", "--seed", "5"]) == 0
+    assert returns(folder / "random.csv") != scores
+
+
+def test_what_is_no_run_is_told_in_a_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def error(*arguments: str) -> str:
+        assert main([*arguments, "--episodes", "1"]) == 1
+        return capsys.readouterr().err
+
+    assert error(str(tmp_path)) == f"error: {tmp_path} is not a run: it has no config.yaml\n"
+    assert error(str(folder), "--device", "gpu").startswith("error: device=gpu is not a device")
+    (folder / "checkpoints" / "latest.pt").write_bytes(b"PK")
+    assert "latest.pt is truncated or damaged" in error(str(folder))
+    (folder / "checkpoints" / "latest.pt").unlink()
+    assert "there is no checkpoint at" in error(str(folder))
+    (folder / "file").touch()
+    assert error(str(folder), "--random", "--video", str(folder / "file" / "x.mp4")).startswith("error: [Errno 17]")
+    with pytest.raises(SystemExit):
+        main([str(folder), "--episodes", "0"])
