@@ -19,7 +19,7 @@ TINY = [
     "action_repeat=50",
     "num_train_frames=3000",
     "num_seed_frames=500",
-    "eval_every_frames=2000",
+    "eval_every_frames=3000",
     "checkpoint_every_frames=1000",
     "num_eval_episodes=1",
     "image_size=20",
@@ -29,6 +29,7 @@ TINY = [
     "hidden_dim=16",
     "feature_dim=8",
     "agent.num_expl_steps=5",
+    "save_video=false",
 ]
 
 Run = Callable[..., Path]
@@ -58,7 +59,7 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of drqv2; tests only read it."""
-    return run_in(tmp_path_factory.mktemp("finished") / "run", "agent=drqv2")
+    return run_in(tmp_path_factory.mktemp("finished") / "run", "agent=drqv2", "save_video=true")
 
 
 @pytest.fixture

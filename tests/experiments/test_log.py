@@ -21,7 +21,7 @@ def quiet_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quiet_wandb")
 def test_wandb_offline_keeps_the_history_and_a_resumed_run_its_id(run: Run) -> None:
-    overrides = ("agent=drqv2", "use_wandb=true", "wandb.mode=offline")
+    overrides = ("agent=drqv2", "use_wandb=true", "wandb.mode=offline", "save_video=true")
     folder = run(*overrides, "num_train_frames=2000")
     run(*overrides, "num_train_frames=3000", "resume=true")
     logs = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))

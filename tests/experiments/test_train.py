@@ -36,7 +36,7 @@ def table(path: Path) -> list[dict[str, str]]:
     ],
 )
 def test_every_agent_and_objective_leaves_a_whole_folder(run: Run, agent: str, losses: set[str]) -> None:
-    folder = run(*agent.split(), "num_train_frames=2000")
+    folder = run(*agent.split(), "num_train_frames=2000", "eval_every_frames=2000", "save_video=true")
     assert configuration.load(folder / "config.yaml").run_dir == str(folder)
     training, evaluation = table(folder / "train.csv"), table(folder / "eval.csv")
     assert [row["frame"] for row in training] == ["1000", "2000"]
@@ -70,7 +70,6 @@ def test_updates_are_as_many_as_configured(
         f"num_envs={num_envs}",
         f"agent.update_every_steps={every}",
         "num_train_frames=1500",
-        "save_video=false",
     )
     # 30 agent steps, and the first update when 10 are done.
     assert len(steps) == int((30 - 10) / every) + 1 == load_checkpoint(folder / "checkpoints" / "latest.pt")["updates"]
@@ -85,7 +84,7 @@ def test_environment_processes_end_with_a_run_that_fails(run: Run, monkeypatch: 
 
     monkeypatch.setattr("experiments.train.Trainer.update", fail)
     with pytest.raises(AssertionError, match="a programming error"):
-        run("agent=drqv2", "num_envs=2", "save_video=false")
+        run("agent=drqv2", "num_envs=2")
     assert not multiprocessing.active_children()
 
 
@@ -114,7 +113,6 @@ def test_multirun_makes_a_folder_for_each_task_and_seed(tmp_path: Path, start: S
         "seed=1,2",
         "agent=drqv2",
         "num_train_frames=1000",
-        "save_video=false",
         f"run_dir={tmp_path}/${{task}}/${{seed}}",
         f"hydra.sweep.dir={tmp_path}/sweep",
         multirun=True,
@@ -129,6 +127,7 @@ def test_multirun_makes_a_folder_for_each_task_and_seed(tmp_path: Path, start: S
 def test_multirun_on_ray(tmp_path: Path, start: Start) -> None:
     done = start(
         "hydra/launcher=ray",
+        "hydra.launcher.ray.init.address=local",
         "+hydra.launcher.ray.init.num_cpus=2",
         "seed=1,2",
         "agent=drqv2",
