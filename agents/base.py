@@ -67,6 +67,12 @@ class Agent(nn.Module):
         super().__init__()
         if len(action_space.shape) != 1:
             raise ValueError(f"{type(self).__name__} needs continuous actions in one axis, got {action_space}")
+        bounds = [getattr(action_space, name, bound) for name, bound in (("low", -1), ("high", 1))]
+        if not (np.all(bounds[0] == -1) and np.all(bounds[1] == 1)):
+            raise ValueError(
+                f"{type(self).__name__} acts in [-1, 1], got {action_space}: wrap the environment in "
+                f"gymnasium.wrappers.RescaleAction(env, -1, 1)"
+            )
         for name, value in dict(lr=lr, update_every_steps=update_every_steps).items():
             if value <= 0:
                 raise ValueError(f"{name} must be greater than 0, got {value}")

@@ -21,7 +21,7 @@ class ForwardModel(Objective):
 
     - ``predict="features"``: ``loss_forward`` = mean ‖ẑ/‖ẑ‖ - z/‖z‖‖², between the prediction ẑ and z = projection(
       encoder(o_t+K)), which carries no gradient (the self-predictive loss of arXiv 2007.05929, without a momentum
-      copy).
+      copy). With nothing else to learn from, z may collapse to a constant; a critic on the same encoder keeps it apart.
     - ``predict="pixels"``: ``loss_forward`` = mean squared error of the decoded newest frame of o_t+K, on the scale
       pixels / 255 - 0.5 (the Gaussian likelihood of arXiv 2403.13765, up to a constant).
 

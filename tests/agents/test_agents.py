@@ -310,3 +310,9 @@ def test_agent_and_objectives_shift_alike() -> None:
     agent = build("taco", shift=2)
     assert agent.augment is agent.objectives[0].augment
     assert agent.augment.pad == 2
+
+
+@pytest.mark.parametrize("algorithm", AGENTS)
+def test_actions_of_another_range_are_refused(algorithm: str) -> None:
+    with pytest.raises(ValueError, match="RescaleAction"):
+        make_agent(algorithm, SHAPE, spaces.Box(-2, 2, (2,)), encoder_options={"channels": 4}, **SMALL)
