@@ -28,7 +28,7 @@ def register_envs() -> None:
 
     Keyword arguments of `gymnasium.make` reach `PixelControl`.
     """
-    for task in TASKS:
+    for task in (*TASKS, "ball_in_cup_catch"):
         if (name := f"rlrep/{task}-v0") not in gym.registry:
             gym.register(name, entry_point="envs.dmc:PixelControl", kwargs={"task": task})
 

@@ -27,6 +27,9 @@ def default_to_egl() -> None:
     """
     if sys.platform == "linux" and "DISPLAY" not in os.environ and "dm_control" not in sys.modules:
         os.environ.setdefault("MUJOCO_GL", "egl")
+    # Mesa's software renderer then draws in the calling thread: its own threads do not survive the fork of Gymnasium's
+    # process environments, which would wait for them for ever, and small pictures are not drawn faster by them.
+    os.environ.setdefault("LP_NUM_THREADS", "0")
 
 
 def has_gpu() -> bool:

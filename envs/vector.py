@@ -13,12 +13,10 @@ from gymnasium.vector.async_vector_env import AsyncState
 from envs.dmc import PixelControl
 from envs.episode_seeds import EpisodeSeeds
 
-# LP_NUM_THREADS: Mesa's software renderer draws in the calling thread.
 _ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    "LP_NUM_THREADS": "0",
 }
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from experiments.files import write_atomically
+from rlrep.replay import ReplayError
 
 VERSION = 1
 
@@ -46,6 +49,20 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             f"that wrote it, or start the run anew in another run_dir"
         )
     return state
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Makes a `CheckpointError` of what a run finds missing or of other shapes in the checkpoint at `path`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, ReplayError):
+            raise
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this run ({str(error).splitlines()[0]}): restore it from a copy, or start "
+            f"the run anew in another run_dir"
+        ) from error
 
 
 def random_state() -> dict[str, Any]:

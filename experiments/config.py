@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -53,7 +53,7 @@ POSITIVE = (
 )
 
 # Options of agents and objectives whose 0 means something.
-MAY_BE_ZERO = {"num_expl_steps", "pre_activation_weight", "stddev_clip"}
+MAY_BE_ZERO = {"num_expl_steps", "pre_activation_weight", "stddev_clip", "stddev_schedule"}
 
 # Arguments of agents and objectives that are no options.
 GIVEN_BY_US = {"encoder", "action_space", "objectives", "augment", "return"}
@@ -66,6 +66,7 @@ FREE_ON_RESUME = {
     "num_train_frames",
     "num_eval_episodes",
     "eval_every_frames",
+    "save_snapshot",
     "save_video",
     "use_tb",
     "use_wandb",
@@ -135,6 +136,7 @@ class TrainConfig:
     objectives: list[str]
     objective: dict[str, Any]
     agent: dict[str, Any]
+    save_snapshot: bool
     save_video: bool
     use_tb: bool
     use_wandb: bool
@@ -150,6 +152,10 @@ class TrainConfig:
         check_options("agent", self.agent_options, look_up("agent", self.agent["algorithm"], AGENTS))
         for name in self.objectives:
             check_options(f"objective.{name}", self.objective.get(name, {}), OBJECTIVES[name])
+        if not 0 <= self.shift < self.image_size:
+            raise ConfigError(f"shift must lie in 0..{self.image_size - 1}, less than the image, got {self.shift}")
+        if self.agent_options.get("critic_target_tau", 0) > 1:
+            raise ConfigError(f"agent.critic_target_tau must be at most 1, got {self.agent['critic_target_tau']}")
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, got {self.seed}")
         if len(set(self.objectives)) < len(self.objectives):
@@ -227,6 +233,11 @@ def complete(composed: DictConfig) -> TrainConfig:
     for name, value in usual.items():
         if config[name] is None:
             config[name] = value
+    if config.num_seed_frames is None:
+        config.num_seed_frames = max(4000, int(config.batch_size) * int(config.action_repeat))
+    # The name says which losses the agent has, in the run's folder and in plots.
+    added = [name for name in config.objectives if name != config.agent.name]
+    config.agent.name = "+".join([config.agent.name, *added])
     config.device = resolve_device(str(config.device))
     if config.encoder.precision == "auto":
         config.encoder.precision = "bfloat16" if supports_bfloat16(config.device) else "float32"
@@ -247,11 +258,11 @@ def explanation(error: Exception) -> str:
     return f"{key}: {first_line}" if key else first_line
 
 
-def useful_replay_size(config: TrainConfig) -> int:
-    """`replay_buffer_size`, but no more rows than `num_train_frames` can fill."""
+def useful_replay_size(config: TrainConfig, wanted: int) -> int:
+    """`wanted` rows of a replay, but no more than `num_train_frames` can fill."""
     rows = config.num_train_frames // config.action_repeat
     # One more row an episode, and a few more for the environments that share it.
-    return min(config.replay_buffer_size, rows + rows // 50 + 100 * config.num_envs)
+    return min(wanted, rows + rows // 50 + 100 * config.num_envs)
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -269,7 +280,8 @@ def check_options(section: str, options: Mapping[str, Any], built: type) -> None
     for name, value in options.items():
         hint = look_up(f"option of {section}", name, hints)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        fits = number if hint is float else isinstance(value, hint) and (number or hint is not int)
+        takes_float = hint is float or float in get_args(hint)
+        fits = (number and takes_float) or (isinstance(value, hint) and (number or hint is not int))
         if not fits:
             raise ConfigError(f"{section}.{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
         least = "at least" if name in MAY_BE_ZERO else "greater than"

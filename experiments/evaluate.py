@@ -15,18 +15,19 @@ import torch
 
 from envs import OpenGLError
 from experiments import config as configuration
-from experiments.checkpoint import CheckpointError, load_checkpoint
+from experiments.checkpoint import CheckpointError, fitting, load_checkpoint
 from experiments.config import ConfigError, TrainConfig, refusals
 from experiments.evaluation import Evaluation, Policy, evaluate, make_evaluation_env, write_video
 from experiments.files import write_atomically
 from experiments.train import CHECKPOINT, CONFIG, build_agent
 
 
-def checkpoint_policy(config: TrainConfig, folder: Path, env: object) -> tuple[Policy, int]:
-    """The policy of a run's last checkpoint, and the frame that it was saved at."""
-    state = load_checkpoint(folder / CHECKPOINT, config.device)
+def checkpoint_policy(config: TrainConfig, checkpoint: Path, env: object) -> tuple[Policy, int]:
+    """The policy of a checkpoint, and the frame that it was saved at."""
+    state = load_checkpoint(checkpoint, config.device)
     agent = build_agent(config, env.observation_space, env.action_space)  # type: ignore[attr-defined]
-    agent.load_state_dict(state["agent"])
+    with fitting(checkpoint):
+        agent.load_state_dict(state["agent"])
     policy: Policy = lambda observation: agent.act(observation, state["step"], eval_mode=True)  # noqa: E731
     return policy, state["step"] * config.action_repeat
 
@@ -47,7 +48,7 @@ def write_returns(path: Path, evaluation: Evaluation) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("run", type=Path, help="folder of a run, or one of the checkpoints in it")
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--random", action="store_true", help="score the random policy instead of the checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="added to the seed that evaluation episodes are drawn from")
@@ -56,11 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.episodes < 1:
         parser.error(f"--episodes must be at least 1, got {options.episodes}")
+    is_file = options.run.suffix == ".pt"
+    folder, checkpoint = (options.run.parents[1], options.run) if is_file else (options.run, options.run / CHECKPOINT)
     stem = "random" if options.random else "evaluate"
-    video = options.video or options.run / "videos" / f"{stem}.mp4"
+    video = options.video or folder / "videos" / f"{stem}.mp4"
     try:
         with refusals():
-            config = configuration.load(options.run / CONFIG)
+            config = configuration.load(folder / CONFIG)
             config.device = configuration.resolve_device(options.device)
             torch.manual_seed(options.seed)
             config.seed += options.seed
@@ -69,12 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.random:
                 policy, name = random_policy(env.action_space.shape[0], config.seed), "random"
             else:
-                policy, frame = checkpoint_policy(config, options.run, env)
+                policy, frame = checkpoint_policy(config, checkpoint, env)
                 name = f"{config.agent['name']} after {frame:,} frames"
             evaluation = evaluate(policy, env, options.episodes, film=True)
         with refusals():
             write_video(video, evaluation.film, evaluation.frames_per_second)
-            write_returns(options.run / f"{stem}.csv", evaluation)
+            write_returns(folder / f"{stem}.csv", evaluation)
     except (ConfigError, CheckpointError, OpenGLError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

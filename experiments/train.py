@@ -29,6 +29,7 @@ from experiments import config as configuration
 from experiments.allocator import keep_pages
 from experiments.checkpoint import (
     CheckpointError,
+    fitting,
     load_checkpoint,
     random_state,
     save_checkpoint,
@@ -92,7 +93,9 @@ class Trainer:
             self.metrics = Metrics()
             checkpoint = folder / CHECKPOINT
             if checkpoint.exists():
-                self.restore(load_checkpoint(checkpoint, config.device))
+                state = load_checkpoint(checkpoint, config.device)
+                with fitting(checkpoint):
+                    self.restore(state)
             self.log = opened.enter_context(closing(Log(config, folder, self.frame, self.next_eval)))
             self.close = opened.pop_all().close
 
@@ -204,6 +207,8 @@ class Trainer:
         every = self.config.checkpoint_every_frames
         self.next_checkpoint = (self.frame // every + 1) * every
         self.metrics.check()  # before a checkpoint with NaNs replaces a good one
+        if not all(parameter.isfinite().all() for parameter in self.agent.parameters()):
+            raise NonFiniteLoss(f"a parameter is not finite at frame {self.frame}, though every loss was")
         next_episode = np.array(self.envs.get_attr("next_episode"))
         self.replay.flush()
         state = {
@@ -217,6 +222,8 @@ class Trainer:
             "next_episode": (next_episode - at_episode_start).tolist(),
         }
         save_checkpoint(self.folder / CHECKPOINT, state)
+        if self.config.save_snapshot:
+            save_checkpoint(self.folder / "checkpoints" / f"{self.frame:09d}.pt", state)
 
     def restore(self, state: dict[str, Any]) -> None:
         self.agent.load_state_dict(state["agent"])
@@ -264,7 +271,7 @@ def fit_to_folder(config: TrainConfig, folder: Path) -> None:
     if not path.exists():
         if (folder / CHECKPOINT).exists():
             raise ConfigError(f"{folder} holds a checkpoint but no {CONFIG}: put it back, or choose another run_dir")
-        config.replay_buffer_size = configuration.useful_replay_size(config)
+        config.replay_buffer_size = configuration.useful_replay_size(config, size)
         return
     saved = configuration.load(path)
     if not config.resume:
@@ -278,6 +285,12 @@ def fit_to_folder(config: TrainConfig, folder: Path) -> None:
             f"or choose another run_dir"
         )
     config.replay_buffer_size = saved.replay_buffer_size
+    if saved.replay_buffer_size < configuration.useful_replay_size(config, size):
+        print(
+            f"the replay keeps the {saved.replay_buffer_size} frames that it was made for with "
+            f"num_train_frames={saved.num_train_frames}; older ones will be overwritten",
+            file=sys.stderr,
+        )
 
 
 def train(composed: DictConfig) -> Path:

@@ -51,7 +51,7 @@ class ActionEncoder(nn.Module):
         self.apply(orthogonal_init)
 
     def forward(self, action: Tensor) -> Tensor:
-        return self.layers(action)
+        return self.layers(action if self.discrete else action.float())
 
 
 class ActionSequenceEncoder(nn.Module):

@@ -31,6 +31,8 @@ class Box:
 
 
 def cases(pattern: str) -> list[Any]:
+    empty = [str(folder) for folder in FOLDERS if not any(folder.glob("*.json"))]
+    assert not empty, f"no cases in {', '.join(empty)}"
     found = [path for folder in FOLDERS for path in sorted(folder.glob(pattern))]
     return [pytest.param(json.loads(path.read_text()), id=f"{path.parent.name}/{path.stem}") for path in found]
 

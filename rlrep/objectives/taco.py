@@ -94,5 +94,5 @@ class TACO(Objective):
                 second_view = self.project(observation)
             out["loss_curl"], out["curl_accuracy"] = info_nce(state @ self.bilinear, second_view)
         if self.reward_head is not None and reward is not None:
-            out["loss_reward"] = nn.functional.mse_loss(self.reward_head(state_action), reward)
+            out["loss_reward"] = nn.functional.mse_loss(self.reward_head(state_action).flatten(), reward.flatten())
         return out

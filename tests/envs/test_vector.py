@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -61,7 +63,7 @@ def test_workers_keep_to_one_thread_and_this_process_keeps_its_own(vector_env):
     worker = vector_env.processes[0].pid
     with open(f"/proc/{worker}/environ", "rb") as file:
         assert b"OMP_NUM_THREADS=1" in file.read().split(b"\0")
-    assert os.environ.get("LP_NUM_THREADS") != "0"
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
 
 
 @pytest.mark.timeout(60)
@@ -85,3 +87,16 @@ def test_wrong_arguments_are_named():
         make_vector_env("cup_catch", 1, seed=-1)
     with pytest.raises(ValueError, match="cup_catch"):
         make_vector_env("cup_cathc", 2, seed=0)
+
+
+def test_gymnasiums_own_processes_do_not_hang():
+    """Forked, after the parent has opened OpenGL, as `gymnasium.make_vec` does it."""
+    program = (
+        "import envs, gymnasium as gym\n"
+        "env = gym.make_vec('rlrep/cartpole_swingup-v0', 2, vectorization_mode='async', image_size=16)\n"
+        "print(env.reset(seed=0)[0].shape)\n"
+        "env.close()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "LP_NUM_THREADS"}
+    out = subprocess.run([sys.executable, "-c", program], env=environment, timeout=120, capture_output=True, text=True)
+    assert out.stdout.strip() == "(2, 9, 16, 16)", out.stderr

@@ -60,6 +60,8 @@ CHECKPOINT = "checkpoints/latest.pt"
         ("discount=1.5", "discount must lie in"),
         ("encoder.precision=float8", "precision must be one of float32, bfloat16"),
         ("image_size=12", "at least 17 pixels"),
+        ("shift=20", "shift must lie in 0..19"),
+        ("agent.critic_target_tau=1.5", "critic_target_tau must be at most 1"),
         ("camera=9", "no camera is called 9"),
         ("seed=-1", "seed must be at least 0"),
         ("wandb.mode=of", "unknown wandb.mode 'of'"),
@@ -169,6 +171,28 @@ def test_a_checkpoint_without_its_configuration_is_refused(run: Run, copy: Path)
     (copy / "config.yaml").unlink()
     with pytest.raises(ConfigError, match=r"holds a checkpoint but no config.yaml"):
         run("agent=drqv2", "resume=true")
+
+
+def test_a_checkpoint_of_another_agent_is_refused(run: Run, copy: Path) -> None:
+    state = load_checkpoint(copy / CHECKPOINT)
+    state["agent"].pop("actor.policy.0.weight")
+    save_checkpoint(copy / CHECKPOINT, {name: value for name, value in state.items() if name != "version"})
+    with pytest.raises(CheckpointError, match="not a checkpoint of this run"):
+        run("agent=drqv2", "resume=true", "num_train_frames=4000")
+
+
+def test_weights_that_are_nan_never_replace_a_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = DrQV2.update
+
+    def broken(agent: DrQV2, *arguments: Any) -> Any:
+        metrics = update(agent, *arguments)
+        with torch.no_grad():
+            agent.critic.q1[0].weight.fill_(torch.nan)
+        return metrics
+
+    monkeypatch.setattr(DrQV2, "update", broken)
+    with pytest.raises(NonFiniteLoss):
+        run("agent=drqv2", "agent.update_every_steps=1000", "agent.num_expl_steps=1000")
 
 
 @pytest.mark.parametrize("text", ["task: [", "task: cartpole_balance", "\x00"])

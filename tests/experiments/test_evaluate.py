@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -30,6 +31,14 @@ def test_a_checkpoint_scores_what_it_scored_in_the_run(folder: Path, capsys: pyt
         assert len(list(video.decode(video=0))) == 20
     assert main([str(folder), "--episodes", "3", "--device", "cpu"]) == 0
     assert capsys.readouterr().out == told and returns(folder / "evaluate.csv") == scores
+
+
+def test_each_kept_checkpoint_can_be_scored(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run("agent=drqv2", "save_snapshot=true")
+    kept = sorted((folder / "checkpoints").glob("0*.pt"))
+    assert [path.stem for path in kept] == ["000001000", "000002000", "000003000"]
+    assert main([str(kept[0]), "--episodes", "1", "--device", "cpu"]) == 0
+    assert "drqv2 after 1,000 frames" in capsys.readouterr().out
 
 
 def test_the_random_policy_needs_no_checkpoint(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
