@@ -111,7 +111,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
             assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
             weight, bias = convolution.weight, convolution.bias
             if i == 0 and dtype == torch.bfloat16:
-                # bfloat16 holds 0..255 exactly, but not x / 255 - 0.5: that goes into the weights, as nothing is padded.
+                # bfloat16 holds 0..255 exactly, but not x / 255 - 0.5: so that goes into the weights.
                 weight, bias = weight / 255, bias - 0.5 * weight.sum((1, 2, 3))
             weight, bias = weight.to(dtype, memory_format=torch.channels_last), bias.to(dtype)
             x = F.relu(F.conv2d(x, weight, bias, convolution.stride), inplace=True)
