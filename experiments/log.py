@@ -22,7 +22,7 @@ class NonFiniteLoss(RuntimeError):
     """A loss or metric became NaN or infinite."""
 
 
-class Metrics:
+class UpdateMetrics:
     """Metrics of updates, kept as tensors so that no update waits for the device; read together now and then."""
 
     def __init__(self) -> None:

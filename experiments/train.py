@@ -38,7 +38,7 @@ from experiments.checkpoint import (
 from experiments.config import ConfigError, TrainConfig, refusals
 from experiments.evaluation import environment_options, evaluate, make_evaluation_env, write_video
 from experiments.files import locked, write_atomically
-from experiments.log import Log, Metrics, NonFiniteLoss, check_extras
+from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
 from experiments.plot import draw_run
 from rlrep.registry import look_up
 from rlrep.replay import ReplayBuffer, ReplayError
@@ -90,7 +90,7 @@ class Trainer:
             )
             self.step = self.updates = 0
             self.next_eval = self.next_checkpoint = 0
-            self.metrics = Metrics()
+            self.metrics = UpdateMetrics()
             checkpoint = folder / CHECKPOINT
             if checkpoint.exists():
                 state = load_checkpoint(checkpoint, config.device)

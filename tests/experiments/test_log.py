@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.files import CsvLog
-from experiments.log import Metrics, NonFiniteLoss
+from experiments.log import NonFiniteLoss, UpdateMetrics
 
 Run = Callable[..., Path]
 
@@ -60,7 +60,7 @@ def test_tensorboard_reads_what_was_logged(run: Run) -> None:
 
 
 def test_metrics_are_averaged_over_updates_once() -> None:
-    metrics = Metrics()
+    metrics = UpdateMetrics()
     for value in (1.0, 3.0):
         metrics.add({"loss": torch.tensor(value), "q": torch.tensor(2 * value)}, frame=10)
     assert metrics.mean() == {"loss": 2, "q": 4}
@@ -68,7 +68,7 @@ def test_metrics_are_averaged_over_updates_once() -> None:
 
 
 def test_the_first_update_that_was_not_finite_is_named() -> None:
-    metrics = Metrics()
+    metrics = UpdateMetrics()
     for frame, loss, q in ((2, 1.0, 1.0), (4, 1.0, torch.inf), (6, torch.nan, torch.nan)):
         metrics.add({"loss": torch.tensor(loss), "q": torch.tensor(q)}, frame)
     with pytest.raises(NonFiniteLoss, match=r"^q=inf at frame 4$"):

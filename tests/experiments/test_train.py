@@ -107,35 +107,24 @@ def test_progress_without_a_terminal_is_a_few_clean_lines(run: Run, capfd: pytes
     assert re.fullmatch(expected, lines[-1])
 
 
-def test_multirun_makes_a_folder_for_each_task_and_seed(tmp_path: Path, start: Start) -> None:
-    done = start(
-        "task=cartpole_balance,pendulum_swingup",
-        "seed=1,2",
-        "agent=drqv2",
-        "num_train_frames=1000",
-        f"run_dir={tmp_path}/${{task}}/${{seed}}",
-        f"hydra.sweep.dir={tmp_path}/sweep",
-        multirun=True,
-    )
+def multirun(start: Start, folder: Path, run_dir: str, *overrides: str) -> list[str]:
+    """The folders, relative to `folder`, of the runs that one command made."""
+    usual = ["agent=drqv2", "num_train_frames=1000", f"run_dir={folder}/{run_dir}", f"hydra.sweep.dir={folder}/sweep"]
+    done = start(*usual, *overrides, multirun=True)
     _, errors = done.communicate()
     assert done.returncode == 0, errors
-    found = sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.glob("*/*/eval.csv"))
+    return sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("eval.csv"))
+
+
+def test_multirun_makes_a_folder_for_each_task_and_seed(tmp_path: Path, start: Start) -> None:
+    found = multirun(start, tmp_path, "${task}/${seed}", "task=cartpole_balance,pendulum_swingup", "seed=1,2")
     assert found == ["cartpole_balance/1", "cartpole_balance/2", "pendulum_swingup/1", "pendulum_swingup/2"]
 
 
 @pytest.mark.slow
 def test_multirun_on_ray(tmp_path: Path, start: Start) -> None:
-    done = start(
-        "hydra/launcher=ray",
-        "hydra.launcher.ray.init.address=local",
-        "+hydra.launcher.ray.init.num_cpus=2",
-        "seed=1,2",
-        "agent=drqv2",
-        "num_train_frames=1000",
-        f"run_dir={tmp_path}/${{seed}}",
-        f"hydra.sweep.dir={tmp_path}/sweep",
-        multirun=True,
-    )
-    _, errors = done.communicate()
-    assert done.returncode == 0, errors
-    assert sorted(path.parent.name for path in tmp_path.glob("*/eval.csv")) == ["1", "2"]
+    launcher = ["hydra/launcher=ray", "hydra.launcher.ray.init.address=local"]
+    assert multirun(start, tmp_path, "${seed}", *launcher, "+hydra.launcher.ray.init.num_cpus=2", "seed=1,2") == [
+        "1",
+        "2",
+    ]
