@@ -9,11 +9,17 @@ import torch
 
 from agents.base import Agent, Space
 from agents.drqv2 import DrQV2
+from agents.eager import EagerEncoder, GridSampleShift, plain_adam
+from agents.graph import accelerated_update
 from agents.sac import SAC
 from rlrep import PixelEncoder, RandomShift, make_objective
 from rlrep.registry import look_up
 
 AGENTS: dict[str, type[Agent]] = {"drqv2": DrQV2, "sac": SAC}
+PATHS: dict[str, tuple[type[PixelEncoder], type[RandomShift]]] = {
+    "fast": (PixelEncoder, RandomShift),
+    "eager": (EagerEncoder, GridSampleShift),
+}
 
 
 def make_agent(
@@ -26,6 +32,7 @@ def make_agent(
     encoder_options: Mapping[str, Any] | None = None,
     shift: int = 4,
     device: torch.device | str = "cpu",
+    path: str = "fast",
     **options: Any,
 ) -> Agent:
     """An agent with its encoder and objectives on `device`.
@@ -38,14 +45,16 @@ def make_agent(
         objective_options: keyword arguments of each objective, by its name.
         encoder_options: keyword arguments of `PixelEncoder`.
         shift: pixels that the random shift moves images by at most, for the agent and its objectives.
+        path: "fast", or "eager": the same in float32 with every acceleration off, to compare with.
         options: keyword arguments of the agent.
 
     Raises:
         ValueError: for unknown names and options that the classes refuse.
     """
     agent_class = look_up("agent", name, AGENTS)
-    encoder = PixelEncoder(observation_shape, **(encoder_options or {}))
-    augment = RandomShift(shift)
+    encoder_class, shift_class = look_up("path", path, PATHS)
+    encoder = encoder_class(observation_shape, **(encoder_options or {}))
+    augment = shift_class(shift)
     built = [
         make_objective(
             objective, encoder, action_space, augment=augment, **(objective_options or {}).get(objective, {})
@@ -54,7 +63,10 @@ def make_agent(
     ]
     for module in (encoder, *built):
         module.to(device)
-    return agent_class(encoder, action_space, built, augment=augment, **options)
+    agent = agent_class(encoder, action_space, built, augment=augment, **options)
+    if path == "eager":
+        agent.optimizers = {name: plain_adam(optimizer) for name, optimizer in agent.optimizers.items()}
+    return agent
 
 
-__all__ = ["AGENTS", "SAC", "Agent", "DrQV2", "make_agent"]
+__all__ = ["AGENTS", "PATHS", "SAC", "Agent", "DrQV2", "accelerated_update", "make_agent"]

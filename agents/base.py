@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.distributed
 from tensordict import TensorDict
 from torch import Tensor, nn
 
@@ -24,10 +25,10 @@ class Space(Protocol):
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
-    """Adam, fused into one kernel where there is one."""
-    parameters = list(parameters)
-    fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-    return torch.optim.Adam(parameters, lr=lr, fused=fused)
+    """Adam, fused into one kernel where there is one, and fit for CUDA graphs; a parameter named twice counts once."""
+    parameters = list(dict.fromkeys(parameters))
+    kinds = {parameter.device.type for parameter in parameters}
+    return torch.optim.Adam(parameters, lr=lr, fused=kinds <= {"cpu", "cuda"}, capturable=kinds == {"cuda"})
 
 
 def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
@@ -36,16 +37,32 @@ def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
         torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
 
 
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """The mean over all ranks of torch.distributed, in one message; nothing without it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
 class Agent(nn.Module):
     """Base of the agents: owns the encoder and the objectives, and steps the objectives.
 
     The objectives have an Adam of their own over the encoder and their heads: the encoder is stepped by two optimizers,
-    as in TACO's reference.
+    as in TACO's reference. With `joint` they are a part of the critic's step instead: one encoding of the observation,
+    one backward pass, one Adam.
+
+    Under torch.distributed each rank updates on a batch of its own, and steps down the mean of the ranks' gradients.
 
     Args:
         encoder: the shared encoder.
         action_space: ``Box`` of one axis with values in [-1, 1].
         objectives: representation losses built around `encoder`.
+        joint: update the objectives in the critic's step.
         lr: Adam's step size for the objectives.
         num_expl_steps: agent steps with uniformly random actions at the start.
         update_every_steps: agent steps per update.
@@ -59,6 +76,7 @@ class Agent(nn.Module):
         encoder: PixelEncoder,
         action_space: Space,
         objectives: Sequence[Objective],
+        joint: bool,
         lr: float,
         num_expl_steps: int,
         update_every_steps: float,
@@ -94,8 +112,9 @@ class Agent(nn.Module):
         self.action_dim = action_space.shape[0]
         self.augment = RandomShift(4) if augment is None else augment
         self.num_expl_steps, self.update_every_steps = num_expl_steps, update_every_steps
+        self.joint = joint
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        if objectives:
+        if objectives and not joint:
             self.optimizers["objectives"] = adam(self.objectives.parameters(), lr)
 
     @property
@@ -127,21 +146,46 @@ class Agent(nn.Module):
         """One gradient step of everything, on a batch of the replay; the metrics stay tensors on the device."""
         raise NotImplementedError
 
+    def view(self, observation: Tensor) -> Tensor:
+        """Features (B, repr_dim) of an augmented view of (B, F·C, H, W) uint8."""
+        return self.encoder.encode_view(observation, self.augment)
+
+    def step_critic(self, loss: Tensor, batch: TensorDict, features: Tensor, next_features: Tensor) -> Metrics:
+        """One step on the critic's loss; with `joint` on the sum of it and the objectives' losses, which share the
+        encodings of `observation` and `next`."""
+        metrics: Metrics = {}
+        if self.joint and self.objectives:
+            encoded = [(batch["observation"], features), (batch["next", "observation"], next_features)]
+            objective_loss, metrics = self.objective_loss(batch, encoded)
+            loss = loss + objective_loss
+        self.step("critic", loss)
+        return metrics
+
     def update_objectives(self, batch: TensorDict) -> Metrics:
-        """One step on the unweighted sum of the objectives' losses."""
+        """One step on the unweighted sum of the objectives' losses, unless that is a part of the critic's."""
+        if self.joint or not self.objectives:
+            return {}
+        loss, metrics = self.objective_loss(batch)
+        self.step("objectives", loss)
+        return metrics
+
+    def objective_loss(
+        self, batch: TensorDict, encoded: Sequence[tuple[Tensor, Tensor]] = ()
+    ) -> tuple[Tensor, Metrics]:
+        """The unweighted sum of the objectives' losses, and all they return, detached."""
         metrics: Metrics = {}
         for objective in self.objectives:
-            metrics.update(objective(batch).items())
-        losses = [value for name, value in metrics.items() if name.startswith("loss_")]
-        if losses:
-            self.step("objectives", torch.stack(losses).sum())
-        return {name: value.detach() for name, value in metrics.items()}
+            metrics.update(objective(batch, encoded).items())
+        loss = torch.stack([value for name, value in metrics.items() if name.startswith("loss_")]).sum()
+        return loss, {name: value.detach() for name, value in metrics.items()}
 
     def step(self, name: str, loss: Tensor) -> None:
-        """One step of the optimizer `name` down the gradient of `loss`."""
+        """One step of the optimizer `name` down the gradient of `loss`, the mean over all ranks."""
         optimizer = self.optimizers[name]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward(inputs=parameters)  # no others: the actor's loss reaches the critic too
+        average_gradients(parameters)
         optimizer.step()
 
     def get_extra_state(self) -> dict[str, Any]:

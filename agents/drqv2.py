@@ -50,13 +50,14 @@ class DrQV2(Agent):
     - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2, with y = Σ γⁱ r + γⁿ min_k Q̄_k(f', a'), a' = μ(f') + ε;
     - actor: -min_k Q_k(f, μ(f) + ε), f detached;
     - target: Q̄ ← (1 - τ) Q̄ + τ Q;
-    - objectives: the sum of their losses, with an Adam of its own.
+    - objectives: the sum of their losses, with an Adam of its own (with `joint`, added to the critic's loss).
 
     Args:
         encoder: the shared encoder.
         action_space: ``Box`` of one axis with values in [-1, 1].
         objectives: representation losses built around `encoder`.
         latent_actions: the critic reads actions through the action encoder of the TACO among the objectives.
+        joint: update the objectives in the critic's step, on the same encodings, rather than in a step of their own.
         feature_dim: size of the trunks' output.
         hidden_dim: width of the actor's and critic's hidden layers.
         lr: Adam's step size.
@@ -78,6 +79,7 @@ class DrQV2(Agent):
         objectives: Sequence[Objective] = (),
         *,
         latent_actions: bool = False,
+        joint: bool = False,
         feature_dim: int = 50,
         hidden_dim: int = 1024,
         lr: float = 1e-4,
@@ -89,7 +91,7 @@ class DrQV2(Agent):
         update_every_steps: float = 2,
         augment: RandomShift | None = None,
     ) -> None:
-        super().__init__(encoder, action_space, objectives, lr, num_expl_steps, update_every_steps, augment)
+        super().__init__(encoder, action_space, objectives, joint, lr, num_expl_steps, update_every_steps, augment)
         self.critic_target_tau, self.stddev_clip = critic_target_tau, stddev_clip
         self.pre_activation_weight = pre_activation_weight
         self.stddev = parse_schedule(stddev_schedule)
@@ -102,7 +104,10 @@ class DrQV2(Agent):
         self.critic_target = deepcopy(self.critic).requires_grad_(False)
 
         action_parameters = self.action_encoder.parameters() if self.action_encoder else ()
-        self.optimizers["critic"] = adam([*encoder.parameters(), *action_parameters, *self.critic.parameters()], lr)
+        objective_parameters = self.objectives.parameters() if joint else ()
+        self.optimizers["critic"] = adam(
+            [*encoder.parameters(), *action_parameters, *self.critic.parameters(), *objective_parameters], lr
+        )
         self.optimizers["actor"] = adam(self.actor.parameters(), lr)
 
     def encode_action(self, action: Tensor) -> Tensor:
@@ -114,9 +119,9 @@ class DrQV2(Agent):
 
     def update(self, batch: TensorDict, step: int) -> Metrics:
         stddev = self.stddev(step)
-        features = self.encoder(self.augment(batch["observation"]))
+        features = self.view(batch["observation"])
         with torch.no_grad():
-            next_features = self.encoder(self.augment(batch["next", "observation"]))
+            next_features = self.view(batch["next", "observation"])
         metrics = self.update_critic(batch, features, next_features, stddev)
         metrics |= self.update_actor(features.detach(), stddev)
         soft_update(self.critic_target, self.critic, self.critic_target_tau)
@@ -129,8 +134,8 @@ class DrQV2(Agent):
             target_q = batch["next", "reward"] + batch["discount"] * torch.min(target_q1, target_q2)
         q1, q2 = self.critic(features, self.encode_action(batch["action"]))
         loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
-        self.step("critic", loss)
-        return {
+        objective_metrics = self.step_critic(loss, batch, features, next_features)
+        return objective_metrics | {
             "critic_loss": loss.detach(),
             "critic_q1": q1.detach().mean(),
             "critic_q2": q2.detach().mean(),

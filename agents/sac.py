@@ -54,12 +54,13 @@ class SAC(Agent):
     - actor: α log π(a|f) - min_k Q_k(f, a), a ~ π(f), f detached;
     - temperature: α (-log π(a|f) - H̄), H̄ = -A;
     - target: Q̄ ← (1 - τ) Q̄ + τ Q;
-    - objectives: the sum of their losses, with an Adam of its own.
+    - objectives: the sum of their losses, with an Adam of its own (with `joint`, added to the critic's loss).
 
     Args:
         encoder: the shared encoder.
         action_space: ``Box`` of one axis with values in [-1, 1].
         objectives: representation losses built around `encoder`.
+        joint: update the objectives in the critic's step, on the same encodings, rather than in a step of their own.
         feature_dim: size of the trunks' output.
         hidden_dim: width of the actor's and critic's hidden layers.
         lr: Adam's step size, the temperature's too.
@@ -76,6 +77,7 @@ class SAC(Agent):
         action_space: Space,
         objectives: Sequence[Objective] = (),
         *,
+        joint: bool = False,
         feature_dim: int = 50,
         hidden_dim: int = 1024,
         lr: float = 1e-4,
@@ -85,7 +87,7 @@ class SAC(Agent):
         update_every_steps: float = 2,
         augment: RandomShift | None = None,
     ) -> None:
-        super().__init__(encoder, action_space, objectives, lr, num_expl_steps, update_every_steps, augment)
+        super().__init__(encoder, action_space, objectives, joint, lr, num_expl_steps, update_every_steps, augment)
         if init_temperature <= 0:
             raise ValueError(f"init_temperature must be greater than 0, got {init_temperature}")
         self.critic_target_tau = critic_target_tau
@@ -97,7 +99,8 @@ class SAC(Agent):
         self.critic_target = deepcopy(self.critic).requires_grad_(False)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(init_temperature), device=device))
 
-        self.optimizers["critic"] = adam([*encoder.parameters(), *self.critic.parameters()], lr)
+        objective_parameters = self.objectives.parameters() if joint else ()
+        self.optimizers["critic"] = adam([*encoder.parameters(), *self.critic.parameters(), *objective_parameters], lr)
         self.optimizers["actor"] = adam(self.actor.parameters(), lr)
         self.optimizers["temperature"] = adam([self.log_temperature], lr)
 
@@ -107,9 +110,9 @@ class SAC(Agent):
         return self.actor(features)[0]
 
     def update(self, batch: TensorDict, step: int) -> Metrics:
-        features = self.encoder(self.augment(batch["observation"]))
+        features = self.view(batch["observation"])
         with torch.no_grad():
-            next_features = self.encoder(self.augment(batch["next", "observation"]))
+            next_features = self.view(batch["next", "observation"])
         metrics = self.update_critic(batch, features, next_features)
         metrics |= self.update_actor_and_temperature(features.detach())
         soft_update(self.critic_target, self.critic, self.critic_target_tau)
@@ -123,8 +126,8 @@ class SAC(Agent):
             target_q = batch["next", "reward"] + batch["discount"] * value
         q1, q2 = self.critic(features, batch["action"])
         loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
-        self.step("critic", loss)
-        return {
+        objective_metrics = self.step_critic(loss, batch, features, next_features)
+        return objective_metrics | {
             "critic_loss": loss.detach(),
             "critic_q1": q1.detach().mean(),
             "critic_q2": q2.detach().mean(),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
 
 NUMBER = r"\s*([-+.\deE]+)\s*"
 
 
-def parse_schedule(text: str | float) -> Callable[[int], float]:
-    """A function of the agent step.
+def parse_schedule(text: str | float) -> Callable[[Any], Any]:
+    """A function of the agent step: of a number a number, of a tensor (as in a CUDA graph) a tensor.
 
     Args:
         text: a number, or ``linear(start, end, duration)``: from start to end in `duration` agent steps, then
@@ -32,4 +35,10 @@ def parse_schedule(text: str | float) -> Callable[[int], float]:
         raise ValueError(f"a schedule is a number or 'linear(start, end, duration)', got {text!r}") from None
     if duration <= 0:
         raise ValueError(f"the duration of a schedule must be greater than 0 steps, got {text!r}")
-    return lambda step: start + (end - start) * min(max(step / duration, 0.0), 1.0)
+
+    def schedule(step: Any) -> Any:
+        progress = step / duration
+        progress = progress.clamp(0, 1) if isinstance(progress, Tensor) else min(max(progress, 0.0), 1.0)
+        return start + (end - start) * progress
+
+    return schedule

@@ -10,10 +10,11 @@ import gymnasium as gym
 from envs.dmc import TASKS, PixelControl
 from envs.episode_seeds import EpisodeSeeds
 from envs.opengl import OpenGLError, default_to_egl
-from envs.vector import make_env, make_vector_env
+from envs.vector import EnvironmentDied, make_env, make_vector_env
 
 __all__ = [
     "TASKS",
+    "EnvironmentDied",
     "EpisodeSeeds",
     "OpenGLError",
     "PixelControl",

@@ -13,7 +13,7 @@ import torch
 from experiments.files import write_atomically
 from rlrep.replay import ReplayError
 
-VERSION = 1
+VERSION = 2
 
 
 class CheckpointError(RuntimeError):
@@ -57,7 +57,7 @@ def fitting(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, ReplayError):
+        if isinstance(error, ReplayError | CheckpointError):
             raise
         raise CheckpointError(
             f"{path} is not a checkpoint of this run ({str(error).splitlines()[0]}): restore it from a copy, or start "

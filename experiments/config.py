@@ -13,10 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from agents import AGENTS
+from agents import AGENTS, PATHS
 from envs import TASKS
 from rlrep import OBJECTIVES
-from rlrep.encoders import supports_bfloat16
+from rlrep.encoders import PRECISIONS, supports_bfloat16
 from rlrep.registry import look_up
 
 # The schedules of DrQ-v2 by difficulty of the task (arXiv 2107.09645, table 4), in agent steps.
@@ -56,7 +56,7 @@ POSITIVE = (
 MAY_BE_ZERO = {"num_expl_steps", "pre_activation_weight", "stddev_clip", "stddev_schedule"}
 
 # Arguments of agents and objectives that are no options.
-GIVEN_BY_US = {"encoder", "action_space", "objectives", "augment", "return"}
+GIVEN_BY_US = {"encoder", "action_space", "objectives", "joint", "augment", "return"}
 
 # What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
 FREE_ON_RESUME = {
@@ -132,6 +132,8 @@ class TrainConfig:
     hidden_dim: int
     stddev_schedule: str
     pre_activation_weight: float
+    update: str
+    path: str
     encoder: EncoderConfig
     objectives: list[str]
     objective: dict[str, Any]
@@ -171,6 +173,18 @@ class TrainConfig:
             raise ConfigError(f"replay_storage={self.replay_storage} needs device=cuda, this run has {self.device}")
         if not self.replay_storage.startswith("cuda"):
             check_choice("replay_storage", self.replay_storage, ("auto", "memory", "disk", "cuda"))
+        check_choice("update", self.update, ("separate", "joint"))
+        check_choice("path", self.path, tuple(PATHS))
+        check_choice("encoder.precision", self.encoder.precision, tuple(PRECISIONS))
+        if self.encoder.precision == "bfloat16":
+            if self.path == "eager":
+                raise ConfigError("path=eager is float32 throughout: encoder.precision=float32")
+            if not supports_bfloat16(self.device):
+                raise ConfigError(
+                    f"encoder.precision=bfloat16, but {self.device} here computes it no faster than float32 (that "
+                    f"takes a processor with AMX or AVX512-BF16, or a GPU of compute capability 8.0): use "
+                    f"encoder.precision=auto or float32"
+                )
         check_choice("wandb.mode", self.wandb.mode, ("online", "offline"))
         if self.num_seed_frames >= self.num_train_frames:
             raise ConfigError(
@@ -240,7 +254,8 @@ def complete(composed: DictConfig) -> TrainConfig:
     config.agent.name = "+".join([config.agent.name, *added])
     config.device = resolve_device(str(config.device))
     if config.encoder.precision == "auto":
-        config.encoder.precision = "bfloat16" if supports_bfloat16(config.device) else "float32"
+        faster = config.path != "eager" and supports_bfloat16(config.device)
+        config.encoder.precision = "bfloat16" if faster else "float32"
     try:
         typed = OmegaConf.merge(OmegaConf.structured(TrainConfig), config)
         OmegaConf.resolve(typed)

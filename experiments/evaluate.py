@@ -19,7 +19,7 @@ from experiments.checkpoint import CheckpointError, fitting, load_checkpoint
 from experiments.config import ConfigError, TrainConfig, refusals
 from experiments.evaluation import Evaluation, Policy, evaluate, make_evaluation_env, write_video
 from experiments.files import write_atomically
-from experiments.train import CHECKPOINT, CONFIG, build_agent
+from experiments.trainer import CHECKPOINT, CONFIG, build_agent
 
 
 def checkpoint_policy(config: TrainConfig, checkpoint: Path, env: object) -> tuple[Policy, int]:

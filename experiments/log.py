@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from experiments import ranks
 from experiments.config import ConfigError, TrainConfig, as_dict
 from experiments.files import CsvLog, write_atomically
 
@@ -88,11 +89,12 @@ class Log:
             dynamic_ncols=True,
             mininterval=0.5,
             desc=self.name,
-            disable=not sys.stderr.isatty(),
+            disable=not sys.stderr.isatty() or ranks.rank() > 0,
         )
-        self.wandb = start_wandb(config, folder) if config.use_wandb else None
+        first = ranks.rank() == 0  # the others keep their CSV files, and are silent
+        self.wandb = start_wandb(config, folder) if config.use_wandb and first else None
         self.tensorboard: Any = None
-        if config.use_tb:
+        if config.use_tb and first:
             from torch.utils.tensorboard import SummaryWriter
 
             self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=frame + 1)
@@ -108,6 +110,8 @@ class Log:
             self.print_line()
 
     def print_line(self) -> None:
+        if ranks.rank():
+            return
         elapsed = time.monotonic() - self.start_time
         line = tqdm.format_meter(
             self.frame,

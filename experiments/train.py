@@ -1,347 +1,27 @@
 """Trains an agent from pixels: python -m experiments.train task=quadruped_run agent=taco seed=1
 
-A run's folder (run_dir) holds config.yaml, train.csv, eval.csv, curve.png, videos/, checkpoints/ and replay/.
+What a run does stands in trainer.py. This module imports little, because every environment process imports it again.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import hydra
-import numpy as np
-import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
-from hydra.types import RunMode
-from hydra.utils import to_absolute_path
-from omegaconf import DictConfig, OmegaConf
 
-from agents import Agent, make_agent
-from envs import OpenGLError, make_vector_env
-from experiments import config as configuration
-from experiments.allocator import keep_pages
-from experiments.checkpoint import (
-    CheckpointError,
-    fitting,
-    load_checkpoint,
-    random_state,
-    save_checkpoint,
-    set_random_state,
-)
-from experiments.config import ConfigError, TrainConfig, refusals
-from experiments.evaluation import environment_options, evaluate, make_evaluation_env, write_video
-from experiments.files import locked, write_atomically
-from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
-from experiments.plot import draw_run
-from rlrep.registry import look_up
-from rlrep.replay import ReplayBuffer, ReplayError
-
-CONFIG, CHECKPOINT = "config.yaml", "checkpoints/latest.pt"
-
-
-class TrainingError(RuntimeError):
-    """Something outside the program stopped a run; the message says what to do."""
-
-
-class Trainer:
-    """One run: environments, agent, replay, and the loop that joins them. `close` it at the end.
-
-    Args:
-        config: of the run.
-        folder: of the run. Where it holds a checkpoint, the run goes on from there.
-    """
-
-    def __init__(self, config: TrainConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
-        check_extras(config)
-        torch.manual_seed(config.seed)
-        with ExitStack() as opened:
-            self.eval_env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
-            episode_steps = self.eval_env.unwrapped.max_episode_steps
-            config.check_episode(episode_steps)
-            observation_space, action_space = self.eval_env.observation_space, self.eval_env.action_space
-            self.agent = build_agent(config, observation_space, action_space)
-            self.envs: Any = opened.enter_context(
-                closing(make_vector_env(config.task, config.num_envs, seed=config.seed, **environment_options(config)))
-            )
-            # Checkpoints wait for an episode's end, and an episode of one transition takes two rows.
-            between_checkpoints = config.checkpoint_every_frames / config.action_repeat / config.num_envs
-            self.replay = ReplayBuffer(
-                observation_space.shape,
-                action_space,
-                config.replay_buffer_size,
-                frame_stack=config.frame_stack,
-                n_step=config.nstep,
-                discount=config.discount,
-                horizon=self.agent.horizon,
-                num_envs=config.num_envs,
-                storage=replay_storage(config, observation_space.shape),
-                path=folder / "replay",
-                reserve=2 * int(between_checkpoints + episode_steps + 1),
-                device=config.device,
-                seed=config.seed,
-            )
-            self.step = self.updates = 0
-            self.next_eval = self.next_checkpoint = 0
-            self.metrics = UpdateMetrics()
-            checkpoint = folder / CHECKPOINT
-            if checkpoint.exists():
-                state = load_checkpoint(checkpoint, config.device)
-                with fitting(checkpoint):
-                    self.restore(state)
-            self.log = opened.enter_context(closing(Log(config, folder, self.frame, self.next_eval)))
-            self.close = opened.pop_all().close
-
-    @property
-    def frame(self) -> int:
-        """Simulator steps so far."""
-        return self.step * self.config.action_repeat
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run was trained to its end and evaluated there."""
-        rows = self.log.tables["eval"].rows
-        return self.frame >= self.config.num_train_frames and bool(rows) and int(rows[-1]["frame"]) == self.frame
-
-    def run(self) -> None:
-        """Trains until num_train_frames, evaluates, and leaves a checkpoint."""
-        config, num_envs = self.config, self.config.num_envs
-        observation, _ = self.envs.reset()
-        episode_return = np.zeros(num_envs)
-        episode_length = np.zeros(num_envs, int)
-        while self.frame < config.num_train_frames:
-            if self.frame >= self.next_eval:
-                self.evaluate()
-            action = self.act(observation)
-            next_observation, reward, terminated, truncated, infos = self.envs.step(action)
-            done = terminated | truncated
-            last_observation = next_observation
-            if done.any():
-                last_observation = next_observation.copy()
-                for i in np.flatnonzero(done):
-                    last_observation[i] = infos["final_obs"][i]
-            self.replay.add(
-                observation=observation,
-                action=action,
-                reward=reward,
-                next_observation=last_observation,
-                terminated=terminated,
-                truncated=truncated,
-            )
-            observation = next_observation
-            self.step += num_envs
-            self.log.advance(self.frame)
-            self.update()
-
-            episode_return += reward
-            episode_length += 1
-            for i in np.flatnonzero(done):
-                self.log_episode(float(episode_return[i]), int(episode_length[i]))
-            episode_return[done] = 0
-            episode_length[done] = 0
-            if done[0] and self.frame >= self.next_checkpoint:
-                self.save(done)
-        self.evaluate()
-        self.save(np.zeros(num_envs, bool))
-
-    def act(self, observation: np.ndarray, eval_mode: bool = False) -> np.ndarray:
-        """The agent's actions.
-
-        Raises:
-            NonFiniteLoss: if they are not finite, for the loss that made them so.
-        """
-        action = self.agent.act(observation, self.step, eval_mode)
-        if not np.isfinite(action).all():
-            self.metrics.check()
-            raise NonFiniteLoss(f"an action is not finite at frame {self.frame}, though every loss was")
-        return action
-
-    def update(self) -> None:
-        """As many updates as `update_every_steps` asks for by now."""
-        config = self.config
-        if self.frame < config.num_seed_frames:
-            return
-        seed_steps = -(-config.num_seed_frames // config.action_repeat)
-        due = int((self.step - seed_steps) / self.agent.update_every_steps) + 1
-        for _ in range(due - self.updates):
-            self.metrics.add(self.agent.update(self.replay.sample(config.batch_size), self.step), self.frame)
-            self.updates += 1
-
-    def evaluate(self) -> None:
-        self.metrics.check()
-        every = self.config.eval_every_frames
-        self.next_eval = (self.frame // every + 1) * every
-        film = self.config.save_video
-        evaluation = evaluate(
-            lambda observation: self.act(observation, eval_mode=True),
-            self.eval_env,
-            self.config.num_eval_episodes,
-            film,
-        )
-        self.log.row("eval", {"frame": self.frame, **evaluation.row})
-        if film:
-            path = self.folder / "videos" / f"{self.frame:09d}.mp4"
-            write_video(path, evaluation.film, evaluation.frames_per_second)
-            self.log.video(path)
-        draw_run(self.folder, self.folder / "curve.png")
-
-    def log_episode(self, episode_return: float, length: int) -> None:
-        row = {
-            "frame": self.frame,
-            "episode_return": episode_return,
-            "episode_length": length,
-            "updates": self.updates,
-            "frames_per_second": self.log.frames_per_second,
-        }
-        self.log.row("train", row | self.metrics.mean())
-
-    def save(self, at_episode_start: np.ndarray) -> None:
-        """Writes the replay's new rows, then the checkpoint that counts them."""
-        every = self.config.checkpoint_every_frames
-        self.next_checkpoint = (self.frame // every + 1) * every
-        self.metrics.check()  # before a checkpoint with NaNs replaces a good one
-        if not all(parameter.isfinite().all() for parameter in self.agent.parameters()):
-            raise NonFiniteLoss(f"a parameter is not finite at frame {self.frame}, though every loss was")
-        next_episode = np.array(self.envs.get_attr("next_episode"))
-        self.replay.flush()
-        state = {
-            "step": self.step,
-            "updates": self.updates,
-            "next_eval": self.next_eval,
-            "agent": self.agent.state_dict(),
-            "replay": self.replay.state_dict(),
-            "random": random_state(),
-            # An episode that has just begun is begun again; one that is under way can't be gone on with.
-            "next_episode": (next_episode - at_episode_start).tolist(),
-        }
-        save_checkpoint(self.folder / CHECKPOINT, state)
-        if self.config.save_snapshot:
-            save_checkpoint(self.folder / "checkpoints" / f"{self.frame:09d}.pt", state)
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.agent.load_state_dict(state["agent"])
-        self.replay.load_state_dict(state["replay"])
-        self.replay.end_episodes()
-        set_random_state(state["random"])
-        self.envs.set_attr("next_episode", state["next_episode"])
-        self.step, self.updates, self.next_eval = state["step"], state["updates"], state["next_eval"]
-        every = self.config.checkpoint_every_frames
-        self.next_checkpoint = (self.frame // every + 1) * every
-
-
-def build_agent(config: TrainConfig, observation_space: Any, action_space: Any) -> Agent:
-    return make_agent(
-        config.agent["algorithm"],
-        observation_space.shape,
-        action_space,
-        objectives=config.objectives,
-        objective_options=config.objective,
-        encoder_options={"channels": config.encoder.channels, "precision": config.encoder.precision},
-        shift=config.shift,
-        device=config.device,
-        **config.agent_options,
-    )
-
-
-def replay_storage(config: TrainConfig, observation_shape: tuple[int, ...]) -> str:
-    if config.replay_storage != "auto":
-        return config.device if config.replay_storage == "cuda" else config.replay_storage
-    if config.device.startswith("cuda"):
-        size = config.replay_buffer_size * int(np.prod(observation_shape)) // config.frame_stack
-        if size < torch.cuda.mem_get_info(config.device)[0] / 2:
-            return config.device
-    return "disk"
-
-
-def fit_to_folder(config: TrainConfig, folder: Path) -> None:
-    """Checks a configuration against the run that the folder may hold, and settles the size of the replay.
-
-    Raises:
-        ConfigError: if the folder holds a run and `resume` is off, or a run of another configuration.
-    """
-    path = folder / CONFIG
-    size = config.replay_buffer_size
-    if not path.exists():
-        if (folder / CHECKPOINT).exists():
-            raise ConfigError(f"{folder} holds a checkpoint but no {CONFIG}: put it back, or choose another run_dir")
-        config.replay_buffer_size = configuration.useful_replay_size(config, size)
-        return
-    saved = configuration.load(path)
-    if not config.resume:
-        raise ConfigError(f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it")
-    different = configuration.differences(config, saved)
-    if size < saved.replay_buffer_size:
-        different.append(f"replay_buffer_size={size} (the run has {saved.replay_buffer_size})")
-    if different:
-        raise ConfigError(
-            f"{folder} holds a run of another configuration: {'; '.join(different)}. Resume with the run's values, "
-            f"or choose another run_dir"
-        )
-    config.replay_buffer_size = saved.replay_buffer_size
-    if saved.replay_buffer_size < configuration.useful_replay_size(config, size):
-        print(
-            f"the replay keeps the {saved.replay_buffer_size} frames that it was made for with "
-            f"num_train_frames={saved.num_train_frames}; older ones will be overwritten",
-            file=sys.stderr,
-        )
-
-
-def train(composed: DictConfig) -> Path:
-    """Runs what a composed configuration asks for; returns the run's folder.
-
-    Raises:
-        ConfigError, ReplayError, CheckpointError, OpenGLError: before anything starts.
-        NonFiniteLoss: if the run diverged; the last good checkpoint is kept.
-        TrainingError: if the disk is full; what was written before is whole.
-    """
-    keep_pages()
-    with ExitStack() as opened:
-        with refusals():
-            config = configuration.complete(composed)
-            folder = Path(to_absolute_path(config.run_dir))
-            opened.enter_context(locked(folder))
-            fit_to_folder(config, folder)
-            trainer = opened.enter_context(closing(Trainer(config, folder)))
-        try:
-            run(trainer)
-        except NonFiniteLoss as error:
-            raise NonFiniteLoss(
-                f"{error}. Training stopped; {kept(folder)}. Try a smaller lr, or encoder.precision=float32, "
-                f"in another run_dir"
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise TrainingError(
-                f"the disk is full, at frame {trainer.frame}: free space where {folder} is, then go on with "
-                f"resume=true; {kept(folder)}"
-            ) from error
-    return folder
-
-
-def run(trainer: Trainer) -> None:
-    if trainer.finished:
-        print(f"nothing to do: the run is at frame {trainer.frame} already; to go on, raise num_train_frames")
-        return
-    text = OmegaConf.to_yaml(OmegaConf.create(configuration.as_dict(trainer.config)))
-    write_atomically(trainer.folder / CONFIG, text.encode())
-    trainer.run()
-
-
-def kept(folder: Path) -> str:
-    checkpoint = folder / CHECKPOINT
-    return f"the last good checkpoint is kept in {checkpoint}" if checkpoint.exists() else "there is no checkpoint yet"
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def check_choices(arguments: Sequence[str]) -> None:
     """Refuses names of agents and presets that there are not; Hydra's own error does not suggest the nearest."""
+    from rlrep.registry import look_up
+
     if any(argument.startswith(("--config", "-c")) for argument in arguments):
         return
     for argument in arguments:
@@ -352,11 +32,14 @@ def check_choices(arguments: Sequence[str]) -> None:
                 look_up(group, choice, known)
 
 
-EXPECTED = (ConfigError, ReplayError, CheckpointError, NonFiniteLoss, OpenGLError, TrainingError)
-
-
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import CompactHydraException
+    from hydra.types import RunMode
+
+    from experiments.trainer import EXPECTED, train
+
     try:
         folder = train(composed)
     except EXPECTED as error:
@@ -367,7 +50,8 @@ def main(composed: DictConfig) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: go on with resume=true")
-    print(f"finished: {folder}")
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
+        print(f"finished: {folder}")
 
 
 if __name__ == "__main__":

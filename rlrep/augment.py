@@ -20,7 +20,7 @@ def shift(observation: Tensor, offset: Tensor, pad: int) -> Tensor:
     if pad >= min(observation.shape[-2:]):
         raise ValueError(f"pad must be less than the image's side, got {pad} for shape {tuple(observation.shape)}")
     move = offset - pad
-    if observation.device.type == "cpu" and observation.dtype == torch.uint8:
+    if observation.device.type == "cpu" and observation.dtype == torch.uint8 and not torch.compiler.is_compiling():
         return torch.from_numpy(_shift_by_slices(observation.numpy(), move.tolist()))
     return _shift_by_index(observation, move)
 

@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, local)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        torch.distributed.all_reduce(gradient)
+        return gradient.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+
+
+def gather(local: Tensor) -> tuple[Tensor, int]:
+    """The rows of all ranks, and where this rank's begin: (B, D) to (R·B, D) and r·B.
+
+    Every rank must bring as many rows. The gradient of a row is the sum over the losses of all ranks, so that, once the
+    ranks' parameter gradients are averaged, they equal those of one process on the joined batch. Without
+    torch.distributed, `local` itself and 0.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return local, 0
+    rows: Tensor = _Gather.apply(local.contiguous())
+    return rows, torch.distributed.get_rank() * len(local)
 
 
 def info_nce(query: Tensor, key: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -12,7 +42,7 @@ def info_nce(query: Tensor, key: Tensor, temperature: float = 1.0) -> tuple[Tens
 
     L = -1/B Σ_i log( exp(q_i·k_i / τ) / Σ_j exp(q_i·k_j / τ) )
 
-    For a bilinear similarity q W kᵀ pass ``query @ W``.
+    For a bilinear similarity q W kᵀ pass ``query @ W``. Under torch.distributed the keys of all ranks are negatives.
 
     Args:
         query: (B, D) float.
@@ -22,8 +52,9 @@ def info_nce(query: Tensor, key: Tensor, temperature: float = 1.0) -> tuple[Tens
     Returns:
         The loss, a scalar, and the accuracy: the share of rows whose positive has the largest logit, detached.
     """
-    logits = query @ key.T / temperature
-    labels = torch.arange(len(logits), device=logits.device)
+    keys, first = gather(key)
+    logits = query @ keys.T / temperature
+    labels = torch.arange(first, first + len(query), device=logits.device)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()
     return F.cross_entropy(logits, labels), accuracy
 
@@ -34,7 +65,7 @@ def temporal_contrastive(
     """Symmetric InfoNCE over a batch of pairs (arXiv 2403.13765; the NT-Xent form of arXiv 2002.05709).
 
     Each of the 2B features is an anchor once: its positive is the other member of its pair, its negatives are the
-    2B - 2 features of the other pairs.
+    2B - 2 features of the other pairs, under torch.distributed those of all ranks.
 
     Args:
         early, late: (B, D) float; row i of both comes from one episode.
@@ -44,10 +75,13 @@ def temporal_contrastive(
     Returns:
         The loss, a scalar, and the accuracy, detached.
     """
-    features = torch.cat([early, late])
     if normalize:
-        features = F.normalize(features, dim=1)
-    logits = (features @ features.T / temperature).fill_diagonal_(-torch.inf)
-    labels = torch.arange(len(features), device=features.device).roll(len(early))
+        early, late = F.normalize(early, dim=1), F.normalize(late, dim=1)
+    (all_early, first), (all_late, _) = gather(early), gather(late)
+    logits = torch.cat([early, late]) @ torch.cat([all_early, all_late]).T / temperature
+    own = torch.arange(first, first + len(early), device=logits.device)
+    own = torch.cat([own, own + len(all_early)])
+    labels = own.roll(len(early))
+    logits = logits.scatter(1, own[:, None], -torch.inf)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()
     return F.cross_entropy(logits, labels), accuracy

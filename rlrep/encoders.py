@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -96,6 +96,11 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
             height, width = (height - 3) // stride + 1, (width - 3) // stride + 1
         return height, width
 
+    def encode_view(self, observation: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
+        """Features of an augmented view; one function, so that a compiler can make one pass of what comes before the
+        convolutions."""
+        return self(augment(observation))
+
     def forward(self, observation: Tensor) -> Tensor:
         if observation.shape[1:] != self.observation_shape:
             raise ValueError(
@@ -106,7 +111,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         # Two steps: a cast that also moves the channels takes twice as long on the CPU.
         x = observation.to(dtype).contiguous(memory_format=torch.channels_last)
         if dtype == torch.float32:
-            x = x / 255 - 0.5
+            x = (x / 255).sub_(0.5)
         for i, convolution in enumerate(self.convolutions):
             assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
             weight, bias = convolution.weight, convolution.bias

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from rlrep.augment import RandomShift
@@ -26,7 +28,7 @@ class Objective(nn.Module):
     Calling it with a batch returns a TensorDict without batch dimensions: entries named ``loss_*`` are scalars to
     minimise, the others are detached metrics (TorchRL's LossModule convention). The parameters are the encoder's and
     those of the objective's own heads. A method of one's own says what it reads in `in_keys`, what it returns in
-    `out_keys`, and computes it in `losses`.
+    `out_keys`, and computes it in `losses`, where pixels go through `encode`.
 
     Attributes:
         in_keys: what it reads from a batch.
@@ -42,15 +44,39 @@ class Objective(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.augment = RandomShift(4) if augment is None else augment
+        self._encoded: list[tuple[Tensor, Tensor]] = []
 
     def losses(self, *values: Tensor) -> dict[str, Tensor]:
         """The losses and metrics `out_keys`, from the batch's entries `in_keys`."""
         raise NotImplementedError
 
-    def forward(self, batch: TensorDict) -> TensorDict:
+    def encode(self, observation: Tensor) -> Tensor:
+        """Features (B, repr_dim) of an augmented view of the pixels (B, C, H, W) uint8.
+
+        The first view of pixels that the owner has encoded already is the owner's, unless a gradient is wanted that it
+        does not carry; further views are drawn and encoded afresh.
+        """
+        for i, (pixels, features) in enumerate(self._encoded):
+            if pixels is observation and (features.requires_grad or not torch.is_grad_enabled()):
+                del self._encoded[i]
+                return features
+        return self.encoder.encode_view(observation, self.augment)
+
+    def forward(self, batch: TensorDict, encoded: Iterable[tuple[Tensor, Tensor]] = ()) -> TensorDict:
+        """The losses and metrics of a batch.
+
+        Args:
+            batch: holds the entries `in_keys`.
+            encoded: (pixels, features) of entries of the batch that the encoder has read already in this update, if
+                they are to be shared: see `encode`.
+        """
         from tensordict import TensorDict  # takes over a second to import
 
-        return TensorDict(self.losses(*self.read(batch)))
+        self._encoded = list(encoded)
+        try:
+            return TensorDict(self.losses(*self.read(batch)))
+        finally:
+            self._encoded = []
 
     def read(self, batch: TensorDict) -> list[Tensor]:
         """The entries `in_keys` of a batch, in that order.

@@ -42,10 +42,11 @@ class CURL(Objective):
 
     def project(self, observation: Tensor) -> Tensor:
         """An augmented view of (B, C, H, W) uint8 to z, (B, feature_dim)."""
-        return self.state_projection(self.encoder(self.augment(observation)))
+        return self.state_projection(self.encode(observation))
 
     def losses(self, observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        state = self.project(observation)
         with torch.no_grad():
             second_view = self.project(observation)
-        loss, accuracy = info_nce(self.project(observation) @ self.bilinear, second_view)
+        loss, accuracy = info_nce(state @ self.bilinear, second_view)
         return {"loss_curl": loss, "curl_accuracy": accuracy}

@@ -73,12 +73,12 @@ class ForwardModel(Objective):
     def losses(  # type: ignore[override]
         self, observation: Tensor, action_sequence: Tensor, future_observation: Tensor
     ) -> dict[str, Tensor]:
-        state = self.state_projection(self.encoder(self.augment(observation)))
+        state = self.state_projection(self.encode(observation))
         sequence = self.sequence_encoder(self.action_encoder(action_sequence))
         prediction = self.predictor(torch.cat([state, sequence], dim=1))
         if self.decoder is not None:
             frame = future_observation[:, -self.frame_channels :].float().div(255).sub(0.5)
             return {"loss_forward": F.mse_loss(self.decoder(prediction), frame)}
         with torch.no_grad():
-            target = self.state_projection(self.encoder(self.augment(future_observation)))
+            target = self.state_projection(self.encode(future_observation))
         return {"loss_forward": 2 - 2 * F.cosine_similarity(prediction, target).mean()}

@@ -75,7 +75,7 @@ class TACO(Objective):
 
     def project(self, observation: Tensor) -> Tensor:
         """An augmented view of (B, C, H, W) uint8 to z, (B, feature_dim)."""
-        return self.state_projection(self.encoder(self.augment(observation)))
+        return self.state_projection(self.encode(observation))
 
     def losses(  # type: ignore[override]
         self, observation: Tensor, action_sequence: Tensor, future_observation: Tensor, reward: Tensor | None = None

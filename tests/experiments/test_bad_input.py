@@ -17,7 +17,8 @@ from agents import DrQV2
 from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from experiments.config import ConfigError
 from experiments.log import NonFiniteLoss
-from experiments.train import TrainingError, check_choices
+from experiments.train import check_choices
+from experiments.trainer import TrainingError
 from rlrep.replay import ReplayError
 
 Run = Callable[..., Path]
@@ -266,7 +267,7 @@ def fill(disk: Path) -> None:
                 pass
 
 
-@pytest.mark.parametrize("before", ["train.save_checkpoint", "train.write_video", "train.Trainer.act"])
+@pytest.mark.parametrize("before", ["trainer.save_checkpoint", "trainer.write_video", "trainer.Trainer.act"])
 def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
     run: Run, finished: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:

@@ -1,0 +1,43 @@
+"""The plain update that speed is measured against: the same agents in float32 with every acceleration off."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlrep import PixelEncoder, RandomShift
+
+
+class EagerEncoder(PixelEncoder):
+    """`PixelEncoder` as it is written down: float32, channels first, one operation after the other."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        x = observation / 255 - 0.5
+        for convolution in self.convolutions:
+            x = F.relu(convolution(x))
+        return x.flatten(1)
+
+
+class GridSampleShift(RandomShift):
+    """`RandomShift` by bilinear interpolation on a shifted grid, as the papers' code draws it. Returns float32."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        if self.pad == 0:
+            return observation.float()
+        batch_size, _, height, width = observation.shape
+        padded = F.pad(observation.float(), [self.pad] * 4, "replicate")
+        offset = torch.randint(0, 2 * self.pad + 1, (batch_size, 2), device=observation.device)
+        rows = torch.arange(height, device=observation.device) + offset[:, 1:]
+        columns = torch.arange(width, device=observation.device) + offset[:, :1]
+        # Pixel centres on grid_sample's scale: -1 and 1 are the padded image's outer edges.
+        y = (2 * rows + 1) / (height + 2 * self.pad) - 1
+        x = (2 * columns + 1) / (width + 2 * self.pad) - 1
+        grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
+        return F.grid_sample(padded, grid, padding_mode="zeros", align_corners=False)
+
+
+def plain_adam(optimizer: torch.optim.Optimizer) -> torch.optim.Adam:
+    """Adam on the same parameters, one tensor at a time."""
+    (group,) = optimizer.param_groups
+    return torch.optim.Adam(group["params"], lr=group["lr"], foreach=False, fused=False)
