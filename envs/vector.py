@@ -37,6 +37,7 @@ _ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 _LOOK_EVERY = 1.0  # seconds between looks at whether the process that we wait for lives
+_STUCK = 1.0  # seconds after which a second Ctrl-C need not wait
 _PATIENCE = 5.0  # seconds that a process gets to end by itself
 
 _warned_of_few_processors = False
@@ -114,6 +115,26 @@ class AsyncStepEnv(VectorEnv[Any, Any, Any]):
     _step_begun = False
     _finished_step: Step | None = None
 
+    def reset(
+        self, *, seed: int | list[int | None] | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+        """Start the next episodes.
+
+        Args:
+            seed: None goes on with the seeds given before; a list has one for each environment; a number s means
+                s, s + 1, ...
+            options: for each environment the same.
+
+        Returns:
+            Observations uint8 `(num_envs, frame_stack * 3, image_size, image_size)`, and infos.
+
+        Raises:
+            ValueError: if there are more or fewer seeds than environments.
+            gymnasium.error.AlreadyPendingCallError: if a step has begun.
+            EnvironmentDied: if a process has ended.
+        """
+        raise NotImplementedError
+
     def step_async(self, actions: npt.NDArray[np.float32]) -> None:
         """Begin a step.
 
@@ -129,9 +150,7 @@ class AsyncStepEnv(VectorEnv[Any, Any, Any]):
         self._assert_no_step("step_async")
         if np.shape(actions) != self.action_space.shape:
             raise ValueError(f"the actions have shape {np.shape(actions)}; expected {self.action_space.shape}")
-        with _interrupts_deferred():
-            self._begin_step(actions)
-            self._step_begun = True
+        self._begin_step(actions)
 
     def step_wait(self) -> Step:
         """End the step that was begun.
@@ -175,6 +194,7 @@ class AsyncStepEnv(VectorEnv[Any, Any, Any]):
         raise NotImplementedError
 
     def _begin_step(self, actions: npt.NDArray[np.float32]) -> None:
+        """Begin, and set `_step_begun`."""
         raise NotImplementedError
 
     def _await_step(self) -> None:
@@ -223,6 +243,7 @@ class _InProcessVectorEnv(AsyncStepEnv, SyncVectorEnv):
 
     def _begin_step(self, actions: npt.NDArray[np.float32]) -> None:
         self._actions = np.array(actions)
+        self._step_begun = True
 
     def _end_step(self) -> Step:
         return SyncVectorEnv.step(self, self._actions)
@@ -292,6 +313,7 @@ class _ProcessVectorEnv(AsyncStepEnv, AsyncVectorEnv):  # type: ignore[misc]  # 
     def _begin_step(self, actions: npt.NDArray[np.float32]) -> None:
         with self._exchange():
             AsyncVectorEnv.step_async(self, actions)
+            self._step_begun = True
 
     def _await_step(self) -> None:
         with self._noticing_deaths():
@@ -430,10 +452,7 @@ class _Parent:
         self._pipe = pipe
 
     def recv(self) -> Any:
-        try:
-            return self._pipe.recv()
-        except (EOFError, ConnectionError):
-            sys.exit(0)
+        return self._pipe.recv()  # an EOFError ends the worker as any exception does, but no one is there to hear of it
 
     def send(self, answer: Any) -> None:
         try:
@@ -521,21 +540,22 @@ def _interrupts_blocked() -> Iterator[None]:
 
 @contextmanager
 def _interrupts_deferred() -> Iterator[None]:
-    """Let Ctrl-C act at the end; a second one acts at once."""
+    """Let Ctrl-C act at the end; one that is pressed again a second later acts at once, as something may be stuck."""
     handler = signal.getsignal(signal.SIGINT)
     if not callable(handler) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed: list[tuple[int, Any]] = []
+    pressed: list[float] = []
 
     def note(number: int, frame: Any) -> None:
-        pressed.append((number, frame))
-        signal.signal(signal.SIGINT, handler)
+        pressed.append(time.monotonic())
+        if pressed[-1] - pressed[0] > _STUCK:
+            handler(number, frame)
 
     signal.signal(signal.SIGINT, note)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-        if pressed:
-            handler(*pressed[0])
+        if pressed and not pressed[-1] - pressed[0] > _STUCK:
+            handler(signal.SIGINT, None)

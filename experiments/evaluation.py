@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from envs import make_env
+from envs import make_env, make_vector_env
 from experiments.config import TrainConfig
 from experiments.files import write_atomically
 
@@ -39,17 +39,19 @@ class Evaluation:
         }
 
 
-def evaluate(policy: Policy, env: Any, episodes: int, film: bool = False) -> Evaluation:
+def evaluate(policy: Policy, env: Any, episodes: int, film: bool = False, envs: Any = None) -> Evaluation:
     """Plays episodes 0 to `episodes` - 1 of an environment made by `make_evaluation_env`.
 
     Args:
-        policy: from (1, F·C, H, W) uint8 to (1, A) actions.
+        policy: from (N, F·C, H, W) uint8 to (N, A) actions.
         env: the environment.
         episodes: how many.
         film: keep the pictures of the first.
+        envs: the same environment several times, side by side: plays all but the filmed one, faster.
     """
+    alone = episodes if envs is None else int(film)
     returns, pictures = np.zeros(episodes), []
-    for episode in range(episodes):
+    for episode in range(alone):
         observation, _ = env.reset(options={"episode": episode})
         done = False
         while not done:
@@ -58,7 +60,25 @@ def evaluate(policy: Policy, env: Any, episodes: int, film: bool = False) -> Eva
             observation, reward, terminated, truncated, _ = env.step(policy(observation[None])[0])
             returns[episode] += reward
             done = terminated or truncated
+    if alone < episodes:
+        returns[alone:] = play_side_by_side(policy, envs, range(alone, episodes))
     return Evaluation(returns, pictures, env.unwrapped.metadata["render_fps"])
+
+
+def play_side_by_side(policy: Policy, envs: Any, episodes: range) -> np.ndarray:
+    """The returns of `episodes`, at least as many as there are environments; each plays a stretch of them."""
+    stretches = np.array_split(np.array(episodes), envs.num_envs)
+    returns = np.zeros(episodes.stop)
+    envs.set_attr("next_episode", [int(stretch[0]) for stretch in stretches])
+    observation, _ = envs.reset()
+    episode = np.array([stretch[0] for stretch in stretches])
+    last = np.array([stretch[-1] for stretch in stretches])
+    while (playing := episode <= last).any():
+        envs.step_async(policy(observation))
+        observation, reward, terminated, truncated, _ = envs.step_wait()
+        returns[episode[playing]] += reward[playing]
+        episode += playing & (terminated | truncated)
+    return returns[episodes.start :]
 
 
 def environment_options(config: TrainConfig) -> dict[str, Any]:
@@ -71,6 +91,16 @@ def make_evaluation_env(config: TrainConfig, film: bool = False) -> Any:
     """The environment that a run is evaluated in; with `film` it can render."""
     options = environment_options(config) | ({"render_mode": "rgb_array"} if film else {})
     return make_env(config.task, seed=config.seed + EVALUATION_SEED, **options)
+
+
+def make_evaluation_envs(config: TrainConfig) -> Any:
+    """The same, once for each of the run's environments; None if there is one, or too few episodes to share."""
+    count = min(config.num_envs, config.num_eval_episodes - config.save_video)
+    if count < 2:
+        return None
+    envs = make_vector_env(config.task, count, seed=config.seed, **environment_options(config))
+    envs.reset(seed=[config.seed + EVALUATION_SEED] * count)
+    return envs
 
 
 def write_video(path: Path, pictures: list[np.ndarray], frames_per_second: float) -> None:

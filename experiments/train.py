@@ -1,6 +1,6 @@
 """Trains an agent from pixels: python -m experiments.train task=quadruped_run agent=taco seed=1
 
-What a run does stands in trainer.py. This module imports little, because every environment process imports it again.
+What a run does stands in trainer.py; here are the command, and how its errors are told.
 """
 
 from __future__ import annotations

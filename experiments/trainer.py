@@ -30,7 +30,7 @@ from experiments.checkpoint import (
     set_random_state,
 )
 from experiments.config import ConfigError, TrainConfig, refusals
-from experiments.evaluation import environment_options, evaluate, make_evaluation_env, write_video
+from experiments.evaluation import environment_options, evaluate, make_evaluation_env, make_evaluation_envs, write_video
 from experiments.files import locked, write_atomically
 from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
 from rlrep.replay import ReplayBuffer, ReplayError
@@ -74,9 +74,12 @@ class Trainer:
             self.agent = build_agent(config, observation_space, action_space)
             if self.rank:
                 torch.manual_seed(seed)
-            self.envs: Any = opened.enter_context(
+            self.envs = opened.enter_context(
                 closing(make_vector_env(config.task, self.num_envs, seed=seed, **environment_options(config)))
             )
+            self.eval_envs = None if self.rank else make_evaluation_envs(config)
+            if self.eval_envs is not None:
+                opened.enter_context(closing(self.eval_envs))
             # Checkpoints wait for an episode's end, and an episode of one transition takes two rows.
             between_checkpoints = config.checkpoint_every_frames / config.action_repeat / config.num_envs
             self.replay = ReplayBuffer(
@@ -96,6 +99,7 @@ class Trainer:
             )
             self.step = self.updates = 0
             self.next_eval = self.next_checkpoint = 0
+            self.next_episode = [0] * self.num_envs
             self.metrics = UpdateMetrics()
             checkpoint = folder / CHECKPOINT
             if checkpoint.exists():
@@ -168,15 +172,15 @@ class Trainer:
                 episode_length[done] = 0
                 if self.frame >= self.next_checkpoint and ranks.from_first(bool(done[0])):
                     self.save(done)
+            self.update()
+            self.evaluate()
+            self.save(np.zeros(num_envs, bool))
         except EnvironmentDied as error:
             if ranks.world_size() == 1:  # other ranks wait elsewhere, and can't join in a checkpoint
                 self.save(np.zeros(num_envs, bool))
             raise TrainingError(
                 f"{error}. Training stopped at frame {self.frame}; {kept(self.folder)}: go on with resume=true"
             ) from error
-        self.update()
-        self.evaluate()
-        self.save(np.zeros(num_envs, bool))
 
     def act(self, observation: np.ndarray, eval_mode: bool = False) -> np.ndarray:
         """The agent's actions.
@@ -217,6 +221,7 @@ class Trainer:
             self.eval_env,
             self.config.num_eval_episodes,
             film,
+            self.eval_envs,
         )
         self.log.row("eval", {"frame": self.frame, **evaluation.row})
         if film:
@@ -271,7 +276,8 @@ class Trainer:
         self.replay.load_state_dict(own["replay"])
         self.replay.end_episodes()
         set_random_state(own["random"])
-        self.envs.set_attr("next_episode", own["next_episode"])
+        self.next_episode = own["next_episode"]
+        self.envs.set_attr("next_episode", self.next_episode)
         self.step, self.updates, self.next_eval = state["step"], state["updates"], state["next_eval"]
         every = self.config.checkpoint_every_frames
         self.next_checkpoint = (self.frame // every + 1) * every

@@ -110,13 +110,11 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         dtype = PRECISIONS[self.precision]
         # Two steps: a cast that also moves the channels takes twice as long on the CPU.
         x = observation.to(dtype).contiguous(memory_format=torch.channels_last)
-        if dtype == torch.float32:
-            x = (x / 255).sub_(0.5)
         for i, convolution in enumerate(self.convolutions):
             assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
             weight, bias = convolution.weight, convolution.bias
-            if i == 0 and dtype == torch.bfloat16:
-                # bfloat16 holds 0..255 exactly, but not x / 255 - 0.5: so that goes into the weights.
+            if i == 0:
+                # x / 255 - 0.5 goes into the weights: it costs nothing there, and bfloat16 holds 0..255 exactly.
                 weight, bias = weight / 255, bias - 0.5 * weight.sum((1, 2, 3))
             weight, bias = weight.to(dtype, memory_format=torch.channels_last), bias.to(dtype)
             x = F.relu(F.conv2d(x, weight, bias, convolution.stride), inplace=True)

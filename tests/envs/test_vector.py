@@ -181,7 +181,15 @@ def toy(deadly=None):
                 os.kill(os.getpid(), signal.SIGSEGV)
             if action[0] == 5:
                 time.sleep(1000)
+            if action[0] == 6:
+                if os.fork() == 0:  # who inherits the pipe
+                    time.sleep(4)
+                    os._exit(0)
+                os.kill(os.getpid(), signal.SIGKILL)
             return np.full(3, self.steps, np.uint8), 0.0, False, False, {}
+
+        def nap(self, seconds):
+            time.sleep(seconds)
 
     def make():
         if deadly is not None and multiprocessing.parent_process() is not None:
@@ -279,6 +287,26 @@ def test_a_death_while_we_wait_is_noticed(toys):
 
 
 @pytest.mark.timeout(60)
+def test_a_death_is_noticed_where_another_process_keeps_the_pipe_open(toys):
+    started = time.monotonic()
+    with pytest.raises(EnvironmentDied, match=r"environment 0 .*SIGKILL"):
+        toys.step(actions(first=6))
+    assert time.monotonic() - started < 3.5  # before the other ends
+
+
+@pytest.mark.timeout(60)
+def test_after_ctrl_c_has_cut_a_call_short_answers_are_not_mistaken(toys, monkeypatch):
+    monkeypatch.setattr(vector, "_STUCK", 0.1)
+    presses = [threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)) for seconds in (0.2, 0.5)]
+    with pytest.raises(KeyboardInterrupt):
+        for press in presses:
+            press.start()
+        toys.call("nap", 1.5)
+    assert toys.get_attr("steps") == (0, 0)
+    assert toys.step(actions())[0].tolist() == [[1] * 3] * 2
+
+
+@pytest.mark.timeout(60)
 def test_the_step_of_a_process_that_died_after_it_is_not_lost(toys):
     toys.step_async(actions())
     while not all(line._pipe.poll() for line in toys._lines):
@@ -316,9 +344,9 @@ def test_close_ends_a_process_that_hangs(toys, monkeypatch):
 )
 def test_a_death_at_the_start_is_told_and_leaves_nothing(deadly, how):
     before = set(multiprocessing.active_children())
-    with pytest.raises(EnvironmentDied, match=f"environment 1 .* died: {how}"):
+    with pytest.raises(EnvironmentDied, match=f"environment 1 .* died: {how}") as caught:
         vector._ProcessVectorEnv("toy_task", [toy(), toy(deadly)])
-    assert set(multiprocessing.active_children()) <= before
+    assert caught.value.args and set(multiprocessing.active_children()) <= before  # not only once it is forgotten
 
 
 def run_program(program, *arguments, **options):
@@ -416,16 +444,17 @@ def test_ctrl_c_does_not_reach_a_process_even_while_it_starts(vector_env):
     assert blocked(vector_env.processes[0].pid) and not blocked(os.getpid())
 
 
-def test_an_interrupt_is_deferred_and_a_second_one_is_not():
+def test_an_interrupt_is_deferred_and_one_after_a_second_is_not(monkeypatch):
     reached = []
     with pytest.raises(KeyboardInterrupt), vector._interrupts_deferred():
-        with vector._interrupts_deferred():
-            signal.raise_signal(signal.SIGINT)
-            reached.append("the end of the inner")
-        reached.append("the end of the outer")
-    assert reached == ["the end of the inner", "the end of the outer"]
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        reached.append("the end")
+    assert reached == ["the end"]
+    monkeypatch.setattr(vector, "_STUCK", 0.05)
     with pytest.raises(KeyboardInterrupt), vector._interrupts_deferred():
         signal.raise_signal(signal.SIGINT)
+        time.sleep(0.1)
         signal.raise_signal(signal.SIGINT)
         reached.append("never")
     assert "never" not in reached and signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -59,7 +59,7 @@ CHECKPOINT = "checkpoints/latest.pt"
         ("+agent.hiden_dim=3", "unknown option of agent 'hiden_dim': did you mean hidden_dim"),
         ("agent.stddev_schedule=fast", "a schedule is a number or"),
         ("discount=1.5", "discount must lie in"),
-        ("encoder.precision=float8", "precision must be one of float32, bfloat16"),
+        ("encoder.precision=float8", "encoder.precision .float8.: did you mean float32 or bfloat16"),
         ("image_size=12", "at least 17 pixels"),
         ("shift=20", "shift must lie in 0..19"),
         ("agent.critic_target_tau=1.5", "critic_target_tau must be at most 1"),
@@ -163,7 +163,7 @@ def test_a_checkpoint_of_another_version_is_refused(run: Run, copy: Path) -> Non
     state = torch.load(copy / CHECKPOINT, weights_only=True)
     torch.save(state | {"version": 99}, copy / CHECKPOINT)
     before = contents(copy)
-    with pytest.raises(CheckpointError, match="written in format 99, this version of rlrep reads 1"):
+    with pytest.raises(CheckpointError, match="written in format 99, this version of rlrep reads 2"):
         run("agent=drqv2", "resume=true", "num_train_frames=4000")
     assert contents(copy) == before
 

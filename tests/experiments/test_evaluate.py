@@ -3,12 +3,16 @@
 import csv
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
+from experiments import config as configuration
 from experiments.evaluate import main
+from experiments.evaluation import evaluate, make_evaluation_env, make_evaluation_envs
 
 
 @pytest.fixture
@@ -67,3 +71,21 @@ def test_what_is_no_run_is_told_in_a_line(folder: Path, tmp_path: Path, capsys: 
     assert error(str(folder), "--random", "--video", str(folder / "file" / "x.mp4")).startswith("error: [Errno 17]")
     with pytest.raises(SystemExit):
         main([str(folder), "--episodes", "0"])
+
+
+def test_episodes_played_side_by_side_are_those_played_one_by_one(finished: Path) -> None:
+    config = configuration.load(finished / "config.yaml")
+    config.num_envs, config.num_eval_episodes, config.save_video = 2, 5, False
+
+    def policy(observation: np.ndarray) -> np.ndarray:
+        return observation.mean((1, 2, 3), dtype=np.float32)[:, None] / 128 - 1
+
+    with closing(make_evaluation_env(config)) as env, closing(make_evaluation_envs(config)) as envs:
+        alone = evaluate(policy, env, 5).returns
+        assert len(set(alone)) == 5
+        for _ in range(2):
+            np.testing.assert_array_equal(evaluate(policy, env, 5, envs=envs).returns, alone)
+
+
+def test_one_environment_is_evaluated_alone(finished: Path) -> None:
+    assert make_evaluation_envs(configuration.load(finished / "config.yaml")) is None
