@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ class Trainer:
             )
             self.step = self.updates = 0
             self.next_eval = self.next_checkpoint = 0
-            self.next_episode = [0] * self.num_envs
+            self.next_episode: Sequence[int] = [0] * self.num_envs
             self.metrics = UpdateMetrics()
             checkpoint = folder / CHECKPOINT
             if checkpoint.exists():
@@ -126,61 +127,67 @@ class Trainer:
     def run(self) -> None:
         """Trains until num_train_frames, evaluates, and leaves a checkpoint.
 
-        The learner updates while the environments step, so an action is of the parameters before the updates that the
-        step before it brought.
-
         Raises:
             TrainingError: if an environment's process died; everything up to there is saved.
         """
-        config, num_envs = self.config, self.num_envs
+        no_start = np.zeros(self.num_envs, bool)
         try:
-            observation, _ = self.envs.reset()
+            self.observation, _ = self.envs.reset()
             self.next_episode = self.envs.get_attr("next_episode")
-            episode_return = np.zeros(num_envs)
-            episode_length = np.zeros(num_envs, int)
-            while self.frame < config.num_train_frames:
+            self.episode_return = np.zeros(self.num_envs)
+            self.episode_length = np.zeros(self.num_envs, int)
+            while self.frame < self.config.num_train_frames:
                 if self.frame >= self.next_eval:
                     self.evaluate()
-                action = self.act(observation)
-                self.envs.step_async(action)
-                self.update()
-                next_observation, reward, terminated, truncated, infos = self.envs.step_wait()
-                done = terminated | truncated
-                last_observation = next_observation
-                if done.any():
-                    last_observation = next_observation.copy()
-                    for i in np.flatnonzero(done):
-                        last_observation[i] = infos["final_obs"][i]
-                    self.next_episode = self.envs.get_attr("next_episode")
-                self.replay.add(
-                    observation=observation,
-                    action=action,
-                    reward=reward,
-                    next_observation=last_observation,
-                    terminated=terminated,
-                    truncated=truncated,
-                )
-                observation = next_observation
-                self.step += config.num_envs
-                self.log.advance(self.frame)
-
-                episode_return += reward
-                episode_length += 1
-                for i in np.flatnonzero(done):
-                    self.log_episode(float(episode_return[i]), int(episode_length[i]))
-                episode_return[done] = 0
-                episode_length[done] = 0
+                done = self.advance()
                 if self.frame >= self.next_checkpoint and ranks.from_first(bool(done[0])):
                     self.save(done)
             self.update()
             self.evaluate()
-            self.save(np.zeros(num_envs, bool))
+            self.save(no_start)
         except EnvironmentDied as error:
             if ranks.world_size() == 1:  # other ranks wait elsewhere, and can't join in a checkpoint
-                self.save(np.zeros(num_envs, bool))
+                self.save(no_start)
             raise TrainingError(
                 f"{error}. Training stopped at frame {self.frame}; {kept(self.folder)}: go on with resume=true"
             ) from error
+
+    def advance(self) -> np.ndarray:
+        """One step of every environment; the learner makes the updates of the step before while they compute.
+
+        Returns:
+            (num_envs,) bool, which episodes ended.
+        """
+        action = self.act(self.observation)
+        self.envs.step_async(action)
+        self.update()
+        next_observation, reward, terminated, truncated, infos = self.envs.step_wait()
+        done = terminated | truncated
+        last_observation = next_observation
+        if done.any():
+            last_observation = next_observation.copy()
+            for i in np.flatnonzero(done):
+                last_observation[i] = infos["final_obs"][i]
+            self.next_episode = self.envs.get_attr("next_episode")
+        self.replay.add(
+            observation=self.observation,
+            action=action,
+            reward=reward,
+            next_observation=last_observation,
+            terminated=terminated,
+            truncated=truncated,
+        )
+        self.observation = next_observation
+        self.step += self.config.num_envs
+        self.log.advance(self.frame)
+
+        self.episode_return += reward
+        self.episode_length += 1
+        for i in np.flatnonzero(done):
+            self.log_episode(float(self.episode_return[i]), int(self.episode_length[i]))
+        self.episode_return[done] = 0
+        self.episode_length[done] = 0
+        return done
 
     def act(self, observation: np.ndarray, eval_mode: bool = False) -> np.ndarray:
         """The agent's actions.
