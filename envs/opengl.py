@@ -1,10 +1,16 @@
-"""OpenGL without a screen: which backend, whether there is a GPU, and what to do when nothing opens."""
+"""OpenGL without a screen: which backend, whether there is a GPU, what to do when nothing opens, fewer triangles."""
 
+import itertools
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 _ADVICE = """\
 No picture can be drawn: OpenGL did not open with {backend}.
@@ -52,3 +58,73 @@ def opening_opengl() -> Iterator[None]:
             backend += f", PYOPENGL_PLATFORM={platform}"
         cause = f"{type(error).__name__}: {error}"
         raise OpenGLError(_ADVICE.format(backend=backend, cause=cause)) from error
+
+
+_SLICES, _STACKS = 28, 16  # MuJoCo's own: triangles around a round shape, and rings of them from pole to pole
+_POLAR_STACK = 5  # of the 8 from the equator to a pole: from here a sphere has only half as many slices
+_CYLINDER_RINGS = 2  # in place of `_STACKS`; one would move the light, which OpenGL computes at the corners
+_DISPLAY_LISTS = 8  # in a MuJoCo context, in this order: sphere, its upper half, its lower half, cylinder, tube, 3 more
+
+_Ring = tuple[float, float, float, float, int]  # radius, height, the normal's two components, slices to a triangle
+
+
+def draw_fewer_triangles(context: Any) -> None:
+    """Redefine the round shapes of a MuJoCo rendering context, which must be current, with half the triangles.
+
+    Without a GPU a frame's time is mostly that of its triangles, each of which is drawn four times: mirrored in the
+    floor, into the shadow map, unlit and lit. MuJoCo spends most where they show least, along straight cylinders and
+    near the poles of spheres, and its `numstacks` and `numslices` would take them from the outline as well.
+
+    A context laid out in an unknown way, by another version of MuJoCo, stays as it is. Texture coordinates are left
+    out: on round shapes these tasks have no textures, and the sky has its own.
+    """
+    if context.rangeBuiltin != _DISPLAY_LISTS:
+        return
+    from OpenGL import GL
+
+    quarter = _STACKS // 2
+    tube: list[_Ring] = [(1, height, 1, 0, 1) for height in np.linspace(-1, 1, _CYLINDER_RINGS + 1)]
+    shapes = (
+        _arc(-quarter, quarter, 0),
+        _arc(0, quarter, 1),
+        _arc(-quarter, 0, -1),
+        [(0, -1, 0, -1, 1), (1, -1, 0, -1, 1), *tube, (1, 1, 0, 1, 1), (0, 1, 0, 1, 1)],
+        tube,
+    )
+    GL.glPushClientAttrib(GL.GL_CLIENT_VERTEX_ARRAY_BIT)
+    GL.glBindBuffer(GL.GL_ARRAY_BUFFER, 0)  # a model with a skin leaves its own bound
+    for display_list, rings in enumerate(shapes, context.baseBuiltin):
+        corners = _triangles(rings)
+        GL.glInterleavedArrays(GL.GL_N3F_V3F, 0, corners)
+        GL.glNewList(display_list, GL.GL_COMPILE)
+        GL.glDrawArrays(GL.GL_TRIANGLES, 0, len(corners))
+        GL.glEndList()
+    GL.glPopClientAttrib()
+
+
+def _arc(first: int, last: int, center: float) -> list[_Ring]:
+    """The rings of a unit sphere between two latitudes, counted in stacks from the equator."""
+    rings: list[_Ring] = []
+    for stack in range(first, last + 1):
+        radius, height = math.cos(math.pi * stack / _STACKS), math.sin(math.pi * stack / _STACKS)
+        rings.append((radius, height + center, radius, height, 2 if abs(stack) >= _POLAR_STACK else 1))
+    return rings
+
+
+def _triangles(rings: Sequence[_Ring]) -> npt.NDArray[np.float32]:
+    """The surface between rings, from the lowest to the highest: per corner a normal and a position."""
+    slices = np.arange(_SLICES + 1)
+    corners = []
+    for radius, height, normal_radius, normal_height, step in rings:
+        angle = 2 * np.pi / _SLICES * (slices - slices % step)
+        x, y, one = np.cos(angle), np.sin(angle), np.ones_like(angle)
+        parts = [normal_radius * x, normal_radius * y, normal_height * one, radius * x, radius * y, height * one]
+        corners.append(np.stack(parts, axis=-1))
+    triangles = []
+    for below, above in itertools.pairwise(corners):
+        triangles.append(np.stack([below[:-1], below[1:], above[1:]], axis=1))
+        triangles.append(np.stack([below[:-1], above[1:], above[:-1]], axis=1))
+    surface = np.concatenate(triangles)
+    sides = np.diff(surface[..., 3:], axis=1)
+    area = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=-1)
+    return surface[area > 1e-9].reshape(-1, 6).astype(np.float32)  # at poles, and where slices merge, some are empty

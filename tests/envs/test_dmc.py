@@ -13,6 +13,8 @@ from stable_baselines3.common.env_checker import check_env as stable_baselines3_
 
 import envs
 from envs import TASKS, PixelControl
+from envs.check import Comparison, compare, main
+from envs.opengl import has_gpu
 
 # Usual ones, and the odd: unbounded actions, a model that episodes change, a height field, manipulation.
 REPRESENTATIVE = {
@@ -99,14 +101,39 @@ def test_rewards_and_pictures_are_those_of_dm_control(task, camera):
     env.close()
 
 
+# A box and capsules, a skin, the most geoms, spheres, hills, cylinders and an ellipsoid, the usual one.
 @pytest.mark.parametrize(
-    ("task", "bound"),
-    [("cartpole_swingup", 0.1), ("cup_catch", 0.1), ("walker_walk", 0.1), ("quadruped_run", 0.2)],
+    "task",
+    [
+        "cartpole_swingup",
+        "dog_fetch",
+        "humanoid_CMU_run",
+        "lqr_lqr_6_2",
+        "quadruped_escape",
+        "quadruped_run",
+        "walker_walk",
+    ],
 )
-def test_fast_pictures_are_near_the_exact_ones(task, bound):
-    exact, _ = play(PixelControl(task, rendering="exact"), seed=0)
-    fast, _ = play(PixelControl(task, rendering="fast"), seed=0)
-    assert 0 < np.abs(exact.astype(np.float64) - fast).mean() < bound  # of 255
+def test_fast_pictures_are_near_the_exact_ones(task):
+    assert 0 < compare(task, image_size=84, frames=8).mean_difference < 0.1  # of 255
+
+
+@pytest.mark.skipif(has_gpu(), reason="without a GPU only")
+def test_fast_pictures_take_less_time():
+    assert compare("walker_walk", image_size=84, frames=20).ratio > 1.5  # about 3
+
+
+def test_fast_pictures_are_those_of_the_seed():
+    first, second = (play(PixelControl("quadruped_run", rendering="fast"), seed=0)[0] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_hills_keep_their_shadow_map_and_many_geoms_a_finer_one():
+    sizes = {}
+    for task in ("walker_walk", "humanoid_CMU_run", "quadruped_run", "quadruped_escape"):
+        env = PixelControl(task, image_size=16, rendering="fast")
+        sizes[task] = env._environment.physics.model.vis.quality.shadowsize
+    assert sizes == {"walker_walk": 512, "humanoid_CMU_run": 1024, "quadruped_run": 512, "quadruped_escape": 2048}
 
 
 def test_the_oldest_frame_comes_first_and_a_reset_repeats_the_first():
@@ -239,6 +266,17 @@ def test_check_reports_one_line_where_pictures_can_be_drawn():
     result = check()
     assert result.returncode == 0
     assert result.stdout.count("\n") == 1 and "ms a frame" in result.stdout
+
+
+def test_check_compares_the_renderings_of_tasks(monkeypatch, capsys):
+    compared = {"walker_walk": Comparison(0.02, 0.01, 0.03), "cup_catch": Comparison(0.03, 0.01, 0.02)}
+    monkeypatch.setattr("envs.check.compare", lambda task, image_size: compared[task])
+    assert main([*compared, "--image-size", "16"]) == 0
+    _, first, _, summary = capsys.readouterr().out.splitlines()
+    assert first == (
+        "walker_walk: exact 20.0 ms, fast 10.0 ms a frame, 2.00 times faster; mean difference 0.030 of 255"
+    )
+    assert summary == "2 tasks: 2.50 times faster in the median; mean difference at most 0.030 of 255 (walker_walk)"
 
 
 @pytest.mark.parametrize(
