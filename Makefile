@@ -15,7 +15,7 @@ INSTALLED := .venv/.installed
 DRAWS := .venv/.draws-$(MUJOCO_GL)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint format type clean
+.PHONY: help setup train test test-slow bench lint format type clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: $(DRAWS) ## run the tests, but for the slow ones
 
 test-slow: $(DRAWS) ## run the slow tests
 	@$(RUN) -m pytest -m slow $(ARGS)
+
+bench: $(DRAWS) ## time everything on this machine, some 15 minutes; ARGS="update agent=taco batch=256" measures one thing
+	@$(RUN) -m experiments.benchmark $(ARGS)
 
 lint: $(INSTALLED) ## check style and formatting
 	@$(RUN) -m ruff check .
