@@ -193,4 +193,7 @@ class Agent(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state[name])
+            # How Adam computes depends on the device and the path, which may be others than the saved agent's.
+            own = {flag: optimizer.defaults[flag] for flag in ("foreach", "fused", "capturable")}
+            groups = [group | own for group in state[name]["param_groups"]]
+            optimizer.load_state_dict(state[name] | {"param_groups": groups})

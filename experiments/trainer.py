@@ -66,6 +66,11 @@ class Trainer:
         seed = ranks.seed(config.seed)
         own_folder = folder / f"rank_{self.rank}" if self.rank else folder
         check_extras(config)
+        checkpoint = folder / CHECKPOINT
+        state = load_checkpoint(checkpoint, config.device) if checkpoint.exists() else None
+        if state is not None:
+            with fitting(checkpoint):
+                check_ranks(state)  # before the replay, whose files would be refused for their sizes
         torch.manual_seed(config.seed)
         with ExitStack() as opened:
             self.eval_env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
@@ -102,11 +107,8 @@ class Trainer:
             self.next_eval = self.next_checkpoint = 0
             self.next_episode: Sequence[int] = [0] * self.num_envs
             self.metrics = UpdateMetrics()
-            checkpoint = folder / CHECKPOINT
-            if checkpoint.exists():
-                state = load_checkpoint(checkpoint, config.device)
+            if state is not None:
                 with fitting(checkpoint):
-                    check_ranks(state)
                     self.restore(state)
             self.update_agent = accelerated_update(self.agent) if config.path == "fast" else self.agent.update
             self.log = opened.enter_context(closing(Log(config, own_folder, self.frame, self.next_eval)))
@@ -295,7 +297,7 @@ def check_ranks(state: dict[str, Any]) -> None:
     saved, started = len(state["ranks"]), ranks.world_size()
     if saved != started:
         raise CheckpointError(
-            f"the run was trained by {saved} processes, and now there are {started}: go on with "
+            f"the run was trained by {saved} process{'es' if saved > 1 else ''}, and now there are {started}: go on with "
             f"torchrun --nproc-per-node={saved}"
         )
 

@@ -230,7 +230,7 @@ class ReplayBuffer:
             sequence = self._row("action", lane[:, None], start[:, None] + np.arange(self.horizon))
             sequence[np.arange(self.horizon) >= gap[:, None]] = 0
             out["action_sequence"] = self._tensor(sequence)
-            same = np.array_equal(gap, n_step)
+            same = self.horizon == self.n_step
             out["future_observation"] = next_observation if same else self._stack(lane, start + gap)
             out["gap"] = self._tensor(gap)
         return TensorDict(out, batch_size=[batch_size], device=self.device)

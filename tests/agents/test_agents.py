@@ -17,13 +17,19 @@ from agents import AGENTS, Agent, DrQV2, make_agent
 from rlrep import CURL, TACO, Objective, PixelEncoder
 from rlrep.encoders import projection
 
-SHAPE = (3, 17, 17)
+SHAPE = (3, 20, 20)
 BOX = spaces.Box(-1, 1, (2,))
 SMALL: dict[str, Any] = {"feature_dim": 8, "hidden_dim": 16}
 NAMES = ["drqv2", "taco", "sac", "sac with taco", "drqv2 with all"]
 
 
-def build(name: str, objectives: Sequence[str] | None = None, **options: Any) -> Agent:
+def build(
+    name: str,
+    objectives: Sequence[str] | None = None,
+    predict: str = "features",
+    precision: str = "float32",
+    **options: Any,
+) -> Agent:
     """`name` as on the command line; taco is DrQ-v2 with latent actions."""
     algorithm = name.split()[0].replace("taco", "drqv2")
     usual = {"taco": ["taco"], "sac with taco": ["taco"], "drqv2 with all": ["taco", "forward_model"]}.get(name, [])
@@ -35,8 +41,12 @@ def build(name: str, objectives: Sequence[str] | None = None, **options: Any) ->
         SHAPE,
         BOX,
         objectives=usual if objectives is None else objectives,
-        objective_options={"taco": SMALL, "forward_model": SMALL, "curl": {"feature_dim": 8}},
-        encoder_options={"channels": 4},
+        objective_options={
+            "taco": SMALL,
+            "curl": {"feature_dim": 8},
+            "forward_model": SMALL | {"predict": predict},
+        },
+        encoder_options={"channels": 4, "precision": precision},
         **(SMALL | options),
     )
 
@@ -73,9 +83,10 @@ def moved(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
     return {name for name, parameter in module.named_parameters() if not torch.equal(parameter, before[name])}
 
 
+@pytest.mark.parametrize("joint", [False, True], ids=["separate", "joint"])
 @pytest.mark.parametrize("name", NAMES)
-def test_updates_move_every_part_and_stay_finite(name: str) -> None:
-    agent = build(name)
+def test_updates_move_every_part_and_stay_finite(name: str, joint: bool) -> None:
+    agent = build(name, joint=joint)
     before = copies(agent)
     for step in range(3):
         metrics = agent.update(make_batch(), step)
@@ -169,9 +180,10 @@ def test_the_first_steps_are_uniform(name: str) -> None:
     assert np.isnan(agent.act(observation[:1], step=10)).all()
 
 
+@pytest.mark.parametrize("joint", [False, True], ids=["separate", "joint"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_loaded_agent_goes_on_exactly(name: str) -> None:
-    agent = build(name)
+def test_a_loaded_agent_goes_on_exactly(name: str, joint: bool) -> None:
+    agent = build(name, joint=joint)
     for step in range(2):
         agent.update(make_batch(seed=step), step)
     file = io.BytesIO()
@@ -180,7 +192,7 @@ def test_a_loaded_agent_goes_on_exactly(name: str) -> None:
     saved = torch.load(file, weights_only=True)
 
     expected = agent.update(make_batch(seed=2), 2)
-    resumed = build(name)
+    resumed = build(name, joint=joint)
     resumed.update(make_batch(seed=7), 0)  # what it was before does not matter
     resumed.load_state_dict(saved["agent"])
     torch.set_rng_state(saved["random"])

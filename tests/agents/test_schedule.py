@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from agents.schedule import parse_schedule
 
@@ -11,6 +12,17 @@ def test_linear_schedule_reaches_its_end_and_stays() -> None:
 @pytest.mark.parametrize("text", ["0.2", 0.2, " 2e-1 "])
 def test_constant_schedule(text: str | float) -> None:
     assert parse_schedule(text)(0) == parse_schedule(text)(10**6) == 0.2
+
+
+@pytest.mark.parametrize("text", ["linear(1.0,0.1,100)", "linear(0.2, 0.8, 5)", "0.3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_a_schedule_of_tensors_is_that_of_numbers(text: str, dtype: torch.dtype) -> None:
+    """As in a CUDA graph, where a number would be a constant."""
+    schedule = parse_schedule(text)
+    steps = [0, 1, 3, 50, 99, 100, 10**6]
+    values = [schedule(torch.tensor(step, dtype=dtype)) for step in steps]
+    assert all(isinstance(value, torch.Tensor) and value.shape == () for value in values)
+    assert [value.item() for value in values] == pytest.approx([schedule(step) for step in steps])
 
 
 @pytest.mark.parametrize(

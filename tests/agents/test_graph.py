@@ -1,0 +1,373 @@
+"""Compiled encodings, and the update as one CUDA graph: the same updates, only faster."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+import rlrep.encoders
+from agents import Agent, accelerated_update
+from agents.graph import WARM_UP, CudaGraphUpdate, compile_encoder, distinct
+from rlrep.replay import ReplayBuffer
+from tests.agents.test_agents import BOX, SHAPE, build, make_batch
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+
+Metrics = dict[str, Tensor]
+
+
+def replay(horizon: int, device: str = "cpu") -> ReplayBuffer:
+    """With n_step = 3, a few episodes of random pictures."""
+    made = ReplayBuffer(
+        SHAPE, BOX, 200, frame_stack=1, n_step=3, horizon=horizon, storage="memory" if device == "cpu" else device
+    )
+    generator = np.random.default_rng(0)
+    pictures = generator.integers(0, 256, (61, 1, *SHAPE), dtype=np.uint8)
+    for i in range(60):
+        made.add(
+            observation=pictures[i],
+            action=generator.uniform(-1, 1, (1, 2)),
+            reward=generator.uniform(0, 1, 1),
+            next_observation=pictures[i + 1],
+            terminated=np.array([False]),
+            truncated=np.array([i % 20 == 19]),
+        )
+    return made
+
+
+def aliased(batch: TensorDict) -> TensorDict:
+    """As the replay makes it where n_step is the horizon: one tensor under two keys."""
+    batch["future_observation"] = batch["next", "observation"]
+    return batch
+
+
+@pytest.fixture
+def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
+
+
+@pytest.mark.parametrize("name", ["drqv2", "taco", "sac with taco"])
+def test_a_step_that_is_a_tensor_changes_nothing(name: str) -> None:
+    options = {} if name.startswith("sac") else {"stddev_schedule": "linear(1.0,0.1,100)"}
+    both = []
+    for step in (40, torch.tensor(40.0)):
+        agent = build(name, **options)
+        torch.manual_seed(1)
+        both.append(agent.update(make_batch(), step))  # type: ignore[arg-type]
+    torch.testing.assert_close(both[1], both[0])
+
+
+def test_the_cpu_has_no_update_of_its_own() -> None:
+    agent = build("taco")
+    assert accelerated_update(agent) == agent.update
+    assert "encode_view" not in vars(agent.encoder)
+
+
+@pytest.mark.parametrize(("horizon", "shared"), [(3, True), (2, False)])
+def test_what_the_replay_holds_once_is_one_input(horizon: int, shared: bool) -> None:
+    sampler = replay(horizon)
+    batch = sampler.sample(4)
+    inputs = {key: tensor.clone() for key, tensor in distinct(batch).items()}
+    leaves = len(list(batch.keys(include_nested=True, leaves_only=True)))
+    assert len(inputs) == leaves - shared
+    static = batch.apply(lambda tensor: inputs[id(tensor)])
+    assert (static["future_observation"] is static["next", "observation"]) == shared
+    # The next batch has other tensors, in the same order.
+    for first, second in zip(inputs.values(), distinct(sampler.sample(4)).values(), strict=True):
+        assert (first.shape, first.dtype) == (second.shape, second.dtype) and first is not second
+
+
+@pytest.fixture
+def dynamo() -> Iterator[Any]:
+    """The counters of what is compiled, from zero; and what is compiled is forgotten afterwards."""
+    import torch._dynamo.utils
+    import torch._inductor.config
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with torch._inductor.config.patch(fallback_random=True):  # the same shifts as without a compiler
+        yield torch._dynamo.utils.counters
+    torch._dynamo.reset()
+
+
+def two_updates(name: str, compiled: bool, **options: Any) -> tuple[list[Metrics], Agent]:
+    agent = build(name, **options)
+    if compiled:
+        compile_encoder(agent)
+    torch.manual_seed(1)
+    return [agent.update(make_batch(seed=step), step) for step in range(2)], agent
+
+
+# The compiler proper takes half a minute; everything before it, which traces our code, does not.
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler])])
+@pytest.mark.parametrize("joint", [False, True], ids=["separate", "joint"])
+def test_compiled_encodings_make_the_same_updates(
+    backend: str, joint: bool, dynamo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    expected, plain = two_updates("taco", compiled=False, joint=joint)
+    assert not dynamo["stats"]
+    metrics, agent = two_updates("taco", compiled=True, joint=joint)
+    # With and without a gradient, each in one piece.
+    assert dynamo["stats"]["unique_graphs"] == 2 and not dynamo["graph_break"]
+    torch.testing.assert_close(metrics, expected, rtol=1e-4, atol=1e-5)
+    for (key, ours), theirs in zip(agent.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+    assert agent.state_dict().keys() == plain.state_dict().keys()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler])])
+def test_compiled_features_and_gradients_are_the_plain_ones(
+    backend: str, dynamo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    both = []
+    for compiled in (False, True):
+        agent = build("taco", shift=0)
+        if compiled:
+            compile_encoder(agent)
+        features = agent.view(make_batch()["observation"])
+        features.square().mean().backward()
+        both.append([features, *(parameter.grad for parameter in agent.encoder.parameters())])
+    assert dynamo["stats"]["unique_graphs"] == 1
+    torch.testing.assert_close(both[1], both[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_compiled_shift_is_a_shift(dynamo: Any) -> None:
+    """Each image by whole pixels with its edges repeated, each by its own, and another one at each call."""
+    agent = build("drqv2", shift=2)
+    encode = agent.encoder.encode_view
+    agent.encoder.forward = lambda view: view.clone()  # type: ignore[method-assign]
+    assert agent.encoder.encode_view == encode
+    compile_encoder(agent)
+    images = make_batch(16)["observation"]
+    height, width = SHAPE[1:]
+    padded = torch.nn.functional.pad(images.float(), [2] * 4, "replicate").to(torch.uint8)
+    found = []
+    for _ in range(2):
+        views = agent.view(images)
+        places = [
+            [
+                (x, y)
+                for y in range(5)
+                for x in range(5)
+                if torch.equal(padded[i, :, y : y + height, x : x + width], views[i])
+            ]
+            for i in range(16)
+        ]
+        assert all(len(place) == 1 for place in places)
+        found.append(places)
+    assert found[0] != found[1] and len({place[0] for place in found[0]}) > 1
+
+
+class Tape:
+    """Stands in for torch.cuda where there is none: a graph keeps the update that it captures for its replays."""
+
+    def __init__(self, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.plain_update = agent.update
+        self.capturing = False
+        self.captured: tuple[TensorDict, Any] | None = None
+        self.metrics: Metrics = {}
+        agent.update = self.update  # type: ignore[method-assign]
+        self.wait_stream = lambda stream: None
+        for name, value in {
+            "Stream": lambda device: self,
+            "current_stream": lambda device: self,
+            "stream": lambda stream: nullcontext(),
+            "CUDAGraph": lambda: self,
+            "graph": self.capture,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+    @contextmanager
+    def capture(self, graph: Any, stream: Any) -> Iterator[None]:
+        assert graph is self and stream is self
+        self.capturing = True
+        yield
+        self.capturing = False
+
+    def update(self, batch: TensorDict, step: Any) -> Metrics:
+        if self.capturing:
+            assert self.captured is None, "captured twice"
+            self.captured = (batch, step)
+            return self.metrics
+        assert self.captured is None, "an update beside the graph"
+        return self.plain_update(batch, step)
+
+    def replay(self) -> None:
+        assert self.captured is not None
+        self.metrics.update(self.plain_update(*self.captured))
+
+
+@pytest.mark.parametrize("horizon", [3, 2], ids=["next is the future", "next is not the future"])
+def test_a_graph_makes_one_update_a_call_of_the_batch_and_step_it_is_given(
+    horizon: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"joint": True, "stddev_schedule": "linear(1.0,0.1,5)"}
+    options |= {"objectives": ["curl"]} if horizon == 2 else {}
+    plain, agent = (build("taco" if horizon == 3 else "drqv2", **options) for _ in range(2))
+    tape = Tape(agent, monkeypatch)
+    update = CudaGraphUpdate(agent)
+    batches, same_batches = replay(horizon), replay(horizon)
+    for step in range(WARM_UP + 4):
+        torch.manual_seed(step)
+        expected = plain.update(batches.sample(4), step)
+        torch.manual_seed(step)
+        metrics = update(same_batches.sample(4), step)
+        assert metrics.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(metrics[key], value, rtol=1e-6, atol=1e-7)
+        assert (tape.captured is not None) == (step >= WARM_UP)
+        times = {int(state["step"]) for optimizer in agent.optimizers.values() for state in optimizer.state.values()}
+        assert times == {step + 1}
+    assert tape.captured is not None
+    static = tape.captured[0]
+    assert (static["future_observation"] is static["next", "observation"]) == (horizon == 3)
+
+
+CUDA_CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "drqv2": ("drqv2", {}),
+    "taco": ("taco", {}),
+    "taco, joint": ("taco", {"joint": True}),
+    "sac with taco": ("sac with taco", {}),
+}
+
+
+def build_on_cuda(case: str, **options: Any) -> Agent:
+    name, usual = CUDA_CASES[case]
+    return build(name, device="cuda", **(usual | options))
+
+
+@needs_cuda
+@pytest.mark.parametrize("accelerated", [CudaGraphUpdate, accelerated_update])
+@pytest.mark.parametrize("case", CUDA_CASES)
+def test_a_cuda_graph_makes_the_same_updates(
+    case: str, accelerated: Any, no_noise: None, dynamo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # accelerated_update turns it on
+    plain, agent = build_on_cuda(case, shift=0), build_on_cuda(case, shift=0)
+    update = accelerated(agent)
+    assert isinstance(update, CudaGraphUpdate)
+    observation = make_batch()["observation"].numpy()
+    history = []
+    for step in range(10):
+        batch = aliased(make_batch(seed=step).to("cuda"))
+        expected, metrics = plain.update(batch, step), update(batch, step)
+        assert metrics.keys() == expected.keys()
+        for key in set(metrics) - {"taco_accuracy", "curl_accuracy"}:  # which jump
+            torch.testing.assert_close(metrics[key], expected[key], rtol=2e-3, atol=1e-4)
+        history.append(metrics["critic_loss"].item())
+        times = {int(state["step"]) for optimizer in agent.optimizers.values() for state in optimizer.state.values()}
+        assert times == {step + 1}  # in warm-up, capture and replay alike
+        actions = [built.act(observation, 10**6, eval_mode=True) for built in (agent, plain)]
+        np.testing.assert_allclose(*actions, rtol=0, atol=1e-2)
+    assert len(set(history)) == 10
+    assert update.graph is not None and update.calls == 10
+    for (key, ours), theirs in zip(agent.named_parameters(), plain.parameters(), strict=True):
+        # Adam's steps of gradients near 0 may point either way: 10 steps of 1e-4 each.
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@contextmanager
+def no_synchronisation() -> Iterator[None]:
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_cuda
+@pytest.mark.parametrize("case", CUDA_CASES)
+def test_the_host_never_waits_for_the_device(case: str) -> None:
+    """From the replay on the device to the metrics; once the graph is there."""
+    agent = build_on_cuda(case)
+    update, batches = CudaGraphUpdate(agent), replay(3, "cuda")
+    for step in range(WARM_UP + 1):
+        update(batches.sample(4), step)
+    kept = []
+    with no_synchronisation():
+        for step in range(5):
+            metrics = update(batches.sample(4), step)
+            kept.append(torch.stack(list(metrics.values())))
+    assert torch.stack(kept).isfinite().all()
+    assert len({values[list(metrics).index("critic_loss")].item() for values in kept}) == 5
+
+
+@needs_cuda
+def test_a_wait_for_the_device_would_be_noticed() -> None:
+    with no_synchronisation(), pytest.raises(RuntimeError, match="synchroniz"):
+        torch.ones((), device="cuda").item()
+
+
+@needs_cuda
+def test_a_cuda_graph_keeps_what_is_shared() -> None:
+    agent = build_on_cuda("taco, joint")
+    update, batches = CudaGraphUpdate(agent), replay(3, "cuda")
+    for step in range(WARM_UP):
+        update(batches.sample(4), step)
+    passes: list[bool] = []
+    agent.encoder.register_forward_hook(lambda module, given, features: passes.append(features.requires_grad))
+    batch = batches.sample(4)
+    update(batch, WARM_UP)  # the capture
+    assert passes == [True, False, False]  # observation, next observation and future in one, second view
+    assert len(update.inputs) == len(distinct(batch)) == len(list(batch.keys(True, True))) - 1
+    update(batches.sample(4), WARM_UP + 1)
+    assert len(passes) == 3  # replays run no Python
+
+
+@needs_cuda
+@pytest.mark.parametrize("accelerated", [CudaGraphUpdate, accelerated_update])
+@pytest.mark.parametrize("shift", [0, 4])
+def test_each_replay_of_a_graph_draws_its_own_shifts(
+    shift: int, accelerated: Any, no_noise: None, dynamo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one batch, with steps too small to matter: what differs is the shifts."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # accelerated_update turns it on
+    agent = build_on_cuda("drqv2", shift=shift, lr=1e-12, critic_target_tau=0.0)
+    update, batch = accelerated(agent), make_batch().to("cuda")
+    losses = [update(batch, 0)["critic_loss"].item() for _ in range(WARM_UP + 6)][WARM_UP:]
+    differences = [abs(a - b) for i, a in enumerate(losses) for b in losses[:i]]
+    assert max(differences) < 1e-5 if shift == 0 else min(differences) > 1e-6
+
+
+@needs_cuda
+def test_convolutions_are_bfloat16_and_heads_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = build_on_cuda("taco", precision="bfloat16")
+    convolved: set[torch.dtype] = set()
+    heads: set[torch.dtype] = set()
+    plain_convolution = rlrep.encoders.F.conv2d
+
+    def convolution(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        convolved.update({x.dtype, weight.dtype})
+        return plain_convolution(x, weight, *rest)
+
+    monkeypatch.setattr(rlrep.encoders.F, "conv2d", convolution)
+
+    def look(module: Any, given: tuple[Tensor, ...], out: Any) -> None:
+        heads.update(tensor.dtype for tensor in (*given, *(out if isinstance(out, tuple) else (out,))))
+
+    taco = agent.objectives[0]
+    for module in (agent.actor, agent.critic, agent.critic_target, taco.state_projection, taco.state_action_projection):
+        module.register_forward_hook(look)
+    update = CudaGraphUpdate(agent)
+    for step in range(WARM_UP + 3):
+        metrics = update(make_batch(seed=step).to("cuda"), step)
+    assert convolved == {torch.bfloat16} and heads == {torch.float32}
+    assert {value.dtype for value in metrics.values()} == {torch.float32}
+    assert {parameter.dtype for parameter in agent.parameters()} == {torch.float32}
+    assert all(value.isfinite() for value in metrics.values())
