@@ -297,8 +297,8 @@ def check_ranks(state: dict[str, Any]) -> None:
     saved, started = len(state["ranks"]), ranks.world_size()
     if saved != started:
         raise CheckpointError(
-            f"the run was trained by {saved} process{'es' if saved > 1 else ''}, and now there are {started}: go on with "
-            f"torchrun --nproc-per-node={saved}"
+            f"the run was trained by {saved} process{'es' if saved > 1 else ''}, and now there are {started}: go on "
+            f"with torchrun --nproc-per-node={saved}"
         )
 
 
