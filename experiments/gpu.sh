@@ -11,4 +11,4 @@ if "$python" -c 'import pytest' 2>/dev/null; then
 else
   echo "no pytest here: the CUDA tests are left out"
 fi
-"$python" -m experiments.benchmark device=cuda minutes=6.5 out="$out/gpu.json" "$@" 2>"$out/gpu_progress.txt" | tee "$out/gpu_table.txt"
+"$python" -m experiments.benchmark device="${DEVICE:-cuda}" minutes="${MINUTES:-6.5}" out="$out/gpu.json" "$@" 2>"$out/gpu_progress.txt" | tee "$out/gpu_table.txt"
