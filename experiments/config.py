@@ -176,15 +176,8 @@ class TrainConfig:
         check_choice("update", self.update, ("separate", "joint"))
         check_choice("path", self.path, tuple(PATHS))
         check_choice("encoder.precision", self.encoder.precision, tuple(PRECISIONS))
-        if self.encoder.precision == "bfloat16":
-            if self.path == "eager":
-                raise ConfigError("path=eager is float32 throughout: encoder.precision=float32")
-            if not supports_bfloat16(self.device):
-                raise ConfigError(
-                    f"encoder.precision=bfloat16, but {self.device} here computes it no faster than float32 (that "
-                    f"takes a processor with AMX or AVX512-BF16, or a GPU of compute capability 8.0): use "
-                    f"encoder.precision=auto or float32"
-                )
+        if self.path == "eager" and self.encoder.precision != "float32":
+            raise ConfigError(f"path=eager is float32 throughout, not encoder.precision={self.encoder.precision}")
         check_choice("wandb.mode", self.wandb.mode, ("online", "offline"))
         if self.num_seed_frames >= self.num_train_frames:
             raise ConfigError(
@@ -256,6 +249,12 @@ def complete(composed: DictConfig) -> TrainConfig:
     if config.encoder.precision == "auto":
         faster = config.path != "eager" and supports_bfloat16(config.device)
         config.encoder.precision = "bfloat16" if faster else "float32"
+    elif config.encoder.precision == "bfloat16" and not supports_bfloat16(config.device):
+        raise ConfigError(
+            f"encoder.precision=bfloat16, but {config.device} here computes it no faster than float32 (that takes a "
+            f"processor with AMX or AVX512-BF16, or a GPU of compute capability 8.0): use encoder.precision=auto or "
+            f"float32"
+        )
     try:
         typed = OmegaConf.merge(OmegaConf.structured(TrainConfig), config)
         OmegaConf.resolve(typed)

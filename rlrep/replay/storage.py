@@ -112,10 +112,10 @@ def frame_memory(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     else:
         free = _available_memory(size)
     if size > free:
-        other = "storage='memory' (host) or storage='disk'" if device.type == "cuda" else "storage='disk'"
+        other = "the host's ('memory') or a disk's ('disk')" if device.type == "cuda" else "a disk's ('disk')"
         raise ReplayError(
-            f"the replay's frames take {size / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free: "
-            f"use {other}, or make the replay smaller"
+            f"the replay's frames take {size / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free: use {other} as "
+            f"storage (replay_storage), or make the replay smaller (replay_buffer_size)"
         )
     return torch.empty(shape, dtype=torch.uint8, device=device)
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from os import kill
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_an_eager_run_trains_and_goes_on(run: Run, built: list[Agent], monkeypat
     [
         ("path=eagr", "unknown path 'eagr': did you mean eager"),
         ("update=jiont", "unknown update 'jiont': did you mean joint"),
-        ("path=eager encoder.precision=bfloat16", "path=eager is float32 throughout: encoder.precision=float32"),
+        ("path=eager encoder.precision=bfloat16", "path=eager is float32 throughout, not encoder.precision=bfloat16"),
     ],
 )
 def test_impossible_ways_of_updating_are_refused(
@@ -88,6 +89,14 @@ def test_impossible_ways_of_updating_are_refused(
     with pytest.raises(ConfigError, match=message):
         run("agent=drqv2", *overrides.split())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_bfloat16_can_be_read_where_the_processor_has_none(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configuration.load(finished / "config.yaml")
+    monkeypatch.setattr("experiments.config.supports_bfloat16", lambda device: False)
+    replace(config, encoder=replace(config.encoder, precision="bfloat16"))
 
 
 def test_bfloat16_is_refused_where_the_processor_has_none(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from tensordict import TensorDict
 
@@ -345,7 +346,7 @@ def test_a_transition_of_the_paper_takes_less_than_22_kB(monkeypatch: pytest.Mon
 
 
 def test_too_large_for_memory_is_refused_with_the_size() -> None:
-    with pytest.raises(ReplayError, match=r"frames take 2116800\.00 GB.*use storage='disk'"):
+    with pytest.raises(ReplayError, match=r"frames take 2116800\.00 GB.*use a disk's \('disk'\)"):
         ReplayBuffer((9, 84, 84), BOX, capacity=10**11)
 
 
@@ -365,3 +366,10 @@ def test_what_is_sampled_is_a_copy() -> None:
         if key != "next":
             value.zero_()
     world.check(world.replay.sample(16))
+
+
+def test_a_replay_too_large_for_the_accelerator_says_how_large_and_where_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_000_000_000, 2_000_000_000))
+    told = r"take 2\.12 GB, and cuda has 1\.00 GB free: use the host's \('memory'\) or a disk's \('disk'\) as storage"
+    with pytest.raises(ReplayError, match=told):
+        storage.frame_memory((100_000, 3, 84, 84), torch.device("cuda"))
