@@ -20,7 +20,6 @@ from agents.graph import WARM_UP, CudaGraphUpdate, compile_encoder, distinct
 from rlrep.replay import ReplayBuffer
 from tests.agents.test_agents import BOX, SHAPE, build, make_batch
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 
 Metrics = dict[str, Tensor]
@@ -250,7 +249,7 @@ def build_on_cuda(case: str, **options: Any) -> Agent:
     return build(name, device="cuda", **(usual | options))
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("accelerated", [CudaGraphUpdate, accelerated_update])
 @pytest.mark.parametrize("case", CUDA_CASES)
 def test_a_cuda_graph_makes_the_same_updates(
@@ -291,7 +290,7 @@ def no_synchronisation() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("case", CUDA_CASES)
 def test_the_host_never_waits_for_the_device(case: str) -> None:
     """From the replay on the device to the metrics; once the graph is there."""
@@ -308,13 +307,13 @@ def test_the_host_never_waits_for_the_device(case: str) -> None:
     assert len({values[list(metrics).index("critic_loss")].item() for values in kept}) == 5
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_a_wait_for_the_device_would_be_noticed() -> None:
     with no_synchronisation(), pytest.raises(RuntimeError, match="synchroniz"):
         torch.ones((), device="cuda").item()
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_a_cuda_graph_keeps_what_is_shared() -> None:
     agent = build_on_cuda("taco, joint")
     update, batches = CudaGraphUpdate(agent), replay(3, "cuda")
@@ -330,7 +329,7 @@ def test_a_cuda_graph_keeps_what_is_shared() -> None:
     assert len(passes) == 3  # replays run no Python
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("accelerated", [CudaGraphUpdate, accelerated_update])
 @pytest.mark.parametrize("shift", [0, 4])
 def test_each_replay_of_a_graph_draws_its_own_shifts(
@@ -345,7 +344,7 @@ def test_each_replay_of_a_graph_draws_its_own_shifts(
     assert max(differences) < 1e-5 if shift == 0 else min(differences) > 1e-6
 
 
-@needs_cuda
+@pytest.mark.cuda
 def test_convolutions_are_bfloat16_and_heads_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = build_on_cuda("taco", precision="bfloat16")
     convolved: set[torch.dtype] = set()
