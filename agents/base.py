@@ -175,7 +175,7 @@ class Agent(nn.Module):
         """The unweighted sum of the objectives' losses, and all they return, detached."""
         metrics: Metrics = {}
         for objective in self.objectives:
-            metrics.update(objective(batch, encoded).items())
+            metrics.update((objective(batch, encoded) if encoded else objective(batch)).items())
         loss = torch.stack([value for name, value in metrics.items() if name.startswith("loss_")]).sum()
         return loss, {name: value.detach() for name, value in metrics.items()}
 

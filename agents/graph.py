@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sysconfig
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.distributed
@@ -30,15 +32,24 @@ def accelerated_update(agent: Agent) -> Update:
     if agent.device.type != "cuda":
         return agent.update
     torch.backends.cudnn.benchmark = True
-    if any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+    if can_compile(agent.device):
         compile_encoder(agent)
     else:
         warnings.warn(
-            "no C compiler found, so the encoder is not compiled: install gcc for faster updates", stacklevel=2
+            "the encoder is not compiled: that takes a C compiler and Python's headers (install gcc and python3-dev), and "
+            "a GPU of compute capability 7.0",
+            stacklevel=2,
         )
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return agent.update
     return CudaGraphUpdate(agent)
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether Triton, which torch.compile uses on CUDA, finds what it needs."""
+    compiler = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
+    headers = Path(sysconfig.get_path("include"), "Python.h").exists()
+    return compiler and headers and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def compile_encoder(agent: Agent) -> None:
@@ -88,9 +99,10 @@ class CudaGraphUpdate:
         self.inputs = {key: tensor.clone() for key, tensor in distinct(batch).items()}
         static = batch.apply(lambda tensor: self.inputs[id(tensor)])
         assert static is not None
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
             self.metrics = self.agent.update(static, self.step)  # type: ignore[arg-type]
+        self.graph = graph
 
 
 def distinct(batch: TensorDict) -> dict[int, Tensor]:

@@ -82,7 +82,7 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
         rendering: "exact" is dm_control's own picture. "fast" has a smaller shadow map and fewer triangles:
             without a GPU, at 84×84, it draws 2.6 times faster (the median over the tasks; 1.2 times where meshes
             or hills take the time, dog and quadruped_escape, 4.9 at most), and moves the pixels by 0.04 of 255 on
-            average, 0.08 at most. "auto" is "exact" where there is a GPU, else "fast".
+            average, 0.082 at most. "auto" is "exact" where there is a GPU, else "fast".
         render_mode: "rgb_array" for `render()`, the current picture as uint8 `(render_size, render_size, 3)`.
         render_size: height and width of that picture in pixels, at least 8.
 

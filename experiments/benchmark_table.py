@@ -137,7 +137,7 @@ def roofline_section(rows: list[Row]) -> list[Line]:
             f"{row['bytes_per_second_ceiling'] / 1e9:.3g} GB/s",
             "compute ceiling ms": milliseconds(row, "compute_ceiling_seconds"),
             "memory ceiling ms": milliseconds(row, "memory_ceiling_seconds"),
-            "share of the roofline": f"{row['share_of_roofline']:.0%} ({row['bound_by']})",
+            "of the roofline, op by op": f"{row['share_of_roofline']:.0%} ({row['bound_by']})",
         }
         for row in rows
     ]

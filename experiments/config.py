@@ -249,12 +249,6 @@ def complete(composed: DictConfig) -> TrainConfig:
     if config.encoder.precision == "auto":
         faster = config.path != "eager" and supports_bfloat16(config.device)
         config.encoder.precision = "bfloat16" if faster else "float32"
-    elif config.encoder.precision == "bfloat16" and not supports_bfloat16(config.device):
-        raise ConfigError(
-            f"encoder.precision=bfloat16, but {config.device} here computes it no faster than float32 (that takes a "
-            f"processor with AMX or AVX512-BF16, or a GPU of compute capability 8.0): use encoder.precision=auto or "
-            f"float32"
-        )
     try:
         typed = OmegaConf.merge(OmegaConf.structured(TrainConfig), config)
         OmegaConf.resolve(typed)
@@ -263,6 +257,16 @@ def complete(composed: DictConfig) -> TrainConfig:
         raise ConfigError(f"the configuration does not fit: {explanation(error)}") from error
     assert isinstance(built, TrainConfig)
     return built
+
+
+def check_precision(config: TrainConfig) -> None:
+    """Refuses to begin a run in bfloat16 where that is no faster; one that was begun elsewhere can be gone on with."""
+    if config.encoder.precision == "bfloat16" and not supports_bfloat16(config.device):
+        raise ConfigError(
+            f"encoder.precision=bfloat16, but {config.device} here computes it no faster than float32 (that takes a "
+            f"processor with AMX or AVX512-BF16, or a GPU of compute capability 8.0): use encoder.precision=auto or "
+            f"float32"
+        )
 
 
 def explanation(error: Exception) -> str:

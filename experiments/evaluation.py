@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,11 @@ def make_evaluation_envs(config: TrainConfig) -> Any:
     count = min(config.num_envs, config.num_eval_episodes - config.save_video)
     if count < 2:
         return None
-    envs = make_vector_env(config.task, count, seed=config.seed, **environment_options(config))
-    envs.reset(seed=[config.seed + EVALUATION_SEED] * count)
+    with ExitStack() as opened:
+        envs = make_vector_env(config.task, count, seed=config.seed, **environment_options(config))
+        opened.enter_context(closing(envs))
+        envs.reset(seed=[config.seed + EVALUATION_SEED] * count)
+        opened.pop_all()
     return envs
 
 

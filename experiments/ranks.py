@@ -24,6 +24,8 @@ def launched_by_torchrun() -> bool:
 def joined(device: str) -> Iterator[str]:
     """Joins the ranks that torchrun started, and gives this one's device: each takes a GPU of its own."""
     if not launched_by_torchrun():
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)
         yield device
         return
     cuda = device.startswith("cuda")
@@ -36,10 +38,9 @@ def joined(device: str) -> Iterator[str]:
         device = f"cuda:{local_rank}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
-    try:
-        yield device
-    finally:
-        dist.destroy_process_group()
+    yield device
+    # Not after an error: it would wait for ranks that wait for this one, where torchrun ends them once this one has.
+    dist.destroy_process_group()
 
 
 def rank() -> int:

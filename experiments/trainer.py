@@ -148,10 +148,11 @@ class Trainer:
             self.evaluate()
             self.save(no_start)
         except EnvironmentDied as error:
-            if ranks.world_size() == 1:  # other ranks wait elsewhere, and can't join in a checkpoint
-                self.save(no_start)
+            if ranks.world_size() > 1:  # the other ranks wait elsewhere, and can't join in a checkpoint
+                raise TrainingError(f"{error}. Training stopped at frame {self.frame}; {kept(self.folder)}") from error
+            self.save(no_start)
             raise TrainingError(
-                f"{error}. Training stopped at frame {self.frame}; {kept(self.folder)}: go on with resume=true"
+                f"{error}. Training stopped at frame {self.frame}, and all is saved: go on with resume=true"
             ) from error
 
     def advance(self) -> np.ndarray:
@@ -221,8 +222,8 @@ class Trainer:
     def evaluate(self) -> None:
         self.metrics.check()
         every = self.config.eval_every_frames
-        self.next_eval = (self.frame // every + 1) * every
         if self.rank:
+            self.next_eval = (self.frame // every + 1) * every
             return
         film = self.config.save_video
         evaluation = evaluate(
@@ -233,6 +234,7 @@ class Trainer:
             self.eval_envs,
         )
         self.log.row("eval", {"frame": self.frame, **evaluation.row})
+        self.next_eval = (self.frame // every + 1) * every
         if film:
             path = self.folder / "videos" / f"{self.frame:09d}.mp4"
             write_video(path, evaluation.film, evaluation.frames_per_second)
@@ -322,7 +324,7 @@ def replay_storage(config: TrainConfig, observation_shape: tuple[int, ...]) -> s
     if config.replay_storage != "auto":
         return config.device if config.replay_storage == "cuda" else config.replay_storage
     if config.device.startswith("cuda"):
-        size = config.replay_buffer_size * int(np.prod(observation_shape)) // config.frame_stack
+        size = config.replay_buffer_size * int(np.prod(observation_shape)) // config.frame_stack // ranks.world_size()
         if size < torch.cuda.mem_get_info(config.device)[0] / 2:
             return config.device
     return "disk"
@@ -375,6 +377,10 @@ def train(composed: DictConfig) -> Path:
             if config.path == "fast":
                 keep_pages()
             folder = Path(to_absolute_path(config.run_dir))
+            if not (folder / CONFIG).exists():
+                configuration.check_precision(config)
+            elif composed.encoder.precision == "auto":
+                config.encoder.precision = configuration.load(folder / CONFIG).encoder.precision
             config.device = opened.enter_context(ranks.joined(config.device))
             if ranks.rank() == 0:
                 opened.enter_context(locked(folder))

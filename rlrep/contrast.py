@@ -19,7 +19,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous()
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
         torch.distributed.all_reduce(gradient)
         return gradient.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
 

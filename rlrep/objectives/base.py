@@ -44,7 +44,7 @@ class Objective(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.augment = RandomShift(4) if augment is None else augment
-        self._encoded: list[tuple[Tensor, Tensor]] = []
+        self._encoded: list[tuple[Tensor, Tensor]] = []  # filled while `forward` runs
 
     def losses(self, *values: Tensor) -> dict[str, Tensor]:
         """The losses and metrics `out_keys`, from the batch's entries `in_keys`."""

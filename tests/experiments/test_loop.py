@@ -99,6 +99,16 @@ def test_a_run_in_bfloat16_can_be_read_where_the_processor_has_none(
     replace(config, encoder=replace(config.encoder, precision="bfloat16"))
 
 
+def test_a_run_in_bfloat16_goes_on_where_the_processor_has_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.config.supports_bfloat16", lambda device: True)
+    overrides = ("agent=drqv2", "encoder.precision=auto")
+    folder = run(*overrides, "num_train_frames=1000")
+    assert configuration.load(folder / "config.yaml").encoder.precision == "bfloat16"
+    monkeypatch.setattr("experiments.config.supports_bfloat16", lambda device: False)
+    run(*overrides, "num_train_frames=2000", "resume=true")
+    assert load_checkpoint(folder / CHECKPOINT)["step"] == 40
+
+
 def test_bfloat16_is_refused_where_the_processor_has_none(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -180,7 +190,7 @@ def test_a_run_whose_environment_dies_stops_saves_and_goes_on(run: Run, start: S
     assert process.returncode == 1 and "Traceback" not in errors
     told = re.search(
         rf"error: environment 1 \(cartpole_balance, process {victim}\) died: killed by signal 9 \(SIGKILL\).*\. "
-        rf"Training stopped at frame (\d+); the last good checkpoint is kept in .*: go on with resume=true",
+        rf"Training stopped at frame (\d+), and all is saved: go on with resume=true",
         errors,
     )
     assert told, errors
