@@ -36,8 +36,8 @@ def accelerated_update(agent: Agent) -> Update:
         compile_encoder(agent)
     else:
         warnings.warn(
-            "the encoder is not compiled: that takes a C compiler and Python's headers (install gcc and python3-dev), and "
-            "a GPU of compute capability 7.0",
+            "the encoder is not compiled: that takes a C compiler and Python's headers (install gcc and python3-dev), "
+            "and a GPU of compute capability 7.0",
             stacklevel=2,
         )
     if torch.distributed.is_available() and torch.distributed.is_initialized():
