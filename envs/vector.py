@@ -485,9 +485,14 @@ def _worker(
         parent.put((index, type(error), error, traceback.format_exc()))
 
 
+def processor_count() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _warn_of_few_processors(processes: int) -> None:
     global _warned_of_few_processors
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processors = processor_count()
     if 1 < processes > processors and not _warned_of_few_processors:
         _warned_of_few_processors = True
         warnings.warn(

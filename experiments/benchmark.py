@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 
+from envs.vector import processor_count
 from experiments import config as configuration
 from experiments.benchmark_table import report
 from experiments.files import write_atomically
@@ -280,7 +281,7 @@ def loop_points(options: Options) -> Iterator[Point]:
     """Whole runs at their preset's sizes, unless the options say otherwise."""
     preset = "paper" if options.cuda else "cpu"
     task = "quadruped_run" if options.cuda else "cheetah_run"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = processor_count()
     numbers = [16, 1, 4, 8] if options.cuda else [1, 2, 4]
     numbers = options.num_envs or [number for number in numbers if number <= 2 * cores]
     paths = [path for path in options.path or ["fast", "eager"] if path != "sb3"]
@@ -501,7 +502,7 @@ def describe_machine(device: str) -> Row:
         processor = names[0] if names else processor
     return {
         "processor": processor,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": processor_count(),
         "amx": torch.cpu._is_amx_tile_supported(),
         "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,

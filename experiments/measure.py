@@ -1,7 +1,7 @@
 """What the benchmark measures, in child processes, so that peak memory, allocator and warm caches are each one's own.
 
 `update`, `sb3_update`, `act` and `replay` build calls, which the parent asks for in turns; `rendering`, `loop` and
-`count` do their whole work at once and answer with rows.
+`roofline` do their whole work at once and answer with rows.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def rendering(task: str, device: torch.device, image_size: int) -> list[Row]:
     ]
 
 
-def count(
+def roofline(
     agent: str, batch_size: int, path: str, update: str, device: torch.device, image_size: int, channels: int
 ) -> list[Row]:
     """The work of one update, the device's ceilings, and the time that the update takes next to them."""
@@ -369,5 +369,5 @@ MEASURED: dict[str, Callable[..., Subject | list[Row]]] = {
     "replay": replay,
     "rendering": rendering,
     "loop": loop,
-    "roofline": count,
+    "roofline": roofline,
 }
