@@ -142,7 +142,7 @@ def test_the_loop_does_the_updates_that_were_asked_for(tmp_path: Path) -> None:
 
 def test_the_roofline_is_the_nearer_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "ceilings", lambda device, dtype: (1e9, 1e10))
-    (row,) = measure.count("drqv2", 2, "fast", "separate", torch.device("cpu"), image_size=20, channels=4)
+    (row,) = measure.roofline("drqv2", 2, "fast", "separate", torch.device("cpu"), image_size=20, channels=4)
     compute, memory = row["operations"] / 1e9, row["bytes_moved"] / 1e10
     assert row["share_of_roofline"] == pytest.approx(max(compute, memory) / row["seconds"])
     assert row["bound_by"] == ("compute" if compute > memory else "memory")
