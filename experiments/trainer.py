@@ -186,8 +186,9 @@ class Trainer:
 
         self.episode_return += reward
         self.episode_length += 1
+        metrics = self.metrics.mean() if done.any() else {}
         for i in np.flatnonzero(done):
-            self.log_episode(float(self.episode_return[i]), int(self.episode_length[i]))
+            self.log_episode(float(self.episode_return[i]), int(self.episode_length[i]), metrics)
         self.episode_return[done] = 0
         self.episode_length[done] = 0
         return done
@@ -243,7 +244,7 @@ class Trainer:
 
         draw_run(self.folder, self.folder / "curve.png")
 
-    def log_episode(self, episode_return: float, length: int) -> None:
+    def log_episode(self, episode_return: float, length: int, metrics: dict[str, float]) -> None:
         row = {
             "frame": self.frame,
             "episode_return": episode_return,
@@ -252,7 +253,7 @@ class Trainer:
             "steps_per_update": self.steps_with_updates / self.updates if self.updates else 0.0,
             "frames_per_second": self.log.frames_per_second,
         }
-        self.log.row("train", row | self.metrics.mean())
+        self.log.row("train", row | metrics)
 
     def save(self, at_episode_start: np.ndarray) -> None:
         """Writes the replay's new rows, then the checkpoint that counts them."""
