@@ -30,6 +30,7 @@ def make_agent(
     objectives: Sequence[str] = (),
     objective_options: Mapping[str, Mapping[str, Any]] | None = None,
     encoder_options: Mapping[str, Any] | None = None,
+    freeze_encoder: bool = False,
     shift: int = 4,
     device: torch.device | str = "cpu",
     path: str = "fast",
@@ -44,6 +45,7 @@ def make_agent(
         objectives: names, see `rlrep.OBJECTIVES`.
         objective_options: keyword arguments of each objective, by its name.
         encoder_options: keyword arguments of `PixelEncoder`.
+        freeze_encoder: no gradient reaches the encoder, and no optimizer steps it.
         shift: pixels that the random shift moves images by at most, for the agent and its objectives.
         path: "fast", or "eager": the same in float32 with every acceleration off, to compare with.
         options: keyword arguments of the agent.
@@ -54,6 +56,7 @@ def make_agent(
     agent_class = look_up("agent", name, AGENTS)
     encoder_class, shift_class = look_up("path", path, PATHS)
     encoder = encoder_class(observation_shape, **(encoder_options or {}))
+    encoder.requires_grad_(not freeze_encoder)
     augment = shift_class(shift)
     built = [
         make_objective(

@@ -13,6 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from rlrep import Objective, PixelEncoder, RandomShift
+from rlrep.optimizers import adam
 
 Metrics = dict[str, Tensor]
 
@@ -22,13 +23,6 @@ class Space(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
-
-
-def adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Adam:
-    """Adam, fused into one kernel where there is one, and fit for CUDA graphs; a parameter named twice counts once."""
-    parameters = list(dict.fromkeys(parameters))
-    kinds = {parameter.device.type for parameter in parameters}
-    return torch.optim.Adam(parameters, lr=lr, fused=kinds <= {"cpu", "cuda"}, capturable=kinds == {"cuda"})
 
 
 def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.base import Agent, Metrics, Space, adam, soft_update
+from agents.base import Agent, Metrics, Space, soft_update
 from agents.networks import Critic
 from agents.schedule import parse_schedule
 from rlrep import TACO, ActionEncoder, Objective, PixelEncoder, RandomShift
 from rlrep.encoders import mlp, orthogonal_init, projection
+from rlrep.optimizers import adam
 
 ACTION_MARGIN = 1e-6
 

@@ -16,7 +16,8 @@ class EagerEncoder(PixelEncoder):
         x = observation / 255 - 0.5
         for convolution in self.convolutions:
             x = F.relu(convolution(x))
-        return x.flatten(1)
+        features = x.flatten(1)
+        return features if self.head is None else self.head(features)
 
 
 class GridSampleShift(RandomShift):

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.base import Agent, Metrics, Space, adam, soft_update
+from agents.base import Agent, Metrics, Space, soft_update
 from agents.networks import Critic
 from rlrep import Objective, PixelEncoder, RandomShift
 from rlrep.encoders import mlp, orthogonal_init, projection
+from rlrep.optimizers import adam
 
 LOG_STDDEV_RANGE = (-10.0, 2.0)
 

@@ -3,13 +3,13 @@
 import difflib
 import importlib.util
 import math
-import operator
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
 from envs.opengl import draw_fewer_triangles, has_gpu, opening_opengl
 
 _SUITE: dict[str, tuple[str, ...]] = {
@@ -52,7 +52,6 @@ TASKS: tuple[str, ...] = (*_DOMAIN_AND_TASK, "reach_duplo")
 
 Rendering = Literal["auto", "exact", "fast"]
 
-_SMALLEST_IMAGE = 8
 _MANY_GEOMS = 40  # humanoid_CMU, dog and reach_duplo have more
 _ACTION_TOLERANCE = 1e-6
 _LARGEST_BOUND = 1e6  # MuJoCo says "no bound" with 1e10
@@ -70,7 +69,9 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
     The task's time limit truncates; a real end (discount 0) terminates. What follows `reset(seed=s)` is a
     pure function of `s` and the actions, bit for bit, on one machine.
 
-    `info["simulator_steps"]` counts the task's control steps in this episode.
+    `info["simulator_steps"]` counts the task's control steps in this episode, and `info["state"]` is the state of the
+    simulation, float32 `(S,)`: positions, then velocities, then activations of muscles, where there are any, in
+    MuJoCo's units and order.
 
     Args:
         task: one of `TASKS`.
@@ -107,16 +108,14 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
         render_size: int = 256,
     ) -> None:
         task = _known_task(task)
-        image_size = _at_least(_SMALLEST_IMAGE, image_size, "image_size")
-        render_size = _at_least(_SMALLEST_IMAGE, render_size, "render_size")
-        self.action_repeat = _at_least(1, action_repeat, "action_repeat")
-        frame_stack = _at_least(1, frame_stack, "frame_stack")
+        image_size = at_least(SMALLEST_IMAGE, image_size, "image_size")
+        render_size = at_least(SMALLEST_IMAGE, render_size, "render_size")
+        self.action_repeat = at_least(1, action_repeat, "action_repeat")
+        frame_stack = at_least(1, frame_stack, "frame_stack")
         if rendering not in ("auto", "exact", "fast"):
             raise ValueError(f"rendering is {rendering!r}; expected 'auto', 'exact' or 'fast'")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}; expected None or 'rgb_array'")
         self.task = task
-        self.render_mode = render_mode
+        self.render_mode = known_render_mode(render_mode)
 
         self._environment = _load(task)
         physics = self._environment.physics
@@ -164,7 +163,7 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
         self._frames = np.concatenate([self._draw()] * frame_stack)
         self._simulator_steps = 0
         self._running = True
-        return self._frames.copy(), {"simulator_steps": 0}
+        return self._frames.copy(), self._info()
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Hold an action for `action_repeat` control steps.
@@ -187,7 +186,7 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
         self._frames = np.concatenate([self._frames[3:], self._draw()])
         terminated = bool(time_step.last() and time_step.discount == 0)
         truncated = bool(time_step.last() and not terminated)
-        return self._frames.copy(), reward, terminated, truncated, {"simulator_steps": self._simulator_steps}
+        return self._frames.copy(), reward, terminated, truncated, self._info()
 
     def render(self) -> npt.NDArray[np.uint8] | None:
         """The picture of now, uint8 `(render_size, render_size, 3)`; None without a render mode."""
@@ -199,6 +198,10 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
             self._environment.physics.free()
         self._environment = self._observer = self._viewer = None
         self._running = False
+
+    def _info(self) -> dict[str, Any]:
+        state = self._environment.physics.get_state().astype(np.float32)
+        return {"simulator_steps": self._simulator_steps, "state": state}
 
     def _draw(self) -> npt.NDArray[np.uint8]:
         return self._observer.render().transpose(2, 0, 1)
@@ -219,16 +222,6 @@ def _known_task(task: str) -> str:
         near = difflib.get_close_matches(str(task), TASKS) or ["walker_walk", "cartpole_swingup"]
         raise ValueError(f"no task is called {task!r}; did you mean {' or '.join(near)}? See envs.TASKS")
     return name
-
-
-def _at_least(smallest: int, value: int, name: str) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}; expected a whole number") from None
-    if number < smallest:
-        raise ValueError(f"{name} is {number}; expected at least {smallest}")
-    return number
 
 
 def _usual_camera(task: str) -> int | str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -16,7 +16,7 @@ from yaml import YAMLError
 from agents import AGENTS, PATHS
 from envs import TASKS
 from rlrep import OBJECTIVES
-from rlrep.encoders import PRECISIONS, supports_bfloat16
+from rlrep.encoders import PRECISIONS, STRIDES, supports_bfloat16
 from rlrep.registry import look_up
 
 # The schedules of DrQ-v2 by difficulty of the task (arXiv 2107.09645, table 4), in agent steps.
@@ -53,7 +53,7 @@ POSITIVE = (
 )
 
 # Options of agents and objectives whose 0 means something.
-MAY_BE_ZERO = {"num_expl_steps", "pre_activation_weight", "stddev_clip", "stddev_schedule"}
+MAY_BE_ZERO = {"num_expl_steps", "pre_activation_weight", "stddev_clip", "stddev_schedule", "denoise", "codes"}
 
 # Arguments of agents and objectives that are no options.
 GIVEN_BY_US = {"encoder", "action_space", "objectives", "joint", "augment", "return"}
@@ -72,6 +72,9 @@ FREE_ON_RESUME = {
     "use_wandb",
     "wandb",
 }
+
+
+Config = TypeVar("Config")
 
 
 class ConfigError(ValueError):
@@ -93,6 +96,15 @@ def refusals() -> Iterator[None]:
 class EncoderConfig:
     channels: int
     precision: str
+    strides: list[int] = field(default_factory=lambda: list(STRIDES))
+    out_dim: int | None = None
+    path: str | None = None
+    freeze: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of `PixelEncoder`, but for the observation's shape."""
+        return {name: getattr(self, name) for name in ("channels", "precision", "strides", "out_dim")}
 
 
 @dataclass
@@ -244,18 +256,25 @@ def complete(composed: DictConfig) -> TrainConfig:
         config.num_seed_frames = max(4000, int(config.batch_size) * int(config.action_repeat))
     # The name says which losses the agent has, in the run's folder and in plots.
     added = [name for name in config.objectives if name != config.agent.name]
+    if config.encoder.path or config.encoder.freeze:
+        added.append("frozen" if config.encoder.freeze else "pretrained")
     config.agent.name = "+".join([config.agent.name, *added])
     config.device = resolve_device(str(config.device))
     if config.encoder.precision == "auto":
         faster = config.path != "eager" and supports_bfloat16(config.device)
         config.encoder.precision = "bfloat16" if faster else "float32"
+    return typed_as(TrainConfig, config)
+
+
+def typed_as(schema: type[Config], config: DictConfig) -> Config:
+    """The values of `config`, checked."""
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(TrainConfig), config)
+        typed = OmegaConf.merge(OmegaConf.structured(schema), config)
         OmegaConf.resolve(typed)
         built = OmegaConf.to_object(typed)
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration does not fit: {explanation(error)}") from error
-    assert isinstance(built, TrainConfig)
+    assert isinstance(built, schema)
     return built
 
 
@@ -329,7 +348,8 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def as_dict(config: TrainConfig) -> dict[str, Any]:
+def as_dict(config: Any) -> dict[str, Any]:
+    """The values of a configuration, which is a dataclass, as YAML holds them."""
     plain = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
@@ -337,23 +357,30 @@ def as_dict(config: TrainConfig) -> dict[str, Any]:
 
 def load(path: Path) -> TrainConfig:
     """The configuration that a run's folder holds."""
+    return load_as(TrainConfig, path)
+
+
+def load_as(schema: type[Config], path: Path) -> Config:
+    """The configuration in the file at `path`."""
     if not path.exists():
         raise ConfigError(f"{path.parent} is not a run: it has no {path.name}")
     try:
-        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrainConfig), OmegaConf.load(path)))
+        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is damaged or from another version: {explanation(error)}") from error
-    assert isinstance(built, TrainConfig)
+    assert isinstance(built, schema)
     return built
 
 
-def differences(ours: TrainConfig, saved: TrainConfig) -> list[str]:
-    """What differs between two configurations of one run, but for what may change when it is resumed."""
+def differences(
+    ours: Any, saved: Any, free: Set[str] = frozenset(FREE_ON_RESUME | {"replay_buffer_size"})
+) -> list[str]:
+    """What differs between two configurations of one run, but for what may change when it is resumed, `free`."""
     new, old = flat(as_dict(ours)), flat(as_dict(saved))
     return [
         f"{name}={new.get(name)} (the run has {old.get(name)})"
         for name in new | old
-        if name.partition(".")[0] not in FREE_ON_RESUME | {"replay_buffer_size"} and new.get(name) != old.get(name)
+        if name.partition(".")[0] not in free and new.get(name) != old.get(name)
     ]
 
 

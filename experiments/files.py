@@ -57,24 +57,25 @@ class CsvLog:
     """A table that grows by a row at a time; columns may join later.
 
     Args:
-        path: of the file; what it holds is kept, up to `until_frame`.
-        until_frame: rows with a later `frame` are dropped: they were written after the checkpoint that a run resumes
-            from, and will be written again.
+        path: of the file; what it holds is kept, up to `until`.
+        until: rows with a later `counter` are dropped: they were written after the checkpoint that a run resumes from,
+            and will be written again.
+        counter: the column that tells when a row was written.
 
     Raises:
         ValueError: if the file at `path` is no such table.
     """
 
-    def __init__(self, path: Path, until_frame: int | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path, until: int | None = None, counter: str = "frame") -> None:
+        self.path, self.counter = path, counter
         self.columns: list[str] = []
         self.rows: list[dict[str, Any]] = []
-        if path.exists() and until_frame is not None:
-            self._read(until_frame)
+        if path.exists() and until is not None:
+            self._read(until)
         self._rewrite()
 
     def append(self, row: dict[str, Any]) -> None:
-        """Adds a row: `frame` and whatever else was measured."""
+        """Adds a row: the counter and whatever else was measured."""
         row = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
         self.rows.append(row)
         new = [name for name in row if name not in self.columns]
@@ -90,11 +91,11 @@ class CsvLog:
             os.truncate(self.path, whole)
             raise
 
-    def _read(self, until_frame: int) -> None:
+    def _read(self, until: int) -> None:
         complete = self.path.read_text().rpartition("\n")[0]  # a kill may cut the last line short
         reader = csv.DictReader(io.StringIO(complete))
         try:
-            self.rows = [row for row in reader if int(row["frame"]) <= until_frame]
+            self.rows = [row for row in reader if int(row[self.counter]) <= until]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged at line {reader.line_num}: mend it or move it away") from error
         self.columns = list(reader.fieldnames or [])

@@ -24,9 +24,14 @@ class NonFiniteLoss(RuntimeError):
 
 
 class UpdateMetrics:
-    """Metrics of updates, kept as tensors so that no update waits for the device; read together now and then."""
+    """Metrics of updates, kept as tensors so that no update waits for the device; read together now and then.
 
-    def __init__(self) -> None:
+    Args:
+        counter: what the number of an update counts.
+    """
+
+    def __init__(self, counter: str = "frame") -> None:
+        self.counter = counter
         self.names: list[str] = []
         self.values: list[Tensor] = []
         self.frames: list[int] = []
@@ -45,7 +50,7 @@ class UpdateMetrics:
         if bad.any():
             update = int(bad.any(1).int().argmax())
             named = [f"{name}={values[update, i]:g}" for i, name in enumerate(self.names) if bad[update, i]]
-            raise NonFiniteLoss(f"{', '.join(named)} at frame {self.frames[update]}")
+            raise NonFiniteLoss(f"{', '.join(named)} at {self.counter} {self.frames[update]}")
 
     def mean(self) -> dict[str, float]:
         """The mean of each metric since the last call, checked; empty if there was no update."""
@@ -57,9 +62,72 @@ class UpdateMetrics:
         return dict(zip(self.names, means, strict=True))
 
 
+class Progress:
+    """Tells how far something is: in a line that is redrawn on a terminal, elsewhere in a line now and then.
+
+    Args:
+        name: of what goes on.
+        total: where it ends.
+        start: where it starts or goes on.
+        unit: what is counted.
+    """
+
+    def __init__(self, name: str, total: int, start: int, unit: str) -> None:
+        self.name, self.total, self.start, self.count, self.unit = name, total, start, start, unit
+        self.shown: dict[str, str] = {}
+        self.start_time = self.next_line = time.monotonic()
+        self.bar = tqdm(
+            total=total,
+            initial=start,
+            unit=unit,
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            desc=name,
+            disable=not sys.stderr.isatty() or ranks.rank() > 0,
+        )
+
+    @property
+    def rate(self) -> float:
+        """Units a second."""
+        return (self.count - self.start) / max(time.monotonic() - self.start_time, 1e-9)
+
+    def show(self, values: dict[str, str]) -> None:
+        """Tells these values too, from now on."""
+        self.shown |= values
+        self.bar.set_postfix(self.shown, refresh=False)
+
+    def advance(self, count: int) -> None:
+        self.bar.update(count - self.count)
+        self.count = count
+        if self.bar.disable and time.monotonic() >= self.next_line:
+            self.print_line()
+
+    def print_line(self) -> None:
+        if ranks.rank():
+            return
+        line = tqdm.format_meter(
+            self.count,
+            self.total,
+            time.monotonic() - self.start_time,
+            initial=self.start,
+            unit=f" {self.unit}s",
+            prefix=f"{self.name}: ",
+            postfix=", ".join(f"{name} {value}" for name, value in self.shown.items()),
+            bar_format=f"{{desc}}{{n_fmt}} of {{total_fmt}} {self.unit}s, "
+            "{rate_noinv_fmt}, {remaining} left{postfix}",
+        )
+        print(line, file=sys.stderr, flush=True)
+        self.next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+    def close(self) -> None:
+        if self.bar.disable and self.count > self.start:
+            self.print_line()
+        self.bar.close()
+
+
 class Log:
-    """Writes a run's rows wherever they are wanted, and tells how it goes: in a line that is redrawn on a terminal,
-    elsewhere in a line now and then.
+    """Writes a run's rows wherever they are wanted, and tells how it goes.
 
     Args:
         config: of the run.
@@ -73,23 +141,14 @@ class Log:
             "train": CsvLog(folder / "train.csv", frame),
             "eval": CsvLog(folder / "eval.csv", min(frame, next_eval - 1)),
         }
-        self.start_time, self.start_frame, self.frame = time.monotonic(), frame, frame
-        self.shown = {
-            f"{name} return": f"{float(table.rows[-1]['episode_return']):.1f}"
-            for name, table in self.tables.items()
-            if table.rows
-        }
-        self.name, self.total = f"{config.task} {config.agent['name']} seed {config.seed}", config.num_train_frames
-        self.next_line = self.start_time
-        self.progress = tqdm(
-            total=self.total,
-            initial=frame,
-            unit="frame",
-            unit_scale=True,
-            dynamic_ncols=True,
-            mininterval=0.5,
-            desc=self.name,
-            disable=not sys.stderr.isatty() or ranks.rank() > 0,
+        name = f"{config.task} {config.agent['name']} seed {config.seed}"
+        self.progress = Progress(name, config.num_train_frames, frame, "frame")
+        self.progress.show(
+            {
+                f"{name} return": f"{float(table.rows[-1]['episode_return']):.1f}"
+                for name, table in self.tables.items()
+                if table.rows
+            }
         )
         first = ranks.rank() == 0  # the others keep their CSV files, and are silent
         self.wandb = start_wandb(config, folder) if config.use_wandb and first else None
@@ -101,30 +160,10 @@ class Log:
 
     @property
     def frames_per_second(self) -> float:
-        return (self.frame - self.start_frame) / max(time.monotonic() - self.start_time, 1e-9)
+        return self.progress.rate
 
     def advance(self, frame: int) -> None:
-        self.progress.update(frame - self.frame)
-        self.frame = frame
-        if self.progress.disable and time.monotonic() >= self.next_line:
-            self.print_line()
-
-    def print_line(self) -> None:
-        if ranks.rank():
-            return
-        elapsed = time.monotonic() - self.start_time
-        line = tqdm.format_meter(
-            self.frame,
-            self.total,
-            elapsed,
-            initial=self.start_frame,
-            unit=" frames",
-            prefix=f"{self.name}: ",
-            postfix=", ".join(f"{name} {value}" for name, value in self.shown.items()),
-            bar_format="{desc}{n_fmt} of {total_fmt} frames, {rate_noinv_fmt}, {remaining} left{postfix}",
-        )
-        print(line, file=sys.stderr, flush=True)
-        self.next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+        self.progress.advance(frame)
 
     def row(self, table: str, row: dict[str, Any]) -> None:
         """Adds a row to `train` or `eval`; it holds at least `frame` and `episode_return`."""
@@ -135,20 +174,17 @@ class Log:
         if self.tensorboard is not None:
             for name, value in scalars.items():
                 self.tensorboard.add_scalar(name, value, row["frame"])
-        self.shown[f"{table} return"] = f"{row['episode_return']:.1f}"
         losses = {name: value for name, value in row.items() if "loss" in name}
-        self.shown |= {name.replace("loss_", "").replace("_loss", ""): f"{value:.3g}" for name, value in losses.items()}
-        self.progress.set_postfix(self.shown, refresh=False)
+        shown = {name.replace("loss_", "").replace("_loss", ""): f"{value:.3g}" for name, value in losses.items()}
+        self.progress.show({f"{table} return": f"{row['episode_return']:.1f}"} | shown)
 
     def video(self, path: Path) -> None:
         if self.wandb is not None:
             import wandb
 
-            self.wandb.log({"frame": self.frame, "video": wandb.Video(str(path), format="mp4")})
+            self.wandb.log({"frame": self.progress.count, "video": wandb.Video(str(path), format="mp4")})
 
     def close(self) -> None:
-        if self.progress.disable and self.frame > self.start_frame:
-            self.print_line()
         self.progress.close()
         if self.tensorboard is not None:
             self.tensorboard.close()
@@ -156,7 +192,7 @@ class Log:
             self.wandb.finish()
 
 
-def start_wandb(config: TrainConfig, folder: Path) -> Any:
+def start_wandb(config: Any, folder: Path, counter: str = "frame") -> Any:
     """A run of Weights & Biases; its id is kept in the folder, so that a resumed run goes on in the same one.
 
     Raises:
@@ -169,7 +205,7 @@ def start_wandb(config: TrainConfig, folder: Path) -> Any:
     try:
         run = wandb.init(
             project=config.wandb.project,
-            mode=config.wandb.mode,  # type: ignore[arg-type]
+            mode=config.wandb.mode,
             dir=folder,
             name="-".join(folder.parts[-3:]),
             config=as_dict(config),
@@ -179,14 +215,14 @@ def start_wandb(config: TrainConfig, folder: Path) -> Any:
     except wandb.Error as error:
         raise ConfigError(f"Weights & Biases did not start ({error}): `wandb login`, or wandb.mode=offline") from error
     write_atomically(path, run_id.encode())
-    run.define_metric("*", step_metric="frame")
+    run.define_metric("*", step_metric=counter)
     return run
 
 
-def check_extras(config: TrainConfig) -> None:
+def check_extras(use_wandb: bool, use_tb: bool) -> None:
     """Refuses a switch whose package is missing, with the command that brings it."""
     from importlib.util import find_spec
 
-    for wanted, package in ((config.use_wandb, "wandb"), (config.use_tb, "tensorboard")):
+    for wanted, package in ((use_wandb, "wandb"), (use_tb, "tensorboard")):
         if wanted and find_spec(package) is None:
             raise ConfigError(f"{package} is not installed: pip install 'rlrep[{package}]'")

@@ -32,6 +32,11 @@ def check_choices(arguments: Sequence[str]) -> None:
                 look_up(group, choice, known)
 
 
+def name_the_path(arguments: Sequence[str]) -> list[str]:
+    """`encoder=FOLDER` as `encoder.path=FOLDER`: to Hydra, `encoder` is a section with several values."""
+    return [re.sub(r"^encoder=(?!\{)", "encoder.path=", argument) for argument in arguments]
+
+
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
@@ -55,6 +60,7 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = name_the_path(sys.argv[1:])
     try:
         check_choices(sys.argv[1:])
     except ValueError as error:

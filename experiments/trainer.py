@@ -34,6 +34,7 @@ from experiments.config import ConfigError, TrainConfig, refusals
 from experiments.evaluation import environment_options, evaluate, make_evaluation_env, make_evaluation_envs, write_video
 from experiments.files import locked, write_atomically
 from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
+from experiments.pretrained import load_weights, settle_encoder
 from rlrep.replay import ReplayBuffer, ReplayError
 
 CONFIG, CHECKPOINT = "config.yaml", "checkpoints/latest.pt"
@@ -65,7 +66,7 @@ class Trainer:
         self.batch_size = ranks.share("batch_size", config.batch_size)
         seed = ranks.seed(config.seed)
         own_folder = folder / f"rank_{self.rank}" if self.rank else folder
-        check_extras(config)
+        check_extras(config.use_wandb, config.use_tb)
         checkpoint = folder / CHECKPOINT
         state = load_checkpoint(checkpoint, config.device) if checkpoint.exists() else None
         if state is not None:
@@ -78,6 +79,8 @@ class Trainer:
             config.check_episode(episode_steps)
             observation_space, action_space = self.eval_env.observation_space, self.eval_env.action_space
             self.agent = build_agent(config, observation_space, action_space)
+            if state is None and config.encoder.path is not None:
+                load_weights(self.agent.encoder, Path(config.encoder.path))
             if self.rank:
                 torch.manual_seed(seed)
             self.envs = opened.enter_context(
@@ -312,7 +315,8 @@ def build_agent(config: TrainConfig, observation_space: Any, action_space: Any) 
         action_space,
         objectives=config.objectives,
         objective_options=config.objective,
-        encoder_options={"channels": config.encoder.channels, "precision": config.encoder.precision},
+        encoder_options=config.encoder.options,
+        freeze_encoder=config.encoder.freeze,
         shift=config.shift,
         device=config.device,
         path=config.path,
@@ -378,10 +382,12 @@ def train(composed: DictConfig) -> Path:
             if config.path == "fast":
                 keep_pages()
             folder = Path(to_absolute_path(config.run_dir))
-            if not (folder / CONFIG).exists():
+            saved = configuration.load(folder / CONFIG) if (folder / CONFIG).exists() else None
+            settle_encoder(config, saved)
+            if saved is None:
                 configuration.check_precision(config)
             elif composed.encoder.precision == "auto":
-                config.encoder.precision = configuration.load(folder / CONFIG).encoder.precision
+                config.encoder.precision = saved.encoder.precision
             config.device = opened.enter_context(ranks.joined(config.device))
             if ranks.rank() == 0:
                 opened.enter_context(locked(folder))

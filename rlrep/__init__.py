@@ -4,7 +4,17 @@ from rlrep.actions import ActionEncoder, ActionSequenceEncoder
 from rlrep.augment import RandomShift
 from rlrep.contrast import info_nce, temporal_contrastive
 from rlrep.encoders import PixelDecoder, PixelEncoder
-from rlrep.objectives import CURL, OBJECTIVES, TACO, ForwardModel, Objective, make_objective
+from rlrep.objectives import (
+    CURL,
+    OBJECTIVES,
+    TACO,
+    Autoencoder,
+    ForwardModel,
+    InverseModel,
+    Objective,
+    TemporalContrastive,
+    make_objective,
+)
 from rlrep.replay import ReplayBuffer
 
 __version__ = "0.1.0"
@@ -15,12 +25,15 @@ __all__ = [
     "TACO",
     "ActionEncoder",
     "ActionSequenceEncoder",
+    "Autoencoder",
     "ForwardModel",
+    "InverseModel",
     "Objective",
     "PixelDecoder",
     "PixelEncoder",
     "RandomShift",
     "ReplayBuffer",
+    "TemporalContrastive",
     "info_nce",
     "make_objective",
     "temporal_contrastive",

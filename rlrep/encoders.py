@@ -51,48 +51,66 @@ def supports_bfloat16(device: torch.device | str) -> bool:
 class PixelEncoder(nn.Module, PyTorchModelHubMixin):
     """The convolutional encoder of DrQ-v2 (arXiv 2107.09645): `x / 255 - 0.5`, then four 3×3 convolutions with ReLU.
 
-    Input: (B, C, H, W) uint8 in 0..255. Output: (B, repr_dim) float32; `repr_dim` is 39 200 for (9, 84, 84) and 32
-    channels. Share a trained one with ``encoder.save_pretrained(folder)`` and ``PixelEncoder.from_pretrained(folder)``
+    Input: (B, C, H, W) uint8 in 0..255. Output: (B, repr_dim) float32; `repr_dim` is 39 200 for (9, 84, 84), 32
+    channels and the default strides. Share a trained one with ``encoder.save_pretrained(folder)`` and ``PixelEncoder.from_pretrained(folder)``
     (safetensors and a JSON configuration).
 
     Args:
-        observation_shape: (C, H, W) of the stacked frames; H and W at least 17.
+        observation_shape: (C, H, W) of the stacked frames; with the default strides H and W are at least 17.
         channels: filters of every convolution.
         precision: "float32", or "bfloat16" for the convolutions alone: parameters and output stay float32.
+        strides: of the convolutions, one each. (2, 2, 2, 2) makes features of few dimensions at an eighth of the cost.
+        out_dim: size of the features: Linear → LayerNorm follows the convolutions. None leaves them as they are.
 
     Raises:
         ValueError: for an impossible shape or an unknown precision; when called with another shape.
     """
 
     def __init__(
-        self, observation_shape: Sequence[int] = (9, 84, 84), channels: int = 32, precision: str = "float32"
+        self,
+        observation_shape: Sequence[int] = (9, 84, 84),
+        channels: int = 32,
+        precision: str = "float32",
+        strides: Sequence[int] = STRIDES,
+        out_dim: int | None = None,
     ) -> None:
         super().__init__()
-        if len(observation_shape) != 3 or observation_shape[0] < 1 or min(observation_shape[1:]) < 17:
+        if len(strides) < 1 or min(strides) < 1:
+            raise ValueError(f"strides must be numbers of at least 1, one a convolution, got {tuple(strides)}")
+        smallest = 2  # the last feature map's side
+        for stride in reversed(strides):
+            smallest = (smallest - 1) * stride + 3
+        if len(observation_shape) != 3 or observation_shape[0] < 1 or min(observation_shape[1:]) < smallest:
             raise ValueError(
-                f"observation_shape must be (channels, height, width) with at least 17 pixels a side, "
+                f"observation_shape must be (channels, height, width) with at least {smallest} pixels a side, "
                 f"got {tuple(observation_shape)}"
             )
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}")
+        for name, value in dict(channels=channels, out_dim=out_dim).items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
         self.observation_shape = tuple(observation_shape)
         self.channels = channels
         self.precision = precision
-        widths = (self.observation_shape[0], channels, channels, channels, channels)
+        self.strides = tuple(strides)
+        widths = (self.observation_shape[0], *[channels] * len(strides))
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(widths[i], widths[i + 1], 3, stride) for i, stride in enumerate(STRIDES)
+            nn.Conv2d(widths[i], widths[i + 1], 3, stride) for i, stride in enumerate(strides)
         )
-        self.apply(orthogonal_init)
         height, width = self.feature_size
         self.repr_dim = channels * height * width
+        self.head: nn.Sequential | None = None
+        if out_dim is not None:
+            self.head = nn.Sequential(nn.Linear(self.repr_dim, out_dim), nn.LayerNorm(out_dim))
+            self.repr_dim = out_dim
+        self.apply(orthogonal_init)
 
     @property
     def feature_size(self) -> tuple[int, int]:
         """Height and width of the last feature map."""
         height, width = self.observation_shape[1:]
-        for stride in STRIDES:
+        for stride in self.strides:
             height, width = (height - 3) // stride + 1, (width - 3) // stride + 1
         return height, width
 
@@ -118,7 +136,18 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
                 weight, bias = weight / 255, bias - 0.5 * weight.sum((1, 2, 3))
             weight, bias = weight.to(dtype, memory_format=torch.channels_last), bias.to(dtype)
             x = F.relu(F.conv2d(x, weight, bias, convolution.stride), inplace=True)
-        return x.flatten(1).float()
+        features = x.flatten(1).float()
+        return features if self.head is None else self.head(features)
+
+
+def to_unit_scale(pixels: Tensor) -> Tensor:
+    """uint8 pixels on the scale that encoders and decoders work in: pixels / 255 - 0.5, float32."""
+    return pixels.float().div_(255).sub_(0.5)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """The inverse of `to_unit_scale`, clipped: uint8."""
+    return images.add(0.5).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 class PixelDecoder(nn.Module):

@@ -18,6 +18,7 @@ WHO_HAS = {
     "action": "data recorded with actions (a replay buffer, offline RL data), not video",
     "action_sequence": "a replay buffer built with horizon=K, or offline RL data, not video",
     "future_observation": "a replay buffer built with horizon=K, offline RL data, and video sources",
+    "gap": "a replay buffer built with horizon=K, offline RL data, and video sources",
     "reward": "a replay buffer or offline RL data, not video",
 }
 
@@ -107,3 +108,12 @@ def check_horizon(horizon: int) -> int:
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1 step, got {horizon}")
     return horizon
+
+
+def check_frame_channels(encoder: PixelEncoder, frame_channels: int) -> int:
+    if not 1 <= frame_channels <= encoder.observation_shape[0]:
+        raise ValueError(
+            f"frame_channels must lie in 1..{encoder.observation_shape[0]}, the observation's channels, "
+            f"got {frame_channels}"
+        )
+    return frame_channels

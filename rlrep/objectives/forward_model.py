@@ -1,39 +1,51 @@
-"""Forward modelling: what will be seen K steps on, from the features now and the actions until then."""
+"""Forward modelling: what will be seen some steps on, from the features now and, where known, the actions until then."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlrep.actions import ActionEncoder, ActionSequenceEncoder
 from rlrep.augment import RandomShift
-from rlrep.encoders import PixelDecoder, PixelEncoder, mlp, orthogonal_init, projection
-from rlrep.objectives.base import Objective, check_horizon
+from rlrep.encoders import (
+    PixelDecoder,
+    PixelEncoder,
+    mlp,
+    orthogonal_init,
+    projection,
+    to_pixels,
+    to_unit_scale,
+)
+from rlrep.objectives.base import Objective, check_frame_channels, check_horizon
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
 
 TARGETS = ("features", "pixels")
 
 
 class ForwardModel(Objective):
-    """Predicts o_t+K from (encoder(o_t), a_t:t+K-1).
+    """Predicts o_t+K from (encoder(o_t), a_t:t+K-1); from video, o_t+k from (encoder(o_t), k), k in 1..K.
 
     - ``predict="features"``: ``loss_forward`` = mean ‖ẑ/‖ẑ‖ - z/‖z‖‖², between the prediction ẑ and z = projection(
       encoder(o_t+K)), which carries no gradient (the self-predictive loss of arXiv 2007.05929, without a momentum
       copy). With nothing else to learn from, z may collapse to a constant; a critic on the same encoder keeps it apart.
-    - ``predict="pixels"``: ``loss_forward`` = mean squared error of the decoded newest frame of o_t+K, on the scale
+    - ``predict="pixels"``: ``loss_forward`` = mean squared error of the decoded newest frame, on the scale
       pixels / 255 - 0.5 (the Gaussian likelihood of arXiv 2403.13765, up to a constant).
 
     Args:
         encoder: the shared encoder.
-        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``.
-        horizon: K ≥ 1.
-        predict: "features" or "pixels".
+        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None for video, where the gap k stands in for actions.
+        horizon: K ≥ 1; for video the largest gap in the data.
+        predict: "features" or "pixels"; None is pixels for video, features otherwise.
         frame_channels: channels of one frame, of which the newest is decoded.
         feature_dim: size of z.
         hidden_dim: width of the prediction head.
         latent_action_dim: size of one encoded action; int(1.25 · A) + 1 if None.
+        decoder_channels: filters of the decoder.
         augment: the image augmentation; a random shift by 4 pixels if None. Pixel targets are not augmented.
     """
 
@@ -42,43 +54,64 @@ class ForwardModel(Objective):
         encoder: PixelEncoder,
         action_space: Any,
         horizon: int = 3,
-        predict: str = "features",
+        predict: str | None = None,
         frame_channels: int = 3,
         feature_dim: int = 50,
         hidden_dim: int = 1024,
         latent_action_dim: int | None = None,
+        decoder_channels: int = 32,
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
+        if predict is None:
+            predict = "pixels" if action_space is None else "features"
         if predict not in TARGETS:
             raise ValueError(f"predict must be one of {', '.join(TARGETS)}, got {predict!r}")
-        if not 1 <= frame_channels <= encoder.observation_shape[0]:
-            raise ValueError(
-                f"frame_channels must lie in 1..{encoder.observation_shape[0]}, the observation's channels, "
-                f"got {frame_channels}"
-            )
         self.horizon = check_horizon(horizon)
-        self.in_keys = ["observation", "action_sequence", "future_observation"]
         self.out_keys = ["loss_forward"]
-        self.frame_channels = frame_channels
-        self.action_encoder = ActionEncoder(action_space, latent_action_dim)
-        self.sequence_encoder = ActionSequenceEncoder(self.action_encoder.latent_dim, horizon)
+        self.frame_channels = check_frame_channels(encoder, frame_channels)
         self.state_projection = projection(encoder.repr_dim, feature_dim)
-        self.predictor = mlp(feature_dim + self.sequence_encoder.out_dim, [hidden_dim], feature_dim)
         self.state_projection.apply(orthogonal_init)
+        self.path_encoder: nn.Module
+        if action_space is None:
+            self.in_keys = ["observation", "gap", "future_observation"]
+            path_dim = feature_dim
+            self.path_encoder = nn.Embedding(horizon + 1, path_dim)
+        else:
+            self.in_keys = ["observation", "action_sequence", "future_observation"]
+            action_encoder = ActionEncoder(action_space, latent_action_dim)
+            sequence_encoder = ActionSequenceEncoder(action_encoder.latent_dim, horizon)
+            path_dim = sequence_encoder.out_dim
+            self.path_encoder = nn.Sequential(action_encoder, sequence_encoder)
+        self.predictor = mlp(feature_dim + path_dim, [hidden_dim], feature_dim)
         self.predictor.apply(orthogonal_init)
         frame_shape = (frame_channels, *encoder.observation_shape[1:])
-        self.decoder = PixelDecoder(feature_dim, frame_shape) if predict == "pixels" else None
+        self.decoder = PixelDecoder(feature_dim, frame_shape, decoder_channels) if predict == "pixels" else None
+
+    def predict(self, observation: Tensor, path: Tensor) -> Tensor:
+        """ẑ (B, feature_dim) from pixels and what leads on from them: action sequences, or gaps."""
+        state = self.state_projection(self.encode(observation))
+        return self.predictor(torch.cat([state, self.path_encoder(path)], dim=1))
 
     def losses(  # type: ignore[override]
-        self, observation: Tensor, action_sequence: Tensor, future_observation: Tensor
+        self, observation: Tensor, path: Tensor, future_observation: Tensor
     ) -> dict[str, Tensor]:
-        state = self.state_projection(self.encode(observation))
-        sequence = self.sequence_encoder(self.action_encoder(action_sequence))
-        prediction = self.predictor(torch.cat([state, sequence], dim=1))
+        prediction = self.predict(observation, path)
         if self.decoder is not None:
-            frame = future_observation[:, -self.frame_channels :].float().div(255).sub(0.5)
+            frame = to_unit_scale(future_observation[:, -self.frame_channels :])
             return {"loss_forward": F.mse_loss(self.decoder(prediction), frame)}
         with torch.no_grad():
             target = self.state_projection(self.encode(future_observation))
         return {"loss_forward": 2 - 2 * F.cosine_similarity(prediction, target).mean()}
+
+    @torch.no_grad()
+    def reconstruct(self, batch: TensorDict) -> Tensor:
+        """The predicted newest frame of each future observation, (B, frame_channels, H, W) uint8.
+
+        Raises:
+            ValueError: if this model predicts features.
+        """
+        if self.decoder is None:
+            raise ValueError('a forward model of features draws no pictures: build it with predict="pixels"')
+        observation, path, _ = self.read(batch)
+        return to_pixels(self.decoder(self.predict(observation, path)))

@@ -166,6 +166,31 @@ def test_the_time_limit_truncates():
         env.step(np.zeros(6, np.float32))
 
 
+@pytest.mark.parametrize("task", ["cartpole_swingup", "dog_stand", "reach_duplo"])
+def test_info_tells_the_positions_velocities_and_activations_of_the_simulation(task):
+    env = PixelControl(task, image_size=16)
+    _, first = env.reset(seed=0)
+    *_, info = env.step(env.action_space.high)
+    data = env._environment.physics.data
+    expected = np.concatenate([data.qpos, data.qvel, data.act]).astype(np.float32)
+    np.testing.assert_array_equal(info["state"], expected)
+    assert info["state"].dtype == first["state"].dtype == np.float32
+    assert first["state"].shape == expected.shape and not np.array_equal(first["state"], expected)
+    env.close()
+
+
+def test_the_state_is_of_the_moment_that_the_observation_shows():
+    env = PixelControl("cup_catch", image_size=16, frame_stack=1)
+    shown, info = env.reset(seed=0)
+    kept = info["state"].copy()
+    env.step(np.ones(2, np.float32))
+    np.testing.assert_array_equal(info["state"], kept)
+    with env._environment.physics.reset_context():
+        env._environment.physics.set_state(kept)
+    assert np.abs(env._draw().astype(int) - shown).max() <= 1
+    env.close()
+
+
 def test_a_real_end_terminates():
     env = PixelControl("lqr_lqr_2_1", image_size=16, action_repeat=10)
     env.reset(seed=0)

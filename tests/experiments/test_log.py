@@ -82,5 +82,5 @@ def test_columns_may_join_a_table_and_rows_after_a_frame_be_dropped(tmp_path: Pa
     log.append({"frame": 2, "episode_return": 2.0, "loss": 5.0})
     log.append({"frame": 3, "episode_return": 3.0, "loss": 6.0})
     assert path.read_text().split() == ["frame,episode_return,loss", "1,0.123457,", "2,2,5", "3,3,6"]
-    CsvLog(path, until_frame=2)
+    CsvLog(path, until=2)
     assert path.read_text().split() == ["frame,episode_return,loss", "1,0.123457,", "2,2,5"]

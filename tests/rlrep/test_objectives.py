@@ -17,12 +17,16 @@ SMALL: dict[str, dict[str, Any]] = {
     "taco": {"feature_dim": 8, "hidden_dim": 16},
     "curl": {"feature_dim": 8},
     "forward_model": {"feature_dim": 8, "hidden_dim": 16},
+    "temporal_contrastive": {"feature_dim": 8},
+    "inverse_model": {"hidden_dim": 16},
 }
 VARIANTS = [
     *(pytest.param(name, {}, id=name) for name in OBJECTIVES),
     pytest.param("taco", {"curl": False}, id="taco without curl"),
     pytest.param("taco", {"reward": False}, id="taco without reward"),
     pytest.param("forward_model", {"predict": "pixels"}, id="forward_model of pixels"),
+    pytest.param("autoencoder", {"denoise": 0.1}, id="denoising autoencoder"),
+    pytest.param("autoencoder", {"codes": 8}, id="vector-quantised autoencoder"),
 ]
 
 
@@ -51,6 +55,7 @@ def make_batch(action_space: Any = BOX, batch_size: int = 5, horizon: int = 3) -
             "action": sequence[:, 0],
             "action_sequence": sequence,
             "future_observation": pixels(),
+            "gap": torch.arange(batch_size) % horizon + 1,
             "next": {"observation": pixels(), "reward": torch.rand(batch_size, 1)},
             "discount": torch.full((batch_size, 1), 0.97),
         },
@@ -183,7 +188,7 @@ def test_forward_model_of_features_measures_directions(encoder: PixelEncoder) ->
     assert isinstance(model, ForwardModel)
     batch = make_batch()
     state, target = (model.state_projection(encoder(batch[k])) for k in ("observation", "future_observation"))
-    sequence = model.sequence_encoder(model.action_encoder(batch["action_sequence"]))
+    sequence = model.path_encoder(batch["action_sequence"])
     prediction = model.predictor(torch.cat([state, sequence], 1))
     difference = nn.functional.normalize(prediction) - nn.functional.normalize(target)
     torch.testing.assert_close(model(batch)["loss_forward"], difference.square().sum(1).mean())

@@ -1,0 +1,308 @@
+"""ViZDoom seen through its pixels: the scenarios Basic and Defend the Center."""
+
+import importlib.util
+import math
+import operator
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
+
+_TICS_PER_SECOND = 35
+_UNIT = 512.0  # map units
+_FULL_HEALTH = 100.0
+_BASIC_AMMO = 50.0  # rounds at the start
+_DEFEND_AMMO = 26.0
+_MONSTERS = 5  # as many as Defend the Center keeps alive
+_HEIGHTS = {120: "RES_160X120", 240: "RES_320X240", 480: "RES_640X480", 960: "RES_1280X960"}
+
+# Run in the engine's process before the engine. Without it, one whose parent is killed would wait for ever, and keep
+# the parent's output open; and Ctrl-C in a terminal would end it under its parent's hands.
+_PREPARE = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG, SIGKILL = 1, 9
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
+os.setsid()
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
+    """A scenario of ViZDoom observed as a stack of its last pictures.
+
+    - "basic": before one wall of a room, with a monster before the opposite one: move left, move right, shoot. Each tic
+      (1/35 s) costs 1, each shot 5; the shot that kills the monster brings 106 and the end. 300 tics at most.
+    - "defend_the_center": amid monsters that come from all sides, five at most at a time: turn left, turn right, shoot,
+      with 26 rounds. Each one killed brings 1; the player's death costs 1 and is the end. 2100 tics at most.
+
+    Observations are uint8 `(frame_stack * 3, image_size, image_size)`, RGB, the oldest frame first; a reset
+    repeats the first frame. A frame is all of the engine's 4:3 picture, made square. Actions are 0, 1 and 2, in the
+    order above. An action is held for `action_repeat` tics, or until the episode ends; the reward is the sum over them.
+
+    The time limit truncates; a real end terminates. The engine shows nothing of what follows a real end, so that the
+    last frame and state of such an episode repeat those before. What follows `reset(seed=s)` is a pure function of `s`
+    and the actions, bit for bit, on one machine.
+
+    `info["simulator_steps"]` counts the tics in this episode. `info["state"]` is the latent state, float32 `(S,)`;
+    `state_names` names its entries. Lengths are in units of 512 map units (the room of Basic is about 1 wide, a new
+    monster of Defend the Center 1.5 away), velocities in such units per second; ammunition and health, which no
+    picture shows, are shares of what an episode starts with.
+
+    - "basic": `player_y`, `player_velocity_y` and `monster_y` along the wall, positive to the left, and `ammo`. A
+      monster that is dying stays where it was.
+    - "defend_the_center": the player's place `player_x`, `player_y`, and direction `player_sin`, `player_cos`; `ammo`,
+      `health`; and for the five nearest monsters, the nearest first, `monster<i>_present` (0 or 1; with 0, all of it is
+      0), the sine and cosine of its direction from the player's line of sight, positive to the left, and its distance.
+
+    The engine is another process. It leaves no files in the working folder, and on Linux it ends with this process,
+    however that ends.
+
+    Args:
+        scenario: one of `SCENARIOS`.
+        image_size: height and width of a frame in pixels, 8 to 960; up to 120, the engine draws 160×120.
+        action_repeat: tics an action is held, at least 1.
+        frame_stack: frames in an observation, at least 1.
+        render_mode: "rgb_array" for `render()`, the newest frame as uint8 `(render_size, render_size, 3)`.
+        render_size: height and width of that picture in pixels, at least 8; it is made of what the engine draws for the
+            observation, and so no sharper.
+
+    Raises:
+        ValueError: for an unknown scenario or render mode, or a number out of range.
+        ModuleNotFoundError: if vizdoom is not installed.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012  (as gymnasium)
+        "render_modes": ["rgb_array"],
+        "render_fps": _TICS_PER_SECOND,
+    }
+
+    def __init__(
+        self,
+        scenario: str,
+        *,
+        image_size: int = 84,
+        action_repeat: int = 4,
+        frame_stack: int = 3,
+        render_mode: str | None = None,
+        render_size: int = 256,
+    ) -> None:
+        if scenario not in _SCENARIOS:
+            raise ValueError(f"scenario is {scenario!r}; expected one of {', '.join(SCENARIOS)}")
+        image_size = at_least(SMALLEST_IMAGE, image_size, "image_size")
+        render_size = at_least(SMALLEST_IMAGE, render_size, "render_size")
+        self.action_repeat = at_least(1, action_repeat, "action_repeat")
+        frame_stack = at_least(1, frame_stack, "frame_stack")
+        self.render_mode = known_render_mode(render_mode)
+        self.scenario = scenario
+        self.state_names, self._read_state = _SCENARIOS[scenario]
+
+        height, resolution = _resolution(image_size)
+        self._game, self._tic_limit = _start_game(scenario, resolution)
+        self._shrink = _Resize(height, image_size)
+        self._enlarge = _Resize(height, render_size)
+
+        self.action_space = gym.spaces.Discrete(3)
+        self.observation_space = gym.spaces.Box(0, 255, (frame_stack * 3, image_size, image_size), np.uint8)
+        self.metadata = {**self.metadata, "render_fps": _TICS_PER_SECOND / self.action_repeat}
+        self._frames = np.zeros(self.observation_space.shape, np.uint8)
+        self._picture = np.zeros((3, height, height * 4 // 3), np.uint8)
+        self._state = np.zeros(len(self.state_names), np.float32)
+        self._simulator_steps = 0
+        self._running = False
+
+    @property
+    def max_episode_steps(self) -> int:
+        """Steps of this environment until the time limit."""
+        return math.ceil(self._tic_limit / self.action_repeat)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
+        """Start an episode; with a seed, everything that follows depends on it alone."""
+        super().reset(seed=seed)
+        self._game.set_seed(int(self.np_random.integers(2**32, dtype=np.uint32)))
+        self._game.new_episode()
+        self._look()
+        self._frames = np.concatenate([self._shrink(self._picture)] * (self._frames.shape[0] // 3))
+        self._simulator_steps = 0
+        self._running = True
+        return self._frames.copy(), self._info()
+
+    def step(self, action: np.int64 | int) -> tuple[npt.NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+        """Hold an action for `action_repeat` tics.
+
+        Raises:
+            ValueError: if the action is not 0, 1 or 2.
+            gymnasium.error.ResetNeeded: before the first reset and after an episode's end.
+        """
+        if not self._running:
+            raise gym.error.ResetNeeded(f"{self.scenario} has no episode to step in: call reset() first")
+        buttons = [0, 0, 0]
+        buttons[self._checked(action)] = 1
+        tics = min(self.action_repeat, self._tic_limit - self._simulator_steps)
+        reward = float(self._game.make_action(buttons, tics))
+        self._simulator_steps += tics
+        terminated = bool(self._game.is_episode_finished())
+        truncated = not terminated and self._simulator_steps >= self._tic_limit
+        self._running = not (terminated or truncated)
+        if not terminated:
+            self._look()
+        self._frames = np.concatenate([self._frames[3:], self._shrink(self._picture)])
+        return self._frames.copy(), reward, terminated, truncated, self._info()
+
+    def render(self) -> npt.NDArray[np.uint8] | None:
+        """The newest frame, uint8 `(render_size, render_size, 3)`; None without a render mode."""
+        return None if self.render_mode is None else self._enlarge(self._picture).transpose(1, 2, 0).copy()
+
+    def close(self) -> None:
+        """End the engine; may be called twice."""
+        if self._game is not None:
+            self._game.close()
+        self._game = None
+        self._running = False
+
+    def _look(self) -> None:
+        now = self._game.get_state()
+        self._picture = now.screen_buffer
+        self._state = np.array(self._read_state(now, self._state), np.float32)
+
+    def _info(self) -> dict[str, Any]:
+        return {"simulator_steps": self._simulator_steps, "state": self._state.copy()}
+
+    def _checked(self, action: np.int64 | int) -> int:
+        try:
+            number = operator.index(action)
+        except TypeError:
+            number = -1
+        if not 0 <= number < 3:
+            raise ValueError(f"the action is {action!r}; {self.scenario} expects 0, 1 or 2")
+        return number
+
+
+class _Scenario(NamedTuple):
+    """What the entries of a scenario's state are called, and how vizdoom's `GameState` and the state before tell it."""
+
+    state_names: tuple[str, ...]
+    read_state: Callable[[Any, npt.NDArray[np.float32]], list[float]]
+
+
+def _basic_state(now: Any, before: npt.NDArray[np.float32]) -> list[float]:
+    player, monsters = _player_and_monsters(now)
+    velocity = player.velocity_y * _TICS_PER_SECOND / _UNIT
+    monster = monsters[0].position_y / _UNIT if monsters else before[_BASIC_NAMES.index("monster_y")]
+    ammo, _ = now.game_variables
+    return [player.position_y / _UNIT, velocity, monster, ammo / _BASIC_AMMO]
+
+
+def _defend_state(now: Any, before: npt.NDArray[np.float32]) -> list[float]:
+    player, monsters = _player_and_monsters(now)
+    direction = math.radians(player.angle)
+    ammo, health = now.game_variables
+    state = [player.position_x / _UNIT, player.position_y / _UNIT, math.sin(direction), math.cos(direction)]
+    state += [ammo / _DEFEND_AMMO, health / _FULL_HEALTH]
+    seen = []
+    for monster in monsters:
+        ahead, aside = monster.position_x - player.position_x, monster.position_y - player.position_y
+        bearing = math.atan2(aside, ahead) - direction
+        seen.append((math.hypot(ahead, aside) / _UNIT, math.sin(bearing), math.cos(bearing)))
+    for distance, sine, cosine in sorted(seen)[:_MONSTERS]:
+        state += [1.0, sine, cosine, distance]
+    return state + [0.0] * (len(_DEFEND_NAMES) - len(state))
+
+
+def _player_and_monsters(now: Any) -> tuple[Any, list[Any]]:
+    player = next(thing for thing in now.objects if thing.category == "Self")
+    return player, [thing for thing in now.objects if thing.category == "Monster"]  # the dead are none
+
+
+_BASIC_NAMES = ("player_y", "player_velocity_y", "monster_y", "ammo")
+_DEFEND_NAMES = (
+    *("player_x", "player_y", "player_sin", "player_cos", "ammo", "health"),
+    *(f"monster{i}_{what}" for i in range(_MONSTERS) for what in ("present", "sin", "cos", "distance")),
+)
+_SCENARIOS = {
+    "basic": _Scenario(_BASIC_NAMES, _basic_state),
+    "defend_the_center": _Scenario(_DEFEND_NAMES, _defend_state),
+}
+
+SCENARIOS: tuple[str, ...] = tuple(_SCENARIOS)
+"""The names of all scenarios."""
+
+
+class _Resize:
+    """Pictures (3, height, height * 4 / 3) uint8 → (3, size, size) uint8: what each pixel covers, averaged."""
+
+    def __init__(self, height: int, size: int) -> None:
+        self._size = size
+        self._rows = _covered(height, size)
+        self._columns = _covered(height * 4 // 3, size)
+
+    def __call__(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        # As products with two matrices, which would be nearly all zeros, it took five times as long.
+        short = np.zeros((3, self._size, picture.shape[2]), np.float32)
+        for row, share in self._rows:
+            short += share[:, None] * picture[:, row]
+        small = np.zeros((3, self._size, self._size), np.float32)
+        for column, share in self._columns:
+            small += share * short[:, :, column]
+        return np.rint(small).astype(np.uint8)
+
+
+def _covered(length: int, size: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    """The first old pixels (size,) that the new ones of a line cover, and their shares (size,); the second ones; ..."""
+    edges = np.linspace(0, length, size + 1)
+    first = np.floor(edges[:-1]).astype(np.int64)
+    covered = []
+    for old in first + np.arange(math.ceil(length / size) + 1)[:, None]:
+        overlap = np.minimum(edges[1:], old + 1) - np.maximum(edges[:-1], old)
+        share = (overlap.clip(min=0) * size / length).astype(np.float32)
+        if share.any():
+            covered.append((old.clip(max=length - 1), share))
+    return covered
+
+
+def _resolution(image_size: int) -> tuple[int, str]:
+    """The height and name of the smallest picture that the engine draws with at least as many rows and columns."""
+    for height, name in _HEIGHTS.items():
+        if image_size <= height:
+            return height, name
+    raise ValueError(f"image_size is {image_size}; expected at most {max(_HEIGHTS)}, the engine's largest picture")
+
+
+def _start_game(scenario: str, resolution: str) -> tuple[Any, int]:
+    """A running `vizdoom.DoomGame`, which knows no time limit, and the scenario's limit in tics."""
+    if importlib.util.find_spec("vizdoom") is None:
+        raise ModuleNotFoundError('vizdoom is not installed: pip install "rlrep[theory]"')
+    import vizdoom
+
+    game = vizdoom.DoomGame()
+    game.load_config(str(Path(vizdoom.scenarios_path) / f"{scenario}.cfg"))
+    limit = game.get_episode_timeout()
+    game.set_episode_timeout(0)  # the engine would hide the last picture
+    game.set_available_game_variables([vizdoom.GameVariable.AMMO2, vizdoom.GameVariable.HEALTH])
+    game.set_objects_info_enabled(True)
+    game.set_screen_format(vizdoom.ScreenFormat.CRCGCB)
+    game.set_screen_resolution(getattr(vizdoom.ScreenResolution, resolution))
+    game.set_window_visible(False)
+    game.set_doom_config_path(os.devnull)
+    engine = Path(vizdoom.__file__).parent / "vizdoom"
+    with tempfile.TemporaryDirectory(prefix="rlrep-vizdoom-") as folder:  # the engine makes a folder where it starts
+        launcher = Path(folder) / "launch"
+        command = shlex.join([sys.executable, "-ISc", _PREPARE, str(engine)])
+        launcher.write_text(f'#!/bin/sh\ncd {shlex.quote(folder)} && exec {command} "$@"\n')
+        launcher.chmod(0o700)
+        game.set_vizdoom_path(str(launcher))
+        game.init()
+    for memory in Path("/dev/shm").glob(f"ViZDoom*{game.get_instance_id()}"):
+        memory.unlink()  # both processes have it open; else it would stay if they were killed
+    return game, limit

@@ -1,0 +1,187 @@
+"""A pre-training: source, objective and encoder, the loop that joins them, and its folder.
+
+The folder (run_dir) holds encoder/ (the best validation's, as safetensors with its configuration), config.yaml,
+train.csv, checkpoints/latest.pt and, for objectives that draw, reconstructions.png.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import ExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig, OmegaConf
+
+from envs import OpenGLError
+from experiments.allocator import keep_pages
+from experiments.checkpoint import (
+    CheckpointError,
+    fitting,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
+from experiments.config import ConfigError, as_dict, load_as, refusals
+from experiments.files import CsvLog, locked, write_atomically
+from experiments.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
+from experiments.pretrain_config import READ_ACTIONS, PretrainConfig, check_same, complete
+from experiments.pretrained import DESCRIPTION, WEIGHTS
+from experiments.reconstructions import draw_reconstructions, draws
+from experiments.sources import open_source
+from rlrep import OBJECTIVES, Objective, PixelEncoder, RandomShift, make_objective
+from rlrep.data import EpisodeDataset
+from rlrep.pretrain import Pretrainer
+
+CONFIG, CHECKPOINT, ENCODER, PICTURE = "config.yaml", "checkpoints/latest.pt", "encoder", "reconstructions.png"
+
+# What a person can mend; shown without a traceback.
+EXPECTED = (ConfigError, CheckpointError, NonFiniteLoss, OpenGLError)
+
+
+class Run:
+    """One pre-training: the trainer, what it tells, and its folder. `close` it at the end.
+
+    Args:
+        config: of the run.
+        folder: of the run. Where it holds a checkpoint, the run goes on from there.
+    """
+
+    def __init__(self, config: PretrainConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        check_extras(config.use_wandb, use_tb=False)
+        path = folder / CHECKPOINT
+        state = load_checkpoint(path, config.device) if path.exists() else None
+        train, validation = open_source(config)
+        torch.manual_seed(config.seed)
+        self.trainer = Pretrainer(
+            build_objective(config, train),
+            train,
+            validation,
+            steps=config.steps,
+            batch_size=config.batch_size,
+            lr=config.lr,
+            validate_every=config.validate_every,
+            validation_batches=config.validation_batches,
+            patience=config.patience,
+        )
+        if state is not None:
+            with fitting(path):
+                self.trainer.load_state_dict(state["trainer"])
+                set_random_state(state["random"])
+        self.metrics = UpdateMetrics("update")
+        self.table = CsvLog(folder / "train.csv", self.trainer.updates, "update")
+        self.progress = Progress(config.name, config.steps, self.trainer.updates, "update")
+        self.wandb = start_wandb(config, folder, "update") if config.use_wandb else None
+
+    def run(self) -> None:
+        """Trains to the end, or until the validation loss gets no better.
+
+        Raises:
+            NonFiniteLoss: if a loss is not finite; the best encoder so far is kept.
+        """
+        trainer = self.trainer
+        while not trainer.finished:
+            self.metrics.add(trainer.step(), trainer.updates)
+            if trainer.validation_due:
+                self.validate()
+            self.progress.advance(trainer.updates)
+        trainer.load_best()
+        self.draw()
+
+    def validate(self) -> None:
+        trainer = self.trainer
+        means = self.metrics.mean()
+        try:
+            validation = {f"validation_{name}": value for name, value in trainer.validate().items()}
+        except FloatingPointError as error:
+            raise NonFiniteLoss(str(error)) from error
+        row = {"update": trainer.updates, "updates_per_second": self.progress.rate, **means, **validation}
+        self.table.append(row)
+        if self.wandb is not None:
+            self.wandb.log(row)
+        losses = {"validation": validation["validation_loss"], "best": trainer.best_loss}
+        self.progress.show({name: f"{value:.4g}" for name, value in losses.items()})
+        if trainer.best_updates == trainer.updates:
+            self.save_encoder()
+        save_checkpoint(self.folder / CHECKPOINT, {"trainer": trainer.state_dict(), "random": random_state()})
+
+    def save_encoder(self) -> None:
+        with TemporaryDirectory() as temporary:
+            self.trainer.objective.encoder.save_pretrained(temporary)
+            for name in (WEIGHTS, DESCRIPTION):
+                write_atomically(self.folder / ENCODER / name, Path(temporary, name).read_bytes())
+
+    def draw(self) -> None:
+        """Reconstructions of held-out frames, by the best weights, if the objective draws any."""
+        if draws(self.trainer.objective):
+            draw_reconstructions(self.trainer, self.folder / PICTURE, self.config.name)
+
+    def close(self) -> None:
+        self.progress.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def build_objective(config: PretrainConfig, data: EpisodeDataset) -> Objective:
+    """The objective around a new encoder, for the data's observations and, if it reads them, actions."""
+    encoder = PixelEncoder(data.observation_shape, **vars(config.encoder))
+    options = config.options | {"augment": RandomShift(config.shift)}
+    takes = inspect.signature(OBJECTIVES[config.objective]).parameters
+    fixed = {"horizon": config.horizon, "frame_channels": data.frames.shape[1]}
+    options |= {name: value for name, value in fixed.items() if name in takes}
+    actions = action_space(data) if config.objective in READ_ACTIONS else None
+    return make_objective(config.objective, encoder, actions, **options).to(config.device)
+
+
+def action_space(data: EpisodeDataset) -> Any:
+    """The space that the data's actions lie in, as far as they tell."""
+    assert data.action is not None
+    if data.action.ndim == 1:
+        return spaces.Discrete(int(data.action.max()) + 1)
+    return spaces.Box(-1, 1, data.action.shape[1:])
+
+
+def pretrain(composed: DictConfig) -> Path:
+    """Runs what a composed configuration asks for; returns the run's folder.
+
+    Raises:
+        ConfigError, CheckpointError, OpenGLError: before anything starts.
+        NonFiniteLoss: if a loss is not finite.
+    """
+    with ExitStack() as opened:
+        with refusals():
+            config = complete(composed)
+            keep_pages()
+            folder = Path(to_absolute_path(config.run_dir))
+            opened.enter_context(locked(folder))
+            if (folder / CONFIG).exists():
+                if not config.resume:
+                    raise ConfigError(
+                        f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it"
+                    )
+                saved = load_as(PretrainConfig, folder / CONFIG)
+                if composed.encoder.precision == "auto":
+                    config.encoder.precision = saved.encoder.precision
+                check_same(config, saved, folder)
+            run = opened.enter_context(closing(Run(config, folder)))
+        if run.trainer.finished:
+            print(f"nothing to do: the run has finished after {run.trainer.updates} updates; to go on, raise steps")
+            return folder
+        write_atomically(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(as_dict(config))).encode())
+        run.run()
+        report(run.trainer)
+    return folder
+
+
+def report(trainer: Pretrainer) -> None:
+    why = "all updates are made" if trainer.updates >= trainer.steps else "the validation loss got no better"
+    print(
+        f"stopped after {trainer.updates} updates, {why}; encoder/ is of update {trainer.best_updates}, "
+        f"validation loss {trainer.best_loss:.4g}"
+    )

@@ -1,0 +1,116 @@
+"""Where a pre-training's pairs come from: videos and episode files, or an environment played at random."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import closing
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from hydra.utils import to_absolute_path
+
+import envs  # noqa: F401  (registers)
+from envs.noise import Noise
+from experiments.config import ConfigError
+from experiments.log import Progress
+from experiments.pretrain_config import ENVIRONMENT, READ_ACTIONS, PretrainConfig
+from rlrep.data import EpisodeDataset, open_video, record
+from rlrep.registry import unknown
+
+
+def open_source(config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]:
+    """Training and validation data; with actions where the objective reads them.
+
+    Raises:
+        ConfigError, ValueError, OSError, ModuleNotFoundError: for what can't be opened.
+    """
+    if config.streams:
+        data = play(config)
+    else:
+        data = open_video(
+            to_absolute_path(config.source),
+            image_size=config.image_size,
+            frame_stack=config.frame_stack,
+            max_gap=config.horizon,
+            cache=None if config.cache is None else to_absolute_path(config.cache),
+            skip_corrupt=config.skip_corrupt,
+            seed=config.seed,
+            fps=config.fps,
+            mixed_sizes=config.mixed_sizes,
+            actions=config.objective in READ_ACTIONS,
+        )
+    if config.objective in READ_ACTIONS and data.action is None:
+        raise ConfigError(
+            f"objective={config.objective} predicts actions, and {config.source} has none: use data recorded with "
+            f"actions (the folder of a run, .npz, HDF5 or Minari episodes with actions, or source={ENVIRONMENT}TASK), "
+            f"or temporal_contrastive, forward_model or autoencoder for video alone"
+        )
+    return split(data, config)
+
+
+def split(data: EpisodeDataset, config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]:
+    """Whole episodes for validation; the last frames where there is but one episode."""
+    if data.num_episodes > 1:
+        return data.split(config.validation_fraction, config.seed)
+    frames = len(data.frames)
+    held_out = max(round(config.validation_fraction * frames), config.horizon + 1)
+    cut = EpisodeDataset(
+        data.frames,
+        [frames - held_out, held_out] if held_out < frames else [frames],
+        action=data.action,
+        frame_stack=config.frame_stack,
+        max_gap=config.horizon,
+        seed=config.seed,
+    )
+    return cut.select(np.array([0])), cut.select(np.array([1]))
+
+
+def play(config: PretrainConfig) -> EpisodeDataset:
+    """`num_frames` frames of an environment, with noise if there is to be any, under random actions."""
+    name = config.source.removeprefix(ENVIRONMENT)
+    with closing(make(name, config)) as env:
+        progress = Progress(f"playing {name}", config.num_frames, 0, "frame")
+
+        def act(_: np.ndarray) -> Any:
+            progress.advance(min(progress.count + 1, config.num_frames))
+            return env.action_space.sample()
+
+        with closing(progress):
+            data = record(
+                env,
+                act,
+                config.num_frames,
+                image_size=config.image_size,
+                frame_stack=config.frame_stack,
+                max_gap=config.horizon,
+                seed=config.seed,
+            )
+            progress.advance(config.num_frames)
+    return data
+
+
+def make(name: str, config: PretrainConfig) -> gym.Env[Any, Any]:
+    """The environment TASK of `rlrep/TASK-v0`, or of a whole id with a slash, drawing single frames.
+
+    Raises:
+        ConfigError: for an unknown name or options that the environment does not have.
+    """
+    identity = name if "/" in name else f"rlrep/{name}-v0"
+    if identity not in gym.registry:
+        known = [key.removeprefix("rlrep/").removesuffix("-v0") for key in gym.registry if key.startswith("rlrep/")]
+        raise unknown("environment", name, known)
+    entry_point = gym.spec(identity).entry_point
+    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    parameters = inspect.signature(creator).parameters
+    single = {"image_size": config.image_size, "frame_stack": 1}
+    options = {key: value for key, value in single.items() if key in parameters} | config.env
+    try:
+        env = gym.make(identity, disable_env_checker=True, **options)
+    except TypeError as error:
+        raise ConfigError(f"{identity} does not take env={config.env}: {error}") from error
+    if config.noise.kind is None:
+        return env
+    noise = {key: value for key, value in vars(config.noise).items() if key != "kind"}
+    return Noise(env, kind=config.noise.kind, **noise)

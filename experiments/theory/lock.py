@@ -1,0 +1,348 @@
+"""Episodes to open a combination lock with the encoder of each method: the experiment behind prediction P4.
+
+Every encoder gives one of two codes to a picture, as many as one factor of the lock has states; the level comes with
+it. It is a small convolutional network whose softmax is the distribution of a code z, and each loss is an expectation
+over that code, so nothing but the code passes: Σ_z q(z | x) loss(z). All models are told the level and the gap, so that
+the code need not spell them.
+
+Swapping the places of a lock's factors doesn't change the law of its videos. So an encoder from videos is trained once
+and used on both locks; the worse counts, as in the lower bound. Action labels do depend on the places, so the inverse
+model is trained on the recordings of each lock before the worse counts too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from envs.combination_lock import CombinationLock
+from rlrep.encoders import PixelEncoder, mlp, to_unit_scale
+from rlrep.registry import look_up
+
+Array = npt.NDArray[np.float64]
+
+MAX_GAP = 3
+CLIPS_PER_LEVEL = 500
+UPDATES = 600
+BATCH_SIZE = 128
+HELD_OUT = 100  # pictures of each state
+LEARNERS = 5
+TABLE_LR = 0.1
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Two pictures of each recording and what lies between; all tensors have N rows, pictures are uint8."""
+
+    early: Tensor
+    late: Tensor
+    level: Tensor
+    """Of the early picture."""
+    gap: Tensor
+    """Steps from the early to the late picture, 1 to `MAX_GAP`."""
+    action: Tensor
+    """The first one taken."""
+
+
+def record(lock: CombinationLock, clips: int, rng: np.random.Generator) -> Clips:
+    """Uniform actions from states drawn uniformly, the gap too where the end leaves a choice."""
+    level = rng.integers(lock.horizon, size=clips)
+    gap = rng.integers(1, np.minimum(MAX_GAP, lock.horizon - level) + 1)
+    controlled, exogenous = rng.random((2, clips)) < 0.5
+    early = lock.draw(level, controlled, exogenous, rng)
+    actions = rng.integers(2, size=(MAX_GAP, clips))
+    for step in range(MAX_GAP):
+        at = np.minimum(level + step, lock.horizon - 1)
+        moved = lock.advance(at, controlled, exogenous, actions[step], rng)
+        controlled, exogenous = np.where(step < gap, moved, (controlled, exogenous))
+    late = lock.draw(level + gap, controlled, exogenous, rng)
+    return Clips(*(torch.from_numpy(values) for values in (early, late, level, gap, actions[0])))
+
+
+class CodeModel(nn.Module):
+    """A binary code of pictures, and the loss that it is learned by."""
+
+    def __init__(self, lock: CombinationLock) -> None:
+        super().__init__()
+        shape = lock.observation_space.shape
+        assert shape is not None
+        features = PixelEncoder(shape, channels=8, strides=(2, 2))
+        self.encoder = nn.Sequential(features, nn.Linear(features.repr_dim, 2))
+
+    def code(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) uint8 to probabilities of the codes (B, 2)."""
+        return self.encoder(pictures).softmax(1)
+
+    def loss(self, clips: Clips) -> Tensor:
+        """Scalar: the method's loss less `usage` of the codes."""
+        raise NotImplementedError
+
+
+def usage(code: Tensor) -> Tensor:
+    """Entropy of the codes' shares in a batch (B, 2): without it one code may take all (arXiv 2006.11477, equation 4)."""
+    share = code.mean(0)
+    return -(share * share.clamp_min(1e-6).log()).sum()
+
+
+class PixelModel(CodeModel):
+    """Pixels `gap` steps on, or with `future=False` the picture itself, by squared error; one picture for each code."""
+
+    def __init__(self, lock: CombinationLock, future: bool) -> None:
+        super().__init__(lock)
+        self.future = future
+        self.levels = lock.horizon
+        self.decoder = mlp(2 + self.levels + MAX_GAP, (64,), int(np.prod(lock.observation_space.shape or ())))
+
+    def loss(self, clips: Clips) -> Tensor:
+        target = to_unit_scale(clips.late if self.future else clips.early).flatten(1)
+        known = [F.one_hot(clips.level, self.levels), F.one_hot(clips.gap * self.future, MAX_GAP + 1)[:, 1:]]
+        codes = torch.eye(2).expand(len(target), 2, 2)
+        given = torch.cat([codes, torch.cat(known, 1)[:, None].expand(-1, 2, -1)], 2)
+        error = (self.decoder(given) - target[:, None]).square().sum(2)
+        code = self.code(clips.early)
+        return (code * error).sum(1).mean() - 10 * usage(code)
+
+
+class PairModel(CodeModel):
+    """A logit for the codes of both pictures, one table for each level and gap.
+
+    Temporal contrast tells a clip's pair of pictures (logit high) from pairs whose late picture is another clip's, of
+    the same level and gap; the inverse model tells the first action.
+    """
+
+    def __init__(self, lock: CombinationLock, actions: bool) -> None:
+        super().__init__(lock)
+        self.actions = actions
+        shape = (lock.horizon, MAX_GAP, 2, 2)
+        self.table = nn.Parameter(torch.randn(shape) if actions else (2 * torch.eye(2) - 1).repeat(*shape[:2], 1, 1))
+
+    def loss(self, clips: Clips) -> Tensor:
+        early, late = self.code(clips.early), self.code(clips.late)
+        logits = self.table[clips.level, clips.gap - 1]
+        if self.actions:
+            right = F.binary_cross_entropy_with_logits(
+                logits, clips.action.float()[:, None, None].expand_as(logits), reduction="none"
+            )
+            return expected(right, early, late) - usage(early)
+        strangers = late.reshape(-1, 2, 2).flip(1).reshape(-1, 2)
+        pairs = expected(F.softplus(-logits), early, late) + expected(F.softplus(logits), early, strangers)
+        return pairs - usage(early)
+
+
+def expected(values: Tensor, early: Tensor, late: Tensor) -> Tensor:
+    """Mean over the batch of Σ_zz' early_z late_z' values_zz'; (B, 2, 2), (B, 2), (B, 2) to a scalar."""
+    return torch.einsum("bij,bi,bj->b", values, early, late).mean()
+
+
+MODELS: dict[str, Callable[[CombinationLock], CodeModel]] = {
+    "inverse_model": lambda lock: PairModel(lock, actions=True),
+    "temporal_contrastive": lambda lock: PairModel(lock, actions=False),
+    "forward_model": lambda lock: PixelModel(lock, future=True),
+    "autoencoder": lambda lock: PixelModel(lock, future=False),
+}
+METHODS = ("oracle", *MODELS)
+
+
+def train(model: CodeModel, clips: Clips, rng: np.random.Generator) -> None:
+    """Batches hold pairs of clips of the same level and gap, so that each clip has a negative."""
+    rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("encoder")]
+    rate = TABLE_LR if isinstance(model, PairModel) else 3e-3
+    optimizer = torch.optim.Adam([{"params": model.encoder.parameters(), "lr":3e-3}, {"params": rest, "lr": rate}])
+    kind = (clips.level * (MAX_GAP + 1) + clips.gap).numpy()
+    order = np.argsort(kind, kind="stable")
+    first, last = np.searchsorted(kind[order], kind), np.searchsorted(kind[order], kind, side="right")
+    for _ in range(UPDATES):
+        one = rng.integers(len(kind), size=BATCH_SIZE // 2)
+        other = order[rng.integers(first[one], last[one])]
+        rows = torch.from_numpy(np.stack([one, other], 1).reshape(-1))
+        loss = model.loss(Clips(*(values[rows] for values in vars(clips).values())))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@torch.no_grad()
+def code_probabilities(model: CodeModel, lock: CombinationLock, rng: np.random.Generator) -> Array:
+    """(horizon, 2, 2) how often a held-out picture of (level, controlled bit, exogenous bit) gets code 1."""
+    states = np.indices((lock.horizon, 2, 2)).reshape(3, -1).repeat(HELD_OUT, 1)
+    pictures = lock.draw(states[0], states[1] == 1, states[2] == 1, rng)
+    codes = torch.cat([model.code(part).argmax(1) for part in torch.from_numpy(pictures).split(512)])
+    return codes.numpy().reshape(lock.horizon, 2, 2, HELD_OUT).mean(3)
+
+
+def accuracy(codes: Array, bit: Literal["controlled", "exogenous"]) -> float:
+    """How well the code of a level tells a bit, with the better naming of each level's codes: 0.5 to 1."""
+    off, on = np.moveaxis(codes.mean(2 if bit == "controlled" else 1), 1, 0)
+    return float(0.5 + np.abs(on - off).mean() / 2)
+
+
+class OptimisticLearner:
+    """Tabular value iteration on (level, code) with an optimistic prior: as if each action had once led to the reward.
+
+    Q_h(z, a) = (1 + Σ_z' n(h, z, a, z') V_{h+1}(z')) / (1 + n(h, z, a)), at the last level with the rewards seen
+
+    An action that has been tried little looks good, so the learner goes where that is; where the actions' values differ
+    by under `TIE` it tosses a coin. What it would do if asked to open the lock is `greedy`.
+    """
+
+    TIE = 0.02
+
+    def __init__(self, horizon: int) -> None:
+        self.visits = np.zeros((horizon, 2, 2, 2))
+        """By level, code, action and next code, which is 0 after the last level."""
+        self.rewards = np.zeros((horizon, 2, 2))
+
+    def values(self) -> Array:
+        """(horizon, 2, 2) Q."""
+        q = np.empty_like(self.rewards)
+        tried = self.visits.sum(3)
+        for level in reversed(range(len(q))):
+            last = level == len(q) - 1
+            gained = self.rewards[level] if last else self.visits[level] @ q[level + 1].max(1)
+            q[level] = (1 + gained) / (1 + tried[level])
+        return q
+
+    def greedy(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """(horizon, 2) for each level and code the action after which an episode brought most on average.
+
+        An average over episodes, not a backup over codes: it doesn't take the code for a state, so that a code that
+        isn't one costs the learner no more than it must.
+        """
+        mean = self.rewards / np.maximum(self.visits.sum(3), 1)
+        ahead = mean[..., 1] - mean[..., 0]
+        return np.where(ahead == 0, rng.integers(2, size=ahead.shape), ahead > 0)
+
+    def play(self, lock: CombinationLock, codes: Array, episodes: int, rng: np.random.Generator) -> bool:
+        """Play episodes by the present values and learn from them; says whether one opened the lock.
+
+        A fresh picture's code depends on the state alone, so it is drawn from `codes` rather than from a picture.
+        """
+        q = self.values()
+        controlled = exogenous = np.ones(episodes, bool)
+        steps = []
+        for level in range(lock.horizon):
+            code = (rng.random(episodes) < codes[level, controlled.astype(int), exogenous.astype(int)]).astype(int)
+            ahead = (q[level, :, 1] - q[level, :, 0])[code]
+            action = np.where(np.abs(ahead) < self.TIE, rng.integers(2, size=episodes), ahead > 0)
+            steps.append((code, action))
+            at = np.full(episodes, level)
+            controlled, exogenous = lock.advance(at, controlled, exogenous, action, rng)
+        following = [code for code, _ in steps[1:]] + [np.zeros(episodes, int)]
+        for level, (code, action) in enumerate(steps):
+            np.add.at(self.visits, (level, code, action, following[level]), 1)
+            np.add.at(self.rewards, (level, code, action), controlled)
+        return bool(controlled.any())
+
+
+def opening_probability(policy: npt.NDArray[np.int64], codes: Array, combination: npt.NDArray[np.int64]) -> float:
+    """How often a policy (horizon, 2) over codes opens the lock, exactly."""
+    on_track = np.array([0.0, 1.0])  # with the controlled bit on: probability of the exogenous bit
+    for right, seen, chosen in zip(combination, codes[:, 1], policy, strict=True):
+        on_track = on_track * np.where(chosen[1] == right, seen, 0) + on_track * np.where(chosen[0] == right, 1 - seen, 0)
+        on_track = np.array([on_track[0] + on_track[1] / 2, on_track[1] / 2])
+    return float(on_track.sum())
+
+
+def episodes_to_solve(lock: CombinationLock, codes: Array, max_episodes: int, rng: np.random.Generator) -> int | None:
+    """Episodes until the greedy policy opens the lock at least every other time; None where `max_episodes` don't do.
+
+    Values are renewed after every further 2 % of the episodes so far, which is also how exactly the number is known.
+    """
+    learner = OptimisticLearner(lock.horizon)
+    played = 0
+    while played < max_episodes:
+        episodes = min(max(1, played // 50), max_episodes - played)
+        opened = learner.play(lock, codes, episodes, rng)
+        played += episodes
+        if opened and opening_probability(learner.greedy(rng), codes, lock.combination) >= 0.5:
+            return played
+    return None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one encoder on one lock."""
+
+    episodes: int
+    solved: bool
+    controlled_accuracy: float
+    exogenous_accuracy: float
+
+
+def solve(lock: CombinationLock, codes: Array, max_episodes: int, rng: np.random.Generator) -> Outcome:
+    """The median of `LEARNERS` learners."""
+    runs = [episodes_to_solve(lock, codes, max_episodes, rng) for _ in range(LEARNERS)]
+    median = sorted(runs, key=lambda run: max_episodes + 1 if run is None else run)[LEARNERS // 2]
+    return Outcome(
+        max_episodes if median is None else median,
+        median is not None,
+        accuracy(codes, "controlled"),
+        accuracy(codes, "exogenous"),
+    )
+
+
+def run_lock_cell(method: str, horizon: int, seed: int, max_episodes: int) -> dict[str, Any]:
+    """One cell of the study: the method's encoder on both locks of an instance, the worse of them reported.
+
+    Args:
+        method: one of `METHODS`.
+        horizon: levels of the lock, at least 1.
+        seed: of the lock's instance, the recordings, the network and the learners.
+        max_episodes: where a learner gives up, at least 1.
+
+    Returns:
+        What `results.LockCell` reads, and `episodes_to_solve_other`, `solved_other` for the better lock. Unsolved,
+        `episodes_to_solve` is `max_episodes`.
+
+    Raises:
+        ValueError: for an unknown method or a number that is too small.
+    """
+    if method != "oracle":
+        look_up("method", method, MODELS)
+    if max_episodes < 1:
+        raise ValueError(f"max_episodes is {max_episodes}; expected at least 1")
+    locks = [CombinationLock(horizon, instance=seed, controlled_place=place) for place in ("left", "right")]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        rng = np.random.default_rng([seed, horizon, METHODS.index(method)])
+        codes = learn_codes(method, locks, rng)
+    outcomes = [solve(lock, code, max_episodes, rng) for lock, code in zip(locks, codes, strict=True)]
+    better, worse = sorted(outcomes, key=lambda outcome: (outcome.episodes, not outcome.solved))
+    return {
+        "domain": "lock",
+        "study": "lock",
+        "method": method,
+        "horizon": horizon,
+        "seed": seed,
+        "episodes_to_solve": worse.episodes,
+        "solved": worse.solved,
+        "max_episodes": max_episodes,
+        "controlled_accuracy": worse.controlled_accuracy,
+        "exogenous_accuracy": worse.exogenous_accuracy,
+        "episodes_to_solve_other": better.episodes,
+        "solved_other": better.solved,
+    }
+
+
+def learn_codes(method: str, locks: list[CombinationLock], rng: np.random.Generator) -> list[Array]:
+    """What `code_probabilities` returns, for each lock; the oracle's code is the controlled bit."""
+    if method == "oracle":
+        return [np.broadcast_to([[0.0], [1.0]], (lock.horizon, 2, 2)) for lock in locks]
+
+    def learn(lock: CombinationLock) -> CodeModel:
+        model = MODELS[method](lock)
+        train(model, record(lock, CLIPS_PER_LEVEL * lock.horizon, rng), rng)
+        return model.eval()
+
+    if method == "inverse_model":
+        models = [learn(lock) for lock in locks]
+    else:
+        models = [learn(locks[0])] * len(locks)
+    return [code_probabilities(model, lock, rng) for model, lock in zip(models, locks, strict=True)]

@@ -1,0 +1,121 @@
+"""Decoded episodes in a folder: `frames.npy`, perhaps `action.npy`, and `index.json`: what they came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Index:
+    """What a cache holds.
+
+    Attributes:
+        made_from: the files, their sizes and times, and the options; a cache made from other ones is stale.
+        files: of each episode, the file it came from.
+        lengths: frames of each episode.
+        skipped: files left out, and why.
+        has_action: whether there is `action.npy`.
+    """
+
+    made_from: dict[str, Any]
+    files: list[str] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    has_action: bool = False
+    version: int = FORMAT_VERSION
+
+
+@dataclass
+class Stored:
+    """An open cache; the arrays are mapped into memory."""
+
+    index: Index
+    frames: np.ndarray
+    action: np.ndarray | None
+
+
+class GrowingArray:
+    """A `.npy` file of uint8 that rows are appended to, so that they need not fit into memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("wb")
+        self.shape: tuple[int, ...] = ()
+        self.rows = 0
+
+    def append(self, rows: np.ndarray) -> None:
+        if self.rows == 0:
+            self.shape = rows.shape[1:]
+            self._write_header()
+        self.file.write(rows.tobytes())
+        self.rows += len(rows)
+
+    def cut(self, rows: int) -> None:
+        """Forgets all but the first `rows` rows."""
+        self.file.flush()
+        self.rows = rows
+        self._write_header()
+        self.file.truncate(self.file.tell() + rows * int(np.prod(self.shape)))
+        self.file.seek(0, os.SEEK_END)
+
+    def finish(self) -> None:
+        self._write_header()
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+    def _write_header(self) -> None:
+        # NumPy pads a header so that the first axis may grow in place.
+        self.file.seek(0)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self.rows, *self.shape)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+
+def load(folder: Path, made_from: dict[str, Any]) -> Stored | None:
+    """The cache in `folder`, or None if there is none, it is damaged, or it was made from something else."""
+    try:
+        index = Index(**json.loads((folder / "index.json").read_text()))
+        if index.version != FORMAT_VERSION or index.made_from != made_from:
+            return None
+        frames = np.load(folder / "frames.npy", mmap_mode="r", allow_pickle=False)
+        action = np.load(folder / "action.npy", mmap_mode="r", allow_pickle=False) if index.has_action else None
+    except (OSError, TypeError, ValueError):
+        return None
+    return Stored(index, frames, action) if len(frames) == sum(index.lengths) else None
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` at the end, or vanishes after an error.
+
+    Raises:
+        OSError: if it can't be written, with what to do.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not (folder / "index.json").exists():  # else another process was faster with the same
+                raise
+    except OSError as error:
+        raise OSError(f"can't write {folder} ({error}): free space, or name another folder as cache=") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_index(folder: Path, index: Index) -> None:
+    (folder / "index.json").write_text(json.dumps(asdict(index)))

@@ -1,0 +1,96 @@
+"""What a person points at, as files and the readers that take them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlrep.data.readers import (
+    Reader,
+    missing_extra,
+    read_hdf5,
+    read_minari,
+    read_npz,
+    read_replay,
+    read_video,
+)
+
+READERS: dict[str, Reader] = {
+    **dict.fromkeys((".mp4", ".webm", ".gif", ".mkv", ".avi"), read_video),
+    ".npz": read_npz,
+    **dict.fromkeys((".hdf5", ".h5"), read_hdf5),
+}
+ENDINGS = ", ".join(READERS)
+MINARI_ID = re.compile(r"[\w./-]+-v\d+")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or a folder that one reader takes as a whole."""
+
+    path: Path
+    reader: Reader
+
+    def fingerprint(self) -> list[list[str | int]]:
+        """Name, size and time of change of each file; hidden ones do not count."""
+        files = [self.path] if self.path.is_file() else visible_files(self.path)
+        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def locate(name: str | Path) -> Path:
+    """The file or folder of that name, or of the local Minari data set with that id.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path.resolve()
+    if not MINARI_ID.fullmatch(str(name)):
+        raise FileNotFoundError(f"there is no file or folder {name}")
+    try:
+        import minari
+    except ModuleNotFoundError as error:
+        raise missing_extra("Minari", f"{name}, which is no file and so must be a Minari data set,") from error
+    try:
+        return Path(minari.load_dataset(str(name)).storage.data_path).parent
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no file or folder {name}, and no Minari data set of that id on this machine: if it is one, "
+            f"fetch it with `minari download {name}`"
+        ) from error
+
+
+def find(root: Path) -> list[Source]:
+    """The sources in a file or folder that `locate` found, in the order of their names.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if root.is_file():
+        if root.suffix.lower() not in READERS:
+            raise ValueError(f"{root} does not end like a file that can be read ({ENDINGS})")
+        return [Source(root, READERS[root.suffix.lower()])]
+    for folder in (root, root / "replay"):
+        if (folder / "replay.json").is_file():
+            return [Source(folder, read_replay)]
+    if (root / "data" / "metadata.json").is_file():
+        return [Source(root, read_minari)]
+    files = list(visible_files(root))
+    found = [Source(file, READERS[file.suffix.lower()]) for file in files if file.suffix.lower() in READERS]
+    if not found:
+        other = ", ".join(sorted({file.suffix or file.name for file in files})[:10]) or "nothing"
+        raise ValueError(
+            f"{root} holds no videos or episode files ({ENDINGS}), no Minari data set and no run's replay; it holds "
+            f"{other}"
+        )
+    return found
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """All files below a folder but hidden ones and those in hidden folders, in the order of their names."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path

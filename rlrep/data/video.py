@@ -1,0 +1,135 @@
+"""Videos and episode files of every kind as one `EpisodeDataset`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from rlrep.data import cache as caches
+from rlrep.data.decode import Options, decode
+from rlrep.data.episodes import EpisodeDataset, check_at_least_one
+from rlrep.data.sources import find, locate
+
+__all__ = ["open_video"]
+
+CACHE_FOLDER = ".rlrep-cache"
+
+
+def open_video(
+    source: str | Path | Sequence[str | Path],
+    *,
+    image_size: int = 84,
+    frame_stack: int = 3,
+    max_gap: int = 3,
+    cache: str | Path | None = None,
+    skip_corrupt: bool = False,
+    seed: int = 0,
+    fps: float | None = None,
+    mixed_sizes: bool = False,
+    actions: bool = False,
+) -> EpisodeDataset:
+    """Opens videos and episode files for learning without actions and rewards.
+
+    The first call decodes everything into memory-mapped files; later ones with the same files and options open those
+    and decode nothing. Frames are made `image_size` square by bilinear interpolation with antialiasing; nothing is cut
+    off and the aspect ratio is not kept.
+
+    Args:
+        source: one of these, or a list of them:
+
+            - a video (MP4, WebM, GIF, MKV, AVI);
+            - an `.npz` file with one episode of uint8 pictures, (T, H, W, C) or (T, C, H, W), as `observation`,
+              `image`, `frames` or `obs`. Of stacked frames (DrQ-v2's replay) the newest is taken;
+            - an HDF5 file in V-D4RL's layout: `observation` (N, C, H, W) and `step_type` (N,), 0 where an episode
+              begins;
+            - a folder of such files, its sub-folders included;
+            - a Minari data set, by its folder or the id it has on this machine;
+            - the folder of a run of `experiments.train`, or its `replay` folder. Let the run end first.
+        image_size: height and width of a frame, in pixels.
+        frame_stack: frames in an observation.
+        max_gap: the most steps between the observations of a pair. A file whose episodes are all shorter can't be used;
+            short ones beside longer ones in one file serve the smaller gaps.
+        cache: folder of the memory-mapped files; None makes `.rlrep-cache` in the source's folder (beside a file). It
+            may be deleted at any time but while the data set is in use.
+        skip_corrupt: leave out files that are corrupt, truncated, without pictures or shorter than the largest gap,
+            with a warning that counts and lists them; `skipped` of the data set has the reasons. Otherwise they are
+            errors.
+        seed: of the sampler.
+        fps: the frame rate to bring videos to, by dropping frames. Without it all must have the same, within 1 %.
+        mixed_sizes: take videos whose pictures differ in size or shape; all end up `image_size` square.
+        actions: keep the actions, for an objective that needs them. Episode files have them as `action`: one row fewer
+            than frames, row i taken at frame i, or as many, row i the one that led to frame i and row 0 zeros, as
+            DrQ-v2, Dreamer and V-D4RL write them.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `source`.
+        ModuleNotFoundError: if the package that reads it is not installed.
+        OSError: if the cache can't be written.
+        ValueError: for a folder without files that can be read, a file that can't be used (unless `skip_corrupt`), and
+            frame rates, sizes or options that do not fit together. The message names the file.
+    """
+    check_at_least_one(image_size=image_size, frame_stack=frame_stack, max_gap=max_gap)
+    if fps is not None and not fps > 0:
+        raise ValueError(f"fps must be greater than 0, got {fps}")
+    if fps is not None and actions:
+        raise ValueError("fps and actions=True do not go together: dropped frames would take their actions along")
+    roots = [locate(name) for name in ([source] if isinstance(source, (str, Path)) else source)]
+    if not roots:
+        raise ValueError("source is an empty list: name at least one file or folder")
+    sources = [found for root in roots for found in find(root)]
+    options = Options(image_size, fps, mixed_sizes, actions)
+    made_from = {"files": [entry for one in sources for entry in one.fingerprint()], "options": asdict(options)}
+    folder = _cache_folder(roots, options, cache)
+    stored = caches.load(folder, made_from)
+    if stored is None:
+        with caches.replacing(folder) as temporary:
+            decode(sources, options, skip_corrupt, temporary, made_from)
+        stored = caches.load(folder, made_from)
+        assert stored is not None
+    dataset = EpisodeDataset(
+        stored.frames,
+        stored.index.lengths,
+        action=stored.action,
+        frame_stack=frame_stack,
+        max_gap=max_gap,
+        seed=seed,
+    )
+    return _without_skipped(dataset, stored.index, skip_corrupt)
+
+
+def _cache_folder(roots: list[Path], options: Options, cache: str | Path | None) -> Path:
+    """Where the frames of these sources with these options are kept; one folder each, whatever else changes."""
+    beside = roots[0] if roots[0].is_dir() else roots[0].parent
+    parent = beside / CACHE_FOLDER if cache is None else Path(cache).expanduser()
+    key = json.dumps([[str(root) for root in roots], asdict(options)])
+    return parent / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _without_skipped(dataset: EpisodeDataset, index: caches.Index, skip_corrupt: bool) -> EpisodeDataset:
+    """Without the files that are too short, and told of all that were left out."""
+    longest: dict[str, int] = {}
+    for file, length in zip(index.files, index.lengths, strict=True):
+        longest[file] = max(longest.get(file, 0), length)
+    short = {
+        file: f"it is too short: {length} frames, and max_gap={dataset.max_gap} needs {dataset.max_gap + 1}"
+        for file, length in longest.items()
+        if length <= dataset.max_gap
+    }
+    skipped = index.skipped | short
+    if not skipped:
+        return dataset
+    if not skip_corrupt:
+        file, reason = next(iter(skipped.items()))
+        more = f" ({len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
+        raise ValueError(f"{file} can't be used: {reason}{more}; skip_corrupt=True leaves such files out")
+    listed = "".join(f"\n  {file}: {reason}" for file, reason in skipped.items())
+    warnings.warn(f"skipped {len(skipped)} of {len(longest) + len(index.skipped)} files:{listed}", stacklevel=3)
+    dataset = dataset.select(np.flatnonzero([file not in short for file in index.files]))
+    dataset.skipped = skipped
+    return dataset

@@ -1,0 +1,105 @@
+"""Autoencoders: an observation from its own features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlrep.augment import RandomShift
+from rlrep.encoders import PixelDecoder, PixelEncoder, to_pixels, to_unit_scale
+from rlrep.objectives.base import Objective, check_frame_channels
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+
+class Autoencoder(Objective):
+    """Reconstructs the newest frame of x_t from φ(x_t), section 3 of arXiv 2403.13765.
+
+    ``loss_reconstruction`` = mean ‖decoder(φ(x)) - x‖² on the scale pixels / 255 - 0.5. With `denoise` the encoder sees
+    x + ε, ε ~ N(0, (255 · denoise)²) (arXiv 0810.3956's denoising autoencoder). With `codes` the features pass a
+    vector-quantised bottleneck (arXiv 1711.00937) on their way to the decoder: `codebooks` parts, each one of `codes`
+    vectors; ``loss_commitment`` draws them to their codes.
+
+    Args:
+        encoder: the shared encoder.
+        action_space: not used; every objective is built from the same two arguments.
+        denoise: standard deviation of the noise that the encoder must remove, as a share of 255; 0 for none.
+        codes: vectors of each codebook; 0 leaves the bottleneck out. Needs the vector-quantize-pytorch package.
+        codebooks: parts that the features are cut into; must divide ``encoder.repr_dim``.
+        frame_channels: channels of one frame, of which the newest is decoded.
+        decoder_channels: filters of the decoder.
+        augment: the image augmentation; a random shift by 4 pixels if None. The target is not augmented.
+
+    Raises:
+        ValueError: for numbers out of range.
+        ModuleNotFoundError: for `codes` without vector-quantize-pytorch.
+    """
+
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        action_space: Any = None,
+        denoise: float = 0.0,
+        codes: int = 0,
+        codebooks: int = 4,
+        frame_channels: int = 3,
+        decoder_channels: int = 32,
+        augment: RandomShift | None = None,
+    ) -> None:
+        super().__init__(encoder, augment)
+        if denoise < 0:
+            raise ValueError(f"denoise must be at least 0, got {denoise}")
+        self.in_keys = ["observation"]
+        self.out_keys = ["loss_reconstruction", *(["loss_commitment"] if codes else [])]
+        self.denoise = denoise
+        self.frame_channels = check_frame_channels(encoder, frame_channels)
+        frame_shape = (frame_channels, *encoder.observation_shape[1:])
+        self.decoder = PixelDecoder(encoder.repr_dim, frame_shape, decoder_channels)
+        self.quantizer = vector_quantizer(encoder.repr_dim, codes, codebooks) if codes else None
+
+    def losses(self, observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        pixels = observation
+        if self.denoise:
+            noise = torch.randn(observation.shape, device=observation.device)
+            pixels = (observation + noise * (255 * self.denoise)).clamp(0, 255)
+        features, commitment = self.bottleneck(self.encode(pixels))
+        frame = to_unit_scale(observation[:, -self.frame_channels :])
+        out = {"loss_reconstruction": F.mse_loss(self.decoder(features), frame)}
+        return out if commitment is None else out | {"loss_commitment": commitment}
+
+    def bottleneck(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, repr_dim) features as the decoder sees them, and the commitment loss if they are quantised."""
+        if self.quantizer is None:
+            return features, None
+        quantized, _, commitment = self.quantizer(features[:, None])
+        return quantized[:, 0], commitment.sum()
+
+    @torch.no_grad()
+    def reconstruct(self, batch: TensorDict) -> Tensor:
+        """The newest frame of each observation as the decoder sees it, (B, frame_channels, H, W) uint8."""
+        features, _ = self.bottleneck(self.encoder(batch["observation"]))
+        return to_pixels(self.decoder(features))
+
+
+def vector_quantizer(dim: int, codes: int, codebooks: int) -> nn.Module:
+    """A quantiser of (B, 1, dim) in `codebooks` parts, its codes moved by exponential averages."""
+    try:
+        from vector_quantize_pytorch import VectorQuantize
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError('codes needs vector-quantize-pytorch: pip install "rlrep[theory]"') from error
+    if codes < 2:
+        raise ValueError(f"codes must be at least 2, or 0 for no bottleneck, got {codes}")
+    if codebooks < 1 or dim % codebooks:
+        raise ValueError(f"codebooks must divide the features' {dim} dimensions, got {codebooks}")
+    return VectorQuantize(
+        dim=dim,
+        codebook_dim=dim // codebooks,
+        heads=codebooks,
+        separate_codebook_per_head=True,
+        codebook_size=codes,
+        threshold_ema_dead_code=1,
+    )

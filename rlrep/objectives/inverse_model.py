@@ -1,0 +1,64 @@
+"""Multi-step inverse dynamics: which action was taken, from where it led (ACRO, arXiv 2211.00164)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rlrep.actions import action_spec
+from rlrep.augment import RandomShift
+from rlrep.encoders import PixelEncoder, mlp, orthogonal_init
+from rlrep.objectives.base import Objective, check_horizon
+
+
+class InverseModel(Objective):
+    """Predicts a_t from (φ(x_t), φ(x_t+k), k), k in 1..K: the agent-controller state, whatever the exogenous noise.
+
+    ``loss_inverse`` = cross-entropy of a discrete action, or squared error of a continuous one (a Gaussian likelihood up
+    to a constant). Needs data with actions: the reference that video-only methods are compared with.
+
+    Args:
+        encoder: the shared encoder.
+        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``.
+        horizon: K ≥ 1, the largest gap in the data.
+        hidden_dim: width of the head's hidden layer.
+        augment: the image augmentation; a random shift by 4 pixels if None.
+
+    Raises:
+        ValueError: without an action space.
+    """
+
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        action_space: Any,
+        horizon: int = 3,
+        hidden_dim: int = 256,
+        augment: RandomShift | None = None,
+    ) -> None:
+        super().__init__(encoder, augment)
+        if action_space is None:
+            raise ValueError(
+                "inverse_model predicts actions and was given no action space: use data recorded with actions, "
+                "or temporal_contrastive, forward_model or autoencoder for video alone"
+            )
+        action_dim, self.discrete = action_spec(action_space)
+        self.horizon = check_horizon(horizon)
+        self.in_keys = ["observation", "action", "future_observation", "gap"]
+        self.out_keys = ["loss_inverse", *(["inverse_accuracy"] if self.discrete else [])]
+        self.gap_embedding = nn.Embedding(horizon + 1, hidden_dim // 8 + 1)
+        self.predictor = mlp(2 * encoder.repr_dim + self.gap_embedding.embedding_dim, [hidden_dim], action_dim)
+        self.predictor.apply(orthogonal_init)
+
+    def losses(  # type: ignore[override]
+        self, observation: Tensor, action: Tensor, future_observation: Tensor, gap: Tensor
+    ) -> dict[str, Tensor]:
+        states = [self.encode(observation), self.encode(future_observation)]
+        prediction = self.predictor(torch.cat([*states, self.gap_embedding(gap)], dim=1))
+        if not self.discrete:
+            return {"loss_inverse": F.mse_loss(prediction, action)}
+        accuracy = (prediction.detach().argmax(1) == action).float().mean()
+        return {"loss_inverse": F.cross_entropy(prediction, action), "inverse_accuracy": accuracy}

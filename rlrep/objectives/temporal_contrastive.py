@@ -1,0 +1,55 @@
+"""Temporal contrastive learning from video (arXiv 2403.13765, ICLR 2024)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from rlrep.augment import RandomShift
+from rlrep.contrast import temporal_contrastive
+from rlrep.encoders import PixelEncoder, orthogonal_init, projection
+from rlrep.objectives.base import Objective, check_horizon
+
+
+class TemporalContrastive(Objective):
+    """Tells pairs (x_t, x_t+k) of one episode, k in 1..K, from the other pairs of a batch; needs no actions.
+
+    ``loss_temporal`` = symmetric InfoNCE of z_t and z_t+k with z = projection(φ(x)), see
+    `rlrep.contrast.temporal_contrastive`. What stays in sight for k steps, exogenous noise included, identifies a pair.
+
+    Args:
+        encoder: the shared encoder.
+        action_space: not used; every objective is built from the same two arguments.
+        horizon: K ≥ 1, the largest gap in the data.
+        feature_dim: size of z.
+        temperature: τ > 0.
+        normalize: compare directions of z (cosine similarity) rather than z as it is.
+        augment: the image augmentation; a random shift by 4 pixels if None.
+    """
+
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        action_space: Any = None,
+        horizon: int = 3,
+        feature_dim: int = 50,
+        temperature: float = 0.1,
+        normalize: bool = True,
+        augment: RandomShift | None = None,
+    ) -> None:
+        super().__init__(encoder, augment)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be greater than 0, got {temperature}")
+        self.horizon = check_horizon(horizon)
+        self.temperature, self.normalize = temperature, normalize
+        self.in_keys = ["observation", "future_observation"]
+        self.out_keys = ["loss_temporal", "temporal_accuracy"]
+        self.state_projection = projection(encoder.repr_dim, feature_dim)
+        self.state_projection.apply(orthogonal_init)
+
+    def losses(self, observation: Tensor, future_observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        early = self.state_projection(self.encode(observation))
+        late = self.state_projection(self.encode(future_observation))
+        loss, accuracy = temporal_contrastive(early, late, self.temperature, self.normalize)
+        return {"loss_temporal": loss, "temporal_accuracy": accuracy}

@@ -1,0 +1,208 @@
+"""Training an encoder with one objective on pairs of observations, without an agent."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rlrep.objectives import Objective
+from rlrep.optimizers import adam
+
+if TYPE_CHECKING:
+    from rlrep.data.episodes import EpisodeDataset
+
+VALIDATION_SEED = 0
+
+
+class Pretrainer:
+    """Steps an objective and its encoder down the sum of its losses, and remembers the weights of the best validation.
+
+    Validations are comparable: each draws the same pairs and the same augmentation, with dropout and running averages
+    off, and leaves the random stream of the training alone. Augmentation draws on torch's global generator: whoever
+    wants a resumed run to equal one that was not stopped saves that generator beside `state_dict`.
+
+    Args:
+        objective: what to minimise, on the device to train on; its encoder is `objective.encoder`.
+        train: pairs to learn from.
+        validation: held-out pairs.
+        steps: updates, at least 1.
+        batch_size: pairs in an update.
+        lr: Adam's step size.
+        validate_every: updates between two validations.
+        validation_batches: batches a validation takes the mean over.
+        patience: validations in a row without a better one after which training has finished; None never stops early.
+
+    Raises:
+        ValueError: for numbers that can't work, data of another shape or with larger gaps than the objective was built
+            for, and data without an entry that the objective reads.
+
+    Example:
+        >>> train, validation = open_video("videos/").split()
+        >>> objective = make_objective("temporal_contrastive", PixelEncoder(train.observation_shape), None, horizon=3)
+        >>> pretrain(objective, train, validation, steps=10_000).objective.encoder.save_pretrained("encoder")
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        train: EpisodeDataset,
+        validation: EpisodeDataset,
+        *,
+        steps: int,
+        batch_size: int = 256,
+        lr: float = 1e-3,
+        validate_every: int = 200,
+        validation_batches: int = 4,
+        patience: int | None = None,
+    ) -> None:
+        numbers = dict(
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            validate_every=validate_every,
+            validation_batches=validation_batches,
+            patience=1 if patience is None else patience,
+        )
+        for name, value in numbers.items():
+            if not value > 0:
+                raise ValueError(f"{name} must be greater than 0, got {value}")
+        for data in (train, validation):
+            check_data(objective, data)
+        self.objective, self.train, self.validation = objective, train, validation
+        self.steps, self.batch_size, self.patience = steps, batch_size, patience
+        self.validate_every, self.validation_batches = validate_every, validation_batches
+        self.optimizer = adam(objective.parameters(), lr)
+        self.updates = 0
+        self.best_loss, self.best_updates = math.inf, 0
+        self._stale = 0
+        self._best: dict[str, Tensor] = {}
+        self._validation_start = validation.state_dict()
+        objective.train()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.objective.parameters()).device
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are made, or `patience` is at its end."""
+        return self.updates >= self.steps or (self.patience is not None and self._stale >= self.patience)
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether a validation belongs after the update that was made last."""
+        return self.updates > 0 and (self.updates % self.validate_every == 0 or self.updates == self.steps)
+
+    def step(self) -> dict[str, Tensor]:
+        """One update; the losses and metrics stay tensors on the device."""
+        metrics = self.objective(self.train.sample(self.batch_size).to(self.device, non_blocking=True))
+        self.optimizer.zero_grad(set_to_none=True)
+        total_loss(metrics).backward()
+        self.optimizer.step()
+        self.updates += 1
+        return {name: value.detach() for name, value in metrics.items()}
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The mean of losses and metrics on held-out pairs, and `loss`, their sum; keeps the weights if it is the best.
+
+        Raises:
+            FloatingPointError: if the loss is not finite.
+        """
+        self.validation.load_state_dict(self._validation_start)
+        self.objective.eval()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(VALIDATION_SEED)
+            rows = [
+                self.objective(self.validation.sample(self.batch_size).to(self.device, non_blocking=True))
+                for _ in range(self.validation_batches)
+            ]
+        self.objective.train()
+        means = {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0].keys()}  # noqa: SIM118
+        loss = sum(value for name, value in means.items() if name.startswith("loss_"))
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the validation loss is {loss} after {self.updates} updates: try a smaller lr")
+        self._compare(loss)
+        return {"loss": loss, **means}
+
+    def _compare(self, loss: float) -> None:
+        if loss >= self.best_loss:
+            self._stale += 1
+            return
+        self._stale = 0
+        self.best_loss, self.best_updates = loss, self.updates
+        self._best = {name: value.clone() for name, value in self.objective.state_dict().items()}
+
+    def load_best(self) -> None:
+        """Gives the objective and its encoder the weights of the best validation so far."""
+        if self._best:
+            self.objective.load_state_dict(self._best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on exactly, but for torch's generator."""
+        return {
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "train": self.train.state_dict(),
+            "validation_start": self._validation_start,
+            "updates": self.updates,
+            "best": {"weights": self._best, "loss": self.best_loss, "updates": self.best_updates},
+            "stale": self._stale,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.train.load_state_dict(state["train"])
+        self._validation_start = state["validation_start"]
+        self.updates, self._stale = state["updates"], state["stale"]
+        best = state["best"]
+        self._best, self.best_loss, self.best_updates = best["weights"], best["loss"], best["updates"]
+
+
+def pretrain(
+    objective: Objective, train: EpisodeDataset, validation: EpisodeDataset, *, steps: int, **options: Any
+) -> Pretrainer:
+    """Trains to the end; the objective and its encoder hold the best validation's weights then.
+
+    Args:
+        objective, train, validation, steps, options: see `Pretrainer`.
+    """
+    trainer = Pretrainer(objective, train, validation, steps=steps, **options)
+    while not trainer.finished:
+        trainer.step()
+        if trainer.validation_due:
+            trainer.validate()
+    trainer.load_best()
+    return trainer
+
+
+def total_loss(metrics: Any) -> Tensor:
+    """The sum of the entries named ``loss_*``."""
+    return torch.stack([value for name, value in metrics.items() if name.startswith("loss_")]).sum()
+
+
+def check_data(objective: Objective, data: EpisodeDataset) -> None:
+    """Refuses data that the objective can't learn from, before anything is trained."""
+    expected = objective.encoder.observation_shape
+    if data.observation_shape != expected:
+        raise ValueError(
+            f"the encoder reads observations of shape {expected}, the data has {data.observation_shape}: build both "
+            f"with the same image_size and frame_stack"
+        )
+    if objective.horizon and data.max_gap > objective.horizon:
+        raise ValueError(
+            f"{type(objective).__name__} was built with horizon={objective.horizon}, the data pairs observations up to "
+            f"{data.max_gap} steps apart: build both with the same number"
+        )
+    before = data.state_dict()
+    try:
+        objective.read(data.sample(1))
+    except KeyError as error:
+        raise ValueError(error.args[0]) from error
+    finally:
+        data.load_state_dict(before)

@@ -1,0 +1,326 @@
+"""A pre-training, end to end: what it leaves in its folder, and that it can be stopped anywhere."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from matplotlib.image import imread
+from omegaconf import OmegaConf
+
+from experiments.checkpoint import load_checkpoint
+from experiments.config import ConfigError
+from experiments.log import NonFiniteLoss
+from experiments.pretrain_run import pretrain
+from rlrep import PixelEncoder
+from rlrep.pretrain import Pretrainer
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "device=cpu",
+    "image_size=20",
+    "frame_stack=2",
+    "horizon=2",
+    "shift=1",
+    "steps=12",
+    "batch_size=4",
+    "validate_every=4",
+    "validation_batches=1",
+    "patience=null",
+    "encoder.channels=2",
+    "encoder.precision=float32",
+    "validation_fraction=0.4",
+]
+OPTIONS = {
+    "autoencoder": ["+options.decoder_channels=2"],
+    "forward_model": ["+options.decoder_channels=2", "+options.hidden_dim=8", "+options.feature_dim=4"],
+    "temporal_contrastive": ["+options.feature_dim=4"],
+    "inverse_model": ["+options.hidden_dim=8"],
+}
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """Five videos of a bright bar that wanders."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number in range(5):
+        frames = np.full((8, 20, 20, 3), 40 * number, np.uint8)
+        for t in range(8):
+            frames[t, :, 2 * t : 2 * t + 2] = 255
+        np.savez(folder / f"{number}.npz", observation=frames)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, videos: Path) -> Run:
+    """Pre-trains in this process, in tmp_path/run unless run_dir says otherwise."""
+
+    def run(objective: str = "temporal_contrastive", *overrides: str) -> Path:
+        with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments" / "conf")):
+            given = [f"objective={objective}", f"source={videos}", f"run_dir={tmp_path}/run"]
+            return pretrain(compose("pretrain", [*TINY, *OPTIONS.get(objective, []), *given, *overrides]))
+
+    return run
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "train.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "updates_per_second"} for row in csv.DictReader(file)]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bit for bit, all through nested dictionaries and lists."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def same_runs(ours: Path, theirs: Path) -> bool:
+    states = [load_checkpoint(folder / "checkpoints" / "latest.pt") for folder in (ours, theirs)]
+    encoders = [(folder / "encoder" / "model.safetensors").read_bytes() for folder in (ours, theirs)]
+    return same(*states) and table(ours) == table(theirs) and encoders[0] == encoders[1]
+
+
+@pytest.mark.parametrize("objective", ["autoencoder", "forward_model", "temporal_contrastive", "curl"])
+def test_every_objective_leaves_an_encoder(run: Run, objective: str) -> None:
+    folder = run(objective)
+    assert OmegaConf.load(folder / "config.yaml").objective == objective
+    rows = table(folder)
+    assert [row["update"] for row in rows] == ["4", "8", "12"]
+    assert all(float(value) == float(value) for row in rows for value in row.values())
+    assert "validation_loss" in rows[0] and any(name.startswith("loss_") for name in rows[0])
+    encoder = PixelEncoder.from_pretrained(folder / "encoder")
+    assert encoder.observation_shape == (6, 20, 20) and encoder.channels == 2
+    assert (folder / "reconstructions.png").exists() == (objective in ("autoencoder", "forward_model"))
+    if (folder / "reconstructions.png").exists():
+        assert imread(folder / "reconstructions.png").std() > 0.01
+
+
+def test_the_encoder_is_the_best_validations(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([3.0, 1.0, 2.0])
+    compare = Pretrainer._compare
+    monkeypatch.setattr(Pretrainer, "_compare", lambda trainer, loss: compare(trainer, next(losses)))
+    folder = run()
+    best = load_checkpoint(folder / "checkpoints" / "latest.pt")["trainer"]["best"]
+    assert best["updates"] == 8
+    for name, value in PixelEncoder.from_pretrained(folder / "encoder").state_dict().items():
+        assert torch.equal(value, best["weights"][f"encoder.{name}"]), name
+
+
+@pytest.mark.parametrize(("stop", "objective"), [(3, "temporal_contrastive"), (7, "forward_model"), (8, "autoencoder")])
+def test_stopped_and_resumed_equals_never_stopped(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, objective: str
+) -> None:
+    step = Pretrainer.step
+
+    def interrupted(trainer: Pretrainer) -> Any:
+        if trainer.updates == stop:
+            raise KeyboardInterrupt
+        return step(trainer)
+
+    monkeypatch.setattr(Pretrainer, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(objective)
+    monkeypatch.setattr(Pretrainer, "step", step)
+    assert len(table(tmp_path / "run")) == stop // 4 if stop >= 4 else True
+    torch.rand(3)  # what was drawn in between does not matter
+    resumed = run(objective, "resume=true")
+    whole = run(objective, f"run_dir={tmp_path}/whole")
+    assert same_runs(resumed, whole)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_never_stopped(run: Run, videos: Path, tmp_path: Path) -> None:
+    overrides = ["steps=400", f"source={videos}", f"run_dir={tmp_path}/run"]
+    command = [sys.executable, "-m", "experiments.pretrain", *TINY, *OPTIONS["temporal_contrastive"], *overrides]
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    checkpoint = tmp_path / "run" / "checkpoints" / "latest.pt"
+    while not checkpoint.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert load_checkpoint(checkpoint)["trainer"]["updates"] < 400
+    resumed = run("temporal_contrastive", "steps=400", "resume=true")
+    assert same_runs(resumed, run("temporal_contrastive", "steps=400", f"run_dir={tmp_path}/whole"))
+
+
+def test_a_finished_run_has_nothing_to_resume_and_goes_on_for_more_steps(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run()
+    run("temporal_contrastive", "resume=true")
+    assert "nothing to do: the run has finished after 12 updates" in capsys.readouterr().out
+    longer = run("temporal_contrastive", "resume=true", "steps=20")
+    assert same_runs(longer, run("temporal_contrastive", "steps=20", f"run_dir={tmp_path}/whole"))
+
+
+def test_a_loss_that_gets_no_better_ends_the_run(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 2.0, 2.0])
+    compare = Pretrainer._compare
+    monkeypatch.setattr(Pretrainer, "_compare", lambda trainer, loss: compare(trainer, next(losses)))
+    folder = run("temporal_contrastive", "steps=1000", "patience=2")
+    assert [row["update"] for row in table(folder)] == ["4", "8", "12"]
+    assert "stopped after 12 updates, the validation loss got no better; encoder/ is of update 4" in (
+        capsys.readouterr().out
+    )
+
+
+class Corridor(gym.Env[np.ndarray, np.int64]):
+    """Left or right along ten cells; the cell that one is in is bright."""
+
+    observation_space = gym.spaces.Box(0, 255, (3, 20, 20), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, length: int = 6) -> None:
+        self.length = length
+
+    def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=options.get("seed"))
+        self.place, self.steps = int(self.np_random.integers(10)), 0
+        return self.observe(), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.place = int(np.clip(self.place + 2 * action - 1, 0, 9))
+        self.steps += 1
+        return self.observe(), 0.0, False, self.steps >= self.length, {}
+
+    def observe(self) -> np.ndarray:
+        picture = np.zeros((3, 20, 20), np.uint8)
+        picture[:, :, 2 * self.place : 2 * self.place + 2] = 255
+        return picture
+
+
+@pytest.fixture
+def corridor() -> Any:
+    gym.register("rlrep/corridor-v0", entry_point=Corridor)
+    yield "source=env:corridor"
+    del gym.registry["rlrep/corridor-v0"]
+
+
+@pytest.mark.parametrize("objective", ["inverse_model", "temporal_contrastive"])
+def test_an_environment_is_played_for_its_pictures_and_actions(run: Run, corridor: str, objective: str) -> None:
+    folder = run(objective, corridor, "num_frames=60", "+env.length=5")
+    assert PixelEncoder.from_pretrained(folder / "encoder").observation_shape == (6, 20, 20)
+    if objective == "inverse_model":
+        assert 0 <= float(table(folder)[-1]["validation_inverse_accuracy"]) <= 1
+
+
+def test_noise_is_on_the_pictures_of_an_environment(
+    run: Run, corridor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+    plain = Pretrainer.__init__
+
+    def watched(trainer: Pretrainer, objective: Any, train: Any, *rest: Any, **options: Any) -> None:
+        seen[len(seen)] = train.frames
+        plain(trainer, objective, train, *rest, **options)
+
+    monkeypatch.setattr(Pretrainer, "__init__", watched)
+    run("temporal_contrastive", corridor, "num_frames=60")
+    noise = ["noise.kind=shapes", "noise.size=0.3", "noise.num_shapes=2", "noise.persistence=0"]
+    run("temporal_contrastive", corridor, "num_frames=60", *noise, f"run_dir={tmp_path}/noisy")
+    assert set(np.unique(seen[0])) == {0, 255}
+    assert len(np.unique(seen[1])) > 10
+
+
+def test_one_video_is_cut_for_validation(run: Run, videos: Path) -> None:
+    for path in sorted(videos.glob("*.npz"))[1:]:
+        path.unlink()
+    assert len(table(run())) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("objective=inverse_model", "inverse_model predicts actions.* has none: use data recorded with actions"),
+        ("objective=taco", r"taco reads rewards and sequences of actions.*experiments.train \(objectives=\[taco\]\)"),
+        ("objective=autoencoderr", "unknown objective 'autoencoderr': did you mean autoencoder"),
+        ("source=env:carpole_balance", "unknown environment 'carpole_balance': did you mean cartpole_balance"),
+        ("source=nowhere", "nowhere"),
+        ("noise.kind=shapes", "noise.kind=shapes is for source=env:TASK"),
+        ("horizon=0", "horizon must be greater than 0, got 0"),
+        ("horizon=8", "8"),
+        ("shift=20", "shift must lie in 0..19"),
+        ("validation_fraction=1", "validation_fraction must lie between 0 and 1"),
+        ("patience=0", "patience must be greater than 0"),
+        ("+options.feature_dims=1", "unknown option of options 'feature_dims': did you mean feature_dim"),
+        ("+options.horizon=2", "options.horizon follows the data: leave it out"),
+        ("encoder.precision=float8", "unknown encoder.precision"),
+        ("image_size=12", "at least 17 pixels"),
+        ("steps=many", "steps: Value 'many'"),
+    ],
+)
+def test_impossible_configurations_are_refused_before_anything_starts(
+    run: Run, tmp_path: Path, overrides: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run("curl", *overrides.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_source_is_asked_for(tmp_path: Path) -> None:
+    with (
+        initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments" / "conf")),
+        pytest.raises(ConfigError, match="name the videos: source=FOLDER"),
+    ):
+        pretrain(compose("pretrain", [f"run_dir={tmp_path}/run"]))
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(run: Run) -> None:
+    folder = run()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="already holds a run: go on with resume=true"):
+        run()
+    with pytest.raises(ConfigError, match=r"another configuration: lr=0.5 \(the run has 0.001\)"):
+        run("temporal_contrastive", "resume=true", "lr=0.5")
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_encoder(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    step = Pretrainer.step
+
+    def diverging(trainer: Pretrainer) -> Any:
+        metrics = step(trainer)
+        return {name: value * torch.nan for name, value in metrics.items()} if trainer.updates == 6 else metrics
+
+    monkeypatch.setattr(Pretrainer, "step", diverging)
+    with pytest.raises(NonFiniteLoss, match=r"loss_temporal=nan, temporal_accuracy=nan at update 6"):
+        run()
+    assert PixelEncoder.from_pretrained(tmp_path / "run" / "encoder").channels == 2
+    assert load_checkpoint(tmp_path / "run" / "checkpoints" / "latest.pt")["trainer"]["updates"] == 4
+
+
+def test_wandb_offline_keeps_the_history(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder = run("temporal_contrastive", "use_wandb=true", "wandb.mode=offline")
+    (history,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    assert b"validation_loss" in history.read_bytes()

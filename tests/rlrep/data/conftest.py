@@ -1,0 +1,58 @@
+"""Small videos whose pictures say which one they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+FORMATS = {
+    ".mp4": ("libx264", "yuv420p"),
+    ".webm": ("libvpx-vp9", "yuv420p"),
+    ".gif": ("gif", "rgb8"),
+    ".mkv": ("mpeg4", "yuv420p"),
+    ".avi": ("mjpeg", "yuvj420p"),
+}
+WriteVideo = Callable[..., Path]
+
+
+@pytest.fixture
+def write_video(tmp_path: Path) -> WriteVideo:
+    """Writes `name` in the test's folder: picture i is grey, of value `start` + `step` * i, with some `detail`."""
+
+    def write(
+        name: str, frames: int = 8, size: tuple[int, int] = (32, 32), fps: int = 10, step: int = 20, detail: int = 0
+    ) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        codec, pixels = FORMATS[path.suffix.lower()]
+        rng = np.random.default_rng(0)
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream(codec, rate=fps)
+            stream.width, stream.height, stream.pix_fmt = *size, pixels
+            for number in range(frames):
+                picture = np.full((size[1], size[0], 3), step * number, np.uint8)
+                picture += rng.integers(0, detail + 1, picture.shape, np.uint8)
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            file.mux(stream.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def write_audio(tmp_path: Path) -> Callable[[str], Path]:
+    def write(name: str) -> Path:
+        path = tmp_path / name
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("aac", rate=8000)
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.float32), format="fltp", layout="mono")
+            frame.sample_rate = 8000
+            file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+        return path
+
+    return write
