@@ -1,7 +1,8 @@
-"""Gymnasium environments: dm_control and ViZDoom from pixels.
+"""Gymnasium environments from pixels: dm_control, ViZDoom and a grid world, and noise for all of them.
 
-Importing this registers `rlrep/<task>-v0` for every task of dm_control and `rlrep/vizdoom_<scenario>-v0`, so that
-`gymnasium.make("rlrep/walker_walk-v0")` works; `gymnasium.make("envs:rlrep/walker_walk-v0")` works without the import.
+Importing this registers `rlrep/<task>-v0` for every task of dm_control, `rlrep/vizdoom_<scenario>-v0` and
+`rlrep/gridworld-v0`, so that `gymnasium.make("rlrep/walker_walk-v0")` works; without the import,
+`gymnasium.make("envs:rlrep/walker_walk-v0")` does.
 Where there is neither a display nor a choice of `MUJOCO_GL`, it also sets `MUJOCO_GL=egl`.
 """
 
@@ -9,6 +10,8 @@ import gymnasium as gym
 
 from envs.dmc import TASKS, PixelControl
 from envs.episode_seeds import EpisodeSeeds
+from envs.gridworld import GridWorld
+from envs.noise import Noise, NoiseProcess
 from envs.opengl import OpenGLError, default_to_egl
 from envs.vector import EnvironmentDied, make_env, make_vector_env
 from envs.vizdoom import SCENARIOS, DoomPixels
@@ -19,6 +22,9 @@ __all__ = [
     "DoomPixels",
     "EnvironmentDied",
     "EpisodeSeeds",
+    "GridWorld",
+    "Noise",
+    "NoiseProcess",
     "OpenGLError",
     "PixelControl",
     "make_env",
@@ -30,7 +36,7 @@ __all__ = [
 def register_envs() -> None:
     """Register all environments with Gymnasium; calling it again changes nothing.
 
-    Keyword arguments of `gymnasium.make` reach `PixelControl`, of `rlrep/vizdoom_...` `DoomPixels`.
+    Keyword arguments of `gymnasium.make` reach `PixelControl`, `DoomPixels` and `GridWorld`.
     """
     for task in (*TASKS, "ball_in_cup_catch"):
         if (name := f"rlrep/{task}-v0") not in gym.registry:
@@ -38,6 +44,8 @@ def register_envs() -> None:
     for scenario in SCENARIOS:
         if (name := f"rlrep/vizdoom_{scenario}-v0") not in gym.registry:
             gym.register(name, entry_point="envs.vizdoom:DoomPixels", kwargs={"scenario": scenario})
+    if (name := "rlrep/gridworld-v0") not in gym.registry:
+        gym.register(name, entry_point="envs.gridworld:GridWorld")
 
 
 default_to_egl()

@@ -36,7 +36,7 @@ Bits = npt.NDArray[np.bool_]
 LARGEST_HORIZON = 23
 
 _SIZE = 24
-_GREY, _CONTRAST, _NOISE = 128.0, 48.0, 40.0  # of 255
+_GREY, _CONTRAST, _NOISE = 128.0, 48.0, 24.0  # of 255
 _GLYPH = 8
 _GLYPH_ROW, _GLYPH_COLUMN = 4, {"left": 2, "right": 14}
 _LEVEL_ROWS = slice(18, 22)
@@ -120,7 +120,11 @@ class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
         return observation, float(terminated and self._controlled), terminated, False, info
 
     def advance(
-        self, level: npt.NDArray[np.int64], controlled: Bits, exogenous: Bits, action: npt.NDArray[np.int64],
+        self,
+        level: npt.NDArray[np.int64],
+        controlled: Bits,
+        exogenous: Bits,
+        action: npt.NDArray[np.int64],
         rng: np.random.Generator,
     ) -> tuple[Bits, Bits]:
         """The next bits of many locks at once; all arrays have one shape, `level` is in [0, horizon)."""
@@ -142,9 +146,7 @@ class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
         return np.clip(pictures + noise, 0, 255).astype(np.uint8)
 
     def _observe(self) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
-        (picture,) = self.draw(
-            np.array([self._level]), self._controlled[None], self._exogenous[None], self.np_random
-        )
+        (picture,) = self.draw(np.array([self._level]), self._controlled[None], self._exogenous[None], self.np_random)
         state = np.array([self._level, self._controlled], np.int64)
         return picture, {"state": state, "noise": np.array([self._exogenous], np.float32)}
 

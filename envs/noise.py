@@ -64,7 +64,9 @@ class NoiseProcess:
         if not 0 <= persistence <= 1:
             raise ValueError(f"persistence is {persistence}; expected a probability in [0, 1]")
         if kind == "shapes" and frame_shape[0] != 3:
-            raise ValueError(f"shapes are coloured and need 3 channels a frame, got {frame_shape[0]}: use kind='pixels'")
+            raise ValueError(
+                f"shapes are coloured and need 3 channels a frame, got {frame_shape[0]}: use kind='pixels'"
+            )
         self.num_images, self.frame_shape, self.kind = num_images, tuple(frame_shape), kind
         self.size, self.persistence, self.background_only = size, persistence, background_only
         self.rng = np.random.default_rng(seed)

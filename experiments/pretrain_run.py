@@ -79,6 +79,12 @@ class Run:
         self.progress = Progress(config.name, config.steps, self.trainer.updates, "update")
         self.wandb = start_wandb(config, folder, "update") if config.use_wandb else None
 
+    @property
+    def finished(self) -> bool:
+        """Whether the training is at its end, and its picture drawn."""
+        drawn = (self.folder / PICTURE).exists() or not draws(self.trainer.objective)
+        return self.trainer.finished and drawn
+
     def run(self) -> None:
         """Trains to the end, or until the validation loss gets no better.
 
@@ -170,7 +176,7 @@ def pretrain(composed: DictConfig) -> Path:
                     config.encoder.precision = saved.encoder.precision
                 check_same(config, saved, folder)
             run = opened.enter_context(closing(Run(config, folder)))
-        if run.trainer.finished:
+        if run.finished:
             print(f"nothing to do: the run has finished after {run.trainer.updates} updates; to go on, raise steps")
             return folder
         write_atomically(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(as_dict(config))).encode())

@@ -24,6 +24,7 @@ def draws(objective: Objective) -> bool:
 def draw_reconstructions(trainer: Pretrainer, path: Path, title: str) -> None:
     """A PNG of held-out frames and their reconstructions, or of what was to be predicted and the predictions."""
     objective, data = trainer.objective, trainer.validation
+    data.load_state_dict(trainer.validation_start)
     batch = data.sample(COLUMNS).to(trainer.device)
     objective.eval()
     drawn: Tensor = objective.reconstruct(batch)  # type: ignore[operator]

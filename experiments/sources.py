@@ -27,27 +27,36 @@ def open_source(config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]
         ConfigError, ValueError, OSError, ModuleNotFoundError: for what can't be opened.
     """
     if config.streams:
-        data = play(config)
-    else:
-        data = open_video(
-            to_absolute_path(config.source),
-            image_size=config.image_size,
-            frame_stack=config.frame_stack,
-            max_gap=config.horizon,
-            cache=None if config.cache is None else to_absolute_path(config.cache),
-            skip_corrupt=config.skip_corrupt,
-            seed=config.seed,
-            fps=config.fps,
-            mixed_sizes=config.mixed_sizes,
-            actions=config.objective in READ_ACTIONS,
-        )
-    if config.objective in READ_ACTIONS and data.action is None:
+        return split(play(config), config)
+    if config.objective not in READ_ACTIONS:
+        return split(watch(config, actions=False), config)
+    try:
+        data = watch(config, actions=True)
+        if data.action is None:
+            raise ValueError(f"{config.source} is video alone")
+    except ValueError as error:
         raise ConfigError(
-            f"objective={config.objective} predicts actions, and {config.source} has none: use data recorded with "
-            f"actions (the folder of a run, .npz, HDF5 or Minari episodes with actions, or source={ENVIRONMENT}TASK), "
-            f"or temporal_contrastive, forward_model or autoencoder for video alone"
-        )
+            f"objective={config.objective} predicts actions: {error}. Use data recorded with actions (the folder of a "
+            f"run, .npz, HDF5 or Minari episodes with actions, or source={ENVIRONMENT}TASK), or temporal_contrastive, "
+            f"forward_model or autoencoder for video alone"
+        ) from error
     return split(data, config)
+
+
+def watch(config: PretrainConfig, actions: bool) -> EpisodeDataset:
+    """Videos and episode files."""
+    return open_video(
+        to_absolute_path(config.source),
+        image_size=config.image_size,
+        frame_stack=config.frame_stack,
+        max_gap=config.horizon,
+        cache=None if config.cache is None else to_absolute_path(config.cache),
+        skip_corrupt=config.skip_corrupt,
+        seed=config.seed,
+        fps=config.fps,
+        mixed_sizes=config.mixed_sizes,
+        actions=actions,
+    )
 
 
 def split(data: EpisodeDataset, config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]:

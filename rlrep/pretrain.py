@@ -35,6 +35,11 @@ class Pretrainer:
         validation_batches: batches a validation takes the mean over.
         patience: validations in a row without a better one after which training has finished; None never stops early.
 
+    Attributes:
+        updates: made so far.
+        best_loss, best_updates: of the best validation so far; inf and 0 before the first.
+        validation_start: state of `validation` that every validation starts from.
+
     Raises:
         ValueError: for numbers that can't work, data of another shape or with larger gaps than the objective was built
             for, and data without an entry that the objective reads.
@@ -79,7 +84,7 @@ class Pretrainer:
         self.best_loss, self.best_updates = math.inf, 0
         self._stale = 0
         self._best: dict[str, Tensor] = {}
-        self._validation_start = validation.state_dict()
+        self.validation_start = validation.state_dict()
         objective.train()
 
     @property
@@ -112,7 +117,7 @@ class Pretrainer:
         Raises:
             FloatingPointError: if the loss is not finite.
         """
-        self.validation.load_state_dict(self._validation_start)
+        self.validation.load_state_dict(self.validation_start)
         self.objective.eval()
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
@@ -148,7 +153,7 @@ class Pretrainer:
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "train": self.train.state_dict(),
-            "validation_start": self._validation_start,
+            "validation_start": self.validation_start,
             "updates": self.updates,
             "best": {"weights": self._best, "loss": self.best_loss, "updates": self.best_updates},
             "stale": self._stale,
@@ -158,7 +163,7 @@ class Pretrainer:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.train.load_state_dict(state["train"])
-        self._validation_start = state["validation_start"]
+        self.validation_start = state["validation_start"]
         self.updates, self._stale = state["updates"], state["stale"]
         best = state["best"]
         self._best, self.best_loss, self.best_updates = best["weights"], best["loss"], best["updates"]

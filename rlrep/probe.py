@@ -45,7 +45,8 @@ def probe(
     (features, target), (test_features, test_target) = train, test
     for name, (x, y) in {"train": train, "test": test}.items():
         if x.ndim != 2 or len(x) != len(y) or not len(x):
-            raise ValueError(f"{name} needs features (N, D) and as many targets, got {tuple(x.shape)}, {tuple(y.shape)}")
+            shapes = f"{tuple(x.shape)}, {tuple(y.shape)}"
+            raise ValueError(f"{name} needs features (N, D) and as many targets, got {shapes}")
     classes = not target.is_floating_point()
     mean, std = features.mean(0), features.std(0) + 1e-6
     features, test_features = (features - mean) / std, (test_features - mean) / std
@@ -104,7 +105,7 @@ def reconstruction(
     test: tuple[Tensor, Tensor],
     channels: int = 8,
     steps: int = 300,
-    batch_size: int = 128,
+    batch_size: int = 64,
     lr: float = 1e-3,
     seed: int = 0,
 ) -> tuple[float, Tensor]:
@@ -117,7 +118,7 @@ def reconstruction(
         seed: of the decoder's first weights and the batches.
 
     Returns:
-        The mean squared error on the test, on the scale pixels / 255; and the test's reconstructions, (N, C, H, W) uint8.
+        The mean squared error on the test, on the scale pixels / 255; and its reconstructions, (N, C, H, W) uint8.
     """
     (features, frames), (test_features, test_frames) = train, test
     mean, std = features.mean(0), features.std(0) + 1e-6
@@ -135,5 +136,3 @@ def reconstruction(
     with torch.no_grad():
         images = torch.cat([decoder(part) for part in test_features.split(512)])
     return float(F.mse_loss(images, to_unit_scale(test_frames))), to_pixels(images)
-
-

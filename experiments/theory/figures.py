@@ -218,7 +218,7 @@ def persistence(results: Results, domain: str) -> Figure | None:
         return None
     titles = {
         "final_return": "episode return",
-        "state_linear": "state read",
+        "state_linear": "state read, accuracy",
         "noise_linear": "noise read, R²",
     }
     measures = [m for m in titles if len(values(cells, m))]

@@ -1,7 +1,7 @@
 """Episodes to open a combination lock with the encoder of each method: the experiment behind prediction P4.
 
 Every encoder gives one of two codes to a picture, as many as one factor of the lock has states; the level comes with
-it. It is a small convolutional network whose softmax is the distribution of a code z, and each loss is an expectation
+it. It is a small convolutional network whose output gives the distribution of a code z, and each loss is an expectation
 over that code, so nothing but the code passes: Σ_z q(z | x) loss(z). All models are told the level and the gap, so that
 the code need not spell them.
 
@@ -29,12 +29,13 @@ from rlrep.registry import look_up
 Array = npt.NDArray[np.float64]
 
 MAX_GAP = 3
-CLIPS_PER_LEVEL = 500
-UPDATES = 600
+CLIPS = 5000
+UPDATES = 400
 BATCH_SIZE = 128
+ENCODER_LR, TABLE_LR, DECODER_LR = 3e-3, 0.1, 3e-3
+SHARPNESS = 4.0  # of the codes' distribution, in standard deviations of the encoder's output
 HELD_OUT = 100  # pictures of each state
 LEARNERS = 5
-TABLE_LR = 0.1
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,13 @@ class CodeModel(nn.Module):
         shape = lock.observation_space.shape
         assert shape is not None
         features = PixelEncoder(shape, channels=8, strides=(2, 2))
-        self.encoder = nn.Sequential(features, nn.Linear(features.repr_dim, 2))
+        # Standardised over the batch, both codes are in use from the start.
+        self.encoder = nn.Sequential(features, nn.Linear(features.repr_dim, 1), nn.BatchNorm1d(1, affine=False))
 
     def code(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 to probabilities of the codes (B, 2)."""
-        return self.encoder(pictures).softmax(1)
+        logit = SHARPNESS * self.encoder(pictures)
+        return torch.cat([-logit, logit], 1).sigmoid()
 
     def loss(self, clips: Clips) -> Tensor:
         """Scalar: the method's loss less `usage` of the codes."""
@@ -86,7 +89,7 @@ class CodeModel(nn.Module):
 
 
 def usage(code: Tensor) -> Tensor:
-    """Entropy of the codes' shares in a batch (B, 2): without it one code may take all (arXiv 2006.11477, equation 4)."""
+    """Entropy of the codes' shares in a batch (B, 2), against one code taking all (arXiv 2006.11477, equation 4)."""
     share = code.mean(0)
     return -(share * share.clamp_min(1e-6).log()).sum()
 
@@ -111,7 +114,7 @@ class PixelModel(CodeModel):
 
 
 class PairModel(CodeModel):
-    """A logit for the codes of both pictures, one table for each level and gap.
+    """A logit for the codes of both pictures: a table for each gap, and for the inverse model also for each level.
 
     Temporal contrast tells a clip's pair of pictures (logit high) from pairs whose late picture is another clip's, of
     the same level and gap; the inverse model tells the first action.
@@ -120,20 +123,20 @@ class PairModel(CodeModel):
     def __init__(self, lock: CombinationLock, actions: bool) -> None:
         super().__init__(lock)
         self.actions = actions
-        shape = (lock.horizon, MAX_GAP, 2, 2)
-        self.table = nn.Parameter(torch.randn(shape) if actions else (2 * torch.eye(2) - 1).repeat(*shape[:2], 1, 1))
+        # Which action is right is a level's own affair; how a code lasts is not, and starts as "it does".
+        lasting = (2 * torch.eye(2) - 1).repeat(1, MAX_GAP, 1, 1)
+        self.table = nn.Parameter(torch.randn(lock.horizon, MAX_GAP, 2, 2) if actions else lasting)
 
     def loss(self, clips: Clips) -> Tensor:
         early, late = self.code(clips.early), self.code(clips.late)
-        logits = self.table[clips.level, clips.gap - 1]
+        logits = self.table[clips.level * self.actions, clips.gap - 1]
         if self.actions:
-            right = F.binary_cross_entropy_with_logits(
-                logits, clips.action.float()[:, None, None].expand_as(logits), reduction="none"
-            )
-            return expected(right, early, late) - usage(early)
+            action = clips.action.float()[:, None, None].expand_as(logits)
+            told = F.binary_cross_entropy_with_logits(logits, action, reduction="none")
+            return expected(told, early, late) - 0.1 * usage(early)
         strangers = late.reshape(-1, 2, 2).flip(1).reshape(-1, 2)
         pairs = expected(F.softplus(-logits), early, late) + expected(F.softplus(logits), early, strangers)
-        return pairs - usage(early)
+        return pairs - 0.1 * usage(early)
 
 
 def expected(values: Tensor, early: Tensor, late: Tensor) -> Tensor:
@@ -152,9 +155,10 @@ METHODS = ("oracle", *MODELS)
 
 def train(model: CodeModel, clips: Clips, rng: np.random.Generator) -> None:
     """Batches hold pairs of clips of the same level and gap, so that each clip has a negative."""
-    rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("encoder")]
-    rate = TABLE_LR if isinstance(model, PairModel) else 3e-3
-    optimizer = torch.optim.Adam([{"params": model.encoder.parameters(), "lr":3e-3}, {"params": rest, "lr": rate}])
+    head = [parameter for name, parameter in model.named_parameters() if not name.startswith("encoder")]
+    head_lr = TABLE_LR if isinstance(model, PairModel) else DECODER_LR
+    groups = [{"params": model.encoder.parameters(), "lr": ENCODER_LR}, {"params": head, "lr": head_lr}]
+    optimizer = torch.optim.Adam(groups)
     kind = (clips.level * (MAX_GAP + 1) + clips.gap).numpy()
     order = np.argsort(kind, kind="stable")
     first, last = np.searchsorted(kind[order], kind), np.searchsorted(kind[order], kind, side="right")
@@ -226,7 +230,7 @@ class OptimisticLearner:
         """
         q = self.values()
         controlled = exogenous = np.ones(episodes, bool)
-        steps = []
+        steps: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
         for level in range(lock.horizon):
             code = (rng.random(episodes) < codes[level, controlled.astype(int), exogenous.astype(int)]).astype(int)
             ahead = (q[level, :, 1] - q[level, :, 0])[code]
@@ -236,8 +240,8 @@ class OptimisticLearner:
             controlled, exogenous = lock.advance(at, controlled, exogenous, action, rng)
         following = [code for code, _ in steps[1:]] + [np.zeros(episodes, int)]
         for level, (code, action) in enumerate(steps):
-            np.add.at(self.visits, (level, code, action, following[level]), 1)
-            np.add.at(self.rewards, (level, code, action), controlled)
+            np.add.at(self.visits[level], (code, action, following[level]), 1)
+            np.add.at(self.rewards[level], (code, action), controlled)
         return bool(controlled.any())
 
 
@@ -245,7 +249,9 @@ def opening_probability(policy: npt.NDArray[np.int64], codes: Array, combination
     """How often a policy (horizon, 2) over codes opens the lock, exactly."""
     on_track = np.array([0.0, 1.0])  # with the controlled bit on: probability of the exogenous bit
     for right, seen, chosen in zip(combination, codes[:, 1], policy, strict=True):
-        on_track = on_track * np.where(chosen[1] == right, seen, 0) + on_track * np.where(chosen[0] == right, 1 - seen, 0)
+        on_track = on_track * np.where(chosen[1] == right, seen, 0) + on_track * np.where(
+            chosen[0] == right, 1 - seen, 0
+        )
         on_track = np.array([on_track[0] + on_track[1] / 2, on_track[1] / 2])
     return float(on_track.sum())
 
@@ -338,11 +344,8 @@ def learn_codes(method: str, locks: list[CombinationLock], rng: np.random.Genera
 
     def learn(lock: CombinationLock) -> CodeModel:
         model = MODELS[method](lock)
-        train(model, record(lock, CLIPS_PER_LEVEL * lock.horizon, rng), rng)
+        train(model, record(lock, CLIPS, rng), rng)
         return model.eval()
 
-    if method == "inverse_model":
-        models = [learn(lock) for lock in locks]
-    else:
-        models = [learn(locks[0])] * len(locks)
+    models = [learn(lock) for lock in locks] if method == "inverse_model" else [learn(locks[0])] * len(locks)
     return [code_probabilities(model, lock, rng) for model, lock in zip(models, locks, strict=True)]

@@ -20,7 +20,7 @@ Curve = list[tuple[int, float]]
 
 
 class FrozenEncoder(VecEnvWrapper):
-    """A vector environment of pixels, seen through an encoder that does not learn: (N, C, H, W) uint8 to (N, D) float32."""
+    """A vector environment seen through an encoder that does not learn: (N, C, H, W) uint8 to (N, D) float32."""
 
     def __init__(self, venv: VecEnv, encoder: PixelEncoder) -> None:
         self.encoder = encoder
@@ -121,7 +121,7 @@ class _Scores(BaseCallback):
 
 
 def mean_return(venv: VecEnv, act: Callable[[np.ndarray], np.ndarray], episodes: int) -> float:
-    """The mean return of at least `episodes` episodes, as many in each environment, so that short ones do not count more."""
+    """The mean return of at least `episodes` episodes; as many in each environment, or short ones would count more."""
     each = -(-episodes // venv.num_envs)
     returns, played = np.zeros(venv.num_envs), np.zeros(venv.num_envs, int)
     observation = venv.reset()

@@ -98,6 +98,22 @@ def test_updates_move_every_part_and_stay_finite(name: str, joint: bool) -> None
     assert moved(agent, before) == set(before)
 
 
+@pytest.mark.parametrize("joint", [False, True], ids=["separate", "joint"])
+@pytest.mark.parametrize("path", ["fast", "eager"])
+@pytest.mark.parametrize("name", NAMES)
+def test_updates_move_all_but_a_frozen_encoder(name: str, path: str, joint: bool) -> None:
+    agent = build(name, joint=joint, freeze_encoder=True, path=path)
+    before = copies(agent)
+    for step in range(3):
+        metrics = agent.update(make_batch(), step)
+    assert all(value.isfinite() for value in metrics.values())
+    encoder = {key for key in before if key.startswith("encoder.") or ".encoder." in key}
+    assert moved(agent, before) == set(before) - encoder
+    owned = {id(p) for o in agent.optimizers.values() for group in o.param_groups for p in group["params"]}
+    assert not owned & {id(p) for p in agent.encoder.parameters()}
+    assert all(parameter.grad is None for parameter in agent.encoder.parameters())
+
+
 @pytest.mark.parametrize("name", ["drqv2", "sac"])
 def test_no_objectives_is_an_empty_list(name: str) -> None:
     bare = AGENTS[name]
@@ -182,8 +198,9 @@ def test_the_first_steps_are_uniform(name: str) -> None:
 
 @pytest.mark.parametrize("joint", [False, True], ids=["separate", "joint"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_loaded_agent_goes_on_exactly(name: str, joint: bool) -> None:
-    agent = build(name, joint=joint)
+@pytest.mark.parametrize("freeze", [False, True], ids=["trained", "frozen"])
+def test_a_loaded_agent_goes_on_exactly(name: str, joint: bool, freeze: bool) -> None:
+    agent = build(name, joint=joint, freeze_encoder=freeze)
     for step in range(2):
         agent.update(make_batch(seed=step), step)
     file = io.BytesIO()
@@ -192,7 +209,7 @@ def test_a_loaded_agent_goes_on_exactly(name: str, joint: bool) -> None:
     saved = torch.load(file, weights_only=True)
 
     expected = agent.update(make_batch(seed=2), 2)
-    resumed = build(name, joint=joint)
+    resumed = build(name, joint=joint, freeze_encoder=freeze)
     resumed.update(make_batch(seed=7), 0)  # what it was before does not matter
     resumed.load_state_dict(saved["agent"])
     torch.set_rng_state(saved["random"])

@@ -16,6 +16,7 @@ def test_jumping_to_an_episode_equals_walking_there(env):
     walked, walked_info = env.reset()
     jumped, jumped_info = make_env("cup_catch", image_size=16).reset(seed=5, options={"episode": 2})
     np.testing.assert_array_equal(jumped, walked)
+    np.testing.assert_array_equal(jumped_info.pop("state"), walked_info.pop("state"))
     assert jumped_info == walked_info == {"simulator_steps": 0, "episode_index": 2}
 
 

@@ -176,7 +176,7 @@ def test_gaps_beyond_the_horizon_are_refused() -> None:
 def test_video_without_actions_is_refused_by_an_objective_that_reads_them() -> None:
     train, validation = videos().split()
     objective = Brightness(PixelEncoder(SHAPE, channels=4), keys=("observation", "action"))
-    with pytest.raises(ValueError, match="reads 'action', which this batch lacks. It is in data recorded with actions"):
+    with pytest.raises(ValueError, match=r"reads 'action', which this batch lacks\. .*recorded with actions"):
         Pretrainer(objective, train, validation, steps=1)
 
 

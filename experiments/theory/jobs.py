@@ -1,30 +1,21 @@
-"""What the study consists of: one cell is one method, noise and seed."""
+"""What the study consists of: a job is one method, noise and seed; what it measured is a cell of the report."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-METHODS = (
-    "random",
-    "autoencoder",
-    "vq_autoencoder",
-    "forward_model",
-    "temporal_contrastive",
-    "inverse_model",
-    "oracle",
-)
 NOISES = {"none": 0.0, "iid": 0.0, "exogenous": 1.0}
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of the study.
+class Job:
+    """An encoder to pre-train, probe and use.
 
     Attributes:
         domain: "gridworld", "vizdoom_basic" or "vizdoom_defend_the_center".
         study: "core", "size" or "persistence".
-        method: one of `METHODS`.
+        method: see `experiments.theory.results.METHODS`.
         noise: "none", "iid", "exogenous", or "persistence" for what lies between.
         persistence: ρ of the noise.
         num_shapes, size: of the noise, see `envs.noise.NoiseProcess`.
@@ -42,7 +33,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name of the cell's file, without its ending."""
+        """The name of its cell's file, without the ending."""
         parts = [self.domain, self.study, self.method, self.noise]
         if self.study == "persistence":
             parts.append(f"rho{self.persistence:g}")
@@ -54,9 +45,26 @@ class Cell:
     def description(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def noise_options(self) -> dict[str, Any] | None:
+        """The keyword arguments of the job's `NoiseProcess`; None without noise."""
+        if self.noise == "none":
+            return None
+        return dict(num_shapes=self.num_shapes, size=self.size, persistence=self.persistence)
 
-def noise_options(cell: Cell) -> dict[str, Any] | None:
-    """The keyword arguments of the cell's `NoiseProcess`; None without noise."""
-    if cell.noise == "none":
-        return None
-    return dict(num_shapes=cell.num_shapes, size=cell.size, persistence=cell.persistence)
+
+@dataclass(frozen=True)
+class LockJob:
+    """A combination lock to open on what an encoder keeps of it."""
+
+    method: str
+    horizon: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"lock-{self.method}-horizon{self.horizon}-seed{self.seed}"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"domain": "lock", "study": "lock", **asdict(self)}

@@ -1,0 +1,195 @@
+"""Which methods survive which noise: `python -m experiments.video_theory`, or `make theory`.
+
+Reruns the question of *Towards Principled Representation Learning from Videos for RL* (arXiv 2403.13765): encoders are
+trained on videos, probed, frozen, and used by PPO. Every cell (a method, a noise, a seed) is a file in OUT/cells; what
+is there is not run again, so that the study can be stopped and resumed. At its end it reports on all that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from envs.vector import processor_count
+from experiments.files import FolderInUse, locked, write_atomically
+from experiments.theory.jobs import NOISES, Job, LockJob
+from experiments.theory.results import METHODS
+from rlrep.registry import look_up
+
+CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
+SIZES = (0.15, 0.3, 0.45)
+PERSISTENCES = (0.0, 0.5, 0.8, 0.9, 0.95, 1.0)
+HORIZONS = range(2, 11)
+MAX_EPISODES = 30_000  # that a lock may take
+LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder")
+SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
+
+
+def core(domain: str, methods: Iterable[str], seeds: int) -> Iterator[Job]:
+    """Methods × {no noise, iid, exogenous} × seeds, a whole seed after the other."""
+    for seed, method, (noise, persistence) in product(range(seeds), methods, NOISES.items()):
+        yield Job(domain, "core", method, noise, seed, persistence)
+
+
+def sizes(seeds: int) -> Iterator[Job]:
+    """How the methods fall as exogenous noise covers more of the picture."""
+    for seed, method, size in product(range(seeds), ("autoencoder", *SWEPT), SIZES):
+        yield Job("gridworld", "size", method, "exogenous", seed, 1.0, size=size)
+
+
+def persistences(seeds: int) -> Iterator[Job]:
+    """From iid noise to exogenous noise."""
+    for seed, method, persistence in product(range(seeds), SWEPT, PERSISTENCES):
+        yield Job("gridworld", "persistence", method, "persistence", seed, persistence)
+
+
+def lock(seeds: int) -> Iterator[LockJob]:
+    """Combination locks of growing length."""
+    for seed, horizon, method in product(range(seeds), HORIZONS, LOCK_METHODS):
+        yield LockJob(method, horizon, seed)
+
+
+STUDIES = {
+    "core": lambda seeds: core("gridworld", CORE_METHODS, seeds),
+    "size": sizes,
+    "persistence": persistences,
+    "lock": lock,
+    "vizdoom_basic": lambda seeds: core("vizdoom_basic", CORE_METHODS, seeds),
+    "vizdoom_defend_the_center": lambda seeds: core("vizdoom_defend_the_center", CORE_METHODS, seeds),
+}
+
+
+def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
+    """Does a job in this process, on one thread, and writes its cell.
+
+    Args:
+        job: which.
+        folder: of the study; the file is cells/NAME.json.
+        quick: sizes that only show that everything runs.
+    """
+    import torch
+
+    from experiments.allocator import keep_pages
+    from experiments.benchmark import describe_machine
+
+    torch.set_num_threads(1)
+    keep_pages()
+    started = time.perf_counter()
+    if isinstance(job, LockJob):
+        from experiments.theory.lock import run_lock_cell
+
+        row: dict[str, Any] = run_lock_cell(job.method, job.horizon, job.seed, MAX_EPISODES)
+    else:
+        from experiments.theory import pixels
+
+        row = pixels.run(job, pixels.settings(job.domain, quick), folder)
+    machine = describe_machine("cpu")
+    row = (
+        job.description
+        | row
+        | {
+            "seconds": time.perf_counter() - started,
+            "machine": "{processor}, {cores} cores, torch {torch}".format(**machine),
+        }
+    )
+    path = folder / "cells" / f"{job.name}.json"
+    write_atomically(path, json.dumps(row, indent=1).encode())
+    return path
+
+
+def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick: bool) -> list[str]:
+    """Does the jobs whose cells are missing, `workers` at a time, each in a process of its own; returns what failed."""
+    missing = [job for job in jobs if not (folder / "cells" / f"{job.name}.json").exists()]
+    failed = []
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        running = {pool.submit(run_job, job, folder, quick): job for job in missing}
+        bar = tqdm(as_completed(running), total=len(jobs), initial=len(jobs) - len(missing), unit="cell")
+        for future in bar:
+            job = running[future]
+            try:
+                future.result()
+            except Exception:
+                failed.append(f"{job.name}: {traceback.format_exc(limit=-1).strip().splitlines()[-1]}")
+            bar.set_postfix_str(job.name)
+    return failed
+
+
+def chosen_jobs(options: argparse.Namespace) -> list[Job | LockJob]:
+    jobs: list[Job | LockJob] = []
+    for name in options.studies:
+        jobs += look_up("study", name, STUDIES)(options.seeds)
+    if options.methods:
+        for method in options.methods:
+            look_up("method", method, dict.fromkeys(METHODS))
+        jobs = [job for job in jobs if job.method in options.methods]
+    return jobs
+
+
+def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list[str]:
+    """The same as `run_missing` on a Ray cluster that shares `folder`: the one RAY_ADDRESS names, else a local one."""
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ValueError("ray is not installed: pip install 'rlrep[ray]'") from error
+    missing = [job for job in jobs if not (folder / "cells" / f"{job.name}.json").exists()]
+    ray.init(log_to_driver=False)
+    remote = ray.remote(num_cpus=1, max_calls=1)(run_job)
+    running = {remote.remote(job, folder.resolve(), quick): job for job in missing}
+    failed = []
+    for task in tqdm(list(running), total=len(running), unit="cell"):
+        try:
+            ray.get(task)
+        except Exception as error:
+            failed.append(f"{running[task].name}: {str(error).strip().splitlines()[-1]}")
+    ray.shutdown()
+    return failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.video_theory", description=__doc__.split("\n")[0])
+    parser.add_argument("studies", nargs="*", default=["core"], help=f"of {', '.join(STUDIES)}; core by default")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; all by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="folder of cells, pictures and report")
+    parser.add_argument("--workers", type=int, default=processor_count(), help="processes side by side, a thread each")
+    parser.add_argument("--ray", action="store_true", help="run the cells on Ray instead")
+    parser.add_argument("--report", action="store_true", help="only write the report of the cells that there are")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    options = parser.parse_args(arguments)
+    if min(options.seeds, options.workers) < 1:
+        parser.error("--seeds and --workers must be at least 1")
+    try:
+        jobs = [] if options.report else chosen_jobs(options)
+        with locked(options.out):
+            if options.ray:
+                failed = run_on_ray(jobs, options.out, options.quick)
+            else:
+                failed = run_missing(jobs, options.out, options.workers, options.quick)
+            from experiments.theory.report import write_report
+
+            write_report(options.out, options.out)
+    except (ValueError, FolderInUse, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on with what is missing", file=sys.stderr)
+        return 1
+    print(f"report: {options.out / 'report.md'}, {options.out / 'report.html'}")
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from envs import GridWorld, Noise, NoiseProcess
+
+SHAPE = (3, 32, 32)
+
+
+def run(steps: int, **options: Any) -> np.ndarray:
+    """States (steps, N, n, 3) of 500 images' shapes."""
+    process = NoiseProcess(500, SHAPE, num_shapes=2, seed=0, **options)
+    states = []
+    for _ in range(steps):
+        states.append(process.state)
+        process.step()
+    return np.stack(states)
+
+
+@pytest.mark.parametrize("persistence", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("kind", ["shapes", "pixels"])
+def test_single_images_have_one_distribution_at_every_persistence_and_time(kind: str, persistence: float) -> None:
+    process = NoiseProcess(500, (3, 8, 8), kind, num_shapes=5, persistence=persistence, seed=0)  # type: ignore[arg-type]
+    for _ in range(12):
+        process.step()
+    values = np.sort(process.state.ravel())
+    uniform = (np.arange(len(values)) + 0.5) / len(values)
+    assert values.min() >= 0 and values.max() < 1
+    assert np.abs(values - uniform).max() < 0.03  # Kolmogorov-Smirnov
+
+
+def test_persistence_is_how_often_a_shape_moves_on() -> None:
+    for persistence in (0.0, 0.5, 0.9, 1.0):
+        states = run(10, persistence=persistence)
+        far = np.abs(states[1:] - states[:-1])[..., :2]
+        moved = (np.minimum(far, 1 - far) <= 0.1001).all(-1).mean()
+        by_chance = 0.2**2
+        assert abs(moved - (persistence + (1 - persistence) * by_chance)) < 0.02
+
+
+def test_exogenous_shapes_move_by_5_to_10_percent_and_drift_in_hue() -> None:
+    states = run(10, persistence=1.0)
+    far = np.abs(states[1:] - states[:-1])
+    far = np.minimum(far, 1 - far)
+    assert far[..., :2].min() > 0.0499 and far[..., :2].max() < 0.1001
+    assert 0 < far[..., 2].max() < 0.0501
+
+
+def test_shapes_lie_on_dark_pixels_only_unless_told_otherwise() -> None:
+    frames = np.zeros((4, *SHAPE), np.uint8)
+    frames[:, 1, :16] = 200
+    before = frames.copy()
+    options: dict[str, Any] = dict(num_shapes=8, size=0.5, seed=0)
+    drawn = NoiseProcess(4, SHAPE, **options).draw(frames)
+    assert (frames == before).all()
+    assert (drawn[:, :, :16] == before[:, :, :16]).all()
+    assert (drawn[:, :, 16:] != 0).any(1).mean() > 0.5
+    everywhere = NoiseProcess(4, SHAPE, background_only=False, **options).draw(frames)
+    assert (everywhere[:, :, :16] != before[:, :, :16]).any()
+
+
+def test_drawing_does_not_depend_on_the_layout_in_memory() -> None:
+    frames = np.random.default_rng(0).integers(0, 100, (4, *SHAPE), np.uint8)
+    channels_last = np.ascontiguousarray(frames.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    process = NoiseProcess(4, SHAPE, num_shapes=6, seed=0)
+    assert (process.draw(frames) == process.draw(channels_last)).all()
+
+
+def test_only_the_images_named_are_reset() -> None:
+    process = NoiseProcess(3, SHAPE, seed=0)
+    before = process.state.copy()
+    process.reset(np.array([False, True, False]))
+    assert (process.state[[0, 2]] == before[[0, 2]]).all() and (process.state[1] != before[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "waves"}, "kind is 'waves'"),
+        ({"num_shapes": 0}, "num_shapes is 0"),
+        ({"size": 0.0}, "size is 0.0"),
+        ({"size": 1.5}, "size is 1.5"),
+        ({"persistence": -0.1}, "persistence is -0.1"),
+        ({"persistence": float("nan")}, "persistence is nan"),
+    ],
+)
+def test_impossible_noise_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NoiseProcess(1, SHAPE, **options)
+
+
+class Counter(gym.Env):
+    """Stacked dark frames; the newest holds the step's number in its corner."""
+
+    observation_space = gym.spaces.Box(0, 255, (6, 32, 32), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.frames = [np.zeros((3, 32, 32), np.uint8)] * 2
+        self.count = 0
+        return np.concatenate(self.frames), {"state": np.zeros(1)}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.count += 1
+        frame = np.zeros((3, 32, 32), np.uint8)
+        frame[:, 0, 0] = 100 + self.count
+        self.frames = [self.frames[1], frame]
+        return np.concatenate(self.frames), 0.0, False, self.count == 9, {"state": np.ones(1)}
+
+
+def test_a_frame_keeps_its_own_noise_while_it_is_in_the_stack() -> None:
+    env = Noise(Counter(), num_shapes=4, persistence=0.0)
+    last, info = env.reset(seed=1)
+    assert (last[:3] == last[3:]).all() and info["noise"].shape == (12,)
+    for _ in range(5):
+        observation, _, _, _, info = env.step(0)
+        assert (observation[:3] == last[3:]).all() and (observation[3:] != last[3:]).any()
+        assert info["state"] == 1
+        last = observation
+
+
+def test_noise_follows_from_the_seed_alone() -> None:
+    def play(env: Noise) -> np.ndarray:
+        first, _ = env.reset(seed=5)
+        return np.stack([first, *(env.step(0)[0] for _ in range(4))])
+
+    env = Noise(Counter(), persistence=0.5)
+    once = play(env)
+    assert (play(env) == once).all() and (play(Noise(Counter(), persistence=0.5)) == once).all()
+    assert (env.reset()[0] != once[0]).any()
+
+
+def test_environments_without_pixels_are_refused() -> None:
+    with pytest.raises(ValueError, match="noise needs pixels"):
+        Noise(gym.make("CartPole-v1"))
+
+
+def test_noise_on_the_grid_world_passes_gymnasiums_checker() -> None:
+    check_env(Noise(GridWorld()), skip_render_check=True)

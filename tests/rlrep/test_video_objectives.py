@@ -1,0 +1,163 @@
+"""Autoencoder, temporal contrast, the forward model of video and the inverse model: what each learns, and what from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from torch import nn
+
+from rlrep import (
+    Autoencoder,
+    ForwardModel,
+    InverseModel,
+    PixelEncoder,
+    RandomShift,
+    TemporalContrastive,
+    make_objective,
+)
+
+SHAPE = (6, 20, 20)
+VIDEO = ("autoencoder", "forward_model", "temporal_contrastive")
+
+
+@pytest.fixture
+def encoder() -> PixelEncoder:
+    torch.manual_seed(0)
+    return PixelEncoder(SHAPE, channels=4)
+
+
+def video(batch_size: int = 6) -> TensorDict:
+    generator = torch.Generator().manual_seed(1)
+    pixels = lambda: torch.randint(0, 256, (batch_size, *SHAPE), dtype=torch.uint8, generator=generator)  # noqa: E731
+    batch = {"observation": pixels(), "future_observation": pixels(), "gap": torch.arange(batch_size) % 3 + 1}
+    return TensorDict(batch, batch_size=[batch_size])
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_video_alone_is_enough(name: str, encoder: PixelEncoder) -> None:
+    objective = make_objective(name, encoder, None)
+    out = objective(video())
+    assert list(out.keys()) == objective.out_keys
+    sum(value for key, value in out.items() if key.startswith("loss_")).backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in encoder.parameters())
+
+
+def test_the_inverse_model_says_what_it_needs(encoder: PixelEncoder) -> None:
+    with pytest.raises(ValueError, match="was given no action space: use data recorded with actions"):
+        make_objective("inverse_model", encoder, None)
+    model = make_objective("inverse_model", encoder, spaces.Discrete(3))
+    with pytest.raises(KeyError, match="InverseModel reads 'action'.*not video"):
+        model(video())
+
+
+def test_the_autoencoder_compares_with_the_newest_frame_unshifted(encoder: PixelEncoder) -> None:
+    model = Autoencoder(encoder)
+    for parameter in model.decoder.parameters():
+        nn.init.zeros_(parameter)
+    batch = video()
+    expected = (batch["observation"][:, 3:].float() / 255 - 0.5).square().mean()
+    torch.testing.assert_close(model(batch)["loss_reconstruction"], expected)
+    assert (model.reconstruct(batch) == 128).all()  # the middle of 0..255
+
+
+def test_a_denoising_autoencoder_sees_noise_and_is_asked_for_the_clean_frame(encoder: PixelEncoder) -> None:
+    seen: list[torch.Tensor] = []
+    encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    model = Autoencoder(encoder, denoise=0.1, augment=RandomShift(0))
+    batch = video(64)
+    model(batch)
+    inside = (batch["observation"] > 100) & (batch["observation"] < 155)  # far from where pixels are cut off
+    error = (seen[0] - batch["observation"].float())[inside]
+    assert error.std().item() == pytest.approx(25.5, rel=0.05)
+    model.reconstruct(batch)
+    assert torch.equal(seen[1], batch["observation"])
+
+
+def test_the_quantised_bottleneck_passes_codes_only(encoder: PixelEncoder) -> None:
+    model = Autoencoder(encoder, codes=4, codebooks=2)
+    assert model.quantizer is not None
+    model(video())
+    model.eval()
+    features, commitment = model.bottleneck(torch.randn(50, encoder.repr_dim))
+    halves = features.detach().view(50, 2, -1)
+    assert commitment is not None and commitment >= 0
+    for half in range(2):
+        assert len(torch.unique(halves[:, half].round(decimals=4), dim=0)) <= 4
+
+
+def test_the_forward_model_of_video_reads_the_gap(encoder: PixelEncoder) -> None:
+    model = ForwardModel(encoder, None, horizon=3, augment=RandomShift(0))
+    assert model.in_keys == ["observation", "gap", "future_observation"]
+    batch = video()
+    images = model.decoder(model.predict(batch["observation"], batch["gap"]))  # type: ignore[misc]
+    expected = (images - (batch["future_observation"][:, 3:].float() / 255 - 0.5)).square().mean()
+    torch.testing.assert_close(model(batch)["loss_forward"], expected)
+    other = video()
+    other["gap"] = other["gap"] % 3 + 1
+    assert model(other)["loss_forward"] != expected
+    assert model.reconstruct(batch).dtype == torch.uint8
+
+
+def test_temporal_contrast_finds_pairs_and_not_what_is_alike(encoder: PixelEncoder) -> None:
+    model = TemporalContrastive(encoder, augment=RandomShift(0))
+    batch = video(16)
+    batch["future_observation"] = batch["observation"]
+    assert model(batch)["temporal_accuracy"] == 1
+    batch["future_observation"] = batch["observation"].roll(1, 0)
+    assert model(batch)["temporal_accuracy"] == 0
+
+
+def test_the_inverse_model_learns_the_action_and_not_what_moves_by_itself() -> None:
+    """Two dots: one moves by the action, the other by chance. The features come to tell the first one's place only."""
+    generator = torch.Generator().manual_seed(0)
+
+    def dots(count: int) -> TensorDict:
+        action = torch.randint(2, (count,), generator=generator)
+        place = torch.randint(4, 13, (2, count), generator=generator)
+        moved = torch.stack([place[0] + 4 * action - 2, place[1] + torch.randint(-2, 3, (count,), generator=generator)])
+
+        def draw(at: torch.Tensor) -> torch.Tensor:
+            image = torch.zeros(count, 1, 17, 17, dtype=torch.uint8)
+            row = torch.arange(count)
+            image[row, 0, 3, at[0]] = image[row, 0, 13, at[1]] = 255
+            return image
+
+        values: dict[str, Any] = {"observation": draw(place), "future_observation": draw(moved), "action": action}
+        return TensorDict(values | {"gap": torch.ones(count, dtype=torch.int64)}, batch_size=[count])
+
+    torch.manual_seed(0)
+    model = InverseModel(PixelEncoder((1, 17, 17), 8, out_dim=16), spaces.Discrete(2), 1, 64, augment=RandomShift(0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(120):
+        optimizer.zero_grad()
+        model(dots(64))["loss_inverse"].backward()
+        optimizer.step()
+    assert model(dots(256))["inverse_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("autoencoder", {"denoise": -1.0}, "denoise must be at least 0"),
+        ("autoencoder", {"codes": 1}, "codes must be at least 2"),
+        ("autoencoder", {"codes": 4, "codebooks": 7}, "codebooks must divide the features' 16 dimensions"),
+        ("autoencoder", {"frame_channels": 7}, "frame_channels must lie in 1..6"),
+        ("temporal_contrastive", {"temperature": 0.0}, "temperature must be greater than 0"),
+        ("temporal_contrastive", {"horizon": 0}, "horizon must be at least 1"),
+        ("forward_model", {"horizon": 0}, "horizon must be at least 1"),
+    ],
+)
+def test_impossible_options_are_refused(
+    name: str, options: dict[str, Any], message: str, encoder: PixelEncoder
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_objective(name, encoder, None, **options)
+
+
+def test_a_forward_model_of_features_draws_no_pictures(encoder: PixelEncoder) -> None:
+    with pytest.raises(ValueError, match='predict="pixels"'):
+        ForwardModel(encoder, None, predict="features").reconstruct(video())
