@@ -15,7 +15,7 @@ INSTALLED := .venv/.installed
 DRAWS := .venv/.draws-$(MUJOCO_GL)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow bench lint format type clean
+.PHONY: help setup train theory test test-slow bench lint format type clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ setup: $(DRAWS) ## make .venv, install everything, check that MuJoCo can draw (t
 train: $(DRAWS) ## learn a task from pixels on this machine, or go on where it stopped; ARGS="seed=2" overrides
 	@preset=$$($(RUN) -c 'import torch; print("paper" if torch.cuda.is_available() else "cpu")') && \
 	  $(RUN) -m experiments.train preset=$$preset resume=true $(ARGS)
+
+theory: $(DRAWS) ## which methods survive which noise: the grid-world study and its report; ARGS="core lock --seeds 5" for more
+	@$(RUN) -m experiments.video_theory $(ARGS)
 
 test: $(DRAWS) ## run the tests, but for the slow ones
 	@$(RUN) -m pytest $(ARGS)

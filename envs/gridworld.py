@@ -74,7 +74,7 @@ def grid_table(layout: int = 0) -> GridTable:
 
 
 class VectorGridWorld:
-    """N grid worlds at once, with noise or without, drawn from a table: about 10,000 steps/s with noise on one core.
+    """N grid worlds at once, with noise or without, from a table: some 10,000 steps/s with noise on one core.
 
     An episode starts 5 to 10 moves from the goal; it ends there with reward 1 - 0.01, every other step costs 0.01, and
     12 steps are its limit. Finished episodes start anew in the same call of `step`.
@@ -111,7 +111,7 @@ class VectorGridWorld:
     def step(
         self, action: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Takes actions (N,) in 0..2; returns (reward, terminated, truncated), (N,) each, and starts what ended anew."""
+        """Takes actions (N,) in 0..2; returns (reward, terminated, truncated), (N,) each; starts what ended anew."""
         self.state = self.table.next_state[self.state, action]
         self.steps += 1
         terminated = self.table.distance[self.state] == 0
@@ -129,7 +129,7 @@ class VectorGridWorld:
 
 
 class GridWorld(gym.Env[Frames, np.int64]):
-    """One grid world as a Gymnasium environment: `VectorGridWorld` tells its rules. Put `envs.Noise` around it for noise.
+    """One grid world as a Gymnasium environment; `VectorGridWorld` tells its rules, `envs.Noise` around it adds noise.
 
     Observations are uint8 (3, 56, 56), the agent's 7×7 cells at 8 pixels each, looking up. ``info["state"]`` is (x, y,
     direction), int64.
@@ -173,7 +173,7 @@ class GridWorld(gym.Env[Frames, np.int64]):
         truncated = not terminated and self._steps >= MAX_STEPS
         return self._observation, float(terminated) - STEP_COST, terminated, truncated, self._info
 
-    def render(self) -> Frames | None:  # type: ignore[override]
+    def render(self) -> Frames | None:
         return None if self.render_mode is None else self._observation.transpose(1, 2, 0)
 
     @property
@@ -209,7 +209,7 @@ def _rooms(layout: int) -> Any:
         def encode(self) -> tuple[int, int, int]:
             return OBJECT_TO_IDX["floor"], COLORS_IN_ORDER[self.color], 9  # minigrid caches tiles by it
 
-        def render(self, img: Any) -> None:
+        def render(self, img: Any) -> Any:
             fill_coords(img, point_in_rect(0.3, 0.8, 0.3, 0.8), COLORS[self.color])
 
     COLORS_IN_ORDER = {name: i for i, name in enumerate(COLOURS)}

@@ -22,13 +22,13 @@ class NoiseProcess:
     """Noise that evolves by itself, for several images at once.
 
     - "shapes": `num_shapes` coloured shapes lie on the dark pixels. A shape's state is (x, y, hue), each in [0, 1) and
-      uniform; it moves on by 5 to 10 % of the image's side in either direction of both axes, around the edges, and by up
-      to 5 % of the colour circle.
+      uniform; it moves on by 5 to 10 % of the image's side in either direction of both axes, around the edges, and by
+      up to 5 % of the colour circle.
     - "pixels": every value of the image gets an offset, uniform in ±`size` · 255.
 
     At each step every shape (or pixel) moves on with probability `persistence`, and is else drawn afresh from the
-    uniform distribution, which the moves keep. So persistence 0 is iid noise, 1 is exogenous noise, and all between have
-    the same single images: only the correlation in time differs, with a memory of 1 / (1 - persistence) steps on average.
+    uniform distribution, which the moves keep. So persistence 0 is iid noise, 1 is exogenous noise, and all between
+    have the same single images; only the correlation in time differs: a memory of 1 / (1 - persistence) steps.
 
     Args:
         num_images: N.

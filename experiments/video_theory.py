@@ -12,7 +12,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from multiprocessing import get_context
@@ -38,8 +38,9 @@ SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
 
 def core(domain: str, methods: Iterable[str], seeds: int) -> Iterator[Job]:
     """Methods × {no noise, iid, exogenous} × seeds, a whole seed after the other."""
+    num_shapes = 8 if domain == "gridworld" else 4  # in ViZDoom they lie on everything, not on what is dark only
     for seed, method, (noise, persistence) in product(range(seeds), methods, NOISES.items()):
-        yield Job(domain, "core", method, noise, seed, persistence)
+        yield Job(domain, "core", method, noise, seed, persistence, num_shapes)
 
 
 def sizes(seeds: int) -> Iterator[Job]:
@@ -60,7 +61,7 @@ def lock(seeds: int) -> Iterator[LockJob]:
         yield LockJob(method, horizon, seed)
 
 
-STUDIES = {
+STUDIES: dict[str, Callable[[int], Iterable[Job | LockJob]]] = {
     "core": lambda seeds: core("gridworld", CORE_METHODS, seeds),
     "size": sizes,
     "persistence": persistences,
@@ -144,7 +145,7 @@ def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list
         raise ValueError("ray is not installed: pip install 'rlrep[ray]'") from error
     missing = [job for job in jobs if not (folder / "cells" / f"{job.name}.json").exists()]
     ray.init(log_to_driver=False)
-    remote = ray.remote(num_cpus=1, max_calls=1)(run_job)
+    remote: Any = ray.remote(num_cpus=1, max_calls=1)(run_job)
     running = {remote.remote(job, folder.resolve(), quick): job for job in missing}
     failed = []
     for task in tqdm(list(running), total=len(running), unit="cell"):

@@ -52,8 +52,8 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
     """The convolutional encoder of DrQ-v2 (arXiv 2107.09645): `x / 255 - 0.5`, then four 3×3 convolutions with ReLU.
 
     Input: (B, C, H, W) uint8 in 0..255. Output: (B, repr_dim) float32; `repr_dim` is 39 200 for (9, 84, 84), 32
-    channels and the default strides. Share a trained one with ``encoder.save_pretrained(folder)`` and ``PixelEncoder.from_pretrained(folder)``
-    (safetensors and a JSON configuration).
+    channels and the default strides. Share a trained one with ``encoder.save_pretrained(folder)`` and
+    ``PixelEncoder.from_pretrained(folder)`` (safetensors and a JSON configuration).
 
     Args:
         observation_shape: (C, H, W) of the stacked frames; with the default strides H and W are at least 17.

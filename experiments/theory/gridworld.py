@@ -10,7 +10,7 @@ import torch
 
 from envs.gridworld import VectorGridWorld, grid_table
 from envs.noise import NoiseProcess
-from experiments.theory.pixels import Samples, Settings
+from experiments.theory.pixels import Samples, Settings, on_circle
 from experiments.theory.ppo import GridVecEnv
 from rlrep.data import EpisodeDataset
 
@@ -21,7 +21,7 @@ OPTIMAL = 0.5  # the probability that the recorded behaviour takes an optimal ac
 class GridDomain:
     """See `experiments.theory.pixels.Domain`. A state's label is its number; the goal, where episodes end, has none."""
 
-    shape = VectorGridWorld.observation_space.shape
+    shape: tuple[int, ...] = VectorGridWorld.observation_space.shape
     action_space = VectorGridWorld.action_space
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class GridDomain:
             frames.reshape(-1, *self.shape), lengths, action=action.ravel(), max_gap=settings.horizon, seed=seed
         )
 
-    def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int) -> Samples:
+    def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
         state = np.repeat(self.seen, per_state)
         np.random.default_rng(0).shuffle(state)
         frames, latent = self.table.frames[state], None
@@ -64,12 +64,6 @@ class GridDomain:
 
     def coverage(self, noise: dict[str, Any]) -> float:
         return _coverage(tuple(noise.items()))
-
-
-def on_circle(noise_state: np.ndarray) -> torch.Tensor:
-    """Sine and cosine of each shape's position and hue, which go around: (N, …) in [0, 1) to (N, T) float32."""
-    angle = torch.from_numpy(noise_state.reshape(len(noise_state), -1)) * (2 * np.pi)
-    return torch.cat([angle.sin(), angle.cos()], 1)
 
 
 @lru_cache

@@ -39,6 +39,7 @@ class Settings:
         horizon: K, the largest gap.
         steps, batch_size, lr: of the pre-training.
         labels, test_labels: of each state, to fit and to score probes.
+        probe_steps: updates of each probe and of the decoder.
         ppo: how long reinforcement learning goes on.
         encoder: keyword arguments of `PixelEncoder`.
     """
@@ -50,6 +51,7 @@ class Settings:
     lr: float = 1e-3
     labels: int = 5
     test_labels: int = 3
+    probe_steps: int = 300
     ppo: Schedule = field(default_factory=lambda: Schedule(steps=50_000, evaluations=5))
     encoder: dict[str, Any] = field(default_factory=lambda: dict(channels=16, strides=(4, 2, 2), out_dim=128))
 
@@ -85,14 +87,20 @@ class Domain(Protocol):
     def record(self, noise: dict[str, Any] | None, settings: Settings, seed: int) -> EpisodeDataset:
         """Videos, with the actions taken."""
 
-    def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int) -> Samples:
-        """Labelled observations; the same states whatever the noise and its seed."""
+    def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
+        """Labelled observations; the same states whatever the noise and its seed, others where they are held out."""
 
     def environment(self, noise: dict[str, Any] | None, oracle: bool, seed: int) -> VecEnv:
         """Environments for PPO; the oracle's show the true state."""
 
     def coverage(self, noise: dict[str, Any]) -> float:
         """The share of pixels that the noise covers, on average."""
+
+
+def on_circle(noise_state: np.ndarray) -> Tensor:
+    """Sine and cosine of each shape's position and hue, which go around: (N, …) in [0, 1) to (N, T) float32."""
+    angle = torch.from_numpy(noise_state.reshape(len(noise_state), -1)) * (2 * np.pi)
+    return torch.cat([angle.sin(), angle.cos()], 1)
 
 
 def domain(name: str) -> Domain:
@@ -115,7 +123,9 @@ def settings(name: str, quick: bool = False) -> Settings:
     chosen = look_up("domain", name, usual)
     if not quick:
         return chosen
-    return Settings(frames=1_000, steps=5, batch_size=16, labels=2, test_labels=1, ppo=Schedule(1_024, 1, 8))
+    return Settings(
+        frames=1_000, steps=5, batch_size=16, labels=2, test_labels=1, probe_steps=5, ppo=Schedule(1_024, 1, 8)
+    )
 
 
 def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
@@ -165,15 +175,15 @@ def train_encoder(place: Domain, job: Job, settings: Settings) -> tuple[PixelEnc
 
 def probe_encoder(encoder: PixelEncoder, place: Domain, job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     """What the encoder knows of state and noise, how its features lie, and what can be drawn from them."""
-    noise, seed = job.noise_options, job.seed
-    train = place.samples(noise, settings.labels, seed + 10_000)
-    test = place.samples(noise, settings.test_labels, seed + 20_000)
-    again = place.samples(noise, settings.test_labels, seed + 30_000)
+    noise, seed, steps = job.noise_options, job.seed, settings.probe_steps
+    train = place.samples(noise, settings.labels, seed + 10_000, held_out=False)
+    test = place.samples(noise, settings.test_labels, seed + 20_000, held_out=True)
+    again = place.samples(noise, settings.test_labels, seed + 30_000, held_out=True)
     features, test_features = encode(encoder, train.observation), encode(encoder, test.observation)
     states = (features, train.state), (test_features, test.state)
     out = {
-        "state_linear": probe(*states),
-        "state_mlp": probe(*states, hidden_dim=256),
+        "state_linear": probe(*states, steps=steps),
+        "state_mlp": probe(*states, hidden_dim=256, steps=steps),
         "state_chance": place.state_chance,
         "noise_linear": None,
         "noise_mlp": None,
@@ -184,12 +194,15 @@ def probe_encoder(encoder: PixelEncoder, place: Domain, job: Job, settings: Sett
     }
     if train.noise is not None and test.noise is not None:
         noises = (features, train.noise), (test_features, test.noise)
-        out |= {"noise_linear": probe(*noises), "noise_mlp": probe(*noises, hidden_dim=256)}
+        out["noise_linear"] = probe(*noises, steps=steps)
+        out["noise_mlp"] = probe(*noises, hidden_dim=256, steps=steps)
     frames, test_frames = train.observation[:, -3:], test.observation[:, -3:]
-    out["reconstruction"], images = reconstruction((features, frames), (test_features, test_frames), seed=seed)
+    out["reconstruction"], images = reconstruction(
+        (features, frames), (test_features, test_frames), steps=steps, seed=seed
+    )
     chosen = np.random.default_rng(0).choice(len(images), 8, replace=False)
     path = folder / "pictures" / f"{job.name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    shown = {"observation": test_frames[chosen], "reconstruction": images[chosen]}
-    np.savez_compressed(path, **{name: x.permute(0, 2, 3, 1).numpy() for name, x in shown.items()})
+    shown, drawn = (x[chosen].permute(0, 2, 3, 1).numpy() for x in (test_frames, images))
+    np.savez_compressed(path, observation=shown, reconstruction=drawn)
     return out | {"pictures": str(path.relative_to(folder))}

@@ -27,14 +27,14 @@ class FrozenEncoder(VecEnvWrapper):
         super().__init__(venv, gym.spaces.Box(-np.inf, np.inf, (encoder.repr_dim,), np.float32))
 
     def reset(self) -> np.ndarray:
-        return self.features(self.venv.reset())
+        return self.features(np.asarray(self.venv.reset()))
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
         observation, reward, done, infos = self.venv.step_wait()
         for info in infos:
             if "terminal_observation" in info:
                 info["terminal_observation"] = self.features(info["terminal_observation"][None])[0]
-        return self.features(observation), reward, done, infos
+        return self.features(np.asarray(observation)), reward, done, infos
 
     @torch.no_grad()
     def features(self, observation: np.ndarray) -> np.ndarray:
@@ -124,9 +124,10 @@ def mean_return(venv: VecEnv, act: Callable[[np.ndarray], np.ndarray], episodes:
     """The mean return of at least `episodes` episodes; as many in each environment, or short ones would count more."""
     each = -(-episodes // venv.num_envs)
     returns, played = np.zeros(venv.num_envs), np.zeros(venv.num_envs, int)
-    observation = venv.reset()
+    observation = np.asarray(venv.reset())
     while (playing := played < each).any():
-        observation, reward, done, _ = venv.step(act(observation))
+        after, reward, done, _ = venv.step(act(observation))
+        observation = np.asarray(after)
         returns += reward * playing
         played += done
     return float(returns.mean() / each)

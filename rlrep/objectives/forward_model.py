@@ -1,4 +1,4 @@
-"""Forward modelling: what will be seen some steps on, from the features now and, where known, the actions until then."""
+"""Forward modelling: what will be seen some steps on, from the features now and the actions until then, if known."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ForwardModel(Objective):
 
     Args:
         encoder: the shared encoder.
-        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None for video, where the gap k stands in for actions.
+        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None for video: the gap k stands in for actions.
         horizon: K ≥ 1; for video the largest gap in the data.
         predict: "features" or "pixels"; None is pixels for video, features otherwise.
         frame_channels: channels of one frame, of which the newest is decoded.
@@ -88,15 +88,15 @@ class ForwardModel(Objective):
         frame_shape = (frame_channels, *encoder.observation_shape[1:])
         self.decoder = PixelDecoder(feature_dim, frame_shape, decoder_channels) if predict == "pixels" else None
 
-    def predict(self, observation: Tensor, path: Tensor) -> Tensor:
-        """ẑ (B, feature_dim) from pixels and what leads on from them: action sequences, or gaps."""
-        state = self.state_projection(self.encode(observation))
+    def predict(self, features: Tensor, path: Tensor) -> Tensor:
+        """ẑ (B, feature_dim) from features (B, repr_dim) and what leads on from there: action sequences, or gaps."""
+        state = self.state_projection(features)
         return self.predictor(torch.cat([state, self.path_encoder(path)], dim=1))
 
     def losses(  # type: ignore[override]
         self, observation: Tensor, path: Tensor, future_observation: Tensor
     ) -> dict[str, Tensor]:
-        prediction = self.predict(observation, path)
+        prediction = self.predict(self.encode(observation), path)
         if self.decoder is not None:
             frame = to_unit_scale(future_observation[:, -self.frame_channels :])
             return {"loss_forward": F.mse_loss(self.decoder(prediction), frame)}
@@ -114,4 +114,4 @@ class ForwardModel(Objective):
         if self.decoder is None:
             raise ValueError('a forward model of features draws no pictures: build it with predict="pixels"')
         observation, path, _ = self.read(batch)
-        return to_pixels(self.decoder(self.predict(observation, path)))
+        return to_pixels(self.decoder(self.predict(self.encoder(observation), path)))

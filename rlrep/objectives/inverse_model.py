@@ -17,8 +17,8 @@ from rlrep.objectives.base import Objective, check_horizon
 class InverseModel(Objective):
     """Predicts a_t from (φ(x_t), φ(x_t+k), k), k in 1..K: the agent-controller state, whatever the exogenous noise.
 
-    ``loss_inverse`` = cross-entropy of a discrete action, or squared error of a continuous one (a Gaussian likelihood up
-    to a constant). Needs data with actions: the reference that video-only methods are compared with.
+    ``loss_inverse`` = cross-entropy of a discrete action, or squared error of a continuous one (a Gaussian likelihood
+    up to a constant). Needs data with actions: the reference that video-only methods are compared with.
 
     Args:
         encoder: the shared encoder.

@@ -82,7 +82,7 @@ def test_the_single_and_the_vector_environment_agree() -> None:
     world.state[:] = env._state
     assert (world.observe()[0] == observation).all()
     for action in (FORWARD, LEFT, FORWARD, RIGHT):
-        observation, reward, terminated, truncated, info = env.step(np.int64(action))
+        observation, reward, _, _, info = env.step(np.int64(action))
         rewards, _, _ = world.step(np.array([action]))
         assert (world.observe()[0] == observation).all() and rewards[0] == pytest.approx(reward)
         assert (info["state"] == world.table.states[world.state[0]]).all()

@@ -1,0 +1,102 @@
+"""The ViZDoom scenarios of the study."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import lru_cache
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from envs import DoomPixels
+from envs.noise import Noise, NoiseProcess
+from experiments.theory.pixels import Samples, Settings, on_circle
+from rlrep.data import EpisodeDataset, record
+
+NUM_ENVS = 8
+IMAGE_SIZE = 56
+REWARD_SCALE = {"basic": 100.0, "defend_the_center": 1.0}
+# What no picture shows can't be asked of an encoder.
+UNSEEN = ("ammo", "health", "player_velocity_y")
+OBSERVATIONS_PER_LABEL = 300
+
+
+class Latent(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment whose observation is ``info["state"]``: what the oracle sees."""
+
+    def __init__(self, env: gym.Env[Any, Any], size: int) -> None:
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        _, info = self.env.reset(**options)
+        return info["state"], info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        _, reward, terminated, truncated, info = self.env.step(action)
+        return info["state"], reward, terminated, truncated, info
+
+
+class DoomDomain:
+    """See `experiments.theory.pixels.Domain`. Videos are of random actions; a state's label is what of it can be seen.
+
+    Shapes lie on everything, as little of these pictures is dark. Returns of Basic are in units of 100.
+    """
+
+    shape: tuple[int, ...] = (3, IMAGE_SIZE, IMAGE_SIZE)
+    action_space = gym.spaces.Discrete(3)
+    state_chance = 0.0
+
+    def __init__(self, scenario: str) -> None:
+        self.scenario = scenario
+
+    def make(self) -> DoomPixels:
+        return DoomPixels(self.scenario, image_size=IMAGE_SIZE, frame_stack=1)
+
+    def make_noisy(self, noise: dict[str, Any] | None) -> gym.Env[Any, Any]:
+        env = self.make()
+        return env if noise is None else Noise(env, background_only=False, **noise)
+
+    def record(self, noise: dict[str, Any] | None, settings: Settings, seed: int) -> EpisodeDataset:
+        with closing(self.make_noisy(noise)) as env:
+            return record(env, None, settings.frames, max_gap=settings.horizon, seed=seed)
+
+    def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
+        frames, state = _observations(self.scenario, per_state * OBSERVATIONS_PER_LABEL, int(held_out))
+        latent = None
+        if noise is not None:
+            process = NoiseProcess(len(frames), self.shape, seed=seed, background_only=False, **noise)
+            frames, latent = process.draw(frames), on_circle(process.state)
+        return Samples(torch.from_numpy(frames), torch.from_numpy(state), latent)
+
+    def environment(self, noise: dict[str, Any] | None, oracle: bool, seed: int) -> DummyVecEnv:
+        def make() -> gym.Env[Any, Any]:
+            scale = REWARD_SCALE[self.scenario]
+            if oracle:
+                clean = self.make()
+                env: gym.Env[Any, Any] = Latent(clean, len(clean.state_names))
+            else:
+                env = self.make_noisy(noise)
+            return gym.wrappers.TransformReward(env, lambda reward: float(reward) / scale)
+
+        venv = DummyVecEnv([make] * NUM_ENVS)
+        venv.seed(seed)
+        return venv
+
+    def coverage(self, noise: dict[str, Any]) -> float:
+        frames = np.zeros((256, *self.shape), np.uint8)
+        drawn = NoiseProcess(256, self.shape, seed=0, background_only=False, **noise).draw(frames)
+        return float(drawn.any(1).mean())
+
+
+@lru_cache
+def _observations(scenario: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3, 56, 56) uint8 frames without noise, ten steps apart, and the (N, T) float32 states in them."""
+    with closing(DoomPixels(scenario, image_size=IMAGE_SIZE, frame_stack=1)) as env:
+        data = record(env, None, 10 * count, seed=seed)
+        seen = [i for i, name in enumerate(env.state_names) if name not in UNSEEN]
+    assert data.state is not None
+    return data.frames[::10], data.state[::10][:, seen].astype(np.float32)
