@@ -21,7 +21,7 @@ IMAGE_SIZE = 56
 REWARD_SCALE = {"basic": 100.0, "defend_the_center": 1.0}
 # What no picture shows can't be asked of an encoder.
 UNSEEN = ("ammo", "health", "player_velocity_y")
-OBSERVATIONS_PER_LABEL = 300
+OBSERVATIONS = 1_500
 
 
 class Latent(gym.Wrapper[Any, Any, Any, Any]):
@@ -65,7 +65,9 @@ class DoomDomain:
             return record(env, None, settings.frames, max_gap=settings.horizon, seed=seed)
 
     def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
-        frames, state = _observations(self.scenario, per_state * OBSERVATIONS_PER_LABEL, int(held_out))
+        frames, state = _observations(self.scenario, OBSERVATIONS, int(held_out))
+        repeats = -(-per_state // 5)
+        frames, state = np.tile(frames, (repeats, 1, 1, 1)), np.tile(state, (repeats, 1))
         latent = None
         if noise is not None:
             process = NoiseProcess(len(frames), self.shape, seed=seed, background_only=False, **noise)

@@ -38,7 +38,8 @@ class Settings:
         frames: of video.
         horizon: K, the largest gap.
         steps, batch_size, lr: of the pre-training.
-        labels, test_labels: of each state, to fit and to score probes.
+        labels, test_labels: of each state, to fit and to score its probes.
+        noise_labels: the same for the probes of the noise, which is harder to read.
         probe_steps: updates of each probe and of the decoder.
         ppo: how long reinforcement learning goes on.
         encoder: keyword arguments of `PixelEncoder`.
@@ -51,9 +52,10 @@ class Settings:
     lr: float = 1e-3
     labels: int = 5
     test_labels: int = 3
+    noise_labels: int = 20
     probe_steps: int = 300
     ppo: Schedule = field(default_factory=lambda: Schedule(steps=50_000, evaluations=5))
-    encoder: dict[str, Any] = field(default_factory=lambda: dict(channels=16, strides=(4, 2, 2), out_dim=128))
+    encoder: dict[str, Any] = field(default_factory=lambda: dict(channels=16, strides=(4, 2, 1), out_dim=128))
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,14 @@ def settings(name: str, quick: bool = False) -> Settings:
     if not quick:
         return chosen
     return Settings(
-        frames=1_000, steps=5, batch_size=16, labels=2, test_labels=1, probe_steps=5, ppo=Schedule(1_024, 1, 8)
+        frames=1_000,
+        steps=5,
+        batch_size=16,
+        labels=2,
+        test_labels=1,
+        noise_labels=2,
+        probe_steps=5,
+        ppo=Schedule(1_024, 1, 8),
     )
 
 
@@ -192,10 +201,12 @@ def probe_encoder(encoder: PixelEncoder, place: Domain, job: Job, settings: Sett
         "uniformity": uniformity(test_features),
         "effective_rank": effective_rank(test_features),
     }
-    if train.noise is not None and test.noise is not None:
-        noises = (features, train.noise), (test_features, test.noise)
+    if test.noise is not None:
+        labelled = place.samples(noise, settings.noise_labels, seed + 40_000, held_out=False)
+        assert labelled.noise is not None
+        noises = (encode(encoder, labelled.observation), labelled.noise), (test_features, test.noise)
         out["noise_linear"] = probe(*noises, steps=steps)
-        out["noise_mlp"] = probe(*noises, hidden_dim=256, steps=steps)
+        out["noise_mlp"] = probe(*noises, hidden_dim=256, steps=steps // 3 + 1)  # longer, and it learns by heart
     frames, test_frames = train.observation[:, -3:], test.observation[:, -3:]
     out["reconstruction"], images = reconstruction(
         (features, frames), (test_features, test_frames), steps=steps, seed=seed
