@@ -33,6 +33,10 @@ def table(path: Path) -> list[dict[str, str]]:
         ("agent=sac objectives=[taco]", {"critic_loss", "actor_loss", "loss_taco", "loss_curl", "loss_reward"}),
         ("agent=drqv2 objectives=[curl]", {"critic_loss", "actor_loss", "loss_curl"}),
         ("agent=sac objectives=[forward_model]", {"critic_loss", "actor_loss", "loss_forward"}),
+        (
+            "agent=drqv2 objectives=[autoencoder,temporal_contrastive,inverse_model]",
+            {"critic_loss", "actor_loss", "loss_reconstruction", "loss_temporal", "loss_inverse"},
+        ),
     ],
 )
 def test_every_agent_and_objective_leaves_a_whole_folder(run: Run, agent: str, losses: set[str]) -> None:
