@@ -109,9 +109,13 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     return path
 
 
+def without_cell(jobs: Sequence[Job | LockJob], folder: Path) -> list[Job | LockJob]:
+    return [job for job in jobs if not (folder / "cells" / f"{job.name}.json").exists()]
+
+
 def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick: bool) -> list[str]:
     """Does the jobs whose cells are missing, `workers` at a time, each in a process of its own; returns what failed."""
-    missing = [job for job in jobs if not (folder / "cells" / f"{job.name}.json").exists()]
+    missing = without_cell(jobs, folder)
     failed = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         running = {pool.submit(run_job, job, folder, quick): job for job in missing}
@@ -143,7 +147,7 @@ def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list
         import ray
     except ModuleNotFoundError as error:
         raise ValueError("ray is not installed: pip install 'rlrep[ray]'") from error
-    missing = [job for job in jobs if not (folder / "cells" / f"{job.name}.json").exists()]
+    missing = without_cell(jobs, folder)
     ray.init(log_to_driver=False)
     remote: Any = ray.remote(num_cpus=1, max_calls=1)(run_job)
     running = {remote.remote(job, folder.resolve(), quick): job for job in missing}

@@ -59,7 +59,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         observation_shape: (C, H, W) of the stacked frames; with the default strides H and W are at least 17.
         channels: filters of every convolution.
         precision: "float32", or "bfloat16" for the convolutions alone: parameters and output stay float32.
-        strides: of the convolutions, one each. (2, 2, 2, 2) makes features of few dimensions at an eighth of the cost.
+        strides: of the convolutions, one each. (2, 2, 2, 2) makes features of few dimensions at less cost.
         out_dim: size of the features: Linear → LayerNorm follows the convolutions. None leaves them as they are.
 
     Raises:
