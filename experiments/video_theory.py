@@ -28,8 +28,8 @@ from experiments.theory.results import METHODS
 from rlrep.registry import look_up
 
 CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
-SIZES = (0.15, 0.3, 0.45)
-PERSISTENCES = (0.0, 0.5, 0.8, 0.9, 0.95, 1.0)
+SIZES = (0.15, 0.45)  # beside the core's
+PERSISTENCES = (0.5, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
 HORIZONS = range(2, 11)
 MAX_EPISODES = 30_000  # that a lock may take
 LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder")
@@ -40,17 +40,21 @@ def core(domain: str, methods: Iterable[str], seeds: int) -> Iterator[Job]:
     """Methods × {no noise, iid, exogenous} × seeds, a whole seed after the other."""
     num_shapes = 8 if domain == "gridworld" else 4  # in ViZDoom they lie on everything, not on what is dark only
     for seed, method, (noise, persistence) in product(range(seeds), methods, NOISES.items()):
+        if method == "oracle" and noise != "none":
+            continue  # it sees no noise
         yield Job(domain, "core", method, noise, seed, persistence, num_shapes)
 
 
 def sizes(seeds: int) -> Iterator[Job]:
-    """How the methods fall as exogenous noise covers more of the picture."""
+    """How the methods fall as exogenous noise covers more of the picture; one of the points is the core's."""
+    yield from core("gridworld", ("oracle", "autoencoder", *SWEPT), seeds)
     for seed, method, size in product(range(seeds), ("autoencoder", *SWEPT), SIZES):
         yield Job("gridworld", "size", method, "exogenous", seed, 1.0, size=size)
 
 
 def persistences(seeds: int) -> Iterator[Job]:
-    """From iid noise to exogenous noise."""
+    """From iid noise to exogenous noise; the ends are the core's."""
+    yield from core("gridworld", SWEPT, seeds)
     for seed, method, persistence in product(range(seeds), SWEPT, PERSISTENCES):
         yield Job("gridworld", "persistence", method, "persistence", seed, persistence)
 
@@ -138,7 +142,7 @@ def chosen_jobs(options: argparse.Namespace) -> list[Job | LockJob]:
         for method in options.methods:
             look_up("method", method, dict.fromkeys(METHODS))
         jobs = [job for job in jobs if job.method in options.methods]
-    return jobs
+    return list(dict.fromkeys(jobs))
 
 
 def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list[str]:

@@ -103,7 +103,7 @@ def effective_rank(features: Tensor) -> float:
 def reconstruction(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
-    channels: int = 8,
+    channels: int = 16,
     steps: int = 300,
     batch_size: int = 64,
     lr: float = 1e-3,
@@ -113,7 +113,7 @@ def reconstruction(
 
     Args:
         train, test: (features, frames): (N, D) float and (N, C, H, W) uint8.
-        channels: filters of the `PixelDecoder`.
+        channels: of the `PixelDecoder`.
         steps, batch_size, lr: of Adam.
         seed: of the decoder's first weights and the batches.
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from envs import DoomPixels
 from envs.noise import Noise, NoiseProcess
-from experiments.theory.pixels import Samples, Settings, on_circle
+from experiments.theory.pixels import Samples, Settings, noise_picture
 from rlrep.data import EpisodeDataset, record
 
 NUM_ENVS = 8
@@ -71,7 +71,7 @@ class DoomDomain:
         latent = None
         if noise is not None:
             process = NoiseProcess(len(frames), self.shape, seed=seed, background_only=False, **noise)
-            frames, latent = process.draw(frames), on_circle(process.state)
+            frames, latent = process.draw(frames), noise_picture(process)
         return Samples(torch.from_numpy(frames), torch.from_numpy(state), latent)
 
     def environment(self, noise: dict[str, Any] | None, oracle: bool, seed: int) -> DummyVecEnv:

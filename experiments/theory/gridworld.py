@@ -10,7 +10,7 @@ import torch
 
 from envs.gridworld import VectorGridWorld, grid_table
 from envs.noise import NoiseProcess
-from experiments.theory.pixels import Samples, Settings, on_circle
+from experiments.theory.pixels import Samples, Settings, noise_picture
 from experiments.theory.ppo import GridVecEnv
 from rlrep.data import EpisodeDataset
 
@@ -55,7 +55,7 @@ class GridDomain:
         if noise is not None:
             process = NoiseProcess(len(state), self.shape, seed=seed, **noise)
             frames = process.draw(frames)
-            latent = on_circle(process.state)
+            latent = noise_picture(process)
         number = np.searchsorted(self.seen, state)
         return Samples(torch.from_numpy(np.ascontiguousarray(frames)), torch.from_numpy(number), latent)
 

@@ -10,9 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from envs.noise import NoiseProcess
 from experiments.theory.jobs import Job
 from experiments.theory.ppo import FrozenEncoder, Schedule, learn, mean_return
 from rlrep import PixelEncoder, RandomShift, make_objective
@@ -22,9 +24,9 @@ from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction
 from rlrep.registry import look_up
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "autoencoder": dict(decoder_channels=4),
-    "vq_autoencoder": dict(decoder_channels=4, codes=64, codebooks=8),
-    "forward_model": dict(decoder_channels=4, feature_dim=128, hidden_dim=256),
+    "autoencoder": dict(decoder_channels=16),
+    "vq_autoencoder": dict(decoder_channels=16, codes=64, codebooks=8),
+    "forward_model": dict(decoder_channels=16, feature_dim=128, hidden_dim=256),
     "temporal_contrastive": dict(feature_dim=64),
     "inverse_model": dict(hidden_dim=256),
 }
@@ -65,7 +67,7 @@ class Samples:
     Attributes:
         observation: (N, C, H, W) uint8.
         state: (N,) int64, its number, or (N, T) float32.
-        noise: (N, T) float32; None without noise.
+        noise: (N, T) float32, see `noise_picture`; None without noise.
     """
 
     observation: Tensor
@@ -99,10 +101,14 @@ class Domain(Protocol):
         """The share of pixels that the noise covers, on average."""
 
 
-def on_circle(noise_state: np.ndarray) -> Tensor:
-    """Sine and cosine of each shape's position and hue, which go around: (N, …) in [0, 1) to (N, T) float32."""
-    angle = torch.from_numpy(noise_state.reshape(len(noise_state), -1)) * (2 * np.pi)
-    return torch.cat([angle.sin(), angle.cos()], 1)
+def noise_picture(process: NoiseProcess) -> Tensor:
+    """The noise alone, on black, as 4×4 mean colours, (N, 48) float32.
+
+    Where single shapes are and what hue they have is in no encoder's features, random ones included, when several
+    overlap (R² below 0.1); what they look like together can be read, so it tells who keeps the noise from who does not.
+    """
+    black = np.zeros((process.num_images, *process.frame_shape), np.uint8)
+    return F.adaptive_avg_pool2d(torch.from_numpy(process.draw(black)).float() / 255, 4).flatten(1)
 
 
 def domain(name: str) -> Domain:

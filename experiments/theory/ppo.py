@@ -149,9 +149,10 @@ def learn(venv: VecEnv, test_venv: VecEnv, schedule: Schedule, seed: int, **opti
         n_steps=1024 // venv.num_envs,
         batch_size=256,
         n_epochs=6,
-        learning_rate=lambda left: 1e-3 * left,
+        # Twice the rate leaves some encoders' policies in a local optimum (temporal contrast, even without noise).
+        learning_rate=5e-4,
         gamma=0.95,
-        ent_coef=0.01,
+        ent_coef=0.02,
         policy_kwargs=dict(net_arch=[128, 128]),
         device="cpu",
     )

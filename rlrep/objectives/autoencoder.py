@@ -31,7 +31,7 @@ class Autoencoder(Objective):
         codes: vectors of each codebook; 0 leaves the bottleneck out. Needs the vector-quantize-pytorch package.
         codebooks: parts that the features are cut into; must divide ``encoder.repr_dim``.
         frame_channels: channels of one frame, of which the newest is decoded.
-        decoder_channels: filters of the decoder.
+        decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation; a random shift by 4 pixels if None. The target is not augmented.
 
     Raises:

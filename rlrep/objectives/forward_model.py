@@ -45,7 +45,7 @@ class ForwardModel(Objective):
         feature_dim: size of z.
         hidden_dim: width of the prediction head.
         latent_action_dim: size of one encoded action; int(1.25 · A) + 1 if None.
-        decoder_channels: filters of the decoder.
+        decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation; a random shift by 4 pixels if None. Pixel targets are not augmented.
     """
 
