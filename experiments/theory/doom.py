@@ -21,7 +21,7 @@ IMAGE_SIZE = 56
 REWARD_SCALE = {"basic": 100.0, "defend_the_center": 1.0}
 # What no picture shows can't be asked of an encoder.
 UNSEEN = ("ammo", "health", "player_velocity_y")
-OBSERVATIONS = 1_500
+OBSERVATIONS, APART = 1_000, 5
 
 
 class Latent(gym.Wrapper[Any, Any, Any, Any]):
@@ -96,9 +96,9 @@ class DoomDomain:
 
 @lru_cache
 def _observations(scenario: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3, 56, 56) uint8 frames without noise, ten steps apart, and the (N, T) float32 states in them."""
+    """(N, 3, 56, 56) uint8 frames without noise, a few steps apart, and the (N, T) float32 states in them."""
     with closing(DoomPixels(scenario, image_size=IMAGE_SIZE, frame_stack=1)) as env:
-        data = record(env, None, 10 * count, seed=seed)
+        data = record(env, None, APART * count, seed=seed)
         seen = [i for i, name in enumerate(env.state_names) if name not in UNSEEN]
     assert data.state is not None
-    return data.frames[::10], data.state[::10][:, seen].astype(np.float32)
+    return data.frames[::APART], data.state[::APART][:, seen].astype(np.float32)

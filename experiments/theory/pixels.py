@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from envs.noise import NoiseProcess
+from experiments.files import write_atomically
 from experiments.theory.jobs import Job
 from experiments.theory.ppo import FrozenEncoder, Schedule, learn, mean_return
 from rlrep import PixelEncoder, RandomShift, make_objective
@@ -23,6 +26,7 @@ from rlrep.pretrain import pretrain
 from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, uniformity
 from rlrep.registry import look_up
 
+PRETRAINING = ("frames", "horizon", "steps", "batch_size", "lr", "encoder")
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "autoencoder": dict(decoder_channels=16),
     "vq_autoencoder": dict(decoder_channels=16, codes=64, codebooks=8),
@@ -56,7 +60,7 @@ class Settings:
     test_labels: int = 3
     noise_labels: int = 20
     probe_steps: int = 300
-    ppo: Schedule = field(default_factory=lambda: Schedule(steps=50_000, evaluations=5))
+    ppo: Schedule = field(default_factory=lambda: Schedule(steps=60_000, evaluations=5))
     encoder: dict[str, Any] = field(default_factory=lambda: dict(channels=16, strides=(4, 2, 1), out_dim=128))
 
 
@@ -139,7 +143,7 @@ def settings(name: str, quick: bool = False) -> Settings:
         test_labels=1,
         noise_labels=2,
         probe_steps=5,
-        ppo=Schedule(1_024, 1, 8),
+        ppo=Schedule(2_048, 1, 8),
     )
 
 
@@ -149,7 +153,7 @@ def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"coverage": 0.0 if noise is None else place.coverage(noise), "pictures": None}
     wrap: Callable[[VecEnv], VecEnv] = lambda venv: venv  # noqa: E731
     if not oracle:
-        encoder, measured = train_encoder(place, job, settings)
+        encoder, measured = pretrained_encoder(place, job, settings, folder / "encoders" / job.name)
         row |= measured | probe_encoder(encoder, place, job, settings, folder)
         wrap = lambda venv: FrozenEncoder(venv, encoder)  # noqa: E731
     started = time.perf_counter()
@@ -164,6 +168,26 @@ def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     venv.close()
     test.close()
     return row | {"ppo_seconds": time.perf_counter() - started}
+
+
+def pretrained_encoder(
+    place: Domain, job: Job, settings: Settings, folder: Path
+) -> tuple[PixelEncoder, dict[str, Any]]:
+    """What `train_encoder` returns; kept in `folder`, so that a job that is run again need not train it again."""
+    made_by, kept = folder / "made_by.json", None
+    description = (
+        job.description
+        | {name: value for name, value in asdict(settings).items() if name in PRETRAINING}
+        | {"options": OBJECTIVES.get(job.method)}
+    )
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(made_by.read_text())
+    if kept is not None and kept["description"] == json.loads(json.dumps(description)):
+        return PixelEncoder.from_pretrained(folder).requires_grad_(False).eval(), kept["measured"]
+    encoder, measured = train_encoder(place, job, settings)
+    encoder.save_pretrained(folder)
+    write_atomically(made_by, json.dumps({"description": description, "measured": measured}).encode())
+    return encoder, measured
 
 
 def train_encoder(place: Domain, job: Job, settings: Settings) -> tuple[PixelEncoder, dict[str, Any]]:
