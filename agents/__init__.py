@@ -8,14 +8,27 @@ from typing import Any
 import torch
 
 from agents.base import Agent, Space
+from agents.bc import BC
+from agents.cql import CQL
 from agents.drqv2 import DrQV2
+from agents.drqv2_bc import DrQV2BC
 from agents.eager import EagerEncoder, GridSampleShift, plain_adam
 from agents.graph import accelerated_update
+from agents.iql import IQL
 from agents.sac import SAC
+from agents.td3_bc import TD3BC
 from rlrep import PixelEncoder, RandomShift, make_objective
 from rlrep.registry import look_up
 
-AGENTS: dict[str, type[Agent]] = {"drqv2": DrQV2, "sac": SAC}
+AGENTS: dict[str, type[Agent]] = {
+    "drqv2": DrQV2,
+    "sac": SAC,
+    "bc": BC,
+    "td3_bc": TD3BC,
+    "drqv2_bc": DrQV2BC,
+    "cql": CQL,
+    "iql": IQL,
+}
 PATHS: dict[str, tuple[type[PixelEncoder], type[RandomShift]]] = {
     "fast": (PixelEncoder, RandomShift),
     "eager": (EagerEncoder, GridSampleShift),
@@ -72,4 +85,17 @@ def make_agent(
     return agent
 
 
-__all__ = ["AGENTS", "PATHS", "SAC", "Agent", "DrQV2", "accelerated_update", "make_agent"]
+__all__ = [
+    "AGENTS",
+    "BC",
+    "CQL",
+    "IQL",
+    "PATHS",
+    "SAC",
+    "TD3BC",
+    "Agent",
+    "DrQV2",
+    "DrQV2BC",
+    "accelerated_update",
+    "make_agent",
+]

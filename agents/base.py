@@ -64,6 +64,7 @@ class Agent(nn.Module):
     """
 
     encoder: PixelEncoder
+    same_every_update = True  # the same operations, so that one CUDA graph stands for all updates
 
     def __init__(
         self,
@@ -144,15 +145,19 @@ class Agent(nn.Module):
         """Features (B, repr_dim) of an augmented view of (B, F·C, H, W) uint8."""
         return self.encoder.encode_view(observation, self.augment)
 
-    def step_critic(self, loss: Tensor, batch: TensorDict, features: Tensor, next_features: Tensor) -> Metrics:
-        """One step on the critic's loss; with `joint` on the sum of it and the objectives' losses, which share the
-        encodings of `observation` and `next`."""
+    def step_encoder(
+        self, name: str, loss: Tensor, batch: TensorDict, features: Tensor, next_features: Tensor | None = None
+    ) -> Metrics:
+        """One step of the optimizer `name`, which trains the encoder; with `joint` on the sum of `loss` and the
+        objectives' losses, which share the encodings of `observation` and `next`."""
         metrics: Metrics = {}
         if self.joint and self.objectives:
-            encoded = [(batch["observation"], features), (batch["next", "observation"], next_features)]
+            encoded = [(batch["observation"], features)]
+            if next_features is not None:
+                encoded.append((batch["next", "observation"], next_features))
             objective_loss, metrics = self.objective_loss(batch, encoded)
             loss = loss + objective_loss
-        self.step("critic", loss)
+        self.step(name, loss)
         return metrics
 
     def update_objectives(self, batch: TensorDict) -> Metrics:

@@ -123,19 +123,19 @@ class DrQV2(Agent):
         features = self.view(batch["observation"])
         with torch.no_grad():
             next_features = self.view(batch["next", "observation"])
-        metrics = self.update_critic(batch, features, next_features, stddev)
-        metrics |= self.update_actor(features.detach(), stddev)
+            next_action = add_noise(self.actor(next_features), stddev, self.stddev_clip)
+        metrics = self.update_critic(batch, features, next_features, next_action)
+        metrics |= self.update_actor(batch, features.detach(), stddev)
         soft_update(self.critic_target, self.critic, self.critic_target_tau)
         return metrics | self.update_objectives(batch)
 
-    def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor, stddev: float) -> Metrics:
+    def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor, next_action: Tensor) -> Metrics:
         with torch.no_grad():
-            next_action = add_noise(self.actor(next_features), stddev, self.stddev_clip)
             target_q1, target_q2 = self.critic_target(next_features, self.encode_action(next_action))
             target_q = batch["next", "reward"] + batch["discount"] * torch.min(target_q1, target_q2)
         q1, q2 = self.critic(features, self.encode_action(batch["action"]))
         loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
-        objective_metrics = self.step_critic(loss, batch, features, next_features)
+        objective_metrics = self.step_encoder("critic", loss, batch, features, next_features)
         return objective_metrics | {
             "critic_loss": loss.detach(),
             "critic_q1": q1.detach().mean(),
@@ -144,15 +144,19 @@ class DrQV2(Agent):
             "batch_reward": batch["next", "reward"].mean(),
         }
 
-    def update_actor(self, features: Tensor, stddev: float) -> Metrics:
+    def update_actor(self, batch: TensorDict, features: Tensor, stddev: float) -> Metrics:
         pre_activation = self.actor.pre_activation(features)
         mean = torch.tanh(pre_activation)
         q1, q2 = self.critic(features, self.encode_action(add_noise(mean, stddev, self.stddev_clip)))
-        loss = -torch.min(q1, q2).mean()
+        loss, metrics = self.actor_loss(batch, mean, torch.min(q1, q2))
         if self.pre_activation_weight:
             loss = loss + self.pre_activation_weight * pre_activation.square().mean()
         self.step("actor", loss)
-        return {"actor_loss": loss.detach(), "actor_mean_abs": mean.detach().abs().mean()}
+        return metrics | {"actor_loss": loss.detach(), "actor_mean_abs": mean.detach().abs().mean()}
+
+    def actor_loss(self, batch: TensorDict, mean: Tensor, q: Tensor) -> tuple[Tensor, Metrics]:
+        """The loss of actions μ (B, A) with values (B, 1), and metrics of it."""
+        return -q.mean(), {}
 
 
 def _latent_actions(objectives: Sequence[Objective]) -> ActionEncoder:

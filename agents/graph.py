@@ -42,6 +42,8 @@ def accelerated_update(agent: Agent) -> Update:
         )
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return agent.update
+    if not agent.same_every_update:
+        return agent.update
     return CudaGraphUpdate(agent)
 
 

@@ -22,5 +22,9 @@ class Critic(nn.Module):
         self.apply(orthogonal_init)
 
     def forward(self, features: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        state_action = torch.cat([self.trunk(features), action], dim=1)
+        return self.values(self.trunk(features), action)
+
+    def values(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Q₁ and Q₂, (…, 1) each, of the trunk's output (…, feature_dim) and actions (…, A)."""
+        state_action = torch.cat([state, action], dim=-1)
         return self.q1(state_action), self.q2(state_action)

@@ -37,12 +37,22 @@ class Actor(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_stddev = self.parameters_of(features)
-        noise = torch.randn_like(mean)
-        raw = mean + log_stddev.exp() * noise
-        gaussian = -0.5 * noise.square() - log_stddev - 0.5 * math.log(2 * math.pi)
-        # log(1 - tanh(x)²), in a form that does not overflow
-        squashing = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
-        return torch.tanh(raw), (gaussian - squashing).sum(1, keepdim=True)
+        return squash(mean, log_stddev)
+
+    def sample(self, features: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """`count` actions for each row, (count, B, A), and their log-densities (count, B, 1)."""
+        mean, log_stddev = self.parameters_of(features)
+        return squash(mean.expand(count, -1, -1), log_stddev)
+
+
+def squash(mean: Tensor, log_stddev: Tensor) -> tuple[Tensor, Tensor]:
+    """tanh of draws from the Gaussian, and their log-densities, summed over the last axis."""
+    noise = torch.randn_like(mean)
+    raw = mean + log_stddev.exp() * noise
+    gaussian = -0.5 * noise.square() - log_stddev - 0.5 * math.log(2 * math.pi)
+    # log(1 - tanh(x)²), in a form that does not overflow
+    squashing = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
+    return torch.tanh(raw), (gaussian - squashing).sum(-1, keepdim=True)
 
 
 class SAC(Agent):
@@ -127,7 +137,7 @@ class SAC(Agent):
             target_q = batch["next", "reward"] + batch["discount"] * value
         q1, q2 = self.critic(features, batch["action"])
         loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
-        objective_metrics = self.step_critic(loss, batch, features, next_features)
+        objective_metrics = self.step_encoder("critic", loss, batch, features, next_features)
         return objective_metrics | {
             "critic_loss": loss.detach(),
             "critic_q1": q1.detach().mean(),

@@ -1,0 +1,98 @@
+"""Conservative Q-learning (arXiv 2006.04779) on SAC, from pixels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from tensordict import TensorDict
+from torch import Tensor
+
+from agents.base import Metrics, Space
+from agents.sac import SAC
+from rlrep import PixelEncoder
+
+
+class CQL(SAC):
+    """CQL(H): SAC whose critic is pushed down on actions that the data do not hold.
+
+    `SAC`, but for the critic's loss, equation 4 of the paper with its importance samples (appendix F):
+
+    - critic and encoder: Σ_k (Q_k(f, a) - y)² + cql_weight · (log Σ_a' exp Q_k(f, a') - Q_k(f, a)),
+      with y = Σ γⁱ r + γⁿ min_k Q̄_k(f', a'), a' ~ π(f'), without SAC's entropy in the target.
+
+    The sum over actions is estimated from `num_samples` uniform ones, as many of π(f) and as many of π(f'), each
+    weighted by its density.
+
+    Args:
+        encoder, action_space, objectives: see `SAC`.
+        cql_weight: of the penalty, ≥ 0.
+        num_samples: actions of each kind, ≥ 1; the penalty evaluates three times as many a row of the batch.
+        options: of `SAC`.
+    """
+
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        action_space: Space,
+        objectives: Any = (),
+        *,
+        cql_weight: float = 1.0,
+        num_samples: int = 10,
+        **options: Any,
+    ) -> None:
+        super().__init__(encoder, action_space, objectives, **options)
+        if cql_weight < 0:
+            raise ValueError(f"cql_weight must be at least 0, got {cql_weight}")
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+        self.cql_weight, self.num_samples = cql_weight, num_samples
+
+    def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor) -> Metrics:
+        with torch.no_grad():
+            next_action, _ = self.actor(next_features)
+            target_q = batch["next", "reward"] + batch["discount"] * torch.min(
+                *self.critic_target(next_features, next_action)
+            )
+        state = self.critic.trunk(features)
+        q1, q2 = self.critic.values(state, batch["action"])
+        bellman = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
+        action, log_density = self.sample_actions(features.detach(), next_features)
+        values = self.critic.values(state.expand(len(action), -1, -1), action)
+        penalty = conservative(values[0], log_density, q1) + conservative(values[1], log_density, q2)
+        loss = bellman + self.cql_weight * penalty
+        objective_metrics = self.step_encoder("critic", loss, batch, features, next_features)
+        return objective_metrics | {
+            "critic_loss": bellman.detach(),
+            "cql_penalty": penalty.detach(),
+            "critic_q1": q1.detach().mean(),
+            "critic_q2": q2.detach().mean(),
+            "critic_target_q": target_q.mean(),
+            "batch_reward": batch["next", "reward"].mean(),
+        }
+
+    @torch.no_grad()
+    def sample_actions(self, features: Tensor, next_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions (N, B, A), N = 3·num_samples, uniform, of π(f) and of π(f'), with log-densities (N, B, 1)."""
+        shape = (self.num_samples, len(features))
+        uniform = torch.empty(*shape, self.action_dim, device=features.device).uniform_(-1, 1)
+        densities = [torch.full((*shape, 1), -self.action_dim * math.log(2), device=features.device)]
+        actions = [uniform]
+        for where in (features, next_features):
+            action, log_density = self.actor.sample(where, self.num_samples)
+            actions.append(action)
+            densities.append(log_density)
+        return torch.cat(actions), torch.cat(densities)
+
+
+def conservative(values: Tensor, log_density: Tensor, data_q: Tensor) -> Tensor:
+    """log of the importance-sampled ∫ exp Q(f, a) da, less Q(f, a) of the data's action; the mean over the batch.
+
+    Args:
+        values: (N, B, 1) Q of the sampled actions.
+        log_density: (N, B, 1) of the actions under what they were drawn from.
+        data_q: (B, 1) Q of the data's actions.
+    """
+    return (torch.logsumexp(values - log_density, 0) - math.log(len(values)) - data_q).mean()
