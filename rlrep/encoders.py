@@ -51,7 +51,7 @@ def supports_bfloat16(device: torch.device | str) -> bool:
 class PixelEncoder(nn.Module, PyTorchModelHubMixin):
     """The convolutional encoder of DrQ-v2 (arXiv 2107.09645): `x / 255 - 0.5`, then four 3×3 convolutions with ReLU.
 
-    Input: (B, C, H, W) uint8 in 0..255. Output: (B, repr_dim) float32; `repr_dim` is 39 200 for (9, 84, 84), 32
+    Input: (…, C, H, W) uint8 in 0..255. Output: (…, repr_dim) float32; `repr_dim` is 39 200 for (9, 84, 84), 32
     channels and the default strides. Share a trained one with ``encoder.save_pretrained(folder)`` and
     ``PixelEncoder.from_pretrained(folder)`` (safetensors and a JSON configuration).
 
@@ -120,11 +120,13 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         return self(augment(observation))
 
     def forward(self, observation: Tensor) -> Tensor:
-        if observation.shape[1:] != self.observation_shape:
+        if observation.shape[-3:] != self.observation_shape:
             raise ValueError(
                 f"this encoder reads observations of shape (B, {', '.join(map(str, self.observation_shape))}), "
                 f"got {tuple(observation.shape)}: build the encoder with the environment's observation shape"
             )
+        if observation.ndim != 4:  # one observation, or a batch of sequences, as TorchRL gives them
+            return self(observation.reshape(-1, *self.observation_shape)).view(*observation.shape[:-3], -1)
         dtype = PRECISIONS[self.precision]
         # Two steps: a cast that also moves the channels takes twice as long on the CPU.
         x = observation.to(dtype).contiguous(memory_format=torch.channels_last)

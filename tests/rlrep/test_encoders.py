@@ -83,10 +83,19 @@ def test_memory_layout_of_the_input_does_not_matter(layout: torch.memory_format)
     torch.testing.assert_close(encoder(pixels().contiguous(memory_format=layout)), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(3, 9, 24, 20), (3, 6, 20, 24), SHAPE, (1, 3, 9, 20, 24)])
+@pytest.mark.parametrize("shape", [(3, 9, 24, 20), (3, 6, 20, 24), (2, 3, 9, 24, 20), (9, 20)])
 def test_observations_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\(B, 9, 20, 24\), got"):
         PixelEncoder(SHAPE, channels=2)(torch.zeros(shape, dtype=torch.uint8))
+
+
+def test_single_observations_and_sequences_are_encoded_as_in_a_batch() -> None:
+    encoder = encoder_with_biases()
+    batch = torch.cat([pixels(), pixels()])
+    features = encoder(batch)
+    torch.testing.assert_close(encoder(batch[0]), features[0], rtol=1e-4, atol=1e-5)
+    sequences = encoder(batch.view(2, -1, *SHAPE))
+    torch.testing.assert_close(sequences, features.view(2, -1, encoder.repr_dim), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(9, 84), (9, 16, 84), (9, 84, 16), (0, 84, 84), (9, 84, 84, 3)])

@@ -1,0 +1,1 @@
+"""Examples: objectives in agents that are not ours, each started with one command."""

@@ -1,0 +1,168 @@
+"""Objectives beside TorchRL's loss modules, on batches of TorchRL's own replay buffer.
+
+    replay = ReplayBuffer(storage=..., sampler=SliceSampler(slice_len=3, end_key=("next", "done")), batch_size=192)
+    auxiliary = ObjectiveLoss(TACO(encoder, env.action_space, horizon=3), slice_len=3)
+    batch = replay.sample()
+    losses = dqn_loss(batch).update(auxiliary(batch))  # loss, loss_taco, loss_curl, loss_reward and metrics
+
+Every row of the batch is a transition of the agent's; the objective reads the windows of `horizon` steps that lie in
+its slices, which are consecutive steps of one episode.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
+from torch import Tensor
+
+from rlrep.objectives.base import Objective
+
+
+class ObjectiveLoss(TensorDictModuleBase):
+    """An objective that reads TorchRL's slices and returns its losses by the convention of TorchRL's ``LossModule``:
+    entries named ``loss_*`` are scalars to minimise, the others detached metrics.
+
+    Args:
+        objective: of `rlrep`, around the encoder that the agent uses.
+        slice_len: T of the `SliceSampler`, at least the objective's horizon K. A slice gives T - K + 1 windows, so K is
+            the cheapest.
+        pixels: key of the observations, (F·C, H, W) uint8.
+        discount: γ of the reward that a window sums.
+
+    Raises:
+        ValueError: for a slice that is shorter than the objective's horizon.
+    """
+
+    def __init__(
+        self, objective: Objective, slice_len: int, pixels: NestedKey = "pixels", discount: float = 0.99
+    ) -> None:
+        super().__init__()
+        check_slice_len(slice_len, objective.horizon)
+        self.objective, self.slice_len, self.pixels, self.discount = objective, slice_len, pixels, discount
+        self.in_keys = [pixels, "action", *(("next", key) for key in (pixels, "reward", "done", "terminated"))]
+        self.out_keys = list(objective.out_keys)
+        self.looked = False
+
+    def forward(self, tensordict: TensorDict) -> TensorDict:
+        """The objective's losses and metrics, without batch dimensions.
+
+        Args:
+            tensordict: of a `ReplayBuffer` with a `SliceSampler`: batch size (B·T,) or (B, T).
+
+        Raises:
+            KeyError: for a missing entry.
+            ValueError: for observations of another type or shape than the encoder's, a batch that is no slices, and
+                slices that cross an episode's end.
+        """
+        if not self.looked:
+            check_consecutive(tensordict, self.slice_len, self.pixels)
+            self.looked = True
+        shape = self.objective.encoder.observation_shape
+        found = windows(tensordict, self.slice_len, self.objective.horizon, self.pixels, self.discount)
+        if found["observation"].shape[1:] != shape:
+            raise ValueError(
+                f"the encoder reads observations of shape {shape}, {self.pixels!r} holds "
+                f"{tuple(found['observation'].shape[1:])}: build it with the shape of the environment's observations"
+            )
+        return self.objective(found)
+
+
+def windows(
+    tensordict: TensorDict, slice_len: int, horizon: int, pixels: NestedKey = "pixels", discount: float = 0.99
+) -> TensorDict:
+    """The windows of max(horizon, 1) steps in slices of consecutive steps, under `rlrep`'s keys.
+
+    Args:
+        tensordict: of batch size (B·T,) or (B, T), with T = `slice_len`.
+        slice_len, horizon, pixels, discount: see `ObjectiveLoss`.
+
+    Returns:
+        A TensorDict of batch size (B·(T - K + 1),): `observation`, `action`, (`next`, …), `discount`, and with a
+        horizon `action_sequence`, `future_observation` and `gap`.
+
+    Raises:
+        KeyError, ValueError: see `ObjectiveLoss.forward`.
+    """
+    check_slice_len(slice_len, horizon)
+    steps = max(horizon, 1)
+    slices = as_slices(tensordict, slice_len)
+    observation, after = (pick(slices, key) for key in (pixels, ("next", pixels)))
+    action, reward, terminated, done = (
+        pick(slices, key) for key in ("action", ("next", "reward"), ("next", "terminated"), ("next", "done"))
+    )
+    if observation.dtype != torch.uint8 or observation.ndim != 5:
+        raise ValueError(
+            f"{pixels!r} must hold uint8 of shape (F·C, H, W) a step, got {observation.dtype} of shape "
+            f"{tuple(observation.shape[2:])}: keep pixels as they are in the replay, without ToTensorImage's floats"
+        )
+    first = torch.arange(slice_len - steps + 1, device=observation.device)
+    inside = first[:, None] + torch.arange(steps, device=observation.device)  # (windows of a slice, K)
+    last = inside[:, -1]
+    if done.view(*slices.shape, -1)[:, inside[:, :-1]].any():
+        raise ValueError(
+            "slices cross an episode's end: give the SliceSampler the key that ends episodes, "
+            'end_key=("next", "done"), or the one that names them, traj_key'
+        )
+    weights = discount ** torch.arange(steps, device=reward.device, dtype=reward.dtype)
+    summed = (reward.view(*slices.shape, -1)[:, inside, 0] * weights).sum(-1)
+    ended = terminated.view(*slices.shape, -1)[:, last, 0]
+    next_observation = after[:, last].flatten(0, 1)
+    sequence = action[:, inside].flatten(0, 1)
+    out: dict[str, Any] = {
+        "observation": observation[:, first].flatten(0, 1),
+        "action": sequence[:, 0],
+        "discount": torch.where(ended, 0.0, discount**steps).reshape(-1, 1),
+        "next": {
+            "observation": next_observation,
+            "reward": summed.reshape(-1, 1),
+            "terminated": ended.reshape(-1, 1),
+        },
+    }
+    if horizon:
+        gap = torch.full((len(next_observation),), horizon, device=next_observation.device)
+        out |= {"action_sequence": sequence, "future_observation": next_observation, "gap": gap}
+    return TensorDict(out, batch_size=[len(next_observation)])
+
+
+def check_slice_len(slice_len: int, horizon: int) -> None:
+    if slice_len < max(horizon, 1):
+        raise ValueError(
+            f"slices of {slice_len} steps are shorter than the objective's horizon of {horizon}: "
+            f"SliceSampler(slice_len={horizon}) or longer"
+        )
+
+
+def as_slices(tensordict: TensorDict, slice_len: int) -> TensorDict:
+    """The batch as (B, T)."""
+    if tensordict.ndim == 2 and tensordict.shape[1] == slice_len:
+        return tensordict
+    if tensordict.ndim != 1 or not len(tensordict) or len(tensordict) % slice_len:
+        raise ValueError(
+            f"a batch of slices has size (B·{slice_len},) or (B, {slice_len}), got {tuple(tensordict.shape)}: sample "
+            f"with SliceSampler(slice_len={slice_len}) and a batch_size that {slice_len} divides"
+        )
+    return tensordict.view(-1, slice_len)
+
+
+def pick(tensordict: TensorDict, key: NestedKey) -> Tensor:
+    value = tensordict.get(key, None)
+    if value is None:
+        known = sorted(map(str, tensordict.keys(include_nested=True, leaves_only=True)))
+        raise KeyError(f"this batch has no {key!r}, only {', '.join(known)}: name the observations with pixels=KEY")
+    return value
+
+
+def check_consecutive(tensordict: TensorDict, slice_len: int, pixels: NestedKey) -> None:
+    """Refuses rows that do not follow on each other: what a sampler without slices gives."""
+    slices = as_slices(tensordict, slice_len)
+    goes_on = ~pick(slices, ("next", "done")).view(*slices.shape, -1)[:, :-1, 0]
+    now, after = pick(slices, pixels)[:, 1:], pick(slices, ("next", pixels))[:, :-1]
+    if not torch.equal(now[goes_on], after[goes_on]):
+        raise ValueError(
+            f"the batch's rows are not slices of {slice_len} consecutive steps: give the ReplayBuffer a "
+            f"SliceSampler(slice_len={slice_len}, end_key=('next', 'done'))"
+        )

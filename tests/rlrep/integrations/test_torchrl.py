@@ -1,0 +1,153 @@
+"""Objectives on batches of TorchRL's replay buffer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from torch import nn
+from torchrl.data import LazyTensorStorage, RandomSampler, ReplayBuffer, SliceSampler
+from torchrl.data.replay_buffers.samplers import Sampler
+from torchrl.modules import QValueActor
+from torchrl.objectives import DQNLoss
+
+from rlrep import PixelEncoder, make_objective
+from rlrep.integrations.torchrl import ObjectiveLoss, windows
+
+SHAPE = (3, 20, 20)
+EPISODES = (7, 5, 9)
+
+
+def transitions(dtype: torch.dtype = torch.uint8) -> TensorDict:
+    """Three episodes whose pixels, actions and rewards tell the row: pixel = row + episode, as frames of one more."""
+    rows = sum(EPISODES)
+    episode = torch.cat([torch.full((length,), i) for i, length in enumerate(EPISODES)])
+    ends = torch.tensor(EPISODES).cumsum(0) - 1
+    done = torch.zeros(rows, 1, dtype=torch.bool)
+    done[ends] = True
+    terminated = done.clone()
+    terminated[ends[0]] = False  # a time limit
+    now = torch.arange(rows) + episode
+    picture = torch.ones(rows, *SHAPE, dtype=dtype)
+    return TensorDict(
+        {
+            "pixels": (picture * now[:, None, None, None]).to(dtype),
+            "action": torch.arange(rows) % 4,
+            "next": {
+                "pixels": (picture * (now + 1)[:, None, None, None]).to(dtype),
+                "reward": torch.arange(rows, dtype=torch.float32)[:, None],
+                "done": done,
+                "terminated": terminated,
+            },
+        },
+        batch_size=[rows],
+    )
+
+
+def replay(sampler: Sampler, batch_size: int = 12) -> ReplayBuffer:
+    made = ReplayBuffer(storage=LazyTensorStorage(100), sampler=sampler, batch_size=batch_size)
+    made.extend(transitions())
+    return made
+
+
+def slices(slice_len: int = 3) -> SliceSampler:
+    return SliceSampler(slice_len=slice_len, end_key=("next", "done"))
+
+
+def build(name: str = "taco", **options: Any) -> Any:
+    torch.manual_seed(0)
+    encoder = PixelEncoder(SHAPE, channels=4, out_dim=8)
+    usual: dict[str, Any] = {"horizon": 3, "hidden_dim": 16} if name == "taco" else {}
+    return make_objective(name, encoder, spaces.Discrete(4), feature_dim=8, **(usual | options))
+
+
+@pytest.mark.parametrize("slice_len", [3, 4])
+def test_windows_hold_what_follows_their_first_step(slice_len: int) -> None:
+    batch = windows(replay(slices(slice_len)).sample(), slice_len, horizon=3, discount=0.5)
+    assert batch.shape == (12 // slice_len * (slice_len - 2),)
+    ends = torch.tensor(EPISODES).cumsum(0)
+    for i in range(len(batch)):
+        row = int(batch["next", "reward"][i] * 4 - 4) // 7  # r + (r + 1)/2 + (r + 2)/4
+        assert batch["next", "reward"][i] == row + (row + 1) / 2 + (row + 2) / 4
+        episode = int((row >= ends).sum())
+        assert (batch["observation"][i] == row + episode).all()
+        assert (batch["future_observation"][i] == row + 3 + episode).all()
+        assert batch["action_sequence"][i].tolist() == [(row + k) % 4 for k in range(3)]
+        assert batch["action"][i] == row % 4 and batch["gap"][i] == 3
+        real_end = row + 3 in ends[1:].tolist()
+        assert batch["next", "terminated"][i] == real_end and batch["discount"][i] == (0 if real_end else 0.125)
+    assert batch["future_observation"] is batch["next", "observation"]
+
+
+def test_an_objective_that_looks_at_single_steps_reads_every_row() -> None:
+    sample = replay(slices()).sample()
+    batch = windows(sample, 3, horizon=0)
+    assert torch.equal(batch["observation"], sample["pixels"]) and "gap" not in batch
+
+
+@pytest.mark.parametrize("name", ["taco", "curl"])
+def test_it_sits_beside_a_loss_module_on_one_encoder(name: str) -> None:
+    objective = build(name)
+    encoder = objective.encoder
+    network = nn.Sequential(encoder, nn.Linear(8, 4))
+    value = QValueActor(network, action_space="categorical", in_keys=["pixels"])
+    loss = DQNLoss(value, action_space="categorical", delay_value=True)
+    auxiliary = ObjectiveLoss(objective, slice_len=3)
+    batch = replay(slices()).sample()
+    losses = loss(batch)
+    losses.update(auxiliary(batch))
+    assert set(auxiliary.out_keys) < set(losses.keys()) and "loss" in losses
+    assert all(value.shape == () for _, value in losses.items())
+    both = {id(p) for p in loss.parameters()} & {id(p) for p in auxiliary.parameters()}
+    assert {id(p) for p in encoder.parameters()} <= both
+    sum(value for key, value in losses.items() if key.startswith("loss_")).backward()
+    assert all(p.grad is not None and p.grad.any() for p in encoder.convolutions.parameters())
+    assert network[1].weight.grad is None
+
+
+def test_batches_of_two_dimensions_are_read_too() -> None:
+    sample = replay(slices()).sample()
+    auxiliary = ObjectiveLoss(build(), slice_len=3)
+    torch.manual_seed(0)
+    flat = auxiliary(sample)
+    torch.manual_seed(0)
+    assert torch.equal(auxiliary(sample.view(4, 3))["loss_taco"], flat["loss_taco"])
+
+
+def test_a_sampler_without_slices_is_refused() -> None:
+    with pytest.raises(ValueError, match="not slices of 3 consecutive steps"):
+        ObjectiveLoss(build(), slice_len=3)(replay(RandomSampler()).sample())
+
+
+def test_slices_across_an_episodes_end_are_refused() -> None:
+    with pytest.raises(ValueError, match="cross an episode's end"):
+        windows(transitions()[5:8], 3, horizon=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"pixels": "image"}, KeyError, "no \\'image\\', only"),
+        ({"slice_len": 5}, ValueError, r"size \(B·5,\) or \(B, 5\)"),
+    ],
+)
+def test_other_batches_are_refused(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    options: dict[str, Any] = {"slice_len": 3} | change
+    with pytest.raises(error, match=message):
+        ObjectiveLoss(build(), **options)(replay(slices()).sample())
+
+
+def test_slices_shorter_than_the_horizon_are_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"shorter than the objective's horizon of 3: SliceSampler\(slice_len=3\)"):
+        ObjectiveLoss(build(), slice_len=2)
+
+
+def test_pixels_that_are_floats_or_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must hold uint8 .* without ToTensorImage"):
+        windows(transitions(torch.float32)[:3], 3, horizon=3)
+    other = ObjectiveLoss(make_objective("curl", PixelEncoder((3, 24, 24), channels=4), None), slice_len=3)
+    with pytest.raises(ValueError, match=r"shape \(3, 24, 24\), 'pixels' holds \(3, 20, 20\)"):
+        other(replay(slices()).sample())
