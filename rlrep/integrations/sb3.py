@@ -1,0 +1,336 @@
+"""Objectives in Stable-Baselines3's SAC, TD3 (DDPG), DQN and PPO.
+
+    from rlrep.integrations.sb3 import SequenceReplayBuffer, attach
+
+    model = SAC("PixelPolicy", env, buffer_size=100_000, replay_buffer_class=SequenceReplayBuffer)
+    attach(model, ["taco"])
+    model.learn(100_000)
+
+"PixelPolicy" is Stable-Baselines3's policy with `PixelEncoder` as its features extractor (options: `PixelFeatures`, in
+``policy_kwargs=dict(features_extractor_kwargs=dict(channels=16))``). `attach` replaces ``model.train``. One call then:
+
+1. makes Stable-Baselines3's own updates, untouched: the same batches, losses, optimizers;
+2. for each of those gradient steps (PPO: minibatches), draws a batch of K-step windows: from the replay, or, on-policy,
+   from the rollout that PPO has just learned from;
+3. computes the objectives on the encoder: the critic's in SAC and TD3 (whose actor reads it without gradient), the
+   online Q network's in DQN, the one that policy and value share in PPO; targets follow as they do anyway;
+4. steps an Adam over the objectives' heads and one over the encoder, which so has two optimizers, as in TACO's paper;
+5. records each loss and metric as ``rlrep/<name>`` in the model's logger, as a mean until the logger writes.
+
+All random numbers of 2 to 4 come from generators of its own. ``model.save`` puts heads, Adam and generators into the
+zip; after ``SAC.load(path, env)``, ``attach(model)`` finds them there and goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+try:
+    from stable_baselines3 import DQN, PPO, SAC, TD3
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError('rlrep.integrations.sb3 needs Stable-Baselines3: pip install "rlrep[sb3]"') from error
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
+
+from rlrep.integrations.sb3_policies import PixelFeatures
+from rlrep.integrations.sb3_replay import RolloutSequences, SequenceReplayBuffer
+from rlrep.objectives import make_objective
+from rlrep.optimizers import adam
+from rlrep.replay import ReplayError
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+__all__ = ["PixelFeatures", "SequenceReplayBuffer", "attach"]
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+def attach(
+    model: BaseAlgorithm,
+    objectives: Iterable[str] | Options | None = None,
+    *,
+    coefficient: float = 1.0,
+    lr: float = 1e-4,
+    batch_size: int | None = None,
+    seed: int | None = None,
+) -> None:
+    """Trains the model's encoder with representation objectives too, from the next ``model.learn`` on.
+
+    Args:
+        model: SAC, TD3, DDPG, DQN or PPO with "PixelPolicy"; all but PPO with `SequenceReplayBuffer` as
+            ``replay_buffer_class``.
+        objectives: names in `rlrep.OBJECTIVES`, or a mapping of them to their options: ``{"taco": {"horizon": 5}}``.
+            None goes on with those that a loaded model was saved with; the other arguments are then the saved ones.
+        coefficient: how far the objectives move the encoder, ≥ 0. Adam does not feel the scale of a loss, so it
+            multiplies the step size. With 0 the agent stays as it would be without, bit for bit, and the heads alone
+            learn: losses and metrics tell what the encoder knows.
+        lr: Adam's step size, > 0.
+        batch_size: windows in the objectives' batch; the model's own if None.
+        seed: of the heads' initialisation, the windows and the augmentation; the model's own, or 0, if None.
+
+    Raises:
+        ValueError: for what can't work: an unknown algorithm or objective, an encoder that objectives can't share, a
+            replay buffer without sequences, actions that an objective can't read, too little data for its horizon.
+    """
+    attached = model.__dict__.get("train")
+    attached = attached if isinstance(attached, Attached) else None
+    if attached is not None and attached.model is not None:
+        raise ValueError(f"this model has {', '.join(attached.settings['objectives'])} attached: attach all at once")
+    if objectives is None and attached is None:
+        raise ValueError("no objectives given, and this model was not saved with any: name some of rlrep.OBJECTIVES")
+    if objectives is not None and attached is not None:
+        raise ValueError(
+            f"this model was saved with {', '.join(attached.settings['objectives'])}: attach(model) goes on with "
+            f"them; `del model.train` first to begin with others"
+        )
+    if attached is None:
+        assert objectives is not None
+        named = dict(objectives) if isinstance(objectives, Mapping) else {name: {} for name in _names(objectives)}
+        if seed is None:
+            seed = model.seed or 0
+        attached = Attached(objectives=named, coefficient=coefficient, lr=lr, batch_size=batch_size, seed=seed)
+    attached.bind(model)
+    model.train = attached  # type: ignore[attr-defined]
+
+
+class Attached:
+    """What ``model.train`` is once objectives are attached: the algorithm's own, then the objectives' steps.
+
+    It is pickled into the model's zip as settings and a state of tensors, without the model; until it is bound again,
+    calling it is an error, so that no one trains on without the objectives unawares.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        self.saved: bytes | None = None
+        self.model: Any = None
+
+    def bind(self, model: BaseAlgorithm) -> None:
+        """Builds the objectives around the model's encoder, with the saved state if there is one."""
+        settings = self.settings
+        if not (settings["lr"] > 0 and 0 <= settings["coefficient"] < math.inf):
+            raise ValueError(
+                f"lr must be greater than 0 and coefficient at least 0, got {settings['lr']} and "
+                f"{settings['coefficient']}"
+            )
+        features = _features(model)
+        encoder = features.encoder
+        self.randomness = OwnRandomness(settings["seed"], model.device)
+        self.rng = np.random.default_rng(settings["seed"])
+        with self.randomness.used():
+            self.objectives = _build(settings["objectives"], encoder, model)
+        self.horizon = _horizon(self.objectives)
+        given = settings["batch_size"]
+        self.batch_size: int = model.batch_size if given is None else given  # type: ignore[attr-defined]
+        _check_data(model, features.pixel_key, self.horizon, self.batch_size)
+        owned = set(encoder.parameters())
+        heads = [parameter for parameter in self.objectives.parameters() if parameter not in owned]
+        self.optimizers = [adam(heads, settings["lr"])]
+        if settings["coefficient"]:
+            self.optimizers.append(adam(encoder.parameters(), settings["lr"] * settings["coefficient"]))
+        self.pixel_key = features.pixel_key
+        if self.saved is not None:
+            self._restore(self.saved)
+        self.model, self.saved = model, None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        model = self.model
+        if model is None:
+            raise RuntimeError(
+                f"this model was saved with {', '.join(self.settings['objectives'])} attached: call "
+                f"rlrep.integrations.sb3.attach(model) after loading it, or `del model.train` to go on without"
+            )
+        source, per_update = model.replay_buffer if not isinstance(model, PPO) else None, 1
+        if source is None:
+            rollout = model.rollout_buffer
+            source = RolloutSequences(rollout, model.action_space, self.pixel_key)
+            per_update = math.ceil(rollout.buffer_size * rollout.n_envs / model.batch_size)
+        updates = model._n_updates
+        type(model).train(model, *args, **kwargs)
+        recorded: dict[str, list[Tensor]] = defaultdict(list)
+        for _ in range((model._n_updates - updates) * per_update):
+            try:
+                batch = source.sequences(self.batch_size, self.horizon, model.gamma, self.rng)
+            except ReplayError:
+                # The replay of a loaded model starts empty.
+                if isinstance(source, SequenceReplayBuffer) and source.size() < self.batch_size:
+                    break
+                raise
+            for name, value in self.step(batch).items():
+                recorded[name].append(value)
+        for name, values in recorded.items():
+            model.logger.record_mean(f"rlrep/{name}", torch.stack(values).mean().item())
+
+    def step(self, batch: TensorDict) -> dict[str, Tensor]:
+        """One step of Adam down the sum of the objectives' losses; these and their metrics, detached."""
+        with self.randomness.used():
+            out = {name: value for objective in self.objectives.values() for name, value in objective(batch).items()}
+        loss = torch.stack([value for name, value in out.items() if name.startswith("loss_")]).sum()
+        self.objectives.zero_grad()
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        return {name: value.detach() for name, value in out.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"settings": self.settings, "saved": self.saved if self.model is None else self._state(), "model": None}
+
+    def _state(self) -> bytes:
+        """Everything that changes but the encoder, which is in the policy."""
+        state = {
+            "heads": {name: value for name, value in self.objectives.state_dict().items() if not _is_encoder(name)},
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "torch": self.randomness.states,
+            "numpy": json.dumps(self.rng.bit_generator.state),
+        }
+        file = io.BytesIO()
+        torch.save(state, file)
+        return file.getvalue()
+
+    def _restore(self, saved: bytes) -> None:
+        state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+        encoder = {name: value for name, value in self.objectives.state_dict().items() if _is_encoder(name)}
+        self.objectives.load_state_dict({**encoder, **state["heads"]})
+        for optimizer, saved_optimizer in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved_optimizer)
+        self.randomness.states.update(state["torch"])
+        self.rng.bit_generator.state = json.loads(state["numpy"])
+
+
+class OwnRandomness:
+    """A stream of torch's random numbers beside the global one, which stays as it was."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.cuda = [device] if device.type == "cuda" else []
+        self.states = {"cpu": torch.Generator().manual_seed(seed).get_state()}
+        if self.cuda:
+            self.states["cuda"] = torch.Generator(device).manual_seed(seed).get_state()
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Inside, torch's global generators are these."""
+        with torch.random.fork_rng(self.cuda):
+            torch.set_rng_state(self.states["cpu"])
+            for device in self.cuda:
+                torch.cuda.set_rng_state(self.states["cuda"], device)
+            yield
+            self.states["cpu"] = torch.get_rng_state()
+            for device in self.cuda:
+                self.states["cuda"] = torch.cuda.get_rng_state(device)
+
+
+def _names(objectives: Iterable[str]) -> list[str]:
+    if isinstance(objectives, str):
+        raise ValueError(f"objectives is a list of names, got {objectives!r}: write [{objectives!r}]")
+    return list(objectives)
+
+
+def _is_encoder(name: str) -> bool:
+    """Of an entry <objective>.<attribute>… in the objectives' state: is it the shared encoder's?"""
+    return name.split(".")[1] == "encoder"
+
+
+def _features(model: BaseAlgorithm) -> PixelFeatures:
+    """The features extractor whose encoder the objectives train.
+
+    Raises:
+        ValueError: if it is another one than `PixelFeatures`, or used in a way that objectives can't share.
+    """
+    if isinstance(model, SAC | TD3):
+        network: Any = model.critic
+    elif isinstance(model, DQN):
+        network = model.q_net
+    elif isinstance(model, PPO):
+        network = model.policy
+        if not model.policy.share_features_extractor:
+            raise ValueError("policy and value must read one encoder: leave share_features_extractor out")
+    else:
+        raise ValueError(f"objectives can be attached to SAC, TD3, DDPG, DQN and PPO, not to {type(model).__name__}")
+    features = network.features_extractor
+    if not isinstance(features, PixelFeatures) or network.normalize_images:
+        raise ValueError(
+            f"objectives share a PixelEncoder that scales pixels itself, this policy reads through "
+            f'{type(features).__name__}: build it as {type(model).__name__}("PixelPolicy", env, ...)'
+        )
+    return features
+
+
+def _build(objectives: Options, encoder: nn.Module, model: BaseAlgorithm) -> nn.ModuleDict:
+    """The objectives by name, on the model's device.
+
+    Raises:
+        ValueError: for none, unknown names, actions that one can't read, or two that return the same loss.
+    """
+    if not objectives:
+        raise ValueError("no objectives given: name some of rlrep.OBJECTIVES")
+    built = nn.ModuleDict()
+    returned: dict[str, str] = {}
+    for name, options in objectives.items():
+        try:
+            objective = make_objective(name, encoder, model.action_space, **options)  # type: ignore[arg-type]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} can't be attached to this {type(model).__name__}: {error}") from error
+        for key in objective.out_keys:
+            if returned.setdefault(key, name) != name:
+                raise ValueError(
+                    f"{returned[key]} and {name} both return {key}: leave one out (TACO holds CURL unless given "
+                    f"curl=False)"
+                )
+        built[name] = objective
+    return built.to(model.device)
+
+
+def _horizon(objectives: nn.ModuleDict) -> int:
+    horizons = {name: int(objective.horizon) for name, objective in objectives.items() if objective.horizon}  # type: ignore[arg-type]
+    if len(set(horizons.values())) > 1:
+        raise ValueError(f"all objectives read one batch and need one horizon, got {horizons}")
+    return max(horizons.values(), default=0)
+
+
+def _check_data(model: Any, pixel_key: str | None, horizon: int, batch_size: int) -> None:
+    """Refuses settings with which a batch of windows can't be had, now rather than in the middle of training."""
+    steps, n_envs = max(horizon, 1), model.n_envs
+    if batch_size < 2:
+        raise ValueError(f"batch_size must be at least 2, for objectives that compare samples, got {batch_size}")
+    if isinstance(model, PPO):
+        if (windows := n_envs * (model.n_steps - steps)) < 2:
+            raise ValueError(
+                f"a rollout of n_steps={model.n_steps} in {n_envs} environments holds {max(windows, 0)} windows of "
+                f"{steps} steps: make n_steps larger than {steps + 1}, or the horizon smaller"
+            )
+        return
+    buffer = model.replay_buffer
+    if not isinstance(buffer, SequenceReplayBuffer):
+        raise ValueError(
+            f"{type(buffer).__name__} gives no sequences of steps: build the model with "
+            f"replay_buffer_class=SequenceReplayBuffer"
+        )
+    if buffer.pixel_key != pixel_key:
+        raise ValueError(f"the policy reads pixels from {pixel_key!r}, the replay keeps {buffer.pixel_key!r}: use one")
+    windows = n_envs * (buffer.frames.window - steps - buffer.frames.frame_stack + 1)
+    if windows < batch_size:
+        raise ValueError(
+            f"buffer_size={model.buffer_size} in {n_envs} environments holds at most {max(windows, 0)} windows of "
+            f"{steps} steps, a batch is {batch_size}: make buffer_size larger"
+        )
+    frequency, unit = model.train_freq
+    if unit != TrainFrequencyUnit.STEP:
+        frequency = 1
+    first = frequency * (model.learning_starts // (frequency * n_envs) + 1)
+    if model.num_timesteps == 0 and first < steps:
+        raise ValueError(
+            f"with learning_starts={model.learning_starts}, train_freq={frequency} and {n_envs} environments, the "
+            f"first update comes after {first} steps of each, the objectives look {steps} ahead: set learning_starts "
+            f"to at least {steps * n_envs}"
+        )

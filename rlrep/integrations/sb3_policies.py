@@ -1,0 +1,155 @@
+"""`PixelEncoder` as the features extractor of Stable-Baselines3's policies, under the name "PixelPolicy"."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.dqn.policies import DQNPolicy
+from stable_baselines3.sac.policies import SACPolicy
+from stable_baselines3.td3.policies import TD3Policy
+from torch import Tensor, nn
+
+from rlrep.encoders import STRIDES, PixelEncoder, orthogonal_init, projection
+
+
+def pixel_space(space: spaces.Space, key: str | None = None) -> tuple[str | None, spaces.Box]:
+    """Where the pixels are: (None, the space) or (the key, that part of a ``Dict`` space).
+
+    Raises:
+        ValueError: without pixels, (channels, height, width) uint8, or with several and no `key`.
+    """
+
+    def is_pixels(part: spaces.Space) -> bool:
+        return isinstance(part, spaces.Box) and part.dtype == "uint8" and len(part.shape) == 3
+
+    if not isinstance(space, spaces.Dict):
+        if key is not None:
+            raise ValueError(f"pixel_key={key!r} is for Dict observations, got {space}: leave it out")
+        if isinstance(space, spaces.Box) and is_pixels(space):
+            return None, space
+        raise ValueError(
+            f"objectives read pixels, uint8 of shape (channels, height, width), the environment shows {space}: "
+            f"use one that draws itself, or a wrapper such as gymnasium.wrappers.AddRenderObservation"
+        )
+    found = [name for name, part in space.spaces.items() if is_pixels(part)]
+    chosen = [name for name in found if key in (None, name)]
+    if len(chosen) != 1:
+        raise ValueError(
+            f"of the observation's keys {', '.join(space.spaces)} these hold pixels (uint8 of three axes): "
+            f"{', '.join(found) or 'none'}; choose one of them with pixel_key, got {key!r}"
+        )
+    pixels = space.spaces[chosen[0]]
+    assert isinstance(pixels, spaces.Box)
+    return chosen[0], pixels
+
+
+class PixelFeatures(BaseFeaturesExtractor):
+    """A `PixelEncoder` and DrQ-v2's trunk on it: Linear → LayerNorm → Tanh. Objectives share `encoder`, not the trunk.
+
+    Input: (B, C, H, W) pixels in 0..255, of any type, or a dictionary of them and vectors. Output: (B, features_dim)
+    float32, followed by the vectors as they are.
+
+    Args:
+        observation_space: of the environment, pixels as (C, H, W) uint8, or ``Dict``.
+        features_dim: size of the trunk's output.
+        channels, strides, precision: of the `PixelEncoder`.
+        pixel_key: which key of ``Dict`` observations holds the pixels; None if only one does.
+        encoder: a trained one to start from; each network gets a copy, and its own `channels` and so on count.
+
+    Raises:
+        ValueError: without pixels, or for an encoder that reads another shape.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        features_dim: int = 50,
+        channels: int = 32,
+        strides: Sequence[int] = STRIDES,
+        precision: str = "float32",
+        pixel_key: str | None = None,
+        encoder: PixelEncoder | None = None,
+    ) -> None:
+        key, pixels = pixel_space(observation_space, pixel_key)
+        others = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
+        vectors = {name: get_flattened_obs_dim(part) for name, part in others.items() if name != key}
+        super().__init__(observation_space, features_dim + sum(vectors.values()))
+        if encoder is not None and encoder.observation_shape != pixels.shape:
+            raise ValueError(
+                f"the encoder reads observations of shape {encoder.observation_shape}, the environment's are "
+                f"{pixels.shape}: choose an encoder or image_size and frame_stack that fit"
+            )
+        self.pixel_key, self.vector_keys = key, list(vectors)
+        if encoder is None:
+            encoder = PixelEncoder(pixels.shape, channels, precision, strides)
+        self.encoder = copy.deepcopy(encoder)
+        self.trunk = projection(self.encoder.repr_dim, features_dim)
+        self.trunk.apply(orthogonal_init)
+        self.follows = False
+
+    def follow(self, leader: PixelFeatures) -> None:
+        """Reads the leader's encoder from now on, without gradient; the trunk stays one's own."""
+        del self.encoder
+        self.__dict__["encoder"] = leader.encoder  # not a submodule: one network alone owns its parameters
+        self.follows = True
+
+    def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
+        pixels = observations[self.pixel_key or ""] if isinstance(observations, dict) else observations
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.follows):
+            features = self.encoder(pixels)
+        vectors = [observations[name].flatten(1) for name in self.vector_keys]  # type: ignore[index]
+        return torch.cat([self.trunk(features), *vectors], dim=1)
+
+
+class _Pixels:
+    """Defaults of the policies below; what a person gives in `policy_kwargs` goes before."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # The encoder scales pixels itself.
+        super().__init__(*args, **{"features_extractor_class": PixelFeatures, "normalize_images": False, **kwargs})
+
+
+def _follow(actor: nn.Module, critic: nn.Module) -> None:
+    actor.features_extractor.follow(critic.features_extractor)  # type: ignore[operator, union-attr]
+
+
+class _ActorFollowsCritic(_Pixels):
+    """The critic's loss trains the encoder; the actor reads it without gradient, through a trunk of its own, as in
+    DrQ-v2. (Stable-Baselines3's share_features_extractor does the reverse: the actor's loss trains it.)"""
+
+    def _build(self: Any, lr_schedule: Schedule) -> None:
+        if self.share_features_extractor:
+            raise ValueError("PixelPolicy has the actor read the critic's encoder: leave share_features_extractor out")
+        super()._build(lr_schedule)  # type: ignore[misc]
+        _follow(self.actor, self.critic)
+        if hasattr(self, "actor_target"):
+            _follow(self.actor_target, self.critic_target)
+        self.actor.optimizer = self.optimizer_class(self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+
+class SACPixelPolicy(_ActorFollowsCritic, SACPolicy): ...
+
+
+class TD3PixelPolicy(_ActorFollowsCritic, TD3Policy): ...
+
+
+class DQNPixelPolicy(_Pixels, DQNPolicy): ...
+
+
+class PPOPixelPolicy(_Pixels, ActorCriticPolicy): ...
+
+
+# How Stable-Baselines3 itself names "CnnPolicy"; DDPG takes TD3's.
+SAC.policy_aliases["PixelPolicy"] = SACPixelPolicy
+TD3.policy_aliases["PixelPolicy"] = TD3PixelPolicy
+DQN.policy_aliases["PixelPolicy"] = DQNPixelPolicy
+PPO.policy_aliases["PixelPolicy"] = PPOPixelPolicy

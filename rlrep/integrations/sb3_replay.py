@@ -1,0 +1,280 @@
+"""Where objectives get their K-step sequences from in Stable-Baselines3: a replay buffer, or PPO's rollouts."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from rlrep.integrations.sb3_policies import pixel_space
+from rlrep.replay import ReplayBuffer as Frames
+from rlrep.replay import ReplayError
+from rlrep.replay.buffer import ENUMERATE_BELOW
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+Observations = np.ndarray | dict[str, np.ndarray]
+
+
+class _Frames(Frames):
+    """The shared replay where Stable-Baselines3 differs: it draws batches from fewer transitions than they are large,
+    and its `VecFrameStack` puts black frames before an episode."""
+
+    black_before = False
+
+    def _draw(self, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        if np.minimum(self.head, self.window).sum() <= max(ENUMERATE_BELOW, batch_size):
+            return self._draw_enumerated(batch_size)
+        return super()._draw(batch_size)
+
+    def _stack(self, lane: np.ndarray, position: np.ndarray) -> Tensor:
+        stacks = super()._stack(lane, position)
+        if self.black_before:
+            before = np.arange(self.frame_stack)[::-1] > self._row("step", lane, position)[:, None]
+            stacks.view(len(lane), self.frame_stack, *self.frame_shape)[torch.from_numpy(before)] = 0
+        return stacks
+
+
+class SequenceReplayBuffer(ReplayBuffer):
+    """Stable-Baselines3's replay buffer with every frame kept once, which also gives sequences of K steps.
+
+    Batches are those of Stable-Baselines3's own buffer, `Dict` observations, `dones` without time limits and
+    `VecNormalize` included: uniform over its transitions, drawn with a generator of its own that is seeded from
+    NumPy's global one. Pass it as ``replay_buffer_class``.
+
+    Args:
+        buffer_size: frames kept over all environments; an episode of T transitions takes T + 1.
+        observation_space, action_space, device, n_envs, handle_timeout_termination: as Stable-Baselines3 has them.
+        frame_stack: frames in an observation, oldest first. None takes stacks of RGB where three divides the channels,
+            of grey frames otherwise. 1 is right for every environment, and keeps observations whole.
+        pixel_key: which key of ``Dict`` observations holds the pixels; None if only one does.
+
+    Raises:
+        ValueError: for spaces without pixels or with actions that are neither a vector nor one choice; in `add` for
+            observations that are no such stacks.
+        ReplayError: if the frames do not fit into memory.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: torch.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        handle_timeout_termination: bool = True,
+        *,
+        frame_stack: int | None = None,
+        pixel_key: str | None = None,
+    ) -> None:
+        if optimize_memory_usage:
+            raise ValueError("SequenceReplayBuffer keeps every frame once already: leave optimize_memory_usage out")
+        # Not ReplayBuffer's own, which makes room for two whole stacks a transition.
+        BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs)
+        self.handle_timeout_termination, self.optimize_memory_usage = handle_timeout_termination, False
+        self.pixel_key, pixels = pixel_space(observation_space, pixel_key)
+        channels = pixels.shape[0]
+        if frame_stack is None:
+            frame_stack = channels // 3 if channels % 3 == 0 else channels
+        try:
+            self.frames = _Frames(
+                pixels.shape,
+                action_space,
+                buffer_size,
+                frame_stack=frame_stack,
+                n_step=1,
+                num_envs=n_envs,
+                device="cpu",
+                seed=int(np.random.randint(2**31)),
+            )
+        except ReplayError as error:
+            raise ReplayError(f"buffer_size={buffer_size:,} is too large for this machine ({error})") from error
+        shapes: Any = self.obs_shape if isinstance(observation_space, spaces.Dict) else {}
+        self.vectors = {
+            name: np.zeros((n_envs, self.frames.length, *shape), observation_space[name].dtype)  # type: ignore[index]
+            for name, shape in shapes.items()
+            if name != self.pixel_key
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all rows take."""
+        return self.frames.nbytes + sum(array.nbytes for array in self.vectors.values())
+
+    def size(self) -> int:
+        """Transitions held, over all environments."""
+        return len(self.frames)
+
+    def reset(self) -> None:
+        raise NotImplementedError("a SequenceReplayBuffer is not emptied: make a new one")
+
+    def add(
+        self,
+        obs: Observations,
+        next_obs: Observations,
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """One transition of each environment, as Stable-Baselines3 calls it."""
+        frames, pixels, next_pixels = self.frames, self._pixels(obs), self._pixels(next_obs)
+        self._end_episodes_that_were_reset(pixels)
+        self._check_stacks(pixels, next_pixels)
+        done = np.asarray(done, bool)
+        truncated = done & [
+            self.handle_timeout_termination and info.get("TimeLimit.truncated", False) for info in infos
+        ]
+        frames.add(
+            observation=pixels,
+            action=np.reshape(action, self.n_envs if frames.discrete else (self.n_envs, -1)),
+            reward=reward,
+            next_observation=next_pixels,
+            terminated=done & ~truncated,
+            truncated=truncated,
+        )
+        lanes = np.arange(self.n_envs)
+        for name, array in self.vectors.items():
+            for age, seen in ((2, obs), (1, next_obs)):
+                array[lanes, (frames.head - age) % frames.length] = np.reshape(seen[name], array[:, 0].shape)
+
+    def sample(  # type: ignore[override]
+        self, batch_size: int, env: VecNormalize | None = None
+    ) -> ReplayBufferSamples | DictReplayBufferSamples:
+        """`batch_size` transitions, drawn uniformly with replacement."""
+        frames = self.frames
+        lane, start = frames._draw(batch_size)
+        action = frames._row("action", lane, start).reshape(batch_size, -1)
+        done = frames._row("terminated", lane, start).astype(np.float32).reshape(-1, 1)
+        reward = self._normalize_reward(frames._row("reward", lane, start).reshape(-1, 1), env)
+        samples = ReplayBufferSamples if self.pixel_key is None else DictReplayBufferSamples
+        return samples(
+            self._observations(lane, start, env),
+            self.to_torch(action),
+            self._observations(lane, start + 1, env),
+            self.to_torch(done),
+            self.to_torch(reward),
+        )
+
+    def sequences(self, batch_size: int, horizon: int, discount: float, rng: np.random.Generator) -> TensorDict:
+        """`batch_size` windows of `horizon` steps (of one, for 0), see `rlrep.ReplayBuffer.sample`; what the agent
+        will draw does not change.
+
+        Raises:
+            ReplayError: while no episode is that long.
+        """
+        view = copy.copy(self.frames)  # the same rows, read in another way
+        view.horizon, view.n_step, view.discount, view.rng = horizon, max(horizon, 1), discount, rng
+        return view.sample(batch_size).to(self.device)
+
+    def _pixels(self, observations: Observations) -> np.ndarray:
+        return observations if isinstance(observations, np.ndarray) else observations[self.pixel_key]  # type: ignore[index]
+
+    def _end_episodes_that_were_reset(self, pixels: np.ndarray) -> None:
+        """A second `learn` resets environments in the middle of their episodes, and does not say so here."""
+        frames = self.frames
+        lanes = np.flatnonzero(frames.running)
+        if not len(lanes):
+            return
+        last = frames._stack(lanes, frames.head[lanes] - 1).numpy()
+        for lane in lanes[(last != pixels[lanes]).any((1, 2, 3))]:
+            frames._end_episode(int(lane))
+
+    def _check_stacks(self, pixels: np.ndarray, next_pixels: np.ndarray) -> None:
+        frames = self.frames
+        if frames.frame_stack == 1:
+            return
+        channels = frames.frame_shape[0]
+        if not np.array_equal(pixels[:, channels:], next_pixels[:, :-channels]):
+            raise ValueError(
+                f"these observations are no stacks of their last {frames.frame_stack} frames of {channels} channels, "
+                f"oldest first: give replay_buffer_kwargs=dict(frame_stack=...), 1 if they are no stacks at all"
+            )
+        before, newest = pixels[~frames.running, :-channels], pixels[~frames.running, -channels:]
+        if len(before) and not before.any() and newest.any():
+            frames.black_before = True
+
+    def _observations(self, lane: np.ndarray, position: np.ndarray, env: VecNormalize | None) -> Any:
+        pixels: Observations = self.frames._stack(lane, position).numpy()
+        if self.pixel_key is not None:
+            vectors = {name: array[lane, position % self.frames.length] for name, array in self.vectors.items()}
+            pixels = {self.pixel_key: pixels, **vectors}  # type: ignore[dict-item]
+        seen = self._normalize_obs(pixels, env)
+        if isinstance(seen, dict):
+            return {name: self.to_torch(array, copy=False) for name, array in seen.items()}
+        return self.to_torch(seen, copy=False)
+
+
+class RolloutSequences:
+    """K-step windows of the rollout that PPO is about to learn from; none crosses the start of an episode.
+
+    Made before `train`, which flattens the rollout's arrays.
+
+    Args:
+        buffer: a full rollout buffer.
+        action_space: of the environment: actions are clipped to it, as those that were taken, and scaled to [-1, 1].
+        pixel_key: of the pixels in ``Dict`` observations.
+    """
+
+    def __init__(self, buffer: RolloutBuffer, action_space: spaces.Space, pixel_key: str | None) -> None:
+        seen: Any = buffer.observations
+        self.pixels: np.ndarray = seen if pixel_key is None else seen[pixel_key]
+        self.actions, self.rewards, self.device = buffer.actions, buffer.rewards, buffer.device
+        self.action_space = action_space
+        self.episode = np.cumsum(buffer.episode_starts, axis=0)
+
+    def sequences(self, batch_size: int, horizon: int, discount: float, rng: np.random.Generator) -> TensorDict:
+        """`batch_size` windows of `horizon` steps (of one, for 0) with the keys of `rlrep.ReplayBuffer.sample`.
+
+        Raises:
+            ReplayError: if no episode of the rollout is as long as a window.
+        """
+        from tensordict import TensorDict  # takes over a second to import
+
+        length = max(horizon, 1)
+        weights = (discount ** np.arange(length)).astype(np.float32)
+        starts, lanes = np.nonzero(self.episode[:-length] == self.episode[length:])
+        if not len(starts):
+            raise ReplayError(
+                f"no episode in this rollout has {length} steps and what follows them: make n_steps larger, or "
+                f"the objective's horizon smaller"
+            )
+        chosen = rng.integers(len(starts), size=batch_size)
+        start, lane = starts[chosen], lanes[chosen]
+        steps = (start[:, None] + np.arange(length), lane[:, None])
+        later = torch.from_numpy(self.pixels[start + length, lane])
+        out: dict[str, Any] = {
+            "observation": torch.from_numpy(self.pixels[start, lane]),
+            "discount": torch.full((batch_size, 1), discount**length),
+            "next": {
+                "observation": later,
+                "reward": torch.from_numpy((self.rewards[steps] * weights).sum(1, keepdims=True)),
+                "terminated": torch.zeros(batch_size, 1, dtype=torch.bool),
+            },
+        }
+        actions = self._taken(self.actions[steps])
+        if actions is not None:
+            out["action"] = actions[:, 0]
+        if horizon:
+            out["future_observation"] = later
+            out["gap"] = torch.full((batch_size,), horizon)
+            if actions is not None:
+                out["action_sequence"] = actions
+        return TensorDict(out, batch_size=[batch_size]).to(self.device)
+
+    def _taken(self, actions: np.ndarray) -> Tensor | None:
+        """(B, K, A) float32 in [-1, 1] or (B, K) int64; None for actions that objectives can't read."""
+        space = self.action_space
+        if isinstance(space, spaces.Box) and len(space.shape) == 1:
+            scaled = 2 * (np.clip(actions, space.low, space.high) - space.low) / (space.high - space.low) - 1
+            return torch.from_numpy(scaled.astype(np.float32))
+        return torch.from_numpy(actions[..., 0].astype(np.int64)) if isinstance(space, spaces.Discrete) else None

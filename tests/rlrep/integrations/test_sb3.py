@@ -1,0 +1,297 @@
+"""Objectives attached to Stable-Baselines3's algorithms."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+
+from rlrep import OBJECTIVES, PixelEncoder
+from rlrep.integrations.sb3 import PixelFeatures, SequenceReplayBuffer, attach
+from tests.rlrep.integrations.sb3_environments import Counter
+
+ALGORITHMS = [SAC, TD3, DQN, PPO]
+OFF_POLICY = dict(replay_buffer_class=SequenceReplayBuffer, buffer_size=200, learning_starts=20, train_freq=4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from more, and wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def build(algorithm, env=None, features=None, **options):
+    """A tiny model."""
+    pixels = dict(channels=4, strides=(2, 2), features_dim=8) | (features or {})
+    settings = {PPO: dict(n_steps=16, n_epochs=1), A2C: {}}.get(algorithm, OFF_POLICY)
+    settings = settings | (dict() if algorithm is A2C else dict(batch_size=8))
+    policy = dict(features_extractor_kwargs=pixels, net_arch=[8])
+    env = Counter(discrete=algorithm is DQN) if env is None else env
+    return algorithm(**dict(dict(policy="PixelPolicy", env=env, policy_kwargs=policy, seed=1, **settings), **options))
+
+
+def encoder_of(model) -> PixelEncoder:
+    network = model.policy if isinstance(model, PPO) else model.q_net if isinstance(model, DQN) else model.critic
+    return network.features_extractor.encoder
+
+
+def losses(model) -> dict[str, float]:
+    return {name: value for name, value in model.logger.name_to_value.items() if name.startswith("rlrep/")}
+
+
+def parameters(model) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.policy.state_dict().items()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Batches(BaseCallback):
+    """Keeps what the agent draws from its replay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = []
+
+    def _on_training_start(self) -> None:
+        sample = self.model.replay_buffer.sample
+        self.model.replay_buffer.sample = lambda *a, **k: self.drawn.append(sample(*a, **k)) or self.drawn[-1]
+
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_objective_trains_with_every_algorithm_and_is_logged(algorithm, name: str) -> None:
+    model = build(algorithm)
+    attach(model, [name])
+    model.learn(33)
+    logged = losses(model)
+    assert any(key.startswith("rlrep/loss_") for key in logged) and np.isfinite(list(logged.values())).all()
+
+
+def with_and_without(algorithm, steps: int, **options):
+    """Two models trained alike, the first with TACO at coefficient 0; and what they drew from their replays."""
+    models, drawn = [], []
+    for objectives in (["taco"], []):
+        model, callback = build(algorithm, **options), Batches()
+        if objectives:
+            attach(model, objectives, coefficient=0)
+        model.learn(steps, callback=None if algorithm is PPO else callback)
+        models.append(model)
+        drawn.append(callback.drawn)
+    return models, drawn
+
+
+@pytest.mark.parametrize("train_freq", [20, pytest.param(1, marks=pytest.mark.slow)])
+def test_with_coefficient_0_sac_is_bit_identical_after_500_steps(train_freq: int) -> None:
+    models, drawn = with_and_without(SAC, 500, train_freq=train_freq)
+    assert equal(parameters(models[0]), parameters(models[1]))
+    assert losses(models[0]) and not losses(models[1])
+    assert len(drawn[0]) == len(drawn[1]) == 480 // train_freq
+    for one, other in zip(*drawn, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one[:5], other[:5], strict=True))
+
+
+@pytest.mark.parametrize("algorithm", [TD3, DQN, PPO])
+def test_with_coefficient_0_the_others_are_bit_identical_too(algorithm) -> None:
+    (model, without), _ = with_and_without(algorithm, 40)
+    assert equal(parameters(model), parameters(without))
+    assert losses(model) and not losses(without)
+
+
+def test_with_coefficient_0_the_heads_learn() -> None:
+    model = build(SAC)
+    attach(model, ["curl"], coefficient=0)
+    heads, encoder = model.train.objectives["curl"].state_projection, encoder_of(model)
+    before = [[value.clone() for value in part.parameters()] for part in (heads, encoder)]
+    for _ in range(3):
+        model.learn(24, reset_num_timesteps=False)
+    after = [list(part.parameters()) for part in (heads, encoder)]
+    assert not any(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_objectives_gradient_reaches_the_agents_encoder_and_nothing_else(algorithm) -> None:
+    model = build(algorithm)
+    attach(model, ["taco"])
+    step, steps = model.train.step, []
+
+    def watched(batch):
+        before, owned = parameters(model), {id(parameter) for parameter in encoder_of(model).parameters()}
+        for parameter in model.policy.parameters():
+            parameter.grad = None
+        out = step(batch)
+        reached = {id(parameter) for parameter in model.policy.parameters() if parameter.grad is not None}
+        after = model.policy.state_dict(keep_vars=True)
+        moved = {id(value) for name, value in after.items() if not torch.equal(value, before[name])}
+        steps.append(reached == moved == owned)
+        return out
+
+    model.train.step = watched
+    model.learn(33)
+    assert len(steps) > 1 and all(steps)
+
+
+@pytest.mark.parametrize("algorithm", [SAC, TD3])
+def test_the_actor_reads_the_critics_encoder_without_training_it(algorithm) -> None:
+    model = build(algorithm)
+    actor, critic = model.actor.features_extractor, model.critic.features_extractor
+    assert actor.encoder is critic.encoder and actor.trunk is not critic.trunk
+    assert model.critic_target.features_extractor.encoder is not critic.encoder
+    owned = {id(parameter) for parameter in critic.encoder.parameters()}
+    trained = {
+        name: {id(parameter) for parameter in getattr(model, name).optimizer.param_groups[0]["params"]}
+        for name in ("actor", "critic")
+    }
+    assert owned <= trained["critic"] and not owned & trained["actor"]
+    actor(torch.zeros(1, 6, 20, 20)).sum().backward()
+    assert all(parameter.grad is None for parameter in critic.encoder.parameters())
+    if algorithm is TD3:
+        assert model.actor_target.features_extractor.encoder is model.critic_target.features_extractor.encoder
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_loaded_model_goes_on_as_one_that_was_not_stopped(algorithm, tmp_path) -> None:
+    model = build(algorithm)
+    attach(model, {"taco": {"hidden_dim": 16}}, lr=1e-3)
+    model.learn(40)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=model.get_env(), force_reset=False)
+    assert equal(parameters(loaded), parameters(model))
+    attach(loaded)
+    assert loaded.train.settings == model.train.settings
+    if algorithm is not PPO:
+        model.save_replay_buffer(tmp_path / "replay")
+        loaded.load_replay_buffer(tmp_path / "replay")
+    results = []
+    for one in (loaded, model):
+        one.set_logger(model.logger)
+        one.set_random_seed(5)
+        one.env.envs[0].unwrapped.episode = 0
+        one._last_obs = None
+        if algorithm is not PPO:
+            one.replay_buffer.frames.end_episodes()
+        one.learn(40, reset_num_timesteps=False)
+        results.append((parameters(one), one.train.objectives.state_dict()))
+    assert all(equal(one, other) for one, other in zip(*results, strict=True))
+    assert loaded.num_timesteps == model.num_timesteps >= 80
+
+
+def test_a_loaded_model_does_not_train_on_without_its_objectives(tmp_path) -> None:
+    model = build(SAC)
+    attach(model, ["curl"])
+    model.save(tmp_path / "model")
+    loaded = SAC.load(tmp_path / "model", env=Counter())
+    loaded.predict(Counter().reset()[0])
+    loaded.save(tmp_path / "again")
+    with pytest.raises(RuntimeError, match=r"attach\(model\)"):
+        loaded.learn(40)
+    loaded = SAC.load(tmp_path / "again", env=Counter())
+    attach(loaded)
+    loaded.learn(40, reset_num_timesteps=False)  # its replay is empty again
+    assert losses(loaded)
+    del loaded.train
+    loaded.learn(40)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_dict_observations_in_several_environments(algorithm) -> None:
+    env = make_vec_env(Counter, 3, env_kwargs=dict(vectors=True, discrete=algorithm is DQN))
+    model = build(algorithm, env)
+    attach(model, ["taco"])
+    model.learn(100)
+    assert losses(model)
+
+
+def test_frames_stacked_by_stable_baselines_and_ddpg() -> None:
+    model = build(DDPG, VecFrameStack(DummyVecEnv([lambda: Counter(frames=1)] * 2), 3))
+    assert encoder_of(model).observation_shape == (9, 20, 20)
+    attach(model, ["taco"])
+    model.learn(60)
+    model.learn(60)  # the environments begin anew in the middle of an episode
+    assert losses(model)
+
+
+def test_an_encoder_can_be_brought_along() -> None:
+    encoder = PixelEncoder((6, 20, 20), channels=4, strides=(2, 2))
+    model = build(SAC, features=dict(encoder=encoder))
+    copies = [network.features_extractor.encoder for network in (model.critic, model.critic_target)]
+    assert all(equal(copy.state_dict(), encoder.state_dict()) and copy is not encoder for copy in copies)
+
+
+BAD = {
+    "an encoder for other pictures": (lambda: build(SAC, features=dict(encoder=PixelEncoder((3, 84, 84)))), "84"),
+    "no pixels": (lambda: build(SAC, "Pendulum-v1"), "pixels"),
+    "no sequences": (lambda: build(SAC, replay_buffer_class=None), "SequenceReplayBuffer"),
+    "another policy": (lambda: build(PPO, policy="MlpPolicy", policy_kwargs=None), "PixelPolicy"),
+    "pixels scaled twice": (
+        lambda: build(SAC, policy="CnnPolicy", policy_kwargs=dict(features_extractor_class=PixelFeatures)),
+        "PixelPolicy",
+    ),
+    "another algorithm": (
+        lambda: build(A2C, policy="CnnPolicy", policy_kwargs=dict(features_extractor_class=PixelFeatures)),
+        "A2C",
+    ),
+    "too few steps at the first update": (
+        lambda: build(SAC, make_vec_env(Counter, 8), learning_starts=8, train_freq=1),
+        "learning_starts",
+    ),
+    "too small a replay": (lambda: build(SAC, make_vec_env(Counter, 4), buffer_size=20), "buffer_size"),
+    "too short a rollout": (lambda: build(PPO, n_steps=4, batch_size=4), "n_steps"),
+    "actions that are no vector": (lambda: build(PPO, _Buttons()), "actions"),
+    "its own way of sharing": (lambda: build(TD3, policy_kwargs=dict(share_features_extractor=True)), "share"),
+    "two encoders in PPO": (lambda: build(PPO, policy_kwargs=dict(share_features_extractor=False)), "share"),
+}
+
+
+class _Buttons(Counter):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = spaces.MultiBinary(3)
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_work_is_refused_when_it_is_attached(what: str) -> None:
+    make, message = BAD[what]
+    with pytest.raises(ValueError, match=message):
+        attach(make(), ["taco"])
+
+
+@pytest.mark.parametrize(
+    ("objectives", "options", "message"),
+    [
+        ([], {}, "no objectives"),
+        (None, {}, "not saved with any"),
+        ("taco", {}, r"\['taco'\]"),
+        (["tako"], {}, "taco"),
+        ({"taco": {"horizons": 2}}, {}, "horizons"),
+        (["taco", "curl"], {}, "loss_curl"),
+        ({"taco": {}, "inverse_model": {"horizon": 5}}, {}, "one horizon"),
+        (["taco"], {"lr": 0.0}, "lr"),
+        (["taco"], {"coefficient": -1.0}, "coefficient"),
+        (["taco"], {"batch_size": 1}, "batch_size"),
+    ],
+)
+def test_bad_arguments_are_refused(objectives, options, message: str) -> None:
+    model = build(SAC)
+    with pytest.raises(ValueError, match=message):
+        attach(model, objectives, **options)
+    assert "train" not in vars(model)
+
+
+def test_attaching_twice_is_refused() -> None:
+    model = build(SAC)
+    attach(model, ["taco"])
+    with pytest.raises(ValueError, match="at once"):
+        attach(model, ["curl"])

@@ -1,0 +1,179 @@
+"""Stable-Baselines3's batches and K-step sequences from frames that are kept once."""
+
+import pickle
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+
+from rlrep.integrations.sb3 import SequenceReplayBuffer
+from rlrep.integrations.sb3_replay import RolloutSequences
+from tests.rlrep.integrations.sb3_environments import Counter
+
+
+def fill(buffer, env, steps: int, seed: int = 0, reset_at: int = -1) -> None:
+    """What `collect_rollouts` does with a replay buffer."""
+    rng = np.random.default_rng(seed)
+    seen = env.reset()
+    for step in range(steps):
+        if step == reset_at:
+            seen = env.reset()
+        if isinstance(env.action_space, spaces.Discrete):
+            action = rng.integers(3, size=env.num_envs)
+        else:
+            action = rng.uniform(-1, 1, (env.num_envs, 2)).astype(np.float32)
+        after, reward, done, infos = env.step(action)
+        last = {name: array.copy() for name, array in after.items()} if isinstance(after, dict) else after.copy()
+        for lane in np.flatnonzero(done):
+            terminal = infos[lane]["terminal_observation"]
+            if isinstance(last, dict):
+                for name in last:
+                    last[name][lane] = terminal[name]
+            else:
+                last[lane] = terminal
+        buffer.add(seen, last, action, reward, done, infos)
+        seen = after
+
+
+def build(kind, env, size=400, **options):
+    return kind(size, env.observation_space, env.action_space, "cpu", env.num_envs, **options)
+
+
+def rows(samples) -> set[tuple]:
+    """Transitions as things that can be compared."""
+
+    def flat(value) -> np.ndarray:
+        parts = value.values() if isinstance(value, dict) else [value]
+        return np.concatenate([np.asarray(part, np.float64).reshape(len(part), -1) for part in parts], axis=1)
+
+    return {tuple(row) for row in np.concatenate([flat(v) for v in samples if v is not None], axis=1)}
+
+
+def environment(stack: bool = False, n_envs: int = 2, **options):
+    frames = 1 if stack else 2
+    env = DummyVecEnv([lambda i=i: Counter(length=5 + i, frames=frames, **options) for i in range(n_envs)])
+    return VecFrameStack(env, 2) if stack else env
+
+
+@pytest.mark.parametrize("timeouts", [True, False])
+@pytest.mark.parametrize("kind", ["box", "discrete", "vec_frame_stack"])
+def test_batches_hold_the_transitions_of_stable_baselines_own_buffer(kind: str, timeouts: bool) -> None:
+    make = dict(stack=kind == "vec_frame_stack", discrete=kind == "discrete")
+    ours = build(SequenceReplayBuffer, environment(**make), handle_timeout_termination=timeouts)
+    theirs = build(ReplayBuffer, environment(**make), handle_timeout_termination=timeouts)
+    for buffer in (ours, theirs):
+        fill(buffer, environment(**make), 30)
+    samples, reference = ours.sample(600), theirs.sample(600)
+    assert rows(samples) == rows(reference)
+    for name, value in samples._asdict().items():
+        expected = getattr(reference, name)
+        assert expected is None or (value.dtype, value.shape) == (expected.dtype, expected.shape), name
+
+
+def test_dict_observations_come_back_whole() -> None:
+    from stable_baselines3.common.buffers import DictReplayBuffer
+
+    ours, theirs = (build(kind, environment(vectors=True)) for kind in (SequenceReplayBuffer, DictReplayBuffer))
+    for buffer in (ours, theirs):
+        fill(buffer, environment(vectors=True), 30)
+    samples, reference = ours.sample(600), theirs.sample(600)
+    ordered = [{key: seen[key] for key in ("gear", "pixels", "speed")} for seen in (samples[0], samples[2])]
+    assert rows(samples._replace(observations=ordered[0], next_observations=ordered[1])) == rows(reference)
+    assert set(ours.vectors) == {"speed", "gear"}
+
+
+def count(pixels) -> np.ndarray:
+    """10 · episode + step of the newest frame."""
+    return np.asarray(pixels[:, -1, 0, 0], int) - 1
+
+
+def test_sequences_stay_in_one_episode_and_only_real_ends_cut_them_short() -> None:
+    buffer = build(SequenceReplayBuffer, environment(n_envs=1))
+    fill(buffer, environment(n_envs=1), 60, reset_at=33)  # in the middle of an episode
+    batch = buffer.sequences(1000, 3, 0.9, np.random.default_rng(0))
+    first, last, gap = count(batch["observation"]), count(batch["future_observation"]), batch["gap"].numpy()
+    assert (first // 10 == last // 10).all() and (last - first == gap).all()
+    assert set(gap[(first // 10) % 2 == 1]) == {3}, "a window ran into a time limit"
+    assert set(gap) == {1, 2, 3}
+    assert batch["action_sequence"].shape == (1000, 3, 2)
+    whole = gap == 3
+    reward = first + 1 + 0.9 * (first + 2) + 0.81 * (first + 3) - (first // 10) * 10 * 2.71
+    assert np.allclose(batch["next", "reward"].numpy()[whole, 0], reward[whole], atol=1e-4)
+
+
+def test_sequences_do_not_change_what_the_agent_draws() -> None:
+    buffers = [build(SequenceReplayBuffer, environment()) for _ in range(2)]
+    for buffer in buffers:
+        fill(buffer, environment(), 30)
+        buffer.frames.rng = np.random.default_rng(0)
+    buffers[0].sequences(8, 3, 0.9, np.random.default_rng(0))
+    assert (buffers[0].sample(16).observations == buffers[1].sample(16).observations).all()
+
+
+def test_the_ring_forgets_the_oldest_and_keeps_stacks_whole() -> None:
+    buffer = build(SequenceReplayBuffer, environment(), size=40)
+    fill(buffer, environment(), 100)
+    assert buffer.frames.window == 20 and buffer.size() <= 40
+    samples = buffer.sample(500)
+    assert ((count(samples.next_observations) - count(samples.observations)) == 1).all()
+
+
+def test_a_pickled_buffer_goes_on() -> None:
+    buffer = build(SequenceReplayBuffer, environment(vectors=True))
+    fill(buffer, environment(vectors=True), 20)
+    again = pickle.loads(pickle.dumps(buffer))
+    assert rows(again.sample(64)) == rows(buffer.sample(64))
+    fill(again, environment(vectors=True), 20)
+    assert again.size() == 80
+
+
+def test_observations_that_are_no_stacks_are_refused_and_kept_whole_with_frame_stack_1() -> None:
+    space, actions = spaces.Box(0, 255, (6, 20, 20), np.uint8), spaces.Discrete(2)
+    seen = np.random.default_rng(0).integers(0, 256, (2, 1, 6, 20, 20), np.uint8)
+    step = (*seen, np.array([1]), np.array([0.5]), np.array([False]), [{}])
+    with pytest.raises(ValueError, match="frame_stack"):
+        SequenceReplayBuffer(50, space, actions).add(*step)
+    buffer = SequenceReplayBuffer(50, space, actions, frame_stack=1)
+    buffer.add(*step)
+    assert (buffer.sample(1).next_observations.numpy() == seen[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("space", "options", "message"),
+    [
+        (spaces.Box(-1, 1, (4,)), {}, "pixels"),
+        (spaces.Box(0, 1, (3, 20, 20), np.float32), {}, "pixels"),
+        (spaces.Box(0, 255, (3, 20, 20), np.uint8), {"optimize_memory_usage": True}, "optimize_memory_usage"),
+        (spaces.Box(0, 255, (3, 20, 20), np.uint8), {"pixel_key": "camera"}, "camera"),
+        (spaces.Box(0, 255, (3, 20, 20), np.uint8), {"frame_stack": 2}, "frame_stack"),
+        (spaces.Dict({name: spaces.Box(0, 255, (3, 20, 20), np.uint8) for name in "ab"}), {}, "pixel_key"),
+    ],
+)
+def test_what_it_cannot_keep_is_refused(space, options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SequenceReplayBuffer(50, space, spaces.Discrete(2), **options)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_windows_of_a_rollout_stay_in_one_episode(discrete: bool) -> None:
+    env = environment(discrete=discrete)
+    rollout = RolloutBuffer(24, env.observation_space, env.action_space, "cpu", n_envs=2)
+    seen, begun = env.reset(), np.ones(2, bool)
+    rng = np.random.default_rng(0)
+    for _ in range(24):
+        action = rng.integers(3, size=(2, 1)) if discrete else rng.normal(0, 3, (2, 2)).astype(np.float32)
+        after, reward, done, _ = env.step(action[:, 0] if discrete else action)
+        rollout.observations[rollout.pos], rollout.actions[rollout.pos] = seen, action
+        rollout.rewards[rollout.pos], rollout.episode_starts[rollout.pos] = reward, begun
+        rollout.pos += 1
+        seen, begun = after, done
+    batch = RolloutSequences(rollout, env.action_space, None).sequences(500, 3, 0.9, rng)
+    first, last = count(batch["observation"]), count(batch["future_observation"])
+    assert (last - first == 3).all() and (first // 10 == last // 10).all()
+    assert batch["action_sequence"].shape == ((500, 3) if discrete else (500, 3, 2))
+    if not discrete:
+        assert batch["action"].abs().max() == 1, "clipped as in the environment, then scaled"
+    step = first % 10
+    assert np.allclose(batch["next", "reward"].numpy()[:, 0], step + 1 + 0.9 * (step + 2) + 0.81 * (step + 3))
