@@ -30,7 +30,7 @@ theory: $(DRAWS) ## which methods survive which noise: the grid-world study and 
 	@$(RUN) -m experiments.video_theory $(ARGS)
 
 test: $(DRAWS) ## run the tests, but for the slow ones
-	@$(RUN) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 test-slow: $(DRAWS) ## run the slow tests
 	@$(RUN) -m pytest -m slow $(ARGS)

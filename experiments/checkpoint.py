@@ -15,6 +15,9 @@ from rlrep.replay import ReplayError
 
 VERSION = 2
 
+# In a run's folder.
+CONFIG, CHECKPOINT = "config.yaml", "checkpoints/latest.pt"
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that can't be used; the message says what to do."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -35,25 +36,38 @@ EASY = {
 HARD = {"humanoid_stand", "humanoid_walk", "humanoid_run"}
 
 POSITIVE = (
-    "num_train_frames",
-    "num_seed_frames",
-    "eval_every_frames",
     "num_eval_episodes",
-    "checkpoint_every_frames",
     "action_repeat",
     "frame_stack",
     "image_size",
-    "num_envs",
-    "replay_buffer_size",
     "batch_size",
     "nstep",
     "lr",
     "feature_dim",
     "hidden_dim",
 )
+POSITIVE_ONLINE = (
+    "num_train_frames",
+    "num_seed_frames",
+    "eval_every_frames",
+    "checkpoint_every_frames",
+    "num_envs",
+    "replay_buffer_size",
+)
 
 # Options of agents and objectives whose 0 means something.
-MAY_BE_ZERO = {"num_expl_steps", "pre_activation_weight", "stddev_clip", "stddev_schedule", "denoise", "codes"}
+MAY_BE_ZERO = {
+    "num_expl_steps",
+    "pre_activation_weight",
+    "stddev_clip",
+    "stddev_schedule",
+    "policy_noise",
+    "noise_clip",
+    "cql_weight",
+    "inverse_temperature",
+    "denoise",
+    "codes",
+}
 
 # Arguments of agents and objectives that are no options.
 GIVEN_BY_US = {"encoder", "action_space", "objectives", "joint", "augment", "return"}
@@ -114,26 +128,20 @@ class WandbConfig:
 
 
 @dataclass
-class TrainConfig:
-    """Every value of a run, see conf/config.yaml for what each means; checked on construction."""
+class RunConfig:
+    """What every run that trains an agent has, from an environment or from data; checked on construction."""
 
     task: str
     seed: int
     device: str
     run_dir: str
     resume: bool
-    num_train_frames: int
-    num_seed_frames: int
-    eval_every_frames: int
     num_eval_episodes: int
-    checkpoint_every_frames: int
     action_repeat: int
     frame_stack: int
     image_size: int
     camera: Any
     rendering: str
-    num_envs: int
-    replay_buffer_size: int
     replay_storage: str
     batch_size: int
     nstep: int
@@ -150,7 +158,6 @@ class TrainConfig:
     objectives: list[str]
     objective: dict[str, Any]
     agent: dict[str, Any]
-    save_snapshot: bool
     save_video: bool
     use_tb: bool
     use_wandb: bool
@@ -160,9 +167,7 @@ class TrainConfig:
         check_task(self.task)
         for name in (*self.objectives, *self.objective):
             look_up("objective", name, OBJECTIVES)
-        for name in POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be greater than 0, got {getattr(self, name)}")
+        self.check_positive(POSITIVE)
         check_options("agent", self.agent_options, look_up("agent", self.agent["algorithm"], AGENTS))
         for name in self.objectives:
             check_options(f"objective.{name}", self.objective.get(name, {}), OBJECTIVES[name])
@@ -174,13 +179,6 @@ class TrainConfig:
             raise ConfigError(f"seed must be at least 0, got {self.seed}")
         if len(set(self.objectives)) < len(self.objectives):
             raise ConfigError(f"objectives names one twice: {', '.join(self.objectives)}")
-        before_updates = self.num_seed_frames // self.action_repeat
-        if before_updates < self.batch_size:
-            raise ConfigError(
-                f"batch_size={self.batch_size} is larger than the data at the first update, {before_updates} "
-                f"transitions (num_seed_frames={self.num_seed_frames} at action_repeat={self.action_repeat}): make "
-                f"batch_size smaller or num_seed_frames at least {self.batch_size * self.action_repeat}"
-            )
         if self.replay_storage.startswith("cuda") and not self.device.startswith("cuda"):
             raise ConfigError(f"replay_storage={self.replay_storage} needs device=cuda, this run has {self.device}")
         if not self.replay_storage.startswith("cuda"):
@@ -191,11 +189,11 @@ class TrainConfig:
         if self.path == "eager" and self.encoder.precision != "float32":
             raise ConfigError(f"path=eager is float32 throughout, not encoder.precision={self.encoder.precision}")
         check_choice("wandb.mode", self.wandb.mode, ("online", "offline"))
-        if self.num_seed_frames >= self.num_train_frames:
-            raise ConfigError(
-                f"num_seed_frames={self.num_seed_frames} leaves no update within "
-                f"num_train_frames={self.num_train_frames}: make num_train_frames larger"
-            )
+
+    def check_positive(self, names: Iterable[str]) -> None:
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be greater than 0, got {getattr(self, name)}")
 
     @property
     def agent_options(self) -> dict[str, Any]:
@@ -205,7 +203,41 @@ class TrainConfig:
     @property
     def horizon(self) -> int:
         """The longest of the objectives' horizons; 0 if none looks ahead."""
-        return max((self.objective.get(name, {}).get("horizon", 0) for name in self.objectives), default=0)
+        return longest_horizon(self.objectives, self.objective)
+
+
+@dataclass
+class TrainConfig(RunConfig):
+    """Every value of a run, see conf/config.yaml for what each means; checked on construction."""
+
+    num_train_frames: int
+    num_seed_frames: int
+    eval_every_frames: int
+    checkpoint_every_frames: int
+    num_envs: int
+    replay_buffer_size: int
+    save_snapshot: bool
+    init: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive(POSITIVE_ONLINE)
+        before_updates = self.num_seed_frames // self.action_repeat
+        if before_updates < self.batch_size:
+            raise ConfigError(
+                f"batch_size={self.batch_size} is larger than the data at the first update, {before_updates} "
+                f"transitions (num_seed_frames={self.num_seed_frames} at action_repeat={self.action_repeat}): make "
+                f"batch_size smaller or num_seed_frames at least {self.batch_size * self.action_repeat}"
+            )
+        if self.num_seed_frames >= self.num_train_frames:
+            raise ConfigError(
+                f"num_seed_frames={self.num_seed_frames} leaves no update within "
+                f"num_train_frames={self.num_train_frames}: make num_train_frames larger"
+            )
+        if self.init is not None and self.encoder.path is not None:
+            raise ConfigError(
+                f"init={self.init} brings its encoder, encoder={self.encoder.path} is another: leave one of them out"
+            )
 
     def check_episode(self, episode_steps: float) -> None:
         """Refuses windows and replays that do not fit episodes of `episode_steps` agent steps."""
@@ -254,8 +286,18 @@ def complete(composed: DictConfig) -> TrainConfig:
             config[name] = value
     if config.num_seed_frames is None:
         config.num_seed_frames = max(4000, int(config.batch_size) * int(config.action_repeat))
-    # The name says which losses the agent has, in the run's folder and in plots.
+    settle(config)
+    return typed_as(TrainConfig, config)
+
+
+def settle(config: DictConfig) -> None:
+    """This machine's values for what is auto, and a name for the agent that says which losses it has; in place.
+
+    The name is the run's in its folder and in plots.
+    """
     added = [name for name in config.objectives if name != config.agent.name]
+    if config.get("init"):
+        added.append("init")
     if config.encoder.path or config.encoder.freeze:
         added.append("frozen" if config.encoder.freeze else "pretrained")
     config.agent.name = "+".join([config.agent.name, *added])
@@ -263,7 +305,10 @@ def complete(composed: DictConfig) -> TrainConfig:
     if config.encoder.precision == "auto":
         faster = config.path != "eager" and supports_bfloat16(config.device)
         config.encoder.precision = "bfloat16" if faster else "float32"
-    return typed_as(TrainConfig, config)
+
+
+def longest_horizon(objectives: Sequence[str], options: Mapping[str, Any]) -> int:
+    return max((options.get(name, {}).get("horizon", 0) for name in objectives), default=0)
 
 
 def typed_as(schema: type[Config], config: DictConfig) -> Config:
@@ -278,7 +323,7 @@ def typed_as(schema: type[Config], config: DictConfig) -> Config:
     return built
 
 
-def check_precision(config: TrainConfig) -> None:
+def check_precision(config: RunConfig) -> None:
     """Refuses to begin a run in bfloat16 where that is no faster; one that was begun elsewhere can be gone on with."""
     if config.encoder.precision == "bfloat16" and not supports_bfloat16(config.device):
         raise ConfigError(
@@ -293,6 +338,20 @@ def explanation(error: Exception) -> str:
     first_line = str(error).partition("\n")[0]
     key = getattr(error, "full_key", None)
     return f"{key}: {first_line}" if key else first_line
+
+
+def check_same(config: Any, saved: Any, folder: object, free: Set[str]) -> None:
+    """Refuses to go on with a run of another configuration, but for what is `free`.
+
+    Raises:
+        ConfigError: with what differs.
+    """
+    different = differences(config, saved, free)
+    if different:
+        raise ConfigError(
+            f"{folder} holds a run of another configuration: {'; '.join(different)}. Resume with the run's values, "
+            f"or choose another run_dir"
+        )
 
 
 def useful_replay_size(config: TrainConfig, wanted: int) -> int:
@@ -312,8 +371,7 @@ def check_options(section: str, options: Mapping[str, Any], built: type) -> None
     Raises:
         ConfigError: naming the option, what it is and what it should be.
     """
-    hints = get_type_hints(built.__init__)  # type: ignore[misc]
-    hints = {name: hint for name, hint in hints.items() if name not in GIVEN_BY_US}
+    hints = {name: hint for name, hint in arguments_of(built).items() if name not in GIVEN_BY_US}
     for name, value in options.items():
         hint = look_up(f"option of {section}", name, hints)
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -324,6 +382,19 @@ def check_options(section: str, options: Mapping[str, Any], built: type) -> None
         least = "at least" if name in MAY_BE_ZERO else "greater than"
         if number and not (value > 0 or (value == 0 and name in MAY_BE_ZERO)):
             raise ConfigError(f"{section}.{name} must be {least} 0, got {value}")
+
+
+def arguments_of(built: type) -> dict[str, Any]:
+    """The arguments of a class and their types; where it hands others on, `**options`, those of its base too."""
+    hints: dict[str, Any] = {}
+    for each in built.__mro__:
+        if "__init__" in vars(each):
+            hints = get_type_hints(each.__init__) | hints  # type: ignore[misc]
+            hands_on = [p for p in signature(each.__init__).parameters.values() if p.kind is p.VAR_KEYWORD]  # type: ignore[misc]
+            if not hands_on:
+                return hints
+            hints.pop(hands_on[0].name, None)
+    return hints
 
 
 def check_task(name: str) -> None:

@@ -15,21 +15,23 @@ import torch
 
 from envs import OpenGLError
 from experiments import config as configuration
-from experiments.checkpoint import CheckpointError, fitting, load_checkpoint
-from experiments.config import ConfigError, TrainConfig, refusals
+from experiments.checkpoint import CHECKPOINT, CONFIG, CheckpointError, fitting, load_checkpoint
+from experiments.config import ConfigError, RunConfig, refusals
 from experiments.evaluation import Evaluation, Policy, evaluate, make_evaluation_env, write_video
 from experiments.files import write_atomically
-from experiments.trainer import CHECKPOINT, CONFIG, build_agent
+from experiments.offline_config import OfflineConfig, load
+from experiments.trainer import build_agent
 
 
-def checkpoint_policy(config: TrainConfig, checkpoint: Path, env: object) -> tuple[Policy, int]:
-    """The policy of a checkpoint, and the frame that it was saved at."""
+def checkpoint_policy(config: RunConfig, checkpoint: Path, env: object) -> tuple[Policy, str]:
+    """The policy of a checkpoint, and how far the run was when it was saved."""
     state = load_checkpoint(checkpoint, config.device)
     agent = build_agent(config, env.observation_space, env.action_space)  # type: ignore[attr-defined]
     with fitting(checkpoint):
         agent.load_state_dict(state["agent"])
     policy: Policy = lambda observation: agent.act(observation, state["step"], eval_mode=True)  # noqa: E731
-    return policy, state["step"] * config.action_repeat
+    offline = isinstance(config, OfflineConfig)
+    return policy, f"{state['step']:,} updates" if offline else f"{state['step'] * config.action_repeat:,} frames"
 
 
 def random_policy(action_dim: int, seed: int) -> Policy:
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     video = options.video or folder / "videos" / f"{stem}.mp4"
     try:
         with refusals():
-            config = configuration.load(folder / CONFIG)
+            config = load(folder / CONFIG)
             config.device = configuration.resolve_device(options.device)
             torch.manual_seed(options.seed)
             config.seed += options.seed
@@ -72,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.random:
                 policy, name = random_policy(env.action_space.shape[0], config.seed), "random"
             else:
-                policy, frame = checkpoint_policy(config, checkpoint, env)
-                name = f"{config.agent['name']} after {frame:,} frames"
+                policy, trained_for = checkpoint_policy(config, checkpoint, env)
+                name = f"{config.agent['name']} after {trained_for}"
             evaluation = evaluate(policy, env, options.episodes, film=True)
         with refusals():
             write_video(video, evaluation.film, evaluation.frames_per_second)

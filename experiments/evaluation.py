@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from envs import make_env, make_vector_env
-from experiments.config import TrainConfig
+from experiments.config import RunConfig, TrainConfig
 from experiments.files import write_atomically
 
 # Evaluation draws its episodes from another seed than training; they are the same at every evaluation of a run.
@@ -82,13 +82,13 @@ def play_side_by_side(policy: Policy, envs: Any, episodes: range) -> np.ndarray:
     return returns[episodes.start :]
 
 
-def environment_options(config: TrainConfig) -> dict[str, Any]:
+def environment_options(config: RunConfig) -> dict[str, Any]:
     """The keyword arguments that `envs` takes from a configuration."""
     names = ("image_size", "action_repeat", "frame_stack", "camera", "rendering")
     return {name: getattr(config, name) for name in names}
 
 
-def make_evaluation_env(config: TrainConfig, film: bool = False) -> Any:
+def make_evaluation_env(config: RunConfig, film: bool = False) -> Any:
     """The environment that a run is evaluated in; with `film` it can render."""
     options = environment_options(config) | ({"render_mode": "rgb_array"} if film else {})
     return make_env(config.task, seed=config.seed + EVALUATION_SEED, **options)

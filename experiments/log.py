@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments import ranks
-from experiments.config import ConfigError, TrainConfig, as_dict
+from experiments.config import ConfigError, RunConfig, as_dict
 from experiments.files import CsvLog, write_atomically
 
 SECONDS_BETWEEN_LINES = 30
@@ -132,57 +132,64 @@ class Log:
     Args:
         config: of the run.
         folder: of the run.
-        frame: where the run starts or goes on; rows of later frames are dropped from the CSV files.
-        next_eval: evaluations from this frame on are to come; rows of them are dropped.
+        count: where the run starts or goes on; later rows are dropped from the CSV files.
+        next_eval: evaluations from this count on are to come; rows of them are dropped.
+        total: where the run ends.
+        counter: what is counted, and the column that holds it.
     """
 
-    def __init__(self, config: TrainConfig, folder: Path, frame: int, next_eval: int) -> None:
+    def __init__(
+        self, config: RunConfig, folder: Path, count: int, next_eval: int, total: int, counter: str = "frame"
+    ) -> None:
+        self.counter = counter
         self.tables = {
-            "train": CsvLog(folder / "train.csv", frame),
-            "eval": CsvLog(folder / "eval.csv", min(frame, next_eval - 1)),
+            "train": CsvLog(folder / "train.csv", count, counter),
+            "eval": CsvLog(folder / "eval.csv", min(count, next_eval - 1), counter),
         }
         name = f"{config.task} {config.agent['name']} seed {config.seed}"
-        self.progress = Progress(name, config.num_train_frames, frame, "frame")
+        self.progress = Progress(name, total, count, counter)
         self.progress.show(
             {
                 f"{name} return": f"{float(table.rows[-1]['episode_return']):.1f}"
                 for name, table in self.tables.items()
-                if table.rows
+                if table.rows and "episode_return" in table.columns
             }
         )
         first = ranks.rank() == 0  # the others keep their CSV files, and are silent
-        self.wandb = start_wandb(config, folder) if config.use_wandb and first else None
+        self.wandb = start_wandb(config, folder, counter) if config.use_wandb and first else None
         self.tensorboard: Any = None
         if config.use_tb and first:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=frame + 1)
+            self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=count + 1)
 
     @property
-    def frames_per_second(self) -> float:
+    def rate(self) -> float:
+        """Counts a second."""
         return self.progress.rate
 
-    def advance(self, frame: int) -> None:
-        self.progress.advance(frame)
+    def advance(self, count: int) -> None:
+        self.progress.advance(count)
 
     def row(self, table: str, row: dict[str, Any]) -> None:
-        """Adds a row to `train` or `eval`; it holds at least `frame` and `episode_return`."""
+        """Adds a row to `train` or `eval`; it holds at least the counter, and in `eval` `episode_return`."""
         self.tables[table].append(row)
-        scalars = {f"{table}/{name}": value for name, value in row.items() if name != "frame"}
+        scalars = {f"{table}/{name}": value for name, value in row.items() if name != self.counter}
         if self.wandb is not None:
-            self.wandb.log({"frame": row["frame"], **scalars})
+            self.wandb.log({self.counter: row[self.counter], **scalars})
         if self.tensorboard is not None:
             for name, value in scalars.items():
-                self.tensorboard.add_scalar(name, value, row["frame"])
+                self.tensorboard.add_scalar(name, value, row[self.counter])
+        returned = {f"{table} return": f"{row['episode_return']:.1f}"} if "episode_return" in row else {}
         losses = {name: value for name, value in row.items() if "loss" in name}
         shown = {name.replace("loss_", "").replace("_loss", ""): f"{value:.3g}" for name, value in losses.items()}
-        self.progress.show({f"{table} return": f"{row['episode_return']:.1f}"} | shown)
+        self.progress.show(returned | shown)
 
     def video(self, path: Path) -> None:
         if self.wandb is not None:
             import wandb
 
-            self.wandb.log({"frame": self.progress.count, "video": wandb.Video(str(path), format="mp4")})
+            self.wandb.log({self.counter: self.progress.count, "video": wandb.Video(str(path), format="mp4")})
 
     def close(self) -> None:
         self.progress.close()

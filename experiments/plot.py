@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", "--", ":", "-.")
 FORMATS = (".png", ".pdf", ".svg")
+# What runs count, by the column that holds it: online and offline.
+COUNTERS = {"frame": "simulator steps", "update": "updates"}
 RESAMPLES = 10_000
 
 Array = NDArray[np.float64]
@@ -42,12 +44,17 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    """One seed's evaluations: `returns[i]` is the mean episode return after `frames[i]` simulator steps."""
+    """One seed's evaluations: `returns[i]` is the mean episode return after `frames[i]` simulator steps, or updates
+    of a run on offline data."""
 
     folder: Path
     config: DictConfig
     frames: Array
     returns: Array
+
+    @property
+    def counted(self) -> str:
+        return COUNTERS["update" if "dataset" in self.config else "frame"]
 
     def label(self, key: str) -> str:
         """The value of a dotted config key; of a mapping, its `name`. Other values carry the key along."""
@@ -113,8 +120,8 @@ def read_config(folder: Path) -> DictConfig:
 
 
 def read_returns(path: Path) -> tuple[Array, Array]:
-    """`frame` and `episode_return` of a log, by frame. Of rows with one frame the last counts: a resumed run
-    writes again what it had written between its checkpoint and its end.
+    """`frame` (`update` in a run on offline data) and `episode_return` of a log, by frame. Of rows with one frame the
+    last counts: a resumed run writes again what it had written between its checkpoint and its end.
 
     Raises:
         RunError: the file is missing, lacks a column, has no complete row, or has a value that is no number.
@@ -128,16 +135,17 @@ def read_returns(path: Path) -> tuple[Array, Array]:
     if cut_off:
         log.warning("%s: the last line of %s is cut off and left out; resume the run", folder, name)
     rows = csv.DictReader(io.StringIO(complete))
-    if missing := {"frame", "episode_return"} - set(rows.fieldnames or ()):
+    counter = "update" if "update" in (rows.fieldnames or ()) else "frame"
+    if missing := {counter, "episode_return"} - set(rows.fieldnames or ()):
         columns = " and no ".join(sorted(missing))
         raise RunError(f"{folder}: {name} has no column {columns}; let the run write it, or leave it out")
     returns: dict[float, float] = {}
     for row in rows:
-        frame, value = to_float(row["frame"]), to_float(row["episode_return"])
+        frame, value = to_float(row[counter]), to_float(row["episode_return"])
         if not (isfinite(frame) and isfinite(value)):
             raise RunError(
-                f"{folder}: line {rows.line_num} of {name} needs numbers for frame and episode_return, "
-                f"not {row['frame']!r} and {row['episode_return']!r}; mend or remove that line"
+                f"{folder}: line {rows.line_num} of {name} needs numbers for {counter} and episode_return, "
+                f"not {row[counter]!r} and {row['episode_return']!r}; mend or remove that line"
             )
         returns[frame] = value
     if not returns:
@@ -250,7 +258,10 @@ def draw_runs(
     curves = group_runs(runs, group)
     if not curves:
         raise RunError("none of these runs can be drawn")
-    save_figure(figure_of(curves, title, random_return), out)
+    counted = sorted({run.counted for run in runs})
+    if len(counted) > 1:
+        raise RunError(f"these runs count different things, {' and '.join(counted)}: draw them apart")
+    save_figure(figure_of(curves, title, random_return), out, counted[0])
     write_curves(curves, csv_out or out.with_suffix(".csv"))
     return curves
 
@@ -303,15 +314,15 @@ def draw_run(folder: Path, out: Path) -> None:
             panel.plot(frames, returns, color=colour, linewidth=width, marker=marker(frames), label=label)
     if len(problems) == 2:
         raise RunError("\n".join(problems))
-    dress(panel, run_title(folder))
-    save_figure(figure, out)
-
-
-def run_title(folder: Path) -> str:
     try:
         config = read_config(folder)
     except RunError:
-        return folder.name
+        config = OmegaConf.create()
+    dress(panel, run_title(config) if config else folder.name)
+    save_figure(figure, out, COUNTERS["update" if "dataset" in config else "frame"])
+
+
+def run_title(config: DictConfig) -> str:
     return f"{config.get('task')}, {OmegaConf.select(config, 'agent.name')}, seed {config.get('seed')}"
 
 
@@ -334,10 +345,10 @@ def dress(panel: Axes, title: str) -> None:
     panel.legend(frameon=False, fontsize=12)
 
 
-def save_figure(figure: Figure, out: Path) -> None:
+def save_figure(figure: Figure, out: Path, counted: str) -> None:
     if out.suffix not in FORMATS:
         raise ValueError(f"{out}: a picture's name must end in one of {', '.join(FORMATS)}")
-    figure.supxlabel("simulator steps", fontsize=13)
+    figure.supxlabel(counted, fontsize=13)
     figure.supylabel("episode return", fontsize=13)
     picture = io.BytesIO()
     figure.savefig(picture, format=out.suffix[1:], dpi=200)

@@ -13,7 +13,6 @@ from experiments.config import (
     WandbConfig,
     check_choice,
     check_options,
-    differences,
     resolve_device,
     typed_as,
 )
@@ -136,17 +135,3 @@ def complete(composed: DictConfig) -> PretrainConfig:
     if config.encoder.precision == "auto":
         config.encoder.precision = "bfloat16" if supports_bfloat16(config.device) else "float32"
     return typed_as(PretrainConfig, config)
-
-
-def check_same(config: PretrainConfig, saved: PretrainConfig, folder: object) -> None:
-    """Refuses to go on with a run of another configuration.
-
-    Raises:
-        ConfigError: with what differs.
-    """
-    different = differences(config, saved, FREE_ON_RESUME)
-    if different:
-        raise ConfigError(
-            f"{folder} holds a run of another configuration: {'; '.join(different)}. Resume with the run's values, "
-            f"or choose another run_dir"
-        )

@@ -20,6 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from envs import OpenGLError
 from experiments.allocator import keep_pages
 from experiments.checkpoint import (
+    CHECKPOINT,
+    CONFIG,
     CheckpointError,
     fitting,
     load_checkpoint,
@@ -27,10 +29,10 @@ from experiments.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
-from experiments.config import ConfigError, as_dict, load_as, refusals
+from experiments.config import ConfigError, as_dict, check_same, load_as, refusals
 from experiments.files import CsvLog, locked, write_atomically
 from experiments.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
-from experiments.pretrain_config import READ_ACTIONS, PretrainConfig, check_same, complete
+from experiments.pretrain_config import FREE_ON_RESUME, READ_ACTIONS, PretrainConfig, complete
 from experiments.pretrained import DESCRIPTION, WEIGHTS
 from experiments.reconstructions import draw_reconstructions, draws
 from experiments.sources import open_source
@@ -38,7 +40,7 @@ from rlrep import OBJECTIVES, Objective, PixelEncoder, RandomShift, make_objecti
 from rlrep.data import EpisodeDataset
 from rlrep.pretrain import Pretrainer
 
-CONFIG, CHECKPOINT, ENCODER, PICTURE = "config.yaml", "checkpoints/latest.pt", "encoder", "reconstructions.png"
+ENCODER, PICTURE = "encoder", "reconstructions.png"
 
 # What a person can mend; shown without a traceback.
 EXPECTED = (ConfigError, CheckpointError, NonFiniteLoss, OpenGLError)
@@ -174,7 +176,7 @@ def pretrain(composed: DictConfig) -> Path:
                 saved = load_as(PretrainConfig, folder / CONFIG)
                 if composed.encoder.precision == "auto":
                     config.encoder.precision = saved.encoder.precision
-                check_same(config, saved, folder)
+                check_same(config, saved, folder, FREE_ON_RESUME)
             run = opened.enter_context(closing(Run(config, folder)))
         if run.finished:
             print(f"nothing to do: the run has finished after {run.trainer.updates} updates; to go on, raise steps")

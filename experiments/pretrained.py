@@ -9,13 +9,13 @@ from typing import Any
 from hydra.utils import to_absolute_path
 from torch import nn
 
-from experiments.config import ConfigError, TrainConfig
+from experiments.config import ConfigError, RunConfig
 
 ARCHITECTURE = ("channels", "strides", "out_dim")
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 
 
-def settle_encoder(config: TrainConfig, saved: TrainConfig | None) -> None:
+def settle_encoder(config: RunConfig, saved: RunConfig | None) -> None:
     """Gives a run the architecture of the encoder that it starts from, or goes on with as `saved` says; in place.
 
     Raises:

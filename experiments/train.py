@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def check_choices(arguments: Sequence[str]) -> None:
-    """Refuses names of agents and presets that there are not; Hydra's own error does not suggest the nearest."""
+def check_choices(arguments: Sequence[str], conf: str = "conf") -> None:
+    """Refuses names of agents, and of the presets in `conf`, that there are not; Hydra's own error does not suggest the
+    nearest."""
     from rlrep.registry import look_up
 
     if any(argument.startswith(("--config", "-c")) for argument in arguments):
@@ -27,7 +28,8 @@ def check_choices(arguments: Sequence[str]) -> None:
     for argument in arguments:
         group, _, choices = argument.partition("=")
         if group in ("agent", "preset") and re.fullmatch(r"\w+(,\w+)*", choices):
-            known = {path.stem: path for path in (Path(__file__).parent / "conf" / group).glob("*.yaml")}
+            folder = conf if group == "preset" else "conf"
+            known = {path.stem: path for path in (Path(__file__).parent / folder / group).glob("*.yaml")}
             for choice in choices.split(","):
                 look_up(group, choice, known)
 
@@ -39,11 +41,18 @@ def name_the_path(arguments: Sequence[str]) -> list[str]:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
+    from experiments.trainer import train
+
+    tell(train, composed)
+
+
+def tell(train: Callable[[DictConfig], Path], composed: DictConfig) -> None:
+    """Runs `train` and tells how it ended; what a person can mend without a traceback."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
-    from experiments.trainer import EXPECTED, train
+    from experiments.trainer import EXPECTED
 
     try:
         folder = train(composed)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from experiments import config as configuration
 from experiments import ranks
 from experiments.allocator import keep_pages
 from experiments.checkpoint import (
+    CHECKPOINT,
+    CONFIG,
     CheckpointError,
     fitting,
     load_checkpoint,
@@ -30,14 +33,20 @@ from experiments.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
-from experiments.config import ConfigError, TrainConfig, refusals
-from experiments.evaluation import environment_options, evaluate, make_evaluation_env, make_evaluation_envs, write_video
+from experiments.config import ConfigError, RunConfig, TrainConfig, refusals
+from experiments.evaluation import (
+    Policy,
+    environment_options,
+    evaluate,
+    make_evaluation_env,
+    make_evaluation_envs,
+    write_video,
+)
 from experiments.files import locked, write_atomically
+from experiments.initial_agent import load_agent, settle_agent
 from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
 from experiments.pretrained import load_weights, settle_encoder
 from rlrep.replay import ReplayBuffer, ReplayError
-
-CONFIG, CHECKPOINT = "config.yaml", "checkpoints/latest.pt"
 
 
 class TrainingError(RuntimeError):
@@ -81,6 +90,8 @@ class Trainer:
             self.agent = build_agent(config, observation_space, action_space)
             if state is None and config.encoder.path is not None:
                 load_weights(self.agent.encoder, Path(config.encoder.path))
+            if state is None and config.init is not None:
+                load_agent(self.agent, Path(config.init))
             if self.rank:
                 torch.manual_seed(seed)
             self.envs = opened.enter_context(
@@ -114,7 +125,9 @@ class Trainer:
                 with fitting(checkpoint):
                     self.restore(state)
             self.update_agent = accelerated_update(self.agent) if config.path == "fast" else self.agent.update
-            self.log = opened.enter_context(closing(Log(config, own_folder, self.frame, self.next_eval)))
+            self.log = opened.enter_context(
+                closing(Log(config, own_folder, self.frame, self.next_eval, config.num_train_frames))
+            )
             self.close = opened.pop_all().close
 
     @property
@@ -225,27 +238,10 @@ class Trainer:
 
     def evaluate(self) -> None:
         self.metrics.check()
-        every = self.config.eval_every_frames
-        if self.rank:
-            self.next_eval = (self.frame // every + 1) * every
-            return
-        film = self.config.save_video
-        evaluation = evaluate(
-            lambda observation: self.act(observation, eval_mode=True),
-            self.eval_env,
-            self.config.num_eval_episodes,
-            film,
-            self.eval_envs,
-        )
-        self.log.row("eval", {"frame": self.frame, **evaluation.row})
-        self.next_eval = (self.frame // every + 1) * every
-        if film:
-            path = self.folder / "videos" / f"{self.frame:09d}.mp4"
-            write_video(path, evaluation.film, evaluation.frames_per_second)
-            self.log.video(path)
-        from experiments.plot import draw_run  # Matplotlib takes its time, and only the first rank draws
-
-        draw_run(self.folder, self.folder / "curve.png")
+        if not self.rank:
+            policy = partial(self.act, eval_mode=True)
+            play_evaluation(policy, self.eval_env, self.eval_envs, self.config, self.folder, self.log, self.frame)
+        self.next_eval = following(self.frame, self.config.eval_every_frames)
 
     def log_episode(self, episode_return: float, length: int, metrics: dict[str, float]) -> None:
         row = {
@@ -254,17 +250,15 @@ class Trainer:
             "episode_length": length,
             "updates": self.updates,
             "steps_per_update": self.steps_with_updates / self.updates if self.updates else 0.0,
-            "frames_per_second": self.log.frames_per_second,
+            "frames_per_second": self.log.rate,
         }
         self.log.row("train", row | metrics)
 
     def save(self, at_episode_start: np.ndarray) -> None:
         """Writes the replay's new rows, then the checkpoint that counts them."""
-        every = self.config.checkpoint_every_frames
-        self.next_checkpoint = (self.frame // every + 1) * every
+        self.next_checkpoint = following(self.frame, self.config.checkpoint_every_frames)
         self.metrics.check()  # before a checkpoint with NaNs replaces a good one
-        if not all(parameter.isfinite().all() for parameter in self.agent.parameters()):
-            raise NonFiniteLoss(f"a parameter is not finite at frame {self.frame}, though every loss was")
+        check_finite(self.agent, f"frame {self.frame}")
         self.replay.flush()
         own = {
             "replay": self.replay.state_dict(),
@@ -294,12 +288,34 @@ class Trainer:
         self.next_episode = own["next_episode"]
         self.envs.set_attr("next_episode", self.next_episode)
         self.step, self.updates, self.next_eval = state["step"], state["updates"], state["next_eval"]
-        every = self.config.checkpoint_every_frames
-        self.next_checkpoint = (self.frame // every + 1) * every
+        self.next_checkpoint = following(self.frame, self.config.checkpoint_every_frames)
+
+
+def following(count: int, every: int) -> int:
+    """The next multiple of `every` after `count`."""
+    return (count // every + 1) * every
+
+
+def check_finite(agent: Agent, when: str) -> None:
+    if not all(parameter.isfinite().all() for parameter in agent.parameters()):
+        raise NonFiniteLoss(f"a parameter is not finite at {when}, though every loss was")
+
+
+def play_evaluation(policy: Policy, env: Any, envs: Any, config: RunConfig, folder: Path, log: Log, count: int) -> None:
+    """Plays a run's evaluation episodes at `count` and keeps what they gave: a row, a film, the curve so far."""
+    evaluation = evaluate(policy, env, config.num_eval_episodes, config.save_video, envs)
+    log.row("eval", {log.counter: count, **evaluation.row})
+    if config.save_video:
+        path = folder / "videos" / f"{count:09d}.mp4"
+        write_video(path, evaluation.film, evaluation.frames_per_second)
+        log.video(path)
+    from experiments.plot import draw_run  # Matplotlib takes its time, and only the first rank draws
+
+    draw_run(folder, folder / "curve.png")
 
 
 def check_ranks(state: dict[str, Any]) -> None:
-    """Refuses a checkpoint of another number of processes: each has a replay and environments of its own."""
+    """Refuses a checkpoint of another number of processes: each has a replay or sampler of its own."""
     saved, started = len(state["ranks"]), ranks.world_size()
     if saved != started:
         raise CheckpointError(
@@ -308,7 +324,7 @@ def check_ranks(state: dict[str, Any]) -> None:
         )
 
 
-def build_agent(config: TrainConfig, observation_space: Any, action_space: Any) -> Agent:
+def build_agent(config: RunConfig, observation_space: Any, action_space: Any) -> Agent:
     return make_agent(
         config.agent["algorithm"],
         observation_space.shape,
@@ -384,6 +400,7 @@ def train(composed: DictConfig) -> Path:
             folder = Path(to_absolute_path(config.run_dir))
             saved = configuration.load(folder / CONFIG) if (folder / CONFIG).exists() else None
             settle_encoder(config, saved)
+            settle_agent(config, saved)
             if saved is None:
                 configuration.check_precision(config)
             elif composed.encoder.precision == "auto":
@@ -394,20 +411,8 @@ def train(composed: DictConfig) -> Path:
                 fit_to_folder(config, folder)
             config.replay_buffer_size = ranks.from_first(config.replay_buffer_size)
             trainer = opened.enter_context(closing(Trainer(config, folder)))
-        try:
+        with advising(folder, lambda: f"frame {trainer.frame}"):
             run(trainer)
-        except NonFiniteLoss as error:
-            raise NonFiniteLoss(
-                f"{error}. Training stopped; {kept(folder)}. Try a smaller lr, or encoder.precision=float32, "
-                f"in another run_dir"
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise TrainingError(
-                f"the disk is full, at frame {trainer.frame}: free space where {folder} is, then go on with "
-                f"resume=true; {kept(folder)}"
-            ) from error
     return folder
 
 
@@ -416,9 +421,34 @@ def run(trainer: Trainer) -> None:
         print(f"nothing to do: the run is at frame {trainer.frame} already; to go on, raise num_train_frames")
         return
     if trainer.rank == 0:
-        text = OmegaConf.to_yaml(OmegaConf.create(configuration.as_dict(trainer.config)))
-        write_atomically(trainer.folder / CONFIG, text.encode())
+        write_config(trainer.config, trainer.folder)
     trainer.run()
+
+
+@contextmanager
+def advising(folder: Path, where: Callable[[], str]) -> Iterator[None]:
+    """Tells what to do when a run diverges or fills the disk; `where` says how far it is.
+
+    Raises:
+        NonFiniteLoss, TrainingError: in their place, with the advice.
+    """
+    try:
+        yield
+    except NonFiniteLoss as error:
+        raise NonFiniteLoss(
+            f"{error}. Training stopped; {kept(folder)}. Try a smaller lr, or encoder.precision=float32, "
+            f"in another run_dir"
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrainingError(
+            f"the disk is full, at {where()}: free space where {folder} is, then go on with resume=true; {kept(folder)}"
+        ) from error
+
+
+def write_config(config: RunConfig, folder: Path) -> None:
+    write_atomically(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(configuration.as_dict(config))).encode())
 
 
 def kept(folder: Path) -> str:

@@ -1,7 +1,19 @@
-"""Offline data: videos and episode files, with or without actions."""
+"""Offline data: videos and episode files, with or without actions and rewards."""
 
+from rlrep.data.dataset import Dataset, TransitionFiles, open_dataset, write_transitions
 from rlrep.data.episodes import EpisodeDataset
 from rlrep.data.record import record
+from rlrep.data.transitions import Provenance, Transitions
 from rlrep.data.video import open_video
 
-__all__ = ["EpisodeDataset", "open_video", "record"]
+__all__ = [
+    "Dataset",
+    "EpisodeDataset",
+    "Provenance",
+    "TransitionFiles",
+    "Transitions",
+    "open_dataset",
+    "open_video",
+    "record",
+    "write_transitions",
+]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 1
+HEADER = 192
 
 
 @dataclass
@@ -46,10 +47,16 @@ class Stored:
 
 
 class GrowingArray:
-    """A `.npy` file of uint8 that rows are appended to, so that they need not fit into memory."""
+    """A `.npy` file of uint8 that rows are appended to, so that they need not fit into memory.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        leading: axes of size 1 before that of the rows.
+    """
+
+    def __init__(self, path: Path, leading: int = 0) -> None:
         self.file = path.open("wb")
+        self.leading = leading
         self.shape: tuple[int, ...] = ()
         self.rows = 0
 
@@ -57,7 +64,7 @@ class GrowingArray:
         if self.rows == 0:
             self.shape = rows.shape[1:]
             self._write_header()
-        self.file.write(rows.tobytes())
+        self.file.write(np.ascontiguousarray(rows).data)
         self.rows += len(rows)
 
     def cut(self, rows: int) -> None:
@@ -75,10 +82,12 @@ class GrowingArray:
         self.file.close()
 
     def _write_header(self) -> None:
-        # NumPy pads a header so that the first axis may grow in place.
+        shape = (*(1,) * self.leading, self.rows, *self.shape)
+        text = repr({"descr": "|u1", "fortran_order": False, "shape": shape})
         self.file.seek(0)
-        header = {"descr": "|u1", "fortran_order": False, "shape": (self.rows, *self.shape)}
-        np.lib.format.write_array_header_1_0(self.file, header)
+        # Always of one size, so that the rows may grow in place.
+        self.file.write(np.lib.format.magic(1, 0) + (HEADER - 10).to_bytes(2, "little"))
+        self.file.write(text.ljust(HEADER - 11).encode() + b"\n")
 
 
 def load(folder: Path, made_from: dict[str, Any]) -> Stored | None:
@@ -109,7 +118,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         try:
             temporary.rename(folder)
         except OSError:
-            if not (folder / "index.json").exists():  # else another process was faster with the same
+            if not folder.exists():  # else another process was faster with the same
                 raise
     except OSError as error:
         raise OSError(f"can't write {folder} ({error}): free space, or name another folder as cache=") from error

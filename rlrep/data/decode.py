@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from rlrep.data.cache import GrowingArray, Index, write_index
+from rlrep.data.clips import Clip, Unreadable
 from rlrep.data.pictures import newest_frames, resize
-from rlrep.data.readers import Clip, Unreadable
 from rlrep.data.sources import Source
 
 SAME_RATE = 0.01

@@ -7,21 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlrep.data.readers import (
-    Reader,
-    missing_extra,
-    read_hdf5,
-    read_minari,
-    read_npz,
-    read_replay,
-    read_video,
-)
+from rlrep.data.clips import Reader, missing_extra
+from rlrep.data.hdf5 import read_hdf5
+from rlrep.data.minari_files import read_minari
+from rlrep.data.npz import read_npz
+from rlrep.data.replay_files import read_replay
+from rlrep.data.video_files import read_video
 
 READERS: dict[str, Reader] = {
     **dict.fromkeys((".mp4", ".webm", ".gif", ".mkv", ".avi"), read_video),
     ".npz": read_npz,
     **dict.fromkeys((".hdf5", ".h5"), read_hdf5),
 }
+CACHE_FOLDER = ".rlrep-cache"
 ENDINGS = ", ".join(READERS)
 MINARI_ID = re.compile(r"[\w./-]+-v\d+")
 

@@ -14,11 +14,9 @@ import numpy as np
 from rlrep.data import cache as caches
 from rlrep.data.decode import Options, decode
 from rlrep.data.episodes import EpisodeDataset, check_at_least_one
-from rlrep.data.sources import find, locate
+from rlrep.data.sources import CACHE_FOLDER, find, locate
 
 __all__ = ["open_video"]
-
-CACHE_FOLDER = ".rlrep-cache"
 
 
 def open_video(

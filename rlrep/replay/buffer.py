@@ -52,6 +52,7 @@ class ReplayBuffer:
         path: folder of the files. Needed for "disk"; with the others, `flush` copies new rows there.
         reserve: rows a lane beyond `capacity` that are not sampled, so that as many can be written after a `flush`
             without touching what the flushed state holds. A run that resumes from a kill needs one checkpoint's worth.
+        read_only: leave the files in `path` as they are, whatever is done to the replay.
         device: where samples are put; the frames' device if None.
         seed: of the sampler.
 
@@ -74,6 +75,7 @@ class ReplayBuffer:
         storage: str = "memory",
         path: str | Path | None = None,
         reserve: int = 0,
+        read_only: bool = False,
         device: torch.device | str | None = None,
         seed: int = 0,
     ) -> None:
@@ -114,7 +116,7 @@ class ReplayBuffer:
             "step": ((), "int32"),  # within the episode
             "episode": ((), "int64"),  # within the lane
         }
-        self.files = None if path is None else Files(Path(path), fields, num_envs, self.length)
+        self.files = None if path is None else Files(Path(path), fields, num_envs, self.length, read_only)
         self.mapped = storage == "disk"
         if self.mapped:
             assert self.files is not None

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,13 +24,16 @@ class ReplayError(RuntimeError):
 class Files:
     """One `.npy` file a field, each (lanes, length, *shape), mapped into memory, and `replay.json` to describe them.
 
-    The whole size is reserved when the files are made, so that a disk that is too small is found out then.
+    The whole size is reserved when the files are made, so that a disk that is too small is found out then. With
+    `read_only` what is written to the arrays stays in memory.
 
     Raises:
         ReplayError: if the disk has no room, or the folder holds a replay of other sizes or a damaged one.
     """
 
-    def __init__(self, folder: Path, fields: Mapping[str, Field], lanes: int, length: int) -> None:
+    def __init__(
+        self, folder: Path, fields: Mapping[str, Field], lanes: int, length: int, read_only: bool = False
+    ) -> None:
         self.folder = folder
         spec: dict[str, Any] = {
             "version": FORMAT_VERSION,
@@ -47,7 +50,8 @@ class Files:
         for name, (shape, dtype) in fields.items():
             try:
                 np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # "r+" fills up a truncated file
-                array = np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False)
+                mode: Literal["c", "r+"] = "c" if read_only else "r+"  # torch takes no arrays that can't be written to
+                array = np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
             except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
                 raise ReplayError(
                     f"{folder / f'{name}.npy'} is missing or damaged ({error}): {self._advice}"

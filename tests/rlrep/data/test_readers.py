@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlrep.data import EpisodeDataset, open_video, readers, sources
+from rlrep.data import EpisodeDataset, hdf5, npz, open_video, replay_files, sources
+from rlrep.data.clips import Clip, Unreadable
 from rlrep.replay import ReplayBuffer
 
 SMALL: dict[str, Any] = dict(image_size=8, frame_stack=1, max_gap=2)
@@ -128,9 +129,9 @@ def write_vd4rl(path: Path, lengths: list[int], **changes: Any) -> Path:
 
 def test_vd4rl_files_fall_into_their_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = []
-    newest_frames = readers.newest_frames
-    monkeypatch.setattr(readers, "AT_ONCE", 4)
-    monkeypatch.setattr(readers, "newest_frames", lambda frames: blocks.append(len(frames)) or newest_frames(frames))
+    newest_frames = hdf5.newest_frames
+    monkeypatch.setattr(hdf5, "AT_ONCE", 4)
+    monkeypatch.setattr(hdf5, "newest_frames", lambda frames: blocks.append(len(frames)) or newest_frames(frames))
     data = open_video(write_vd4rl(tmp_path / "part.hdf5", [6, 9, 5]), actions=True, **SMALL)
     assert blocks == [7, 7, 6], "each compressed block is to be read once"
     assert data.lengths.tolist() == [6, 9, 5]
@@ -176,11 +177,11 @@ def test_a_file_that_breaks_off_in_its_second_episode_is_dropped_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaking(path: Path, actions: bool = False) -> Any:
-        for number, clip in enumerate(readers.read_npz(path, actions)):
+        for number, clip in enumerate(npz.read_npz(path, actions)):
             yield clip
             if path.name == "b.npz":
-                yield readers.Clip("second", iter([numbered(2)]))
-                raise readers.Unreadable(f"broken after {number + 2}")
+                yield Clip("second", iter([numbered(2)]))
+                raise Unreadable(f"broken after {number + 2}")
 
     monkeypatch.setitem(sources.READERS, ".npz", breaking)
     for name, start in (("a", 0), ("b", 10), ("c", 20)):
@@ -278,9 +279,9 @@ def test_a_runs_replay_is_read_in_the_order_it_was_written(
 def test_rows_that_a_resumed_run_wrote_anew_are_not_joined_to_the_old_ones() -> None:
     episode = np.array([2, 2, 2, 3, 3, 3, 1, 1, 1, 1])
     step = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 3])
-    assert readers._written(episode, step).tolist() == [6, 7, 8, 9, 0, 1, 2, 3, 4, 5]
+    assert replay_files._written(episode, step).tolist() == [6, 7, 8, 9, 0, 1, 2, 3, 4, 5]
     step[5] = 9  # what the killed run had written there
-    assert readers._written(episode, step).tolist() == [6, 7, 8, 9, 0, 1, 2, 3, 4]
+    assert replay_files._written(episode, step).tolist() == [6, 7, 8, 9, 0, 1, 2, 3, 4]
 
 
 def test_several_lanes_are_all_read(tmp_path: Path) -> None:

@@ -1,0 +1,295 @@
+"""Offline data from the checkpoints of a run: python -m experiments.collect run=RUN level=medium out=PATH
+
+The levels are V-D4RL's (arXiv 2206.04779, appendix B):
+
+- random: a policy of uniform actions;
+- medium: the first checkpoint that is half as good as the expert;
+- medium_replay: what the run had in its replay at that checkpoint, from its first episode on;
+- full_replay: what it had at its end;
+- expert: the checkpoint with the best evaluation;
+- medium_expert: half of the steps by the one, half by the other.
+
+Half as good is the return in the middle between the random policy's and the expert's: V-D4RL's half of the expert's
+where the random policy gets nothing. The data record how they were made, and the returns of the random policy and of
+the expert without noise, which put them on a scale from 0 to 100.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig, OmegaConf
+
+from envs import OpenGLError, make_env
+from experiments import config as configuration
+from experiments.checkpoint import CHECKPOINT, CONFIG, CheckpointError, load_checkpoint
+from experiments.config import ConfigError, TrainConfig, check_choice, refusals
+from experiments.evaluate import checkpoint_policy, random_policy
+from experiments.evaluation import Policy, environment_options, evaluate
+from experiments.log import Progress
+from experiments.plot import read_returns
+from rlrep.data import Provenance, Transitions, write_transitions
+
+LEVELS = ("random", "medium", "medium_replay", "full_replay", "medium_expert", "expert")
+PLAYED_BY = {"random": ["random"], "medium": ["medium"], "expert": ["expert"], "medium_expert": ["medium", "expert"]}
+
+# Collected episodes are neither those of training nor those of evaluation.
+COLLECTION_SEED = 2_000_003
+
+
+@dataclass
+class CollectConfig:
+    """What to collect, see conf/collect.yaml; checked on construction."""
+
+    run: str
+    level: str
+    out: str
+    format: str
+    steps: int
+    noise: float
+    reference_episodes: int
+    seed: int
+    device: str
+
+    def __post_init__(self) -> None:
+        check_choice("level", self.level, LEVELS)
+        for name in ("steps", "reference_episodes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("noise", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint that the run kept, and the mean return of its evaluation."""
+
+    path: Path
+    frame: int
+    episode_return: float
+
+
+def snapshots(run: Path) -> list[Snapshot]:
+    """The checkpoints that were kept and evaluated, by frame.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    evaluated = dict(zip(*(values.tolist() for values in read_returns(run / "eval.csv")), strict=True))
+    kept = sorted((run / "checkpoints").glob("[0-9]*.pt"))
+    found = [Snapshot(path, int(path.stem), evaluated[int(path.stem)]) for path in kept if int(path.stem) in evaluated]
+    if not found:
+        raise ConfigError(
+            f"{run} kept {len(kept)} checkpoints, none of a frame that it was evaluated at: train it with "
+            f"save_snapshot=true and checkpoint_every_frames the same as eval_every_frames"
+        )
+    return found
+
+
+def expert_of(found: Sequence[Snapshot]) -> Snapshot:
+    return max(found, key=lambda snapshot: snapshot.episode_return)
+
+
+def medium_of(found: Sequence[Snapshot], random_return: float) -> Snapshot:
+    """The first that is half as good as the expert.
+
+    Raises:
+        ConfigError: if that is the expert itself.
+    """
+    expert = expert_of(found)
+    half = (random_return + expert.episode_return) / 2
+    medium = next(snapshot for snapshot in found if snapshot.episode_return >= half)
+    if medium == expert:
+        raise ConfigError(
+            f"no checkpoint before the expert's, at frame {expert.frame} with return {expert.episode_return:.1f}, gets "
+            f"half of the way from the random policy's {random_return:.1f} to that: keep more of them "
+            f"(eval_every_frames, checkpoint_every_frames), or train longer"
+        )
+    return medium
+
+
+class Collector:
+    """Plays and reads what a level consists of.
+
+    Args:
+        config: of the collection.
+        run: folder of the run.
+        trained: the run's configuration, on the device to use.
+        env: its environment.
+    """
+
+    def __init__(self, config: CollectConfig, run: Path, trained: TrainConfig, env: Any) -> None:
+        self.config, self.run, self.trained, self.env = config, run, trained, env
+        self.kept = snapshots(run)
+        self.expert = expert_of(self.kept)
+        self.random_return = self.reference("random")
+        self.expert_return = self.reference("expert")
+
+    @property
+    def medium(self) -> Snapshot:
+        return medium_of(self.kept, self.random_return)
+
+    def policy(self, name: str) -> Policy:
+        if name == "random":
+            return random_policy(self.env.action_space.shape[0], self.config.seed)
+        snapshot = self.expert if name == "expert" else self.medium
+        return checkpoint_policy(self.trained, snapshot.path, self.env)[0]
+
+    def reference(self, name: str) -> float:
+        """The mean return of the random policy or the expert, in the run's evaluation episodes."""
+        return float(evaluate(self.policy(name), self.env, self.config.reference_episodes).returns.mean())
+
+    def episodes(self) -> Iterator[Transitions]:
+        """The level's episodes, one after the other."""
+        if self.config.level == "full_replay":
+            yield from replayed(self.run, self.trained, None)
+        elif self.config.level == "medium_replay":
+            yield from replayed(self.run, self.trained, self.medium.frame)
+        else:
+            yield from self.played(PLAYED_BY[self.config.level])
+
+    def played(self, names: Sequence[str]) -> Iterator[Transitions]:
+        """Whole episodes of each policy, until it has taken its share of the steps."""
+        rng = np.random.default_rng(self.config.seed)
+        total = self.config.steps
+        progress = Progress(f"collecting {self.config.level}", total, 0, "step")
+        episode = taken = 0
+        for number, name in enumerate(names, 1):
+            noise = 0.0 if name == "random" else self.config.noise
+            policy = self.policy(name)
+            while taken < total * number // len(names):
+                yield (transitions := play(policy, self.env, episode, noise, rng, f"{name} {episode}"))
+                episode, taken = episode + 1, taken + len(transitions)
+                progress.advance(min(taken, total))
+        progress.close()
+
+    def made(self) -> dict[str, Any]:
+        """How the data come about, as plain values."""
+        trained, level = self.trained, self.config.level
+        used = {"expert": self.expert} | ({"medium": self.medium} if "medium" in level else {})
+        by_policies = level in PLAYED_BY
+        return {
+            "run": str(self.run),
+            "agent": trained.agent["name"],
+            "action_repeat": trained.action_repeat,
+            "camera": trained.camera,
+            "image_size": trained.image_size,
+            "checkpoints": {
+                name: {"frame": snapshot.frame, "evaluation": snapshot.episode_return}
+                for name, snapshot in used.items()
+            },
+            "policies": PLAYED_BY.get(level, ["the run's own, as it learned"]),
+            "noise": self.config.noise if by_policies and level != "random" else None,
+            "seed": self.config.seed if by_policies else trained.seed,
+            "reference_episodes": self.config.reference_episodes,
+        }
+
+
+def play(policy: Policy, env: Any, episode: int, noise: float, rng: np.random.Generator, name: str) -> Transitions:
+    """One episode of an environment with stacked RGB frames, of which the newest are kept."""
+    observation, _ = env.reset(options={"episode": episode})
+    frames, actions, rewards = [observation[-3:]], [], []
+    terminated = truncated = False
+    while not (terminated or truncated):
+        action = policy(observation[None])[0]
+        action = np.clip(action + noise * rng.standard_normal(action.shape), -1, 1).astype(np.float32)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        frames.append(observation[-3:])
+        actions.append(action)
+        rewards.append(reward)
+    return Transitions(np.stack(frames), np.stack(actions), np.array(rewards, np.float32), bool(terminated), name)
+
+
+def replayed(run: Path, trained: TrainConfig, until_frame: int | None) -> Iterator[Transitions]:
+    """The episodes in a run's replay that had ended by a frame, or all of them.
+
+    Raises:
+        ConfigError: if the replay has lost its beginning, or lies in several parts.
+    """
+    state = load_checkpoint(run / CHECKPOINT)
+    if len(state["ranks"]) > 1:
+        raise ConfigError(
+            f"{run} was trained by several processes, each with a replay of its own: collect from another"
+        )
+    names = ("frame", "action", "reward", "terminated", "step", "episode")
+    rows = {name: np.load(run / "replay" / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+    heads, length = state["ranks"][0]["replay"]["head"], rows["step"].shape[1]
+    if max(heads) > length:
+        raise ConfigError(
+            f"{run} has overwritten the beginning of its replay: train it with a larger replay_buffer_size"
+        )
+    most = np.inf if until_frame is None else until_frame / trained.action_repeat / len(heads)
+    for lane, head in enumerate(heads):
+        taken = 0
+        number = rows["episode"][lane, :head]
+        for at in np.split(np.arange(head), np.flatnonzero(np.diff(number)) + 1):
+            taken += len(at) - 1
+            if taken > most:
+                break
+            if len(at) > 1:  # one that was begun when the run ended is a frame without a step
+                yield Transitions(
+                    frames=rows["frame"][lane, at],
+                    action=rows["action"][lane, at[:-1]],
+                    reward=rows["reward"][lane, at[:-1]],
+                    terminated=bool(rows["terminated"][lane, at[-2]]),
+                    name=f"environment {lane}, episode {number[at[0]]}",
+                )
+
+
+def collect(composed: DictConfig) -> Path:
+    """Collects what a composed configuration asks for; returns the folder of the data.
+
+    Raises:
+        ConfigError, CheckpointError, OpenGLError: for what a person can mend.
+    """
+    for name, hint in (("run", "run=FOLDER"), ("level", f"level={'|'.join(LEVELS)}"), ("out", "out=FOLDER")):
+        if OmegaConf.is_missing(composed, name):
+            raise ConfigError(f"{name} is missing: give {hint}")
+    with refusals():
+        config = configuration.typed_as(CollectConfig, composed)
+        run, out = Path(to_absolute_path(config.run)), Path(to_absolute_path(config.out))
+        trained = configuration.load(run / CONFIG)
+        trained.device = configuration.resolve_device(config.device)
+        torch.manual_seed(config.seed)
+        env = make_env(trained.task, seed=config.seed + COLLECTION_SEED, **environment_options(trained))
+        with closing(env):
+            collector = Collector(config, run, trained, env)
+            provenance = Provenance(
+                task=trained.task,
+                level=config.level,
+                made=collector.made(),
+                random_return=collector.random_return,
+                expert_return=collector.expert_return,
+            )
+            write_transitions(collector.episodes(), out, provenance, config.format)
+    print(
+        f"{trained.task} {config.level}: the random policy gets {collector.random_return:.1f}, the expert "
+        f"{collector.expert_return:.1f}; see python -m experiments.data info {out}"
+    )
+    return out
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="collect")
+def main(composed: DictConfig) -> None:
+    try:
+        folder = collect(composed)
+    except (ConfigError, CheckpointError, OpenGLError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"error: {error}")
+    print(f"collected: {folder}")
+
+
+if __name__ == "__main__":
+    main()

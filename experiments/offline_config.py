@@ -1,0 +1,128 @@
+"""The configuration of a run on offline data: read from conf/offline/, completed by the data, and checked."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.checkpoint import CONFIG
+from experiments.config import ConfigError, RunConfig, TrainConfig, explanation, load_as, settle, typed_as
+
+if TYPE_CHECKING:
+    from rlrep.data import Provenance
+
+POSITIVE_OFFLINE = ("num_updates", "log_every_updates", "eval_every_updates", "checkpoint_every_updates")
+
+# What the data say where the configuration does not.
+FROM_DATA = ("task", "image_size", "action_repeat", "camera", "run_dir")
+USUAL_ACTION_REPEAT = 2  # V-D4RL's, whose files do not tell
+
+# What may change when a run is resumed. `dataset` may: what it holds is checked instead.
+FREE_ON_RESUME = {
+    "resume",
+    "run_dir",
+    "device",
+    "dataset",
+    "cache",
+    "replay_storage",
+    "num_updates",
+    "num_eval_episodes",
+    "eval_every_updates",
+    "save_video",
+    "use_tb",
+    "use_wandb",
+    "wandb",
+}
+
+
+@dataclass
+class OfflineConfig(RunConfig):
+    """Every value of a run, see conf/offline/offline.yaml for what each means; checked on construction.
+
+    `data` is what the data set tells of itself: its level, and the returns of the random policy and of its expert.
+    """
+
+    dataset: str
+    cache: str | None
+    skip_corrupt: bool
+    num_updates: int
+    log_every_updates: int
+    eval_every_updates: int
+    checkpoint_every_updates: int
+    data: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_positive(POSITIVE_OFFLINE)
+
+
+def requested(composed: DictConfig) -> Any:
+    """What was asked for, checked for its types; what the data will tell is still missing.
+
+    Raises:
+        ConfigError: for values of other types, and if no data set is named.
+    """
+    if OmegaConf.is_missing(composed, "dataset"):
+        raise ConfigError("name the data: dataset=PATH, a file or folder of episodes, or the folder of a run")
+    plain = OmegaConf.create(OmegaConf.to_container(composed))
+    assert isinstance(plain, DictConfig)
+    settle(plain)
+    for name in FROM_DATA:
+        if plain[name] is None:
+            del plain[name]
+    plain.data = {}
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(OfflineConfig), plain)
+        OmegaConf.resolve(typed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration does not fit: {explanation(error)}") from error
+    return typed
+
+
+def completed(asked: Any, provenance: Provenance, image_size: int) -> OfflineConfig:
+    """The checked configuration, with what the data tell where nothing was asked for.
+
+    Args:
+        asked: by `requested`.
+        provenance: of the data.
+        image_size: of the data's frames, in pixels.
+
+    Raises:
+        ConfigError: for impossible values, and if neither the data nor the configuration name the task.
+        ValueError: for unknown names, with the nearest known ones.
+    """
+    told = {"task": provenance.task, "action_repeat": USUAL_ACTION_REPEAT, "camera": None}
+    told |= {name: value for name, value in provenance.made.items() if name in told}
+    run = Path(str(provenance.made.get("run")), CONFIG)
+    if provenance.task is None and run.exists():  # the replay of a run of ours
+        trained = load(run)
+        told = {name: getattr(trained, name) for name in told}
+    told["image_size"] = image_size
+    if told["task"] is None and OmegaConf.is_missing(asked, "task"):
+        raise ConfigError(f"{asked.dataset} does not say which task it is of: name it, as in task=cheetah_run")
+    config = asked.copy()
+    for name, value in told.items():
+        if OmegaConf.is_missing(config, name):
+            config[name] = value
+    if OmegaConf.is_missing(config, "run_dir"):
+        level = provenance.level or Path(config.dataset).stem
+        config.run_dir = f"runs/offline/{config.task}_{level}/{config.agent['name']}/seed_{config.seed}"
+    config.data = {name: value for name, value in asdict(provenance).items() if name not in ("task", "made")}
+    return typed_as(OfflineConfig, config)
+
+
+def load(path: Path) -> OfflineConfig | TrainConfig:
+    """The configuration that a run's folder holds, of one on offline data or of one in an environment.
+
+    Raises:
+        ConfigError: if there is none, or it is damaged.
+    """
+    try:
+        offline = "dataset" in OmegaConf.load(path)
+    except Exception:  # told by what reads it again
+        offline = False
+    return load_as(OfflineConfig, path) if offline else load_as(TrainConfig, path)

@@ -1,0 +1,260 @@
+"""A run on offline data: data, agent, the loop that joins them, and the environment that the agent is evaluated in.
+
+The folder (run_dir) holds config.yaml, train.csv, eval.csv, curve.png, videos/ and checkpoints/.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig
+
+from agents import accelerated_update
+from experiments import ranks
+from experiments.allocator import keep_pages
+from experiments.checkpoint import (
+    CHECKPOINT,
+    CONFIG,
+    CheckpointError,
+    fitting,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
+from experiments.config import ConfigError, check_precision, check_same, load_as, longest_horizon, refusals
+from experiments.evaluation import make_evaluation_env
+from experiments.files import locked
+from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
+from experiments.offline_config import FREE_ON_RESUME, OfflineConfig, completed, requested
+from experiments.pretrained import load_weights, settle_encoder
+from experiments.trainer import (
+    advising,
+    build_agent,
+    check_finite,
+    check_ranks,
+    following,
+    play_evaluation,
+    write_config,
+)
+from rlrep.data import Dataset, open_dataset
+
+
+class OfflineRun:
+    """One run: data, agent, and the loop that joins them. `close` it at the end.
+
+    Under torchrun each rank draws its share of the batch from the same data by a sampler of its own, and the ranks
+    average their gradients; the first one evaluates and writes the checkpoints.
+
+    Args:
+        config: of the run.
+        folder: of the run. Where it holds a checkpoint, the run goes on from there.
+        data: opened for the run.
+    """
+
+    def __init__(self, config: OfflineConfig, folder: Path, data: Dataset) -> None:
+        self.config, self.folder, self.data = config, folder, data
+        self.rank = ranks.rank()
+        self.batch_size = ranks.share("batch_size", config.batch_size)
+        check_extras(config.use_wandb, config.use_tb)
+        checkpoint = folder / CHECKPOINT
+        state = load_checkpoint(checkpoint, config.device) if checkpoint.exists() else None
+        torch.manual_seed(config.seed)
+        with ExitStack() as opened:
+            self.env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
+            check_fit(data, self.env, config)
+            data.sample(self.batch_size)  # says if there are too few steps, before anything starts
+            self.agent = build_agent(config, self.env.observation_space, self.env.action_space)
+            if state is None and config.encoder.path is not None:
+                load_weights(self.agent.encoder, Path(config.encoder.path))
+            if self.rank:
+                torch.manual_seed(ranks.seed(config.seed))
+            self.updates = self.next_eval = 0
+            self.metrics = UpdateMetrics("update")
+            if state is not None:
+                with fitting(checkpoint):
+                    self.restore(state)
+            self.update_agent = accelerated_update(self.agent) if config.path == "fast" else self.agent.update
+            own_folder = folder / f"rank_{self.rank}" if self.rank else folder
+            log = Log(config, own_folder, self.updates, self.next_eval, config.num_updates, "update")
+            self.log = opened.enter_context(closing(log))
+            self.close = opened.pop_all().close
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was trained to its end and evaluated there."""
+        rows = self.log.tables["eval"].rows
+        evaluated = bool(rows) and int(rows[-1]["update"]) == self.updates
+        return self.updates >= self.config.num_updates and ranks.from_first(evaluated)
+
+    def run(self) -> None:
+        """Trains until num_updates, evaluates, and leaves a checkpoint.
+
+        Raises:
+            NonFiniteLoss: if a loss is not finite; the last good checkpoint is kept.
+        """
+        config = self.config
+        while self.updates < config.num_updates:
+            if self.updates >= self.next_eval:
+                self.evaluate()
+            self.metrics.add(self.update_agent(self.data.sample(self.batch_size), self.updates), self.updates)
+            self.updates += 1
+            saving = self.updates % config.checkpoint_every_updates == 0
+            if saving or self.updates % config.log_every_updates == 0:
+                self.write_row()
+            if saving:
+                self.save()
+            self.log.advance(self.updates)
+        self.write_row()
+        self.evaluate()
+        self.save()
+
+    def write_row(self) -> None:
+        """The means of the metrics since the last row; nothing if there was no update since."""
+        means = self.metrics.mean()
+        if means:
+            self.log.row("train", {"update": self.updates, "updates_per_second": self.log.rate, **means})
+
+    def act(self, observation: np.ndarray) -> np.ndarray:
+        action = self.agent.act(observation, self.updates, eval_mode=True)
+        if not np.isfinite(action).all():
+            raise NonFiniteLoss(f"an action is not finite at update {self.updates}, though every loss was")
+        return action
+
+    def evaluate(self) -> None:
+        self.metrics.check()
+        if not self.rank:
+            play_evaluation(self.act, self.env, None, self.config, self.folder, self.log, self.updates)
+        self.next_eval = following(self.updates, self.config.eval_every_updates)
+
+    def save(self) -> None:
+        check_finite(self.agent, f"update {self.updates}")
+        sampler = self.data.state_dict()
+        own = {"sampler": sampler.pop("rng"), "random": random_state()}
+        state = {
+            "step": self.updates,
+            "updates": self.updates,
+            "next_eval": self.next_eval,
+            "agent": self.agent.state_dict(),
+            "data": sampler,
+            "ranks": ranks.to_first(own),
+        }
+        if not self.rank:
+            save_checkpoint(self.folder / CHECKPOINT, state)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        check_ranks(state)
+        held = self.data.state_dict()
+        if any(held[name] != value for name, value in state["data"].items()):
+            raise CheckpointError(
+                f"{self.config.dataset} holds other episodes than when the run was saved: bring the old data back, or "
+                f"start the run anew in another run_dir"
+            )
+        own = state["ranks"][self.rank]
+        self.agent.load_state_dict(state["agent"])
+        self.data.rng.bit_generator.state = json.loads(own["sampler"])
+        set_random_state(own["random"])
+        self.updates, self.next_eval = state["updates"], state["next_eval"]
+
+
+def check_fit(data: Dataset, env: Any, config: OfflineConfig) -> None:
+    """Refuses data of other observations or actions than those of the environment.
+
+    Raises:
+        ConfigError: with both.
+    """
+    shape = env.observation_space.shape
+    if data.observation_shape != shape:
+        raise ConfigError(
+            f"{config.dataset} holds observations of shape {data.observation_shape}, {config.task} has {shape} at "
+            f"image_size={config.image_size} frame_stack={config.frame_stack}: leave image_size out, it follows the "
+            f"data, or name another task"
+        )
+    actions = env.action_space.shape
+    if data.discrete or actions != (data.action_dim,):
+        theirs = f"{data.action_dim} choices" if data.discrete else f"{data.action_dim} numbers"
+        raise ConfigError(
+            f"an action of {config.dataset} is {theirs}, one of {config.task} is {actions[0]} numbers: the data are "
+            f"of another task, name it with task=…"
+        )
+
+
+def open_data(asked: Any) -> Dataset:
+    """The data that the configuration `asked` names, on the device of the run where they fit."""
+    opened = partial(
+        open_dataset,
+        to_absolute_path(asked.dataset),
+        frame_stack=asked.frame_stack,
+        n_step=asked.nstep,
+        discount=asked.discount,
+        horizon=longest_horizon(asked.objectives, asked.objective),
+        cache=None if asked.cache is None else to_absolute_path(asked.cache),
+        skip_corrupt=asked.skip_corrupt,
+        device=asked.device,
+        seed=ranks.seed(asked.seed),
+    )
+    if asked.replay_storage != "auto":
+        return opened(storage=asked.device if asked.replay_storage == "cuda" else asked.replay_storage)
+    data = opened(storage="disk")
+    if asked.device.startswith("cuda") and data.nbytes < torch.cuda.mem_get_info(asked.device)[0] / 2:
+        data = opened(storage=asked.device)
+    return data
+
+
+def train_offline(composed: DictConfig) -> Path:
+    """Runs what a composed configuration asks for; returns the run's folder.
+
+    Raises:
+        ConfigError, ReplayError, CheckpointError, OpenGLError: before anything starts.
+        NonFiniteLoss: if the run diverged; the last good checkpoint is kept.
+        TrainingError: if the disk is full; what was written before is whole.
+    """
+    with ExitStack() as opened:
+        with refusals():
+            asked = requested(composed)
+            if asked.path == "fast":
+                keep_pages()
+            asked.device = opened.enter_context(ranks.joined(asked.device))
+            if ranks.rank():
+                ranks.from_first(None)  # converts the data, which takes a while
+            data = open_data(asked)
+            if not ranks.rank():
+                ranks.from_first(None)
+            config = completed(asked, data.provenance, data.frame_shape[-1])
+            folder = Path(to_absolute_path(config.run_dir))
+            saved = load_as(OfflineConfig, folder / CONFIG) if (folder / CONFIG).exists() else None
+            settle_encoder(config, saved)
+            if saved is None:
+                check_precision(config)
+            elif composed.encoder.precision == "auto":
+                config.encoder.precision = saved.encoder.precision
+            if not ranks.rank():
+                opened.enter_context(locked(folder))
+                check_folder(config, saved, folder)
+            run = opened.enter_context(closing(OfflineRun(config, folder, data)))
+        if run.finished:
+            print(f"nothing to do: the run has made {run.updates} updates already; to go on, raise num_updates")
+            return folder
+        if not run.rank:
+            write_config(config, folder)
+        with advising(folder, lambda: f"update {run.updates}"):
+            run.run()
+    return folder
+
+
+def check_folder(config: OfflineConfig, saved: OfflineConfig | None, folder: Path) -> None:
+    """Refuses a folder that holds a run, but for one of the same configuration that is to be resumed."""
+    if saved is None:
+        if (folder / CHECKPOINT).exists():
+            raise ConfigError(f"{folder} holds a checkpoint but no {CONFIG}: put it back, or choose another run_dir")
+        return
+    if not config.resume:
+        raise ConfigError(f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it")
+    check_same(config, saved, folder, FREE_ON_RESUME)

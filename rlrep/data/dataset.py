@@ -1,0 +1,313 @@
+"""Finished data sets: episodes in files of any format, behind the samples of the online replay."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlrep.data import cache as caches
+from rlrep.data import hdf5, minari_files, npz, replay_files
+from rlrep.data.clips import Clip, Unreadable
+from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
+from rlrep.data.transitions import Provenance, Transitions
+from rlrep.replay import ReplayBuffer, ReplayError
+
+__all__ = ["Dataset", "TransitionFiles", "open_dataset", "write_transitions"]
+
+Writer = Callable[[Iterable[Transitions], Path, Provenance], None]
+WRITERS: dict[str, Writer] = {
+    "rlrep": replay_files.write_dataset,
+    "vd4rl_84": hdf5.write_vd4rl_84,
+    "vd4rl_64": npz.write_vd4rl_64,
+    "drqv2": npz.write_drqv2,
+    "minari": minari_files.write_minari,
+}
+
+
+class TransitionFiles:
+    """The episodes in files of any format that `open_dataset` reads; each iteration reads them anew, one at a time.
+
+    Args:
+        path: of the files, see `open_dataset`.
+        skip_corrupt: leave out files that can't be used; all are read once to find them.
+
+    Attributes:
+        provenance: how the data were made, as far as the files tell.
+        skipped: files left out, and why.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, ValueError: as `open_dataset` does.
+    """
+
+    def __init__(self, path: str | Path, skip_corrupt: bool = False) -> None:
+        self.root = locate(path)
+        self.sources = find(self.root)
+        self.skipped: dict[str, str] = {}
+        if skip_corrupt:
+            for source in self.sources:
+                try:
+                    for _ in _episodes(source):
+                        pass
+                except Unreadable as error:
+                    self.skipped[str(source.path)] = str(error)
+            if len(self.skipped) == len(self.sources):
+                name, reason = next(iter(self.skipped.items()))
+                raise ValueError(f"none of the {len(self.sources)} files can be used; the first is {name}: {reason}")
+        self.sources = [source for source in self.sources if str(source.path) not in self.skipped]
+        try:
+            self.provenance = _provenance(self.root, self.sources)
+        except Unreadable as error:
+            raise ValueError(f"{self.root} can't be used: {error}") from error
+
+    @property
+    def format(self) -> str:
+        """Which formats the files have."""
+        return ", ".join(sorted({_format(source) for source in self.sources}))
+
+    def __iter__(self) -> Iterator[Transitions]:
+        first: dict[str, tuple[Any, Path]] = {}
+        for source in self.sources:
+            try:
+                for episode in _episodes(source):
+                    kinds = {
+                        "frames (channels, height, width)": episode.frames.shape[1:],
+                        "actions": (str(episode.action.dtype), episode.action.shape[1:]),
+                    }
+                    for what, kind in kinds.items():
+                        expected, path = first.setdefault(what, (kind, source.path))
+                        if kind != expected:
+                            raise ValueError(
+                                f"episodes with different {what}: {path} has {expected}, {source.path} has {kind} "
+                                f"({episode.name}); keep the files of one task and size in a folder of their own"
+                            )
+                    yield episode
+            except Unreadable as error:
+                raise ValueError(f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out") from error
+
+
+def _episodes(source: Source) -> Iterator[Transitions]:
+    empty = True
+    for clip in source.reader(source.path, True, True):
+        empty = False
+        yield _transitions(clip)
+    if empty:
+        raise Unreadable("it holds no whole episode")
+
+
+def _transitions(clip: Clip) -> Transitions:
+    frames = np.concatenate(list(clip.chunks)) if clip.reward is not None else np.zeros(0)
+    assert clip.action is not None and clip.reward is not None
+    try:
+        return Transitions(np.ascontiguousarray(frames), clip.action[:-1], clip.reward, clip.terminated, clip.name)
+    except Unreadable:
+        raise
+    except ValueError as error:
+        raise Unreadable(f"{clip.name}: {error}") from error
+
+
+def _format(source: Source) -> str:
+    if source.reader is replay_files.read_replay:
+        return "rlrep data set" if replay_files.is_dataset(source.path) else "replay of a run"
+    if source.reader is npz.read_npz:
+        return npz.layout(source.path)
+    names: dict[Any, str] = {hdf5.read_hdf5: "V-D4RL HDF5", minari_files.read_minari: "Minari"}
+    return names.get(source.reader, "video")
+
+
+def _provenance(root: Path, sources: list[Source]) -> Provenance:
+    """What the files tell; nothing where they tell different things."""
+    told = []
+    for source in sources:
+        if source.reader is replay_files.read_replay:
+            told.append(replay_files.read_provenance(source.path))
+        elif source.reader is minari_files.read_minari:
+            told.append(minari_files.read_provenance(source.path))
+        elif source.reader is hdf5.read_hdf5:
+            told.append(hdf5.read_provenance(source.path))
+    if (root / npz.PROVENANCE).is_file():
+        told.append(npz.read_provenance(root))
+    return told[0] if told and all(each == told[0] for each in told) else Provenance()
+
+
+def write_transitions(
+    episodes: Iterable[Transitions], folder: str | Path, provenance: Provenance | None = None, format: str = "rlrep"
+) -> None:
+    """Writes a data set, whole or not at all; episodes are taken one at a time.
+
+    Args:
+        episodes: at least one, of one task.
+        folder: a new or empty one.
+        provenance: how they were made, recorded with them.
+        format: "rlrep" (opened without a conversion), "vd4rl_84", "vd4rl_64", "drqv2" or "minari".
+
+    Raises:
+        ValueError: for an unknown format, a folder that is not empty, no episodes, or ones that the format can't hold.
+        OSError: if it can't be written.
+    """
+    folder = Path(folder).expanduser()
+    if format not in WRITERS:
+        raise ValueError(f"format must be one of {', '.join(WRITERS)}, got {format!r}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already: name a new folder, or delete it")
+    with caches.replacing(folder) as temporary:
+        WRITERS[format](_at_least_one(episodes), temporary, provenance or Provenance())
+
+
+def _at_least_one(episodes: Iterable[Transitions]) -> Iterator[Transitions]:
+    empty = True
+    for episode in episodes:
+        empty = False
+        yield episode
+    if empty:
+        raise ValueError("there are no episodes to write")
+
+
+class Dataset(ReplayBuffer):
+    """A finished data set; `sample` is that of the online replay.
+
+    Attributes:
+        provenance: how it was made, as far as is known.
+        skipped: files left out, and why.
+    """
+
+    def __init__(
+        self, folder: Path, provenance: Provenance, skipped: dict[str, str], *, frame_stack: int, **options: Any
+    ) -> None:
+        rows = replay_files.load_rows(folder)
+        channels, height, width = rows["frame"].shape[2:]
+        length = rows["step"].shape[1]
+        action = rows["action"]
+        space: Any = SimpleNamespace(shape=action.shape[2:])
+        if action.dtype == np.int64:
+            space = SimpleNamespace(n=max(provenance.num_actions or 0, int(action.max()) + 1))
+        self.provenance, self.skipped = provenance, skipped
+        shape = (frame_stack * channels, height, width)
+        super().__init__(shape, space, length, frame_stack=frame_stack, path=folder, read_only=True, **options)
+        episodes = int(rows["episode"][0, -1]) + 1
+        own = self.state_dict()
+        try:
+            self.load_state_dict(own | {"head": [length], "episodes": [episodes]})
+        except ReplayError as error:
+            raise Unreadable(f"it is corrupt: {error}") from error
+
+    @property
+    def episode_lengths(self) -> np.ndarray:
+        """(E,) steps of each episode."""
+        return np.bincount(self.rows["episode"][0]) - 1
+
+    def add(self, **transition: Any) -> None:
+        """A finished data set takes no more."""
+        raise ReplayError("a data set is read only: collect new transitions into a ReplayBuffer of their own")
+
+    def check_lengths(self, name: str | Path) -> None:
+        """Refuses a data set that can't be sampled, and warns of the episodes that never are."""
+        window, lengths = max(self.n_step, self.horizon), self.episode_lengths
+        ended = np.zeros(len(lengths), bool)
+        ended[self.rows["episode"][0][self.rows["terminated"][0]]] = True
+        short = (lengths < window) & ~ended
+        needs = f"max(n_step={self.n_step}, horizon={self.horizon}) = {window} steps"
+        if short.all():
+            raise ValueError(
+                f"no episode in {name} is as long as a sample, {needs} (the longest has {lengths.max()}): "
+                f"make n_step and horizon smaller"
+            )
+        if short.any():
+            listed = ", ".join(map(str, np.flatnonzero(short)[:10])) + (", …" if short.sum() > 10 else "")
+            warnings.warn(
+                f"{short.sum()} of the {len(lengths)} episodes in {name} are shorter than a sample, {needs}, and are "
+                f"never sampled: {listed}",
+                stacklevel=3,
+            )
+
+
+def open_dataset(
+    path: str | Path,
+    *,
+    frame_stack: int = 3,
+    n_step: int = 3,
+    discount: float = 0.99,
+    horizon: int = 0,
+    cache: str | Path | None = None,
+    skip_corrupt: bool = False,
+    storage: str = "disk",
+    device: torch.device | str | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Opens recorded episodes as a replay that is only read.
+
+    The first call converts the files, each frame stored once; later ones map what was converted into memory. Data sets
+    of our own format are not converted.
+
+    Args:
+        path: one of these:
+
+            - a folder that `write_transitions` or `experiments.collect` wrote;
+            - the folder of a run of `experiments.train`, or its `replay` folder. Let the run end first. An episode
+              whose beginning was written over is left out;
+            - V-D4RL's 84-pixel HDF5 files, one or a folder of them;
+            - a folder of V-D4RL's 64-pixel `.npz` files, or of DrQ-v2's replay;
+            - a Minari data set of pixels, by its folder or the id it has on this machine.
+        frame_stack, n_step, discount, horizon, storage, device, seed: of `ReplayBuffer`. Opened with "disk" the frames
+            stay in their files; "memory" and a device copy them.
+        cache: folder of the converted files; None makes `.rlrep-cache` in `path` (beside a file).
+        skip_corrupt: leave out files that can't be used, with a warning that lists them; `skipped` has the reasons.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ModuleNotFoundError: if the package that reads it is not installed.
+        OSError: if the cache can't be written.
+        ReplayError: if the frames do not fit where `storage` wants them.
+        ValueError: for files that can't be used or do not fit together, and episodes that are all shorter than a
+            sample. The message names the file.
+    """
+    root = locate(path)
+    options: dict[str, Any] = dict(n_step=n_step, discount=discount, horizon=horizon)
+    options |= dict(storage=storage, device=device, seed=seed)
+    if replay_files.is_dataset(root):
+        try:
+            provenance = replay_files.read_provenance(root)
+            dataset = Dataset(root, provenance, {}, frame_stack=frame_stack, **options)
+        except Unreadable as error:
+            raise ValueError(f"{root} can't be used: {error}: restore it from a copy") from error
+    else:
+        folder, provenance, skipped = _converted(root, cache, skip_corrupt)
+        dataset = Dataset(folder, provenance, skipped, frame_stack=frame_stack, **options)
+    dataset.check_lengths(root)
+    return dataset
+
+
+def _converted(root: Path, cache: str | Path | None, skip_corrupt: bool) -> tuple[Path, Provenance, dict[str, str]]:
+    """The folder of the converted files, their provenance, and what was left out; converts where it must."""
+    sources = find(root)
+    parent = (root if root.is_dir() else root.parent) / CACHE_FOLDER if cache is None else Path(cache).expanduser()
+    folder = parent / f"transitions-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
+    made_from = json.loads(json.dumps([entry for source in sources for entry in source.fingerprint()]))
+    found = _cached(folder, made_from)
+    if found is None or (found["skipped"] and not skip_corrupt):
+        files = TransitionFiles(root, skip_corrupt)
+        about = dict(made_from=made_from, skipped=files.skipped)
+        with caches.replacing(folder) as temporary:
+            replay_files.write_dataset(files, temporary, files.provenance, **about)
+        found = replay_files.description(folder)
+    if found["skipped"]:
+        listed = "".join(f"\n  {file}: {reason}" for file, reason in found["skipped"].items())
+        warnings.warn(f"skipped {len(found['skipped'])} of {len(sources)} files:{listed}", stacklevel=3)
+    return folder, Provenance(**found["provenance"]), found["skipped"]
+
+
+def _cached(folder: Path, made_from: list[Any]) -> dict[str, Any] | None:
+    """What is recorded of the converted files in `folder`; None if they are missing, damaged, or of other files."""
+    try:
+        found = replay_files.description(folder)
+        replay_files.load_rows(folder)
+    except Unreadable:
+        return None
+    return found if found.get("made_from") == made_from else None

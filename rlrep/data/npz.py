@@ -1,0 +1,187 @@
+"""Episodes as `.npz` files, one each: V-D4RL's 64-pixel layout and DrQ-v2's replay, to read and to write."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from rlrep.data.clips import (
+    ACTION_KEYS,
+    PICTURE_KEYS,
+    Clip,
+    Unreadable,
+    aligned,
+    check_marks,
+    has_ended,
+    in_chunks,
+    pick,
+    reported_as_unreadable,
+    rewards_of,
+)
+from rlrep.data.pictures import newest_frames
+from rlrep.data.transitions import Provenance, Transitions
+
+PROVENANCE = "provenance.json"
+STACK = 3
+# Deflate makes nothing smaller than by this; a header that states more lies.
+MOST_DEFLATED = 1100
+
+
+def read_npz(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
+    """One episode: pictures as `observation`, `image`, `frames` or `obs`, perhaps `action`, `reward` and what tells
+    whether it ended. Also V-D4RL's 64-pixel files and the episodes of DrQ-v2's replay.
+    """
+    arrays = load_arrays(path)
+    with reported_as_unreadable():
+        pictures = pick(arrays, *PICTURE_KEYS)
+        frames = newest_frames(pictures)
+        clip = Clip(path.name, in_chunks(frames))
+        if actions or rewards:
+            led_here = "discount" in arrays or "is_first" in arrays
+            clip.action = aligned(pick(arrays, *ACTION_KEYS), len(frames), led_here)
+        if rewards:
+            _check_stacks(pictures, frames)
+            place = np.arange(len(frames))
+            if "is_first" in arrays:
+                check_marks("is_first", arrays["is_first"], place == 0)
+            if "is_last" in arrays:
+                check_marks("is_last", arrays["is_last"], place == len(frames) - 1)
+            clip.reward = rewards_of(arrays, len(frames))
+            clip.terminated = has_ended(arrays, len(frames))
+    yield clip
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an `.npz` file, each read to its end, where its checksum is compared.
+
+    Raises:
+        Unreadable: if it is damaged, or holds pickled objects.
+    """
+    arrays = {}
+    with reported_as_unreadable(), zipfile.ZipFile(path) as file:
+        size = path.stat().st_size
+        for entry in file.infolist():
+            name = entry.filename.removesuffix(".npy")
+            if entry.file_size > MOST_DEFLATED * size or name in arrays:
+                raise Unreadable(f"it is corrupt: its table of contents can't be right on {name}")
+            with file.open(entry) as member:
+                arrays[name] = _load_array(member, name)
+    return arrays
+
+
+def _load_array(member: IO[bytes], name: str) -> np.ndarray:
+    version = np.lib.format.read_magic(member)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise Unreadable(f"its {name} is in version {version} of NumPy's format, which plain arrays do not need")
+    shape, fortran_order, dtype = read_header[version](member)
+    if dtype.hasobject:
+        raise Unreadable("it holds pickled objects, which can run any code: save plain arrays instead")
+    content = member.read()  # to the end: only there is the checksum compared
+    if len(content) != dtype.itemsize * int(np.prod(shape, dtype=object)):
+        raise Unreadable(f"it is corrupt: its {name} is not as long as its header says")
+    array = np.frombuffer(bytearray(content), dtype)  # torch warns of arrays that can't be written to
+    return array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)
+
+
+def _check_stacks(pictures: np.ndarray, frames: np.ndarray) -> None:
+    """Refuses stacked frames of which not all are those of the rows before: only the newest ones are kept."""
+    if pictures.shape[1:] in (frames.shape[1:], (*frames.shape[2:], frames.shape[1])):
+        return
+    channels_first = pictures if pictures.shape[2:] == frames.shape[2:] else np.moveaxis(pictures, 3, 1)
+    older = np.split(channels_first, channels_first.shape[1] // 3, axis=1)[-2::-1]
+    for back, stacked in enumerate(older, 1):
+        row = np.maximum(np.arange(len(frames)) - back, 0)
+        if not np.array_equal(stacked, frames[row]):
+            raise Unreadable(
+                "its stacked frames are not those of the steps before, the first one repeated before an episode's "
+                "begin: only such stacks can be formed anew"
+            )
+
+
+def write_vd4rl_64(episodes: Iterable[Transitions], folder: Path, provenance: Provenance) -> None:
+    """V-D4RL's 64-pixel layout: `image` (T + 1, H, W, C), and row i of the rest is what led to image i."""
+
+    def arrays(episode: Transitions) -> dict[str, np.ndarray]:
+        place = np.arange(len(episode.frames))
+        first, last = place == 0, place == len(episode)
+        return {
+            "image": np.moveaxis(episode.frames, 1, 3),
+            "action": led_here(episode.action),
+            "reward": led_here(episode.reward),
+            "discount": discounts(episode),
+            "is_first": first,
+            "is_last": last,
+            "is_terminal": last & episode.terminated,
+        }
+
+    _write(episodes, folder, provenance, "{stamp}-{number:06d}-{entries}", arrays)
+
+
+def write_drqv2(episodes: Iterable[Transitions], folder: Path, provenance: Provenance) -> None:
+    """DrQ-v2's replay: `observation` (T + 1, 9, H, W), three stacked RGB frames, and row i of the rest is what led to
+    observation i.
+
+    Raises:
+        ValueError: for frames that are not RGB.
+    """
+
+    def arrays(episode: Transitions) -> dict[str, np.ndarray]:
+        frames = episode.frames
+        if frames.shape[1] != 3:
+            raise ValueError(f"DrQ-v2's replay holds RGB frames, and {episode.name} has {frames.shape[1]} channels")
+        rows = np.maximum(np.arange(len(frames))[:, None] - np.arange(STACK)[::-1], 0)
+        return {
+            "observation": frames[rows].reshape(len(frames), -1, *frames.shape[2:]),
+            "action": led_here(episode.action),
+            "reward": led_here(episode.reward)[:, None],
+            "discount": discounts(episode)[:, None],
+        }
+
+    _write(episodes, folder, provenance, "{stamp}_{number:06d}_{steps}", arrays)
+
+
+def led_here(rows: np.ndarray) -> np.ndarray:
+    """With a first row of zeros: nothing led to an episode's first frame."""
+    return np.concatenate([np.zeros_like(rows[:1]), rows])
+
+
+def discounts(episode: Transitions) -> np.ndarray:
+    """(T + 1,) float32, 0 at a real end."""
+    values = np.ones(len(episode.frames), np.float32)
+    values[-1] = not episode.terminated
+    return values
+
+
+def _write(
+    episodes: Iterable[Transitions],
+    folder: Path,
+    provenance: Provenance,
+    name: str,
+    arrays: Callable[[Transitions], dict[str, np.ndarray]],
+) -> None:
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+    for number, episode in enumerate(episodes):
+        stem = name.format(stamp=stamp, number=number, steps=len(episode), entries=len(episode) + 1)
+        np.savez_compressed(folder / f"{stem}.npz", **arrays(episode))  # type: ignore[arg-type]
+    (folder / PROVENANCE).write_text(provenance.to_json())
+
+
+def read_provenance(folder: Path) -> Provenance:
+    """What `write_vd4rl_64` or `write_drqv2` recorded."""
+    with reported_as_unreadable():
+        return Provenance.from_json((folder / PROVENANCE).read_text())
+
+
+def layout(path: Path) -> str:
+    """Which of the layouts a file has."""
+    with reported_as_unreadable(), zipfile.ZipFile(path) as file:
+        names = {name.removesuffix(".npy") for name in file.namelist()}
+    if "is_first" in names:
+        return "V-D4RL npz"
+    return "DrQ-v2 replay" if "discount" in names else "npz episodes"

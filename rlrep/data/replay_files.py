@@ -1,0 +1,181 @@
+"""A replay's files: those of a run, and those of a data set in our own format, which are checksummed."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlrep.data.cache import GrowingArray
+from rlrep.data.clips import AT_ONCE, Clip, Unreadable, reported_as_unreadable
+from rlrep.data.transitions import Provenance, Transitions, sealed, unsealed
+from rlrep.replay.storage import FORMAT_VERSION
+
+KINDS = {"frame": "uint8", "reward": "float32", "terminated": "bool", "step": "int32", "episode": "int64"}
+ACTION_KINDS = ("float32", "int64")
+DESCRIPTION = "dataset.json"
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether `write_dataset` made the folder."""
+    return (folder / DESCRIPTION).is_file()
+
+
+def read_replay(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
+    """The rows of a `ReplayBuffer`'s files, in the order they were written; a running episode too, and where no rewards
+    are wanted a half overwritten one.
+    """
+    with reported_as_unreadable():
+        rows = load_rows(path)
+        checksums = description(path)["frames"] if is_dataset(path) else []
+    for lane in range(len(rows["step"])):
+        for at in episodes_of(rows, lane):
+            number = int(rows["episode"][lane, at[0]])
+            clip = Clip(f"environment {lane}, episode {number}", _rows(rows["frame"][lane], at))
+            if checksums:
+                clip.chunks = _verified(clip.chunks, checksums[number], number)
+            clip.action = np.array(rows["action"][lane, at])
+            if rewards:
+                if rows["step"][lane, at[0]]:
+                    continue  # its beginning was written over
+                clip.reward = np.array(rows["reward"][lane, at[:-1]])
+                terminated = rows["terminated"][lane, at]
+                clip.terminated = bool(terminated[-2])
+                if terminated.sum() != clip.terminated:
+                    raise Unreadable(f"{clip.name} goes on after its end")
+            yield clip
+
+
+def load_rows(folder: Path) -> dict[str, np.ndarray]:
+    """A replay's files by their fields, (lanes, length, ...) each and mapped into memory.
+
+    Raises:
+        Unreadable: if they are missing, damaged, or not what a replay holds.
+    """
+    with reported_as_unreadable():
+        found = json.loads((folder / "replay.json").read_text())
+        size = (found["lanes"], found["length"])
+        names = (*KINDS, "action")
+        rows = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+        for name, array in rows.items():
+            kinds = (KINDS[name],) if name in KINDS else ACTION_KINDS
+            axes = {"frame": 5, "action": 3 if array.dtype == np.float32 else 2}.get(name, 2)
+            stated = [list(array.shape[2:]), str(array.dtype)]
+            right = stated == found["fields"][name] and str(array.dtype) in kinds and array.ndim == axes
+            if found["version"] != FORMAT_VERSION or not right or array.shape[:2] != size or array.size == 0:
+                raise Unreadable(f"its {name}.npy is not what replay.json describes, or not of a replay")
+        if (rows["terminated"].view(np.uint8) > 1).any():
+            raise Unreadable("its terminated.npy is corrupt")
+        if is_dataset(folder):
+            stated = description(folder)["rows"]
+            for name, array in rows.items():
+                if name != "frame" and _crc32(array) != stated[name]:
+                    raise Unreadable(f"its {name}.npy is corrupt: its checksum is another")
+        return rows
+
+
+def description(folder: Path) -> dict[str, Any]:
+    """What `write_dataset` recorded: provenance, checksums, and what a cache was made from.
+
+    Raises:
+        Unreadable: if it is damaged.
+    """
+    with reported_as_unreadable():
+        return unsealed((folder / DESCRIPTION).read_text())
+
+
+def read_provenance(folder: Path) -> Provenance:
+    """Of a data set what was recorded, of a run its folder."""
+    if is_dataset(folder):
+        return Provenance(**description(folder)["provenance"])
+    return Provenance(made={"run": str(folder.parent)})
+
+
+def episodes_of(rows: dict[str, np.ndarray], lane: int) -> Iterator[np.ndarray]:
+    """The rows of each episode of at least one step, oldest first."""
+    order = _written(rows["episode"][lane], rows["step"][lane])
+    numbers = rows["episode"][lane][order]
+    for at in np.split(order, np.flatnonzero(np.diff(numbers)) + 1):
+        if len(at) > 1:
+            yield at
+
+
+def write_dataset(
+    episodes: Iterable[Transitions],
+    folder: Path,
+    provenance: Provenance,
+    **about: Any,
+) -> None:
+    """Our own format: the files of a replay that is full and read as it is, and `dataset.json` with the provenance,
+    checksums, and whatever else is known `about` it. All frames need not fit into memory.
+    """
+    frames = GrowingArray(folder / "frame.npy", leading=1)
+    checksums: list[int] = []
+    columns: dict[str, list[np.ndarray]] = {}
+    for number, episode in enumerate(episodes):
+        frames.append(episode.frames)
+        checksums.append(_crc32(episode.frames))
+        count = len(episode.frames)
+        terminated = np.zeros(count, bool)
+        terminated[-2] = episode.terminated
+        new = {
+            "action": np.concatenate([episode.action, np.zeros_like(episode.action[:1])]),
+            "reward": np.append(episode.reward, np.float32(0)),
+            "terminated": terminated,
+            "step": np.arange(count, dtype=np.int32),
+            "episode": np.full(count, number, np.int64),
+        }
+        for name, array in new.items():
+            columns.setdefault(name, []).append(array)
+    frames.finish()
+    rows = {name: np.concatenate(arrays)[None] for name, arrays in columns.items()}
+    for name, array in rows.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    kinds = {"frame": [list(frames.shape), "uint8"]}
+    kinds |= {name: [list(array.shape[2:]), str(array.dtype)] for name, array in rows.items()}
+    spec = {"version": FORMAT_VERSION, "lanes": 1, "length": frames.rows, "fields": kinds}
+    (folder / "replay.json").write_text(json.dumps(spec))
+    recorded = {
+        "provenance": vars(provenance),
+        "rows": {name: _crc32(array) for name, array in rows.items()},
+        "frames": checksums,
+    }
+    (folder / DESCRIPTION).write_text(sealed(recorded | about))
+
+
+def _crc32(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).data)
+
+
+def _verified(chunks: Iterator[np.ndarray], checksum: int, number: int) -> Iterator[np.ndarray]:
+    found = 0
+    for chunk in chunks:
+        found = zlib.crc32(np.ascontiguousarray(chunk).data, found)
+        yield chunk
+    if found != checksum:
+        raise Unreadable(f"the frames of episode {number} are corrupt: their checksum is another")
+
+
+def _rows(frames: np.ndarray, at: np.ndarray) -> Iterator[np.ndarray]:
+    for part in np.array_split(at, -(-len(at) // AT_ONCE)):
+        yield np.asarray(frames[part])
+
+
+def _written(episode: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Rows of a ring, oldest first: the longest stretch in which each row follows on the one before it. What a run
+    wrote after its last checkpoint and then wrote anew lies outside it, and so do rows never written to.
+    """
+    length = len(episode)
+    following = np.arange(1, length + 1) % length
+    same = (episode[following] == episode) & (step[following] == step + 1)
+    follows = same | ((episode[following] == episode + 1) & (step[following] == 0))
+    breaks = np.flatnonzero(~follows)
+    if not len(breaks):
+        return np.arange(length)
+    sizes = np.diff(breaks, prepend=breaks[-1] - length)
+    longest = int(np.argmax(sizes))
+    return np.arange(breaks[longest] - sizes[longest] + 1, breaks[longest] + 1) % length

@@ -1,0 +1,152 @@
+"""One episode of a data set, and what is known about how the data set was made."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Provenance", "Transitions"]
+
+# Float32 rounds: an action of 1 may come back as 1.0000001.
+ACTION_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """One episode of T ≥ 1 steps.
+
+    Attributes:
+        frames: (T + 1, C, H, W) uint8, single frames, the last one what the last action led to.
+        action: (T, A) float32 in [-1, 1], or (T,) int64 from 0 on; row t was taken at frame t.
+        reward: (T,) float32, what row t of `action` brought.
+        terminated: whether the episode really ended, so that no value follows; False at a time limit.
+        name: says which one it is, in messages.
+
+    Raises:
+        ValueError: for other shapes or types, actions out of range, and values that are not finite.
+    """
+
+    frames: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    terminated: bool
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        frames, action, reward = self.frames, self.action, self.reward
+        if frames.dtype != np.uint8 or frames.ndim != 4:
+            raise ValueError(f"frames must be (T + 1, C, H, W) uint8, got {_kind(frames)}")
+        if len(frames) < 2:
+            raise ValueError(f"an episode must hold at least one step, two frames; got {len(frames)} of them")
+        steps = len(frames) - 1
+        if reward.dtype != np.float32 or reward.shape != (steps,):
+            raise ValueError(f"rewards must be ({steps},) float32, one a step, got {_kind(reward)}")
+        wrong = np.flatnonzero(~np.isfinite(reward))
+        if len(wrong):
+            raise ValueError(f"rewards must be finite, and that of step {wrong[0]} is {reward[wrong[0]]}")
+        if self.discrete:
+            expected, low, high, bounds = action.shape == (steps,), 0.0, np.inf, "be at least 0"
+        else:
+            expected = action.dtype == np.float32 and action.ndim == 2 and len(action) == steps and action.shape[1] > 0
+            low, high, bounds = -1 - ACTION_TOLERANCE, 1 + ACTION_TOLERANCE, "be finite and lie in [-1, 1]"
+        if not expected:
+            raise ValueError(f"actions must be ({steps}, A) float32 or ({steps},) int64, got {_kind(action)}")
+        outside = np.argwhere(~((action >= low) & (action <= high)))
+        if len(outside):
+            raise ValueError(
+                f"actions must {bounds}, and one of step {outside[0][0]} is {action[tuple(outside[0])]}: rescale them "
+                f"to the action space"
+            )
+
+    def __len__(self) -> int:
+        """T, the steps."""
+        return len(self.reward)
+
+    @property
+    def discrete(self) -> bool:
+        return self.action.dtype == np.int64
+
+    @property
+    def episode_return(self) -> float:
+        """The sum of the rewards."""
+        return float(self.reward.sum(dtype=np.float64))
+
+
+def _kind(array: np.ndarray) -> str:
+    return f"{array.shape} {array.dtype}"
+
+
+@dataclass
+class Provenance:
+    """How a data set was made, as far as is known.
+
+    Attributes:
+        task: name of the environment.
+        level: which policies acted, such as "medium" or "expert".
+        made: how, as plain values that JSON can hold: the run, its checkpoints, the command, …
+        random_return, expert_return: mean returns of the random policy and of the expert, for scores.
+        num_actions: choices of a discrete action space.
+
+    Raises:
+        ValueError: for values of other types.
+    """
+
+    task: str | None = None
+    level: str | None = None
+    made: dict[str, Any] = field(default_factory=dict)
+    random_return: float | None = None
+    expert_return: float | None = None
+    num_actions: int | None = None
+
+    def __post_init__(self) -> None:
+        kinds: dict[str, Any] = dict(task=str, level=str, made=dict, num_actions=int)
+        kinds |= dict(random_return=(int, float), expert_return=(int, float))
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (value is not None or name == "made"):
+                raise ValueError(f"{name} of a data set's provenance can't be {value!r}")
+
+    def to_json(self) -> str:
+        return sealed(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Provenance:
+        """What `to_json` wrote.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        values = unsealed(text)
+        unknown = values.keys() - {each.name for each in fields(cls)}
+        if unknown:
+            raise ValueError(f"its provenance has unknown entries {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+
+def sealed(values: dict[str, Any]) -> str:
+    """JSON with a checksum, so that damage does not go unseen."""
+    return json.dumps({"crc32": _checksum(values), "content": values})
+
+
+def unsealed(text: str | bytes) -> dict[str, Any]:
+    """What `sealed` was given.
+
+    Raises:
+        ValueError: if the text is something else, or damaged.
+    """
+    try:
+        found = json.loads(text)
+        if found["crc32"] == _checksum(found["content"]):
+            return dict(found["content"])
+        reason = "its checksum is another"
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise ValueError(f"the description of the data is damaged ({reason})")
+
+
+def _checksum(values: Any) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())

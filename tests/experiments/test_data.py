@@ -1,0 +1,67 @@
+"""The command that tells what data hold and converts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import data
+from rlrep.data import Provenance, TransitionFiles, Transitions, write_transitions
+
+PROVENANCE = Provenance(task="cartpole_swingup", level="medium", made={"run": "runs/1"}, random_return=1.0)
+
+
+def episode(steps: int, reward: float, terminated: bool = False) -> Transitions:
+    rng = np.random.default_rng(steps)
+    frames = rng.integers(0, 256, (steps + 1, 3, 8, 8), np.uint8)
+    action = np.linspace(-0.5, 0.75, 2 * steps, dtype=np.float32).reshape(steps, 2)
+    return Transitions(frames, action, np.full(steps, reward, np.float32), terminated)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    episodes = [episode(4, 1.0), episode(6, 2.0, terminated=True), episode(5, 0.0)]
+    write_transitions(episodes, tmp_path / "data", PROVENANCE, "drqv2")
+    return tmp_path / "data"
+
+
+def test_info_says_what_the_data_hold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert data.main(["info", str(folder)]) == 0
+    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line[:1].strip())
+    assert said["format"] == "DrQ-v2 replay"
+    assert said["episodes"] == "3, 1 of which really ended"
+    assert said["steps"] == "15"
+    assert said["return"] == "mean 5.333, standard deviation 4.989"
+    assert said["image"].startswith("3 x 8 x 8")
+    assert said["actions"].startswith("vectors of 2, from -0.5 ")
+    assert said["task"] == "cartpole_swingup"
+    assert said["level"] == "medium"
+    picture = Path(said["picture"])
+    assert picture == folder.with_name("data.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("format", ["rlrep", "vd4rl_84", "vd4rl_64"])
+def test_convert_keeps_everything(folder: Path, tmp_path: Path, format: str) -> None:
+    told = ["--format", format, "--expert-return", "20"]
+    assert data.main(["convert", str(folder), str(tmp_path / "new"), *told]) == 0
+    old, new = TransitionFiles(folder), TransitionFiles(tmp_path / "new")
+    for before, after in zip(old, new, strict=True):
+        for name in ("frames", "action", "reward", "terminated"):
+            np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
+    assert new.provenance == Provenance(**(vars(PROVENANCE) | {"expert_return": 20.0}))
+
+
+def test_a_corrupt_file_is_named_or_listed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = sorted(folder.glob("*.npz"))[0]
+    bad.write_bytes(b"PK")
+    for command in (["info", str(folder)], ["convert", str(folder), str(tmp_path / "new")]):
+        assert data.main(command) == 1
+        assert bad.name in capsys.readouterr().err
+        assert data.main([*command, "--skip-corrupt"]) == 0
+        captured = capsys.readouterr()
+        assert f"{bad.name}: it is corrupt or truncated" in captured.out + captured.err
+    assert data.main(["convert", str(folder), str(tmp_path / "new")]) == 1
+    assert data.main(["info", str(tmp_path / "nothing")]) == 1

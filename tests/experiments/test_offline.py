@@ -1,0 +1,244 @@
+"""Runs on offline data: what they leave, how they go on, what they refuse, and how a run goes online from one."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import config as configuration
+from experiments.checkpoint import CheckpointError, load_checkpoint
+from experiments.config import ConfigError
+from experiments.evaluate import main as evaluate
+from experiments.offline_config import OfflineConfig, load
+from experiments.offline_run import OfflineRun
+from rlrep import PixelEncoder
+from rlrep.data import Provenance
+from rlrep.replay import ReplayError
+from tests.experiments.conftest import ROOT, run_in
+from tests.experiments.offline_data import TINY_OFFLINE, episode, run_offline, write_data
+from tests.experiments.test_resume import same
+
+Run = Callable[..., Path]
+ONLINE = ("agent=td3_bc", "num_train_frames=1000")
+
+
+def table(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / name).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: value for name, value in row.items() if name != "updates_per_second"} for row in rows]
+
+
+def weights(folder: Path, part: str = "") -> dict[str, torch.Tensor]:
+    agent = load_checkpoint(folder / "checkpoints" / "latest.pt")["agent"]
+    return {k: v for k, v in agent.items() if k.startswith(part) and isinstance(v, torch.Tensor)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data") / "medium")
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of TD3+BC with TACO; tests only read it."""
+    return run_offline(data, tmp_path_factory.mktemp("finished") / "run", "objectives=[taco]")
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path) -> Run:
+    return lambda *overrides: run_offline(data, tmp_path / "run", *overrides)
+
+
+def test_a_run_leaves_a_whole_folder(finished: Path) -> None:
+    config = load(finished / "config.yaml")
+    assert isinstance(config, OfflineConfig)
+    assert (config.task, config.image_size, config.action_repeat) == ("cartpole_balance", 20, 50)
+    assert (config.data["level"], config.data["random_return"], config.data["expert_return"]) == ("medium", 200, 1000)
+    assert config.agent["name"] == "td3_bc+taco"
+    assert [row["update"] for row in table(finished, "train.csv")] == ["3", "4", "6", "8", "9", "12"]
+    assert [row["update"] for row in table(finished, "eval.csv")] == ["0", "6", "12"]
+    assert all(float(row["episode_return"]) > 0 for row in table(finished, "eval.csv"))
+    assert {"loss_taco", "loss_curl", "loss_reward"} < set(table(finished, "train.csv")[-1])
+    assert (finished / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert load_checkpoint(finished / "checkpoints" / "latest.pt")["updates"] == 12
+
+
+@pytest.mark.parametrize("agent", ["bc", "drqv2_bc", "cql", "iql"])
+@pytest.mark.parametrize("objectives", ["[]", "[taco]"])
+def test_every_agent_learns_from_data_with_and_without_taco(run: Run, agent: str, objectives: str) -> None:
+    before = ("num_updates=2", "num_eval_episodes=1", "eval_every_updates=2")
+    folder = run(f"agent={agent}", f"objectives={objectives}", *before)
+    losses = {name: float(value) for name, value in table(folder, "train.csv")[-1].items() if "loss" in name}
+    assert losses and all(np.isfinite(list(losses.values())))
+    assert ("loss_taco" in losses) == (objectives == "[taco]")
+
+
+def test_stopped_and_resumed_equals_never_stopped(
+    run: Run, finished: Path, monkeypatch: pytest.MonkeyPatch, data: Path
+) -> None:
+    write_row = OfflineRun.write_row
+
+    def interrupted(run: OfflineRun) -> None:
+        if run.updates == 8:
+            raise KeyboardInterrupt
+        write_row(run)
+
+    monkeypatch.setattr(OfflineRun, "write_row", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("objectives=[taco]")
+    monkeypatch.setattr(OfflineRun, "write_row", write_row)
+    folder = run("objectives=[taco]", "resume=true")
+    ours, theirs = (load_checkpoint(path / "checkpoints" / "latest.pt") for path in (folder, finished))
+    assert ours.keys() == theirs.keys() and all(same(ours[part], theirs[part]) for part in ours)
+    for name in ("train.csv", "eval.csv"):
+        assert table(folder, name) == table(finished, name)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_never_stopped(data: Path, tmp_path: Path) -> None:
+    overrides = ["objectives=[taco]", "num_updates=200", "checkpoint_every_updates=20", "eval_every_updates=50"]
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "experiments.offline", *TINY_OFFLINE, f"dataset={data}", f"run_dir={folder}"]
+    process = subprocess.Popen(
+        [*command, *overrides], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
+    )
+    while not (folder / "checkpoints" / "latest.pt").exists() or len(table(folder, "train.csv")) < 20:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert load_checkpoint(folder / "checkpoints" / "latest.pt")["updates"] < 200
+    run_offline(data, folder, *overrides, "resume=true")
+    whole = run_offline(data, tmp_path / "whole", *overrides)
+    ours, theirs = (load_checkpoint(path / "checkpoints" / "latest.pt") for path in (folder, whole))
+    assert all(same(ours[part], theirs[part]) for part in theirs)
+    assert table(folder, "train.csv") == table(whole, "train.csv")
+
+
+def test_a_finished_run_has_nothing_to_do_and_goes_on_for_more_updates(
+    run: Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run("num_updates=3")
+    run("num_updates=3", "resume=true")
+    assert "nothing to do: the run has made 3 updates already" in capfd.readouterr().out
+    folder = run("num_updates=6", "resume=true")
+    assert [row["update"] for row in table(folder, "eval.csv")] == ["0", "3", "6"]
+
+
+def test_other_values_or_other_data_are_another_run(run: Run, tmp_path: Path) -> None:
+    folder = run("num_updates=3")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run("num_updates=3")
+    with pytest.raises(ConfigError, match=r"another configuration: lr=0\.1 \(the run has 0\.0003\)"):
+        run("num_updates=3", "lr=0.1", "resume=true")
+    rng = np.random.default_rng(1)
+    other = write_data(tmp_path / "other", episodes=[episode(rng) for _ in range(5)])
+    with pytest.raises(CheckpointError, match="holds other episodes than when the run was saved"):
+        run_offline(other, folder, "num_updates=3", "resume=true")
+
+
+@pytest.mark.parametrize("freeze", ["true", "false"])
+def test_a_pretrained_encoder_is_the_start(run: Run, tmp_path: Path, freeze: str) -> None:
+    pretrained = PixelEncoder((9, 20, 20), channels=3)
+    pretrained.save_pretrained(tmp_path / "encoder")
+    folder = run(f"encoder.path={tmp_path}/encoder", f"encoder.freeze={freeze}", "num_updates=2")
+    ours = weights(folder, "encoder.")
+    equal = [torch.equal(ours[f"encoder.{name}"], value) for name, value in pretrained.state_dict().items()]
+    assert all(equal) if freeze == "true" else not any(equal)
+    name = "td3_bc+frozen" if freeze == "true" else "td3_bc+pretrained"
+    assert load(folder / "config.yaml").agent["name"] == name
+
+
+def test_the_folder_is_named_after_data_and_agent(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = run_offline(data, "null", "objectives=[taco]", "num_updates=1")  # type: ignore[arg-type]
+    assert folder == tmp_path / "runs" / "offline" / "cartpole_balance_medium" / "td3_bc+taco" / "seed_1"
+
+
+def test_a_checkpoint_can_be_scored(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate([str(finished), "--episodes", "1", "--device", "cpu", "--video", str(finished / "v.mp4")]) == 0
+    assert "cartpole_balance, td3_bc+taco after 12 updates" in capsys.readouterr().out
+
+
+def test_what_does_not_fit_the_data_is_refused(run: Run, tmp_path: Path) -> None:
+    for overrides, message in (
+        (["image_size=84"], r"holds observations of shape \(9, 20, 20\), cartpole_balance has \(9, 84, 84\)"),
+        (["task=cheetah_run"], "is 1 numbers, one of cheetah_run is 6 numbers"),
+        (["nstep=21"], "21|long as a"),
+        (["objectives=[taco]", "objective.taco.horizon=21"], "21|long as a"),
+        (["num_updates=0"], "num_updates must be greater than 0"),
+        (["dataset=/nowhere"], "/nowhere"),
+        (["dataset=???"], "name the data"),
+    ):
+        with pytest.raises((ConfigError, ReplayError), match=message):
+            run(*overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_do_not_name_their_task_need_it_named(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "unnamed", Provenance())
+    with pytest.raises(ConfigError, match=r"does not say which task it is of: name it, as in task=cheetah_run"):
+        run_offline(data, tmp_path / "run")
+    folder = run_offline(data, tmp_path / "run", "task=cartpole_balance", "action_repeat=50", "num_updates=1")
+    assert load(folder / "config.yaml").action_repeat == 50
+
+
+def test_the_replay_of_a_run_is_data(tmp_path: Path) -> None:
+    online = run_in(tmp_path / "online", "agent=drqv2", "num_train_frames=2000", "nstep=1")
+    folder = run_offline(online, tmp_path / "run", "num_updates=1")
+    config = load(folder / "config.yaml")
+    assert (config.task, config.action_repeat, config.image_size) == ("cartpole_balance", 50, 20)
+
+
+def test_data_without_rewards_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "video"
+    folder.mkdir()
+    np.savez(folder / "0.npz", observation=np.zeros((21, 3, 20, 20), np.uint8), action=np.zeros((21, 1), np.float32))
+    with pytest.raises(ConfigError, match="reward"):
+        run_offline(folder, tmp_path / "run")
+
+
+def test_an_online_run_starts_where_the_offline_one_ended(finished: Path, tmp_path: Path) -> None:
+    folder = run_in(
+        tmp_path / "online", *ONLINE, "objectives=[taco]", f"init={finished}", "num_seed_frames=500", "lr=1e-9"
+    )
+    assert table(folder, "eval.csv")[0]["episode_return"] == table(finished, "eval.csv")[-1]["episode_return"]
+    offline = weights(finished, "encoder.")
+    assert all(torch.allclose(value, offline[name], atol=1e-5) for name, value in weights(folder, "encoder.").items())
+    config = configuration.load(folder / "config.yaml")
+    assert (config.agent["name"], config.agent["num_expl_steps"]) == ("td3_bc+taco+init", 0)
+
+
+def test_an_online_run_with_another_agent_is_refused(finished: Path, tmp_path: Path) -> None:
+    for overrides, message in (
+        (ONLINE, r"it has objectives=\[taco\], this run objectives=\[\]. Give"),
+        ((*ONLINE, "objectives=[taco]", "hidden_dim=17"), "hidden_dim=16"),
+        ((*ONLINE, "objectives=[taco]", "image_size=21"), "image_size=20, this run image_size=21"),
+        (("agent=sac", "objectives=[taco]"), "agent=td3_bc"),
+        ((*ONLINE, f"encoder.path={finished}"), "leave one of them out"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run_in(tmp_path / "online", f"init={finished}", *overrides)
+    with pytest.raises(ConfigError, match="is not a run"):
+        run_in(tmp_path / "online", f"init={tmp_path}", *ONLINE)
+    assert not (tmp_path / "online").exists()
+
+
+def test_the_command_takes_a_preset_of_its_own(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments.offline", *TINY_OFFLINE, f"dataset={data}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
+    last = ["preset=cpu", f"run_dir={tmp_path}/run", "num_updates=1"]
+    done = subprocess.run([*command, *last], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"finished: {tmp_path}/run" in done.stdout
+    assert load(tmp_path / "run" / "config.yaml").shift == 2
+    done = subprocess.run([*command, "preset=cpuu"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "error: unknown preset 'cpuu': did you mean cpu?" in done.stderr

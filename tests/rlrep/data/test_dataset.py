@@ -1,0 +1,278 @@
+"""Data sets of every format: round trips, samples, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from rlrep.data import Provenance, TransitionFiles, open_dataset, write_transitions
+from rlrep.replay import ReplayBuffer, ReplayError
+from tests.rlrep.data.transition_files import FORMATS, PROVENANCE, assert_equal, by_hand, episode, episodes, source_path
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
+OPTIONS: dict[str, Any] = dict(frame_stack=3, n_step=3, discount=0.9, horizon=4)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_round_trip_is_exact(tmp_path: Path, format: str, discrete: bool) -> None:
+    provenance = Provenance(**(vars(PROVENANCE) | {"num_actions": 6 if discrete else None}))
+    expected = episodes(discrete)
+    write_transitions(iter(expected), tmp_path / "data", provenance, format=format)
+    found = TransitionFiles(source_path(tmp_path / "data", format))
+    for one, other in zip(found, expected, strict=True):
+        assert_equal(one, other)
+    assert found.provenance == provenance
+    assert found.skipped == {}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_samples_are_those_computed_by_hand(tmp_path: Path, format: str) -> None:
+    sources = episodes()
+    write_transitions(sources, tmp_path / "data", PROVENANCE, format=format)
+    data = open_dataset(source_path(tmp_path / "data", format), **OPTIONS)
+    assert data.provenance == PROVENANCE
+    assert len(data) == sum(map(len, sources))
+    assert data.observation_shape == (9, 8, 8)
+    assert (data.action_dim, data.discrete) == (2, False)
+    batch = torch.cat([data.sample(20) for _ in range(10)])
+    starts = {source.action[t].tobytes(): (source, t) for source in sources for t in range(len(source))}
+    seen = set()
+    for row in batch:
+        source, t = starts[row["action"].numpy().tobytes()]
+        expected = by_hand(source, t, 3, 3, 0.9, 4)
+        seen.add((source.name, t))
+        np.testing.assert_array_equal(row["observation"], expected["observation"])
+        np.testing.assert_array_equal(row["next", "observation"], expected["next"])
+        np.testing.assert_array_equal(row["future_observation"], expected["future"])
+        np.testing.assert_array_equal(row["action_sequence"], expected["sequence"])
+        assert float(row["next", "reward"]) == pytest.approx(expected["reward"], abs=1e-5)
+        assert float(row["discount"]) == pytest.approx(expected["discount"])
+        assert bool(row["next", "terminated"]) == expected["terminated"]
+        assert int(row["gap"]) == expected["gap"]
+    # Those that end by a time limit can't start in their last three steps: the horizon is 4.
+    assert seen == {(s.name, t) for s in sources for t in range(len(s) if s.terminated else len(s) - 3)}
+
+
+def test_discrete_choices_are_those_recorded_or_those_seen(tmp_path: Path) -> None:
+    provenance = Provenance(num_actions=6)
+    write_transitions(episodes(discrete=True), tmp_path / "known", provenance, format="rlrep")
+    write_transitions(episodes(discrete=True), tmp_path / "unknown", format="drqv2")
+    assert open_dataset(tmp_path / "known").action_dim == 6
+    assert open_dataset(tmp_path / "unknown").action_dim == 4
+    assert open_dataset(tmp_path / "unknown").discrete
+
+
+@pytest.mark.parametrize("storage", ["disk", "memory"])
+def test_a_data_set_is_only_read(tmp_path: Path, storage: str) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="rlrep")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    data = open_dataset(tmp_path / "data", storage=storage)
+    with pytest.raises(ReplayError, match="read only"):
+        data.add()
+    data.frames[:] = 0
+    data.flush()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
+
+
+def test_files_are_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="drqv2")
+    first = open_dataset(tmp_path / "data", cache=tmp_path / "cache", seed=1).sample(4)
+    with monkeypatch.context() as patch:
+        patch.setattr("rlrep.data.dataset.TransitionFiles", None)
+        again = open_dataset(tmp_path / "data", cache=tmp_path / "cache", seed=1).sample(4)
+    assert (first == again).all()
+    cached = next((tmp_path / "cache").iterdir())
+    (cached / "reward.npy").write_bytes((cached / "reward.npy").read_bytes()[:-1])
+    assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 25  # made anew
+    next((tmp_path / "data").glob("*000003_5.npz")).unlink()
+    assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 20
+
+
+def fill(replay: ReplayBuffer, count: int) -> None:
+    for number in range(count):
+        source = episode(number)
+        stacks = np.maximum(np.arange(8)[:, None] - np.arange(3)[::-1], 0)
+        observation = source.frames[stacks].reshape(8, 9, 8, 8)
+        for t in range(7):
+            replay.add(
+                observation=observation[t : t + 1],
+                action=source.action[t : t + 1],
+                reward=source.reward[t : t + 1],
+                next_observation=observation[t + 1 : t + 2],
+                terminated=np.array([number % 2 == 1 and t == 6]),
+                truncated=np.array([t == 6]),
+            )
+
+
+@pytest.mark.parametrize(("written", "whole"), [(3, [0, 1, 2]), (8, [4, 5, 6, 7])], ids=["half full", "wrapped"])
+@pytest.mark.parametrize("part", ["run", "run/replay"])
+def test_a_finished_runs_replay_is_a_data_set(tmp_path: Path, written: int, whole: list[int], part: str) -> None:
+    replay = ReplayBuffer((9, 8, 8), spaces.Box(-1, 1, (2,)), 35, storage="disk", path=tmp_path / "run" / "replay")
+    fill(replay, written)
+    replay.flush()
+    for found, number in zip(TransitionFiles(tmp_path / part), whole, strict=True):
+        expected = episode(number, terminated=number % 2 == 1)
+        assert_equal(found, expected)
+    data = open_dataset(tmp_path / part)
+    assert len(data) == 7 * len(whole)
+    assert data.provenance.made == {"run": str(tmp_path / "run")}
+
+
+@pytest.mark.parametrize("format", ["drqv2", "vd4rl_64"])
+def test_a_corrupt_file_is_named_and_can_be_left_out(tmp_path: Path, format: str) -> None:
+    write_transitions(episodes(), tmp_path / "data", format=format)
+    bad = sorted((tmp_path / "data").glob("*.npz"))[1]
+    bad.write_bytes(bad.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"{bad.name} can't be used: it is corrupt or truncated.*skip_corrupt"):
+        open_dataset(tmp_path / "data")
+    for _ in range(2):  # also when it is converted already
+        with pytest.warns(UserWarning, match=rf"skipped 1 of 4 files:\n.*{bad.name}"):
+            data = open_dataset(tmp_path / "data", skip_corrupt=True)
+        assert len(data) == 21
+        assert list(data.skipped) == [str(bad)]
+    with pytest.raises(ValueError, match=bad.name):
+        open_dataset(tmp_path / "data")
+
+
+ARRAYS: dict[str, Any] = dict(
+    observation=np.repeat(np.arange(6, dtype=np.uint8), 192).reshape(6, 3, 8, 8),
+    action=np.zeros((6, 2), np.float32),
+    reward=np.zeros(6, np.float32),
+    discount=np.ones(6, np.float32),
+)
+
+
+def changed(name: str, at: int, value: float) -> dict[str, Any]:
+    array = ARRAYS[name].copy()
+    array[at] = value
+    return {name: array}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": None}, "holds none of reward"),
+        ({"action": None}, "holds none of action"),
+        ({"discount": None}, "holds none of discount, is_terminal"),
+        (changed("reward", 3, np.nan), "rewards must be finite, and that of step 2 is nan"),
+        (changed("reward", 3, -np.inf), "rewards must be finite, and that of step 2 is -inf"),
+        ({"reward": np.full(6, 1e300)}, "rewards must be finite"),
+        ({"reward": np.zeros(6, np.int64)}, "rewards must be float32 or float64, got int64"),
+        ({"reward": np.zeros((6, 2), np.float32)}, r"one value for each of 6 frames .* \(6, 2\)"),
+        ({"reward": np.zeros(4, np.float32)}, "one value for each of 6 frames"),
+        (changed("action", 2, 1.5), r"lie in \[-1, 1\], and one of step 1 is 1.5"),
+        (changed("action", 2, np.nan), "and one of step 1 is nan"),
+        (changed("discount", 2, 0), "goes on after its end"),
+        (changed("discount", 2, 0.5), "must hold 0 and 1 alone"),
+        ({"observation": ARRAYS["observation"].astype(np.int8)}, "must be uint8"),
+        ({"observation": ARRAYS["observation"][:1]}, "its actions must be"),
+        ({"observation": np.repeat(ARRAYS["observation"], 3, 1)}, "stacked frames are not those"),
+        ({"is_first": np.zeros(6, bool)}, "is_first is not that of one whole episode"),
+        ({"is_last": np.ones(6, bool)}, "is_last is not that of one whole episode"),
+        ({"is_terminal": np.arange(6) == 5}, "contradict each other"),
+        ({"reward": np.array([{}] * 6, object)}, "pickled objects, which can run any code"),
+    ],
+)
+def test_a_file_that_is_no_episode_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    arrays = {name: array for name, array in (ARRAYS | changes).items() if array is not None}
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"(?s)bad\.npz can't be used: .*{message}"):
+        open_dataset(tmp_path)
+
+
+def test_files_that_differ_are_both_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **ARRAYS)
+    for change in ({"action": np.zeros((6, 3), np.float32)}, {"observation": ARRAYS["observation"][..., :7]}):
+        np.savez(tmp_path / "b.npz", **(ARRAYS | change))
+        with pytest.raises(ValueError, match=r"episodes with different .*a\.npz has .*b\.npz has"):
+            open_dataset(tmp_path)
+
+
+def test_episodes_shorter_than_a_sample_are_told_of(tmp_path: Path) -> None:
+    write_transitions([episode(0, 2), episode(1, 6), episode(2, 2, terminated=True)], tmp_path / "data", format="rlrep")
+    with pytest.warns(UserWarning, match=r"1 of the 3 episodes .* shorter than a sample.* 3 steps.*: 0$"):
+        data = open_dataset(tmp_path / "data")
+    assert len(data.sample(8)) == 8
+    write_transitions([episode(number, 4) for number in range(4)], tmp_path / "short", format="rlrep")
+    for options in ({"n_step": 5}, {"horizon": 5}):
+        with pytest.raises(ValueError, match=r"no episode in .*short is as long as a sample.*the longest has 4"):
+            open_dataset(tmp_path / "short", **options)
+
+
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no videos or episode files"):
+        open_dataset(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no file or folder"):
+        open_dataset(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("step_type", [0, 1, 1, 2, 0, 1, 1, 1], "then 2, and its entry 3 is 1"),
+        ("step_type", [0, 1, 1, 2, 0, 2, 1, 2], "its entry 1 is 2"),
+        ("reward", [0, 1, np.nan, 1, 0, 1, 1, 1], r"episode 0: rewards must be finite, and that of step 1 is nan"),
+        ("reward", [0, 1, 1], "as many entries of each kind"),
+    ],
+)
+def test_a_wrong_entry_of_an_hdf5_file_is_named(tmp_path: Path, name: str, value: list[float], message: str) -> None:
+    import h5py
+
+    write_transitions([episode(0, 3), episode(1, 3)], tmp_path / "data", format="vd4rl_84")
+    with h5py.File(tmp_path / "data/data.hdf5", "a") as file:
+        dtype = file[name].dtype
+        del file[name]
+        file[name] = np.array(value, dtype)
+    with pytest.raises(ValueError, match=rf"data\.hdf5 can't be used: .*{message}"):
+        open_dataset(tmp_path / "data")
+
+
+def test_an_hdf5_file_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
+    import h5py
+
+    write_transitions(episodes(), tmp_path / "data", format="vd4rl_84")
+    shutil.copy(tmp_path / "data/data.hdf5", tmp_path / "other.hdf5")
+    with h5py.File(tmp_path / "data/data.hdf5", "a") as file:
+        del file["reward"]
+        file["reward"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "reward")
+    with pytest.raises(ValueError, match="its reward is a link"):
+        open_dataset(tmp_path / "data")
+
+
+def test_a_damaged_data_set_of_our_own_is_named(tmp_path: Path) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="rlrep")
+    for name in ("frame", "reward", "step"):
+        shutil.copytree(tmp_path / "data", tmp_path / name)
+        content = bytearray((tmp_path / name / f"{name}.npy").read_bytes())
+        content[-70] ^= 16
+        (tmp_path / name / f"{name}.npy").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum is another"):
+            list(TransitionFiles(tmp_path / name))
+    with pytest.raises(ValueError, match=r"reward can't be used.*restore it from a copy"):
+        open_dataset(tmp_path / "reward")
+
+
+def test_nothing_is_left_of_a_data_set_that_could_not_be_written(tmp_path: Path) -> None:
+    def breaking() -> Any:
+        yield episode(0)
+        raise RuntimeError("interrupted")
+
+    for format in FORMATS:
+        with pytest.raises(RuntimeError, match="interrupted"):
+            write_transitions(breaking(), tmp_path / format, format=format)
+        with pytest.raises(ValueError, match="no episodes to write"):
+            write_transitions([], tmp_path / format, format=format)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file").touch()
+    with pytest.raises(ValueError, match="is there already"):
+        write_transitions(episodes(), tmp_path / "mine", format="rlrep")
+    with pytest.raises(ValueError, match="format must be one of rlrep"):
+        write_transitions(episodes(), tmp_path / "other", format="tfrecord")
