@@ -16,7 +16,7 @@ def test_it_is_short() -> None:
     assert len(Path(cleanrl_style.__file__).read_text().splitlines()) < 200
 
 
-@pytest.mark.parametrize("objective", ["none", "taco"])
+@pytest.mark.parametrize("objective", [pytest.param("none", marks=pytest.mark.slow), "taco"])
 def test_a_run_writes_returns_and_losses(objective: str, tmp_path: Path) -> None:
     arguments = [*TINY, "--steps=40", "--learning-starts=16", f"--objective={objective}", f"--out={tmp_path}"]
     returns = cleanrl_style.main(arguments)

@@ -32,7 +32,10 @@ def one_thread() -> Any:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("method", ["oracle", "random", "vq_autoencoder", "forward_model", "inverse_model"])
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("random", "vq_autoencoder", "inverse_model")]
+
+
+@pytest.mark.parametrize("method", ["oracle", "forward_model", *SLOW])
 def test_a_job_measures_what_the_report_reads(method: str, tmp_path: Path) -> None:
     job = Job("gridworld", "core", method, "exogenous", 0, 1.0)
     row = pixels.run(job, pixels.settings("gridworld", quick=True), tmp_path)
@@ -47,6 +50,7 @@ def test_a_job_measures_what_the_report_reads(method: str, tmp_path: Path) -> No
         assert 0 <= cell.state_linear <= 1 and np.isfinite(cell.noise_linear)
 
 
+@pytest.mark.slow
 def test_the_same_job_measures_the_same(tmp_path: Path) -> None:
     job = Job("gridworld", "core", "temporal_contrastive", "iid", 3)
     rows = [pixels.run(job, pixels.settings("gridworld", quick=True), tmp_path) for _ in range(2)]
@@ -75,6 +79,7 @@ def test_samples_are_of_the_same_states_whatever_the_noise() -> None:
     assert noisy.noise.shape == (len(noisy.state), 48) and 0 <= noisy.noise.min() < noisy.noise.max() <= 1
 
 
+@pytest.mark.slow
 def test_ppo_learns_the_grid_world_from_its_state() -> None:
     venv, test = (GridVecEnv(VectorGridWorld(64, seed=seed), oracle=True) for seed in (0, 1))
     curve = learn(venv, test, Schedule(30_000, 1, 128), seed=0)
