@@ -87,7 +87,7 @@ def test_stopped_and_resumed_equals_never_stopped(
     write_row = OfflineRun.write_row
 
     def interrupted(run: OfflineRun) -> None:
-        if run.updates == 8:
+        if run.updates == 4:
             raise KeyboardInterrupt
         write_row(run)
 
