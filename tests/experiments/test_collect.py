@@ -64,7 +64,10 @@ def test_only_checkpoints_that_were_evaluated_count(trained: Path, tmp_path: Pat
         snapshots(tmp_path)
 
 
-@pytest.mark.parametrize("level", ["random", "medium", "expert", "medium_expert"])
+@pytest.mark.parametrize(
+    "level",
+    ["random", "medium_expert", *(pytest.param(level, marks=pytest.mark.slow) for level in ("medium", "expert"))],
+)
 def test_policies_play_whole_episodes(collected: Collect, level: str) -> None:
     folder = collected(level)
     found = episodes(folder)
@@ -96,6 +99,7 @@ def test_the_replays_are_what_the_run_had_seen(collected: Collect, trained: Path
         assert all(map(np.array_equal, ours, theirs))
 
 
+@pytest.mark.slow
 def test_without_noise_the_same_seed_gives_the_same_data(collected: Collect, tmp_path: Path) -> None:
     first, second = (episodes(collected("expert", f"out={tmp_path}/{name}", "noise=0")) for name in "ab")
     assert all(

@@ -72,7 +72,7 @@ def test_a_run_leaves_a_whole_folder(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("agent", ["bc", "drqv2_bc", "cql", "iql"])
-@pytest.mark.parametrize("objectives", ["[]", "[taco]"])
+@pytest.mark.parametrize("objectives", ["[taco]", pytest.param("[]", marks=pytest.mark.slow)])
 def test_every_agent_learns_from_data_with_and_without_taco(run: Run, agent: str, objectives: str) -> None:
     before = ("num_updates=2", "num_eval_episodes=1", "eval_every_updates=2")
     folder = run(f"agent={agent}", f"objectives={objectives}", *before)
@@ -123,6 +123,7 @@ def test_killed_and_resumed_equals_never_stopped(data: Path, tmp_path: Path) -> 
     assert table(folder, "train.csv") == table(whole, "train.csv")
 
 
+@pytest.mark.slow
 def test_a_finished_run_has_nothing_to_do_and_goes_on_for_more_updates(
     run: Run, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,6 +192,7 @@ def test_data_that_do_not_name_their_task_need_it_named(tmp_path: Path) -> None:
     assert load(folder / "config.yaml").action_repeat == 50
 
 
+@pytest.mark.slow
 def test_the_replay_of_a_run_is_data(tmp_path: Path) -> None:
     online = run_in(tmp_path / "online", "agent=drqv2", "num_train_frames=2000", "nstep=1")
     folder = run_offline(online, tmp_path / "run", "num_updates=1")
@@ -232,6 +234,7 @@ def test_an_online_run_with_another_agent_is_refused(finished: Path, tmp_path: P
     assert not (tmp_path / "online").exists()
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_preset_of_its_own(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.offline", *TINY_OFFLINE, f"dataset={data}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}

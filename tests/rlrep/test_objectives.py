@@ -263,7 +263,7 @@ def test_forward_model_of_pixels_learns_what_actions_do() -> None:
     generator = torch.Generator().manual_seed(0)
     encoder = PixelEncoder((1, 28, 28), channels=8)
     model = ForwardModel(encoder, BOX, 2, "pixels", 1, 16, 64, augment=RandomShift(0))
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 
     def padded_dots() -> TensorDict:
         batch = moved_dots(32, generator)
@@ -272,7 +272,7 @@ def test_forward_model_of_pixels_learns_what_actions_do() -> None:
         return batch
 
     held_out = padded_dots()
-    for _ in range(120):
+    for _ in range(250):
         optimizer.zero_grad()
         model(padded_dots())["loss_forward"].backward()
         optimizer.step()
