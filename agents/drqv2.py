@@ -148,15 +148,15 @@ class DrQV2(Agent):
         pre_activation = self.actor.pre_activation(features)
         mean = torch.tanh(pre_activation)
         q1, q2 = self.critic(features, self.encode_action(add_noise(mean, stddev, self.stddev_clip)))
-        loss, metrics = self.actor_loss(batch, mean, torch.min(q1, q2))
+        loss, metrics = self.actor_loss(batch, mean, q1, q2)
         if self.pre_activation_weight:
             loss = loss + self.pre_activation_weight * pre_activation.square().mean()
         self.step("actor", loss)
         return metrics | {"actor_loss": loss.detach(), "actor_mean_abs": mean.detach().abs().mean()}
 
-    def actor_loss(self, batch: TensorDict, mean: Tensor, q: Tensor) -> tuple[Tensor, Metrics]:
-        """The loss of actions μ (B, A) with values (B, 1), and metrics of it."""
-        return -q.mean(), {}
+    def actor_loss(self, batch: TensorDict, mean: Tensor, q1: Tensor, q2: Tensor) -> tuple[Tensor, Metrics]:
+        """The loss of the actor's μ (B, A), whose values are q1 and q2 (B, 1), and metrics of it."""
+        return -torch.min(q1, q2).mean(), {}
 
 
 def _latent_actions(objectives: Sequence[Objective]) -> ActionEncoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
@@ -55,6 +56,6 @@ class DrQV2BC(DrQV2):
             raise ValueError(f"alpha must be greater than 0, got {alpha}")
         self.alpha = alpha
 
-    def actor_loss(self, batch: TensorDict, mean: Tensor, q: Tensor) -> tuple[Tensor, Metrics]:
-        loss, imitation = bc_weighted(q, mean, batch["action"], self.alpha)
+    def actor_loss(self, batch: TensorDict, mean: Tensor, q1: Tensor, q2: Tensor) -> tuple[Tensor, Metrics]:
+        loss, imitation = bc_weighted(torch.min(q1, q2), mean, batch["action"], self.alpha)
         return loss, {"bc_loss": imitation.detach()}

@@ -26,8 +26,8 @@ def accelerated_update(agent: Agent) -> Update:
     """`agent.update`, as fast as the agent's device can do it.
 
     On CUDA the encoder compiles shift, cast and layout into one pass, and the update becomes one graph; elsewhere, and
-    when several ranks average their gradients, it is `agent.update` itself. Call it on an agent that has its final
-    state: a graph does not notice another one being loaded.
+    when several ranks average their gradients or updates differ, it is `agent.update` itself. Call it on an agent that
+    has its final state: a graph does not notice another one being loaded.
     """
     if agent.device.type != "cuda":
         return agent.update
@@ -40,9 +40,8 @@ def accelerated_update(agent: Agent) -> Update:
             "and a GPU of compute capability 7.0",
             stacklevel=2,
         )
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return agent.update
-    if not agent.same_every_update:
+    ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if ranks or not agent.same_every_update:
         return agent.update
     return CudaGraphUpdate(agent)
 

@@ -10,18 +10,18 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from agents.base import Metrics, Space, soft_update
-from agents.drqv2 import DrQV2, add_noise
-from agents.drqv2_bc import bc_weighted
+from agents.drqv2 import add_noise
+from agents.drqv2_bc import DrQV2BC, bc_weighted
 from rlrep import PixelEncoder
 
 
-class TD3BC(DrQV2):
+class TD3BC(DrQV2BC):
     """TD3 whose actor also imitates the data, on DrQ-v2's networks and augmented views.
 
     One update, f = encoder(shifted pixels):
 
     - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2, with y = Σ γⁱ r + γⁿ min_k Q̄_k(f', a'),
-      a' = μ̄(f') + ε, ε ~ N(0, policy_noise²) cut to ±noise_clip;
+      a' = μ̄(f') + ε, ε ~ N(0, policy_noise²) cut to ±stddev_clip;
     - every `policy_delay` updates, the actor: -λ Q₁(f, μ(f)) + ‖μ(f) - a‖², λ = α / mean |Q₁|, f detached; and the
       targets: Q̄ ← (1 - τ) Q̄ + τ Q, μ̄ ← (1 - τ) μ̄ + τ μ;
     - objectives: the sum of their losses, with an Adam of its own (with `joint`, added to the critic's loss).
@@ -30,11 +30,10 @@ class TD3BC(DrQV2):
 
     Args:
         encoder, action_space, objectives: see `DrQV2`.
-        alpha: α > 0; the larger, the less it imitates.
-        policy_noise, noise_clip: of the smoothed target.
+        policy_noise, stddev_clip: of the smoothed target.
         policy_delay: updates of the critic for each of the actor, ≥ 1.
         stddev_schedule: exploration noise where it acts online, see `parse_schedule`.
-        options: of `DrQV2`.
+        options: of `DrQV2BC`, α among them.
     """
 
     same_every_update = False
@@ -45,21 +44,18 @@ class TD3BC(DrQV2):
         action_space: Space,
         objectives: Any = (),
         *,
-        alpha: float = 2.5,
         policy_noise: float = 0.2,
-        noise_clip: float = 0.5,
+        stddev_clip: float = 0.5,
         policy_delay: int = 2,
         stddev_schedule: str | float = 0.1,
         **options: Any,
     ) -> None:
         super().__init__(
-            encoder, action_space, objectives, stddev_clip=noise_clip, stddev_schedule=stddev_schedule, **options
+            encoder, action_space, objectives, stddev_clip=stddev_clip, stddev_schedule=stddev_schedule, **options
         )
-        if alpha <= 0:
-            raise ValueError(f"alpha must be greater than 0, got {alpha}")
         if policy_delay < 1:
             raise ValueError(f"policy_delay must be at least 1 update, got {policy_delay}")
-        self.alpha, self.policy_noise, self.policy_delay = alpha, policy_noise, policy_delay
+        self.policy_noise, self.policy_delay = policy_noise, policy_delay
         self.actor_target = deepcopy(self.actor).requires_grad_(False)
         self.updates = 0
         self.actor_metrics: Metrics = {}
@@ -71,18 +67,15 @@ class TD3BC(DrQV2):
             next_action = add_noise(self.actor_target(next_features), self.policy_noise, self.stddev_clip)
         metrics = self.update_critic(batch, features, next_features, next_action)
         if self.updates % self.policy_delay == 0:
-            self.actor_metrics = self.update_actor(batch, features.detach())
+            self.actor_metrics = self.update_actor(batch, features.detach(), stddev=0.0)
             soft_update(self.critic_target, self.critic, self.critic_target_tau)
             soft_update(self.actor_target, self.actor, self.critic_target_tau)
         self.updates += 1
         return metrics | self.actor_metrics | self.update_objectives(batch)
 
-    def update_actor(self, batch: TensorDict, features: Tensor, stddev: float = 0.0) -> Metrics:
-        action = self.actor(features)
-        q1, _ = self.critic(features, self.encode_action(action))
-        loss, imitation = bc_weighted(q1, action, batch["action"], self.alpha)
-        self.step("actor", loss)
-        return {"actor_loss": loss.detach(), "bc_loss": imitation.detach()}
+    def actor_loss(self, batch: TensorDict, mean: Tensor, q1: Tensor, q2: Tensor) -> tuple[Tensor, Metrics]:
+        loss, imitation = bc_weighted(q1, mean, batch["action"], self.alpha)
+        return loss, {"bc_loss": imitation.detach()}
 
     def get_extra_state(self) -> dict[str, Any]:
         return super().get_extra_state() | {"updates": self.updates, "actor_metrics": self.actor_metrics}

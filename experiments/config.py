@@ -62,7 +62,6 @@ MAY_BE_ZERO = {
     "stddev_clip",
     "stddev_schedule",
     "policy_noise",
-    "noise_clip",
     "cql_weight",
     "inverse_temperature",
     "denoise",

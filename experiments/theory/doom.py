@@ -66,7 +66,7 @@ class DoomDomain:
 
     def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
         frames, state = _observations(self.scenario, OBSERVATIONS, int(held_out))
-        repeats = -(-per_state // 5)
+        repeats = -(-per_state // 5)  # 5 labels a state, the usual number, are each observation once
         frames, state = np.tile(frames, (repeats, 1, 1, 1)), np.tile(state, (repeats, 1))
         latent = None
         if noise is not None:
