@@ -48,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments.plugins.sb3_sac", description=__doc__.split("\n")[0])
-    parser.add_argument("--task", default="cartpole_swingup", help="of dm_control (default: %(default)s)")
+    parser.add_argument("--task", default="cheetah_run", help="of dm_control (default: %(default)s)")
     parser.add_argument("--objective", default="taco", choices=["none", *OBJECTIVES])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6_000, help="of the agent (default: %(default)s)")
-    parser.add_argument("--action-repeat", type=int, default=8)
+    parser.add_argument("--action-repeat", type=int, default=4)
     parser.add_argument("--image-size", type=int, default=40)
     parser.add_argument("--eval-every", type=int, default=1_000, help="agent steps (default: %(default)s)")
     parser.add_argument("--eval-episodes", type=int, default=5)
@@ -77,13 +77,13 @@ def build(options: argparse.Namespace, env: gym.Env[Any, Any]) -> SAC:
         buffer_size=options.steps + 1_000,
         learning_starts=min(500, options.steps // 2),
         batch_size=64,
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         ent_coef="auto_0.1",
         tau=0.01,
         seed=options.seed,
     )
     if options.objective != "none":
-        attach(model, [options.objective], lr=1e-3)
+        attach(model, [options.objective], lr=3e-4)
     return model
 
 
