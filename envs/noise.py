@@ -52,7 +52,7 @@ class NoiseProcess:
         num_shapes: int = 4,
         size: float = 0.25,
         persistence: float = 1.0,
-        background_only: bool = True,
+        background_only: bool = False,
         seed: int | None = None,
     ) -> None:
         if kind not in ("shapes", "pixels"):

@@ -30,12 +30,12 @@ FEATURES = 50
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--task", default="cartpole_swingup")
+    parser.add_argument("--task", default="cheetah_run")
     parser.add_argument("--objective", default="taco", choices=["none", *OBJECTIVES])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=6_000, help="of the agent, each `action_repeat` of the simulator")
     parser.add_argument("--learning-starts", type=int, default=500)
-    parser.add_argument("--action-repeat", type=int, default=8)
+    parser.add_argument("--action-repeat", type=int, default=4)
     parser.add_argument("--image-size", type=int, default=40)
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--horizon", type=int, default=3, help="K of the objective")

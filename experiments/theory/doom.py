@@ -58,7 +58,7 @@ class DoomDomain:
 
     def make_noisy(self, noise: dict[str, Any] | None) -> gym.Env[Any, Any]:
         env = self.make()
-        return env if noise is None else Noise(env, background_only=False, **noise)
+        return env if noise is None else Noise(env, **noise)
 
     def record(self, noise: dict[str, Any] | None, settings: Settings, seed: int) -> EpisodeDataset:
         with closing(self.make_noisy(noise)) as env:
@@ -70,7 +70,7 @@ class DoomDomain:
         frames, state = np.tile(frames, (repeats, 1, 1, 1)), np.tile(state, (repeats, 1))
         latent = None
         if noise is not None:
-            process = NoiseProcess(len(frames), self.shape, seed=seed, background_only=False, **noise)
+            process = NoiseProcess(len(frames), self.shape, seed=seed, **noise)
             frames, latent = process.draw(frames), noise_picture(process)
         return Samples(torch.from_numpy(frames), torch.from_numpy(state), latent)
 
@@ -90,7 +90,7 @@ class DoomDomain:
 
     def coverage(self, noise: dict[str, Any]) -> float:
         frames = np.zeros((256, *self.shape), np.uint8)
-        drawn = NoiseProcess(256, self.shape, seed=0, background_only=False, **noise).draw(frames)
+        drawn = NoiseProcess(256, self.shape, seed=0, **noise).draw(frames)
         return float(drawn.any(1).mean())
 
 
