@@ -35,6 +35,8 @@ FORMATS = (".png", ".pdf", ".svg")
 COUNTERS = {"frame": "simulator steps", "update": "updates"}
 RESAMPLES = 10_000
 
+_ABSENT = object()
+
 Array = NDArray[np.float64]
 
 
@@ -59,15 +61,15 @@ class Run:
     def label(self, key: str) -> str:
         """The value of a dotted config key; of a mapping, its `name`. Other values carry the key along."""
         try:
-            value = OmegaConf.select(self.config, key)
+            value = OmegaConf.select(self.config, key, default=_ABSENT)
         except OmegaConfBaseException as error:
             raise RunError(f"{self.folder}: {key} in config.yaml cannot be resolved: {error}") from error
         if isinstance(value, DictConfig):
-            value = value.get("name")
-        if value is None:
+            value = value.get("name", _ABSENT)
+        if value is _ABSENT:
             known = ", ".join(map(str, self.config))
             raise RunError(f"{self.folder}: config.yaml has no value at {key}; its keys are: {known}")
-        return value if isinstance(value, str) else f"{key}={value}"
+        return value if isinstance(value, str) else f"{key}={'null' if value is None else value}"
 
 
 @dataclass(frozen=True)

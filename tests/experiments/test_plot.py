@@ -24,7 +24,7 @@ def write_run(
     log: str = "eval.csv",
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    config = f"task: {task}\nseed: {seed}\nagent:\n  name: {agent}\n  horizon: 3\n"
+    config = f"task: {task}\nseed: {seed}\nagent:\n  name: {agent}\n  horizon: 3\n  encoder: null\n"
     (folder / "config.yaml").write_text(config)
     rows = [f"{f},{r},1.5,10\n" for f, r in zip(np.asarray(frames), np.asarray(returns), strict=True)]
     (folder / log).write_text("frame,episode_return,episode_return_std,episodes\n" + "".join(rows))
@@ -77,6 +77,7 @@ def test_seeds_are_grouped_and_averaged(runs: Path, tmp_path: Path) -> None:
         ("agent", {"taco", "drqv2"}),
         ("task", {"cartpole_balance"}),
         ("agent.horizon", {"agent.horizon=3"}),
+        ("agent.encoder", {"agent.encoder=null"}),
     ],
 )
 def test_any_config_key_groups(runs: Path, tmp_path: Path, key: str, groups: set[str]) -> None:
