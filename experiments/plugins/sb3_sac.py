@@ -5,8 +5,8 @@
     python -m experiments.plot runs/plugins/sb3_sac --out curve.png
     python -m experiments.plugins.sb3_sac --objective taco --time    # what the objective adds to one train step
 
-A run takes ten to twenty minutes on one core. Its folder, OUT/TASK/OBJECTIVE/seed_N, holds `config.yaml` and `eval.csv` as
-`experiments.plot` reads them, Stable-Baselines3's log `progress.csv`, and the model, `model.zip`.
+A run takes ten to twenty minutes on one core. Its folder, OUT/TASK/OBJECTIVE/seed_N, holds `config.yaml` and `eval.csv`
+as `experiments.plot` reads them, Stable-Baselines3's log `progress.csv`, and the model, `model.zip`.
 """
 
 from __future__ import annotations

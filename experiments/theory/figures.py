@@ -349,7 +349,7 @@ def settings(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 def random_policy(panel: Axes, cells: Sequence[Cell]) -> None:
-    level(panel, float(values(cells, "random_return").mean()), RANDOM_POLICY, "random policy")
+    level(panel, float(values(cells, "random_return").mean()), RANDOM_POLICY, "random policy", below=True)
 
 
 def reference(panel: Axes, results: Results, domain: str, noise: str) -> None:
@@ -359,15 +359,16 @@ def reference(panel: Axes, results: Results, domain: str, noise: str) -> None:
         random_policy(panel, ends)
 
 
-def level(panel: Axes, height: float, colour: str, name: str) -> None:
+def level(panel: Axes, height: float, colour: str, name: str, below: bool = False) -> None:
     panel.axhline(height, color=colour, linestyle=":", linewidth=2)
     panel.annotate(
         name,
         (0.98, height),
-        (0, 4),
+        (0, -4 if below else 4),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
         ha="right",
+        va="top" if below else "bottom",
         fontsize=12,
         color=colour,
     )

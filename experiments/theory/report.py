@@ -199,7 +199,10 @@ def core_lines(results: Results, domain: str) -> list[Line]:
 
 def geometry_lines(results: Results, domain: str) -> list[Line]:
     measures = {
-        name.replace("_", " "): name for name in ("reconstruction", "alignment", "uniformity", "effective_rank")
+        "reconstruction error": "reconstruction",
+        "alignment": "alignment",
+        "uniformity": "uniformity",
+        "effective rank": "effective_rank",
     }
     return [
         {"noise": NOISES[noise], "method": METHODS[method], **cells_line(cells, measures)}
