@@ -121,6 +121,11 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
         self._running = False
 
     @property
+    def state(self) -> npt.NDArray[np.float32]:
+        """The latent state now, as in ``info["state"]``."""
+        return self._state.copy()
+
+    @property
     def max_episode_steps(self) -> int:
         """Steps of this environment until the time limit."""
         return math.ceil(self._tic_limit / self.action_repeat)
@@ -177,7 +182,7 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
         self._state = np.array(self._read_state(now, self._state), np.float32)
 
     def _info(self) -> dict[str, Any]:
-        return {"simulator_steps": self._simulator_steps, "state": self._state.copy()}
+        return {"simulator_steps": self._simulator_steps, "state": self.state}
 
     def _checked(self, action: np.int64 | int) -> int:
         try:

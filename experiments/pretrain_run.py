@@ -179,7 +179,8 @@ def pretrain(composed: DictConfig) -> Path:
                 check_same(config, saved, folder, FREE_ON_RESUME)
             run = opened.enter_context(closing(Run(config, folder)))
         if run.finished:
-            print(f"nothing to do: the run has finished after {run.trainer.updates} updates; to go on, raise steps")
+            raised = "steps" if run.trainer.updates >= run.trainer.steps else "patience"
+            print(f"nothing to do: the run has finished after {run.trainer.updates} updates; to go on, raise {raised}")
             return folder
         write_atomically(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(as_dict(config))).encode())
         run.run()

@@ -17,6 +17,7 @@ from experiments.config import ConfigError
 from experiments.log import Progress
 from experiments.pretrain_config import ENVIRONMENT, READ_ACTIONS, PretrainConfig
 from rlrep.data import EpisodeDataset, open_video, record
+from rlrep.data.decode import WithoutActions
 from rlrep.registry import unknown
 
 
@@ -31,16 +32,13 @@ def open_source(config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]
     if config.objective not in READ_ACTIONS:
         return split(watch(config, actions=False), config)
     try:
-        data = watch(config, actions=True)
-        if data.action is None:
-            raise ValueError(f"{config.source} is video alone")
-    except ValueError as error:
+        return split(watch(config, actions=True), config)
+    except WithoutActions as error:
         raise ConfigError(
             f"objective={config.objective} predicts actions: {error}. Use data recorded with actions (the folder of a "
             f"run, .npz, HDF5 or Minari episodes with actions, or source={ENVIRONMENT}TASK), or temporal_contrastive, "
             f"forward_model or autoencoder for video alone"
         ) from error
-    return split(data, config)
 
 
 def watch(config: PretrainConfig, actions: bool) -> EpisodeDataset:
@@ -60,15 +58,25 @@ def watch(config: PretrainConfig, actions: bool) -> EpisodeDataset:
 
 
 def split(data: EpisodeDataset, config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]:
-    """Whole episodes for validation; the last frames where there is but one episode."""
+    """Whole episodes for validation; the last frames where there is but one episode.
+
+    Raises:
+        ConfigError: for one episode that is too short for both.
+    """
     if data.num_episodes > 1:
         return data.split(config.validation_fraction, config.seed)
-    frames = len(data.frames)
+    first, end = data.episodes[0]
+    frames = end - first
     held_out = max(round(config.validation_fraction * frames), config.horizon + 1)
+    if frames - held_out <= config.horizon:
+        raise ConfigError(
+            f"{config.source} holds one episode of {frames} frames; to train and to validate on pairs horizon="
+            f"{config.horizon} steps apart it takes {2 * config.horizon + 2}: choose a smaller horizon, or more video"
+        )
     cut = EpisodeDataset(
-        data.frames,
-        [frames - held_out, held_out] if held_out < frames else [frames],
-        action=data.action,
+        data.frames[first:end],
+        [frames - held_out, held_out],
+        action=None if data.action is None else data.action[first:end],
         frame_stack=config.frame_stack,
         max_gap=config.horizon,
         seed=config.seed,

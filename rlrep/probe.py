@@ -37,10 +37,10 @@ def probe(
 
     Returns:
         For classes the share of the test that is told right, in 0..1. For values the mean over targets of R² = 1 -
-        error / variance: 1 is perfect, 0 as good as the mean.
+        error / variance: 1 is perfect, 0 as good as the mean. Targets that stay the same in either part don't count.
 
     Raises:
-        ValueError: if features and targets do not fit each other.
+        ValueError: if features and targets do not fit each other, or no target varies.
     """
     (features, target), (test_features, test_target) = train, test
     for name, (x, y) in {"train": train, "test": test}.items():
@@ -52,7 +52,11 @@ def probe(
     features, test_features = (features - mean) / std, (test_features - mean) / std
     out_dim = int(max(target.max(), test_target.max())) + 1 if classes else target.shape[1]
     if not classes:
-        center, scale = target.mean(0), target.std(0) + 1e-6
+        varies = (target.amax(0) > target.amin(0)) & (test_target.amax(0) > test_target.amin(0))
+        if not varies.any():
+            raise ValueError("no target varies in both train and test, so there is nothing to read")
+        target, test_target, out_dim = target[:, varies], test_target[:, varies], int(varies.sum())
+        center, scale = target.mean(0), target.std(0)
         target = (target - center) / scale
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -26,6 +26,7 @@ from experiments.theory.results import (
     core,
     oracle,
     select,
+    state_unit,
     sweep,
     values,
 )
@@ -101,7 +102,7 @@ def probes(results: Results, domain: str) -> Figure | None:
     grid = figure.subplots(2, len(noises), squeeze=False)
     for noise, (above, below) in zip(noises, grid.T, strict=True):
         cells = [*core(results, domain, noise=noise), *oracle(results, domain, noise)]
-        bars(above, cells, "state", f"state read, {NOISES[noise]}", "accuracy")
+        bars(above, cells, "state", f"state read, {NOISES[noise]}", state_unit(domain))
         chance = values(cells, "state_chance")
         if len(chance):
             above.axvline(chance.mean(), color="0.3", linestyle="--", linewidth=1.6)
@@ -218,7 +219,7 @@ def persistence(results: Results, domain: str) -> Figure | None:
         return None
     titles = {
         "final_return": "episode return",
-        "state_linear": "state read, accuracy",
+        "state_linear": f"state read, {state_unit(domain)}",
         "noise_linear": "noise read, R²",
     }
     measures = [m for m in titles if len(values(cells, m))]

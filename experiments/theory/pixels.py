@@ -28,8 +28,8 @@ from rlrep.registry import look_up
 
 PRETRAINING = ("frames", "horizon", "steps", "batch_size", "lr", "encoder")
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "autoencoder": dict(decoder_channels=16),
-    "vq_autoencoder": dict(decoder_channels=16, codes=64, codebooks=8),
+    "autoencoder": dict(feature_dim=None, decoder_channels=16),
+    "vq_autoencoder": dict(feature_dim=None, decoder_channels=16, codes=64, codebooks=8),
     "forward_model": dict(decoder_channels=16, feature_dim=128, hidden_dim=256),
     "temporal_contrastive": dict(feature_dim=64),
     "inverse_model": dict(hidden_dim=256),
@@ -129,8 +129,8 @@ def settings(name: str, quick: bool = False) -> Settings:
     """Of a domain; `quick` ones only show that everything runs."""
     usual = {
         "gridworld": Settings(),
-        "vizdoom_basic": Settings(ppo=Schedule(steps=30_000, evaluations=6, episodes=40)),
-        "vizdoom_defend_the_center": Settings(ppo=Schedule(steps=60_000, evaluations=6, episodes=40)),
+        "vizdoom_basic": Settings(steps=2_000, ppo=Schedule(steps=40_000, evaluations=4, episodes=40)),
+        "vizdoom_defend_the_center": Settings(steps=2_000, ppo=Schedule(steps=60_000, evaluations=4, episodes=40)),
     }
     chosen = look_up("domain", name, usual)
     if not quick:

@@ -68,12 +68,9 @@ class GridVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
         reward, terminated, truncated = self.world.step(self.actions)
-        observation = self.observe()
         # A time limit is a part of this task: 12 moves, and no reward after; so nothing is bootstrapped at it.
-        infos = [
-            {"terminal_observation": observation[i]} if ended else {} for i, ended in enumerate(terminated | truncated)
-        ]
-        return observation, reward, terminated | truncated, infos
+        infos: list[dict] = [{} for _ in range(self.num_envs)]
+        return self.observe(), reward, terminated | truncated, infos
 
     def close(self) -> None:
         pass

@@ -21,6 +21,7 @@ from experiments.theory.results import (
     DOMAINS,
     METHODS,
     NOISES,
+    STUDIES,
     Array,
     Cell,
     Results,
@@ -34,7 +35,6 @@ from experiments.theory.results import (
 )
 from experiments.theory.verdicts import CONFIRMED, REFUTED, UNDECIDED, Part, Verdict, share_kept, verdicts
 
-COMMAND = "python -m experiments.video_theory"
 INTERVALS = (
     "Pictures and tables show the mean over seeds with its 95 % bootstrap interval, as the project's other curves do. "
     "A bootstrap of three to five seeds is too narrow to decide anything, so the verdicts use wider ones: Welch's t "
@@ -110,7 +110,7 @@ def compose(results: Results, judged: Sequence[Verdict], pictures: dict[str, Pat
         Block("table", lines=[summary_line(v) for v in judged]),
         Block("text", RULE),
         Block("text", INTERVALS),
-        Block("code", COMMAND),
+        Block("code", command(results)),
         Block("table", lines=cost_lines(results)),
         *machine_block(results),
     ]
@@ -128,6 +128,13 @@ def compose(results: Results, judged: Sequence[Verdict], pictures: dict[str, Pat
         blocks += [Block("h2", DOMAINS["lock"]), *shown(pictures, "lock"), Block("text", LOCK)]
         blocks += [Block("table", lines=lock_lines(results))]
     return [block for block in blocks if block.kind != "table" or block.lines]
+
+
+def command(results: Results) -> str:
+    """What made these cells, or would."""
+    ran = {cell.study if cell.domain in ("gridworld", "lock") else cell.domain for cell in results.every}
+    studies = [name for name in (*STUDIES, *DOMAINS) if name in ran]
+    return f"python -m experiments.video_theory {' '.join(studies)} --seeds {len({c.seed for c in results.every})}"
 
 
 def domain_blocks(results: Results, domain: str, pictures: dict[str, Path]) -> list[Block]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from math import isfinite, nan
+from math import isfinite, isinf, nan
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,17 @@ DOMAINS = {
 STUDIES = ("core", "size", "persistence")
 
 
+def state_unit(domain: str) -> str:
+    """What `Cell.state_linear` and `state_mlp` count there."""
+    return "accuracy" if domain == "gridworld" else "R²"
+
+
 @dataclass(frozen=True)
 class Cell:
     """An encoder pre-trained, probed and used by PPO. Measures that do not apply (no noise, no decoder) are nan.
 
-    Returns are means over episodes; `state_*` are accuracies in [0, 1], `noise_*` R², `reconstruction` a mean
-    squared error; `coverage` is the share of pixels under noise, `size` a shape's share of the image's side.
+    Returns are means over episodes; `state_*` are accuracies in [0, 1], in ViZDoom R² like `noise_*`; `reconstruction`
+    is a mean squared error; `coverage` is the share of pixels under noise, `size` a shape's share of the image's side.
     """
 
     domain: str
@@ -157,6 +162,10 @@ def check(cell: Cell | LockCell) -> None:
         value = getattr(cell, key)
         if not isinstance(value, int | float) or not isfinite(value):
             raise ValueError(f"{key} is {value!r}, expected a number")
+    for field in fields(cell):  # what does not apply is null in the file, and nan here
+        value = getattr(cell, field.name)
+        if isinstance(value, float) and isinf(value):
+            raise ValueError(f"{field.name} is {value!r}, expected a number")
     if isinstance(cell, LockCell) and min(cell.episodes, cell.horizon) < 1:
         raise ValueError(f"{cell.episodes} episodes at horizon {cell.horizon}: both must be at least 1")
 

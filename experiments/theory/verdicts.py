@@ -16,14 +16,27 @@ from math import isfinite, nan
 import numpy as np
 
 from experiments.theory.intervals import Array, Estimate, contrast, fit_growth
-from experiments.theory.results import METHODS, NOISES, Cell, LockCell, Results, by, core, oracle, select, sweep, values
+from experiments.theory.results import (
+    METHODS,
+    NOISES,
+    Cell,
+    LockCell,
+    Results,
+    by,
+    core,
+    oracle,
+    select,
+    state_unit,
+    sweep,
+    values,
+)
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 
 KEEPS = 0.9
 """The share of a return that "as good as" must reach, and that "falls clearly" must stay under."""
 FAR_ABOVE = 0.10
-"""Accuracy above the random encoder's; half of what it gets wrong, where that is less than twice this."""
+"""The state probe's score above the random encoder's; half of what that lacks, where it lacks less than twice this."""
 AIC_DECIDES = 2.0
 """A smaller difference of AIC decides nothing."""
 POLYNOMIAL = 3.0
@@ -35,6 +48,7 @@ STATEMENTS = {
     "P3": "Autoencoders fall with any noise that dominates the pixels",
     "P4": "Encoders from video need exponentially many episodes in the horizon, from action labels polynomially many",
 }
+FEW_RUNS = "needs 3 horizons and 3 solved runs"
 VIDEO = ("temporal_contrastive", "forward_model", "autoencoder", "vq_autoencoder")
 
 
@@ -126,9 +140,9 @@ def share_kept(criterion: str, unit: str, above: bool, cells: Sequence[Cell], wh
     return judged(criterion, unit, KEEPS, above, contrast([(1.0, ours), (-KEEPS, theirs)]), theirs.mean(), n)
 
 
-def reads_state(criterion: str, cells: Sequence[Cell], random: Sequence[Cell]) -> Part:
-    """Accuracy of the linear probe above the random encoder's, against FAR_ABOVE."""
-    unit, ours, theirs = "accuracy above random encoder", values(cells, "state_linear"), values(random, "state_linear")
+def reads_state(criterion: str, score: str, cells: Sequence[Cell], random: Sequence[Cell]) -> Part:
+    """Score of the linear probe above the random encoder's, against FAR_ABOVE."""
+    unit, ours, theirs = f"{score} above random encoder", values(cells, "state_linear"), values(random, "state_linear")
     if not (len(ours) and len(theirs)):
         return undecided(criterion, unit, FAR_ABOVE, True, "cells are missing")
     n = min(len(ours), len(theirs))
@@ -150,7 +164,7 @@ def iid_parts(results: Results, domain: str) -> list[Part]:
         kept = share_kept(
             f"{name}: at least 90 % of the oracle's return", "share of oracle's return", True, cells, ends
         )
-        read = reads_state(f"{name}: state read far above the random encoder", cells, random)
+        read = reads_state(f"{name}: state read far above the random encoder", state_unit(domain), cells, random)
         parts += [kept if kept.note else replace(kept, note=note), read]
     return parts
 
@@ -202,7 +216,6 @@ def autoencoder_parts(results: Results, domain: str) -> list[Part]:
         for noise in ("iid", "exogenous"):
             noisy = select(cells, noise=noise)
             most = max((c.coverage for c in noisy), default=nan)
-            # Coverage is measured, so seeds of one setting differ a little in it.
             setting = next(((c.num_shapes, c.size) for c in noisy if c.coverage == most), None)
             worst = {c.seed: c for c in noisy if (c.num_shapes, c.size) == setting}
             at = f" over {100 * values(worst.values(), 'coverage').mean():.0f} % of the pixels" if worst else ""
@@ -230,7 +243,7 @@ def lock_parts(lock: Sequence[LockCell]) -> list[Part]:
     # The two that the theory is about are asked for; the autoencoders count where they were run.
     asked = [m for m in VIDEO if m in run or m in ("temporal_contrastive", "forward_model")]
     parts = [part for method in asked for part in exponential(method, lock)]
-    return [*parts, polynomial("inverse_model", lock)]
+    return [*parts, *polynomial("inverse_model", lock)]
 
 
 def runs(method: str, lock: Sequence[LockCell]) -> tuple[Array, Array, np.ndarray, int]:
@@ -247,32 +260,34 @@ def exponential(method: str, lock: Sequence[LockCell]) -> list[Part]:
     better = (f"{name}: exponential growth fits better than polynomial", "AIC difference", 0.0, True)
     as_exponential, as_power = (fit_growth(x, episodes, solved) for x in (horizons, np.log(horizons)))
     if not (as_exponential and as_power):
-        note = "needs 3 horizons and 3 solved runs"
-        return [undecided(*grows, note), undecided(*better, note)]
-    rate, difference = as_exponential.slope, as_power.aic - as_exponential.aic
+        return [undecided(*grows, FEW_RUNS), undecided(*better, FEW_RUNS)]
+    rate = as_exponential.slope
     note = f"degree {as_power.slope.value:.1f} if polynomial; {censored(solved)}"
     return [
         Part(*grows, decide(rate.low, rate.high, 0.0, True), rate.value, rate.low, rate.high, nan, seeds, note),
-        Part(
-            *better,
-            decide(difference - AIC_DECIDES, difference + AIC_DECIDES, 0.0, True),
-            difference,
-            seeds=seeds,
-            note=f"a difference under {AIC_DECIDES:g} decides nothing",
-        ),
+        fits_better(*better, as_power.aic - as_exponential.aic, seeds),
     ]
 
 
-def polynomial(method: str, lock: Sequence[LockCell]) -> Part:
+def polynomial(method: str, lock: Sequence[LockCell]) -> list[Part]:
     horizons, episodes, solved, seeds = runs(method, lock)
-    what = (f"{METHODS[method]}: episodes grow no faster than H³", "degree in the horizon", POLYNOMIAL, False)
+    name = METHODS[method]
+    bounded = (f"{name}: episodes grow no faster than H³", "degree in the horizon", POLYNOMIAL, False)
+    better = (f"{name}: polynomial growth fits better than exponential", "AIC difference", 0.0, True)
     as_exponential, as_power = (fit_growth(x, episodes, solved) for x in (horizons, np.log(horizons)))
     if not (as_exponential and as_power):
-        return undecided(*what, "needs 3 horizons and 3 solved runs")
-    degree = as_power.slope
-    note = f"AIC, exponential less polynomial: {as_exponential.aic - as_power.aic:+.1f}; {censored(solved)}"
-    outcome = decide(degree.low, degree.high, POLYNOMIAL, False)
-    return Part(*what, outcome, degree.value, degree.low, degree.high, nan, seeds, note)
+        return [undecided(*bounded, FEW_RUNS), undecided(*better, FEW_RUNS)]
+    degree, outcome = as_power.slope, decide(as_power.slope.low, as_power.slope.high, POLYNOMIAL, False)
+    return [
+        Part(*bounded, outcome, degree.value, degree.low, degree.high, nan, seeds, censored(solved)),
+        fits_better(*better, as_exponential.aic - as_power.aic, seeds),
+    ]
+
+
+def fits_better(criterion: str, unit: str, threshold: float, above: bool, difference: float, seeds: int) -> Part:
+    outcome = decide(difference - AIC_DECIDES, difference + AIC_DECIDES, threshold, above)
+    note = f"a difference under {AIC_DECIDES:g} decides nothing"
+    return Part(criterion, unit, threshold, above, outcome, difference, seeds=seeds, note=note)
 
 
 def censored(solved: np.ndarray) -> str:

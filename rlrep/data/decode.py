@@ -76,6 +76,10 @@ def _append(frames: GrowingArray, chunks: Iterator[np.ndarray]) -> int:
     return frames.rows - before
 
 
+class WithoutActions(ValueError):
+    """Actions were asked for, of a file that holds none."""
+
+
 class Alike:
     """Makes all clips alike, and refuses those that can't be; the first one sets what the others must be like."""
 
@@ -97,7 +101,7 @@ class Alike:
 
     def action(self, path: Path, clip: Clip) -> np.ndarray:
         if clip.action is None:
-            raise ValueError(f"actions=True, but {path} holds no actions: videos have none, episode files may")
+            raise WithoutActions(f"{path} holds no actions: videos have none, episode files may")
         kind = f"{clip.action.dtype} of shape {clip.action.shape[1:]}"
         self._compare("actions", kind, path, "open the files of one task only")
         return clip.action

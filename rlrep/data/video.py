@@ -90,6 +90,9 @@ def open_video(
             decode(sources, options, skip_corrupt, temporary, made_from)
         stored = caches.load(folder, made_from)
         assert stored is not None
+    short = _too_short(stored.index, max_gap)
+    skipped = stored.index.skipped | short
+    _report(skipped, len(set(stored.index.files)) - len(short), skip_corrupt)
     dataset = EpisodeDataset(
         stored.frames,
         stored.index.lengths,
@@ -98,7 +101,10 @@ def open_video(
         max_gap=max_gap,
         seed=seed,
     )
-    return _without_skipped(dataset, stored.index, skip_corrupt)
+    if short:
+        dataset = dataset.select(np.flatnonzero([file not in short for file in stored.index.files]))
+    dataset.skipped = skipped
+    return dataset
 
 
 def _cache_folder(roots: list[Path], options: Options, cache: str | Path | None) -> Path:
@@ -109,25 +115,31 @@ def _cache_folder(roots: list[Path], options: Options, cache: str | Path | None)
     return parent / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _without_skipped(dataset: EpisodeDataset, index: caches.Index, skip_corrupt: bool) -> EpisodeDataset:
-    """Without the files that are too short, and told of all that were left out."""
+def _too_short(index: caches.Index, max_gap: int) -> dict[str, str]:
+    """The files of which no episode is longer than the largest gap, with the reason."""
     longest: dict[str, int] = {}
     for file, length in zip(index.files, index.lengths, strict=True):
         longest[file] = max(longest.get(file, 0), length)
-    short = {
-        file: f"it is too short: {length} frames, and max_gap={dataset.max_gap} needs {dataset.max_gap + 1}"
+    return {
+        file: f"it is too short: {length} frames, and max_gap={max_gap} needs {max_gap + 1}"
         for file, length in longest.items()
-        if length <= dataset.max_gap
+        if length <= max_gap
     }
-    skipped = index.skipped | short
+
+
+def _report(skipped: dict[str, str], usable: int, skip_corrupt: bool) -> None:
+    """Refuses what has to be skipped, or warns of it if that is wanted and leaves something.
+
+    Raises:
+        ValueError: the message names the first file.
+    """
     if not skipped:
-        return dataset
+        return
+    file, reason = next(iter(skipped.items()))
+    more = f" ({len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
+    if not usable:
+        raise ValueError(f"{file} can't be used: {reason}{more}, and there is no other file")
     if not skip_corrupt:
-        file, reason = next(iter(skipped.items()))
-        more = f" ({len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
         raise ValueError(f"{file} can't be used: {reason}{more}; skip_corrupt=True leaves such files out")
     listed = "".join(f"\n  {file}: {reason}" for file, reason in skipped.items())
-    warnings.warn(f"skipped {len(skipped)} of {len(longest) + len(index.skipped)} files:{listed}", stacklevel=3)
-    dataset = dataset.select(np.flatnonzero([file not in short for file in index.files]))
-    dataset.skipped = skipped
-    return dataset
+    warnings.warn(f"skipped {len(skipped)} of {len(skipped) + usable} files:{listed}", stacklevel=3)

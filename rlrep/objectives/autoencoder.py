@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.augment import RandomShift
-from rlrep.encoders import PixelDecoder, PixelEncoder, to_pixels, to_unit_scale
+from rlrep.encoders import PixelDecoder, PixelEncoder, orthogonal_init, projection, to_pixels, to_unit_scale
 from rlrep.objectives.base import Objective, check_frame_channels
 
 if TYPE_CHECKING:
@@ -17,19 +17,21 @@ if TYPE_CHECKING:
 
 
 class Autoencoder(Objective):
-    """Reconstructs the newest frame of x_t from φ(x_t), section 3 of arXiv 2403.13765.
+    """Reconstructs the newest frame of x_t from z = projection(φ(x_t)), section 3 of arXiv 2403.13765.
 
-    ``loss_reconstruction`` = mean ‖decoder(φ(x)) - x‖² on the scale pixels / 255 - 0.5. With `denoise` the encoder sees
-    x + ε, ε ~ N(0, (255 · denoise)²) (arXiv 0810.3956's denoising autoencoder). With `codes` the features pass a
+    ``loss_reconstruction`` = mean ‖decoder(z) - x‖² on the scale pixels / 255 - 0.5. With `denoise` the encoder sees
+    x + ε, ε ~ N(0, (255 · denoise)²) (arXiv 0810.3956's denoising autoencoder). With `codes` z passes a
     vector-quantised bottleneck (arXiv 1711.00937) on their way to the decoder: `codebooks` parts, each one of `codes`
     vectors; ``loss_commitment`` draws them to their codes.
 
     Args:
         encoder: the shared encoder.
         action_space: not used; every objective is built from the same two arguments.
+        feature_dim: size of z; None decodes the features themselves, for encoders with a small ``out_dim``: the
+            convolutions' 39,200 features of an 84×84 picture would make a decoder of 2 GB.
         denoise: standard deviation of the noise that the encoder must remove, as a share of 255; 0 for none.
         codes: vectors of each codebook; 0 leaves the bottleneck out. Needs the vector-quantize-pytorch package.
-        codebooks: parts that the features are cut into; must divide ``encoder.repr_dim``.
+        codebooks: parts that the features are cut into; must divide the size of z.
         frame_channels: channels of one frame, of which the newest is decoded.
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation; a random shift by 4 pixels if None. The target is not augmented.
@@ -43,6 +45,7 @@ class Autoencoder(Objective):
         self,
         encoder: PixelEncoder,
         action_space: Any = None,
+        feature_dim: int | None = 256,
         denoise: float = 0.0,
         codes: int = 0,
         codebooks: int = 4,
@@ -58,31 +61,36 @@ class Autoencoder(Objective):
         self.denoise = denoise
         self.frame_channels = check_frame_channels(encoder, frame_channels)
         frame_shape = (frame_channels, *encoder.observation_shape[1:])
-        self.decoder = PixelDecoder(encoder.repr_dim, frame_shape, decoder_channels)
-        self.quantizer = vector_quantizer(encoder.repr_dim, codes, codebooks) if codes else None
+        self.projection: nn.Module = nn.Identity()
+        if feature_dim is not None:
+            self.projection = projection(encoder.repr_dim, feature_dim).apply(orthogonal_init)
+        dim = encoder.repr_dim if feature_dim is None else feature_dim
+        self.decoder = PixelDecoder(dim, frame_shape, decoder_channels)
+        self.quantizer = vector_quantizer(dim, codes, codebooks) if codes else None
 
     def losses(self, observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         pixels = observation
         if self.denoise:
             noise = torch.randn(observation.shape, device=observation.device)
             pixels = (observation + noise * (255 * self.denoise)).clamp(0, 255)
-        features, commitment = self.bottleneck(self.encode(pixels))
+        z, commitment = self.bottleneck(self.encode(pixels))
         frame = to_unit_scale(observation[:, -self.frame_channels :])
-        out = {"loss_reconstruction": F.mse_loss(self.decoder(features), frame)}
+        out = {"loss_reconstruction": F.mse_loss(self.decoder(z), frame)}
         return out if commitment is None else out | {"loss_commitment": commitment}
 
     def bottleneck(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, repr_dim) features as the decoder sees them, and the commitment loss if they are quantised."""
+        """z (B, feature_dim) as the decoder sees it, and the commitment loss if it is quantised."""
+        z = self.projection(features)
         if self.quantizer is None:
-            return features, None
-        quantized, _, commitment = self.quantizer(features[:, None])
+            return z, None
+        quantized, _, commitment = self.quantizer(z[:, None])
         return quantized[:, 0], commitment.sum()
 
     @torch.no_grad()
     def reconstruct(self, batch: TensorDict) -> Tensor:
         """The newest frame of each observation as the decoder sees it, (B, frame_channels, H, W) uint8."""
-        features, _ = self.bottleneck(self.encoder(batch["observation"]))
-        return to_pixels(self.decoder(features))
+        z, _ = self.bottleneck(self.encoder(batch["observation"]))
+        return to_pixels(self.decoder(z))
 
 
 def vector_quantizer(dim: int, codes: int, codebooks: int) -> nn.Module:
