@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
+from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -394,6 +396,13 @@ def arguments_of(built: type) -> dict[str, Any]:
                 return hints
             hints.pop(hands_on[0].name, None)
     return hints
+
+
+def located(name: str) -> str:
+    """A file or folder by its absolute path, `~` included; what is neither, such as the id of a Minari data set, as it
+    is."""
+    path = os.path.abspath(to_absolute_path(os.path.expanduser(name)))
+    return path if os.path.exists(path) else name
 
 
 def check_task(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.checkpoint import CONFIG
-from experiments.config import ConfigError, RunConfig, TrainConfig, explanation, load_as, settle, typed_as
+from experiments.config import ConfigError, RunConfig, TrainConfig, explanation, load_as, located, settle, typed_as
+from rlrep.data.sources import READERS
 
 if TYPE_CHECKING:
     from rlrep.data import Provenance
@@ -21,12 +23,16 @@ POSITIVE_OFFLINE = ("num_updates", "log_every_updates", "eval_every_updates", "c
 FROM_DATA = ("task", "image_size", "action_repeat", "camera", "run_dir")
 USUAL_ACTION_REPEAT = 2  # V-D4RL's, whose files do not tell
 
-# What may change when a run is resumed. `dataset` may: what it holds is checked instead.
+# Folders that many data sets have: V-D4RL's of a size, a seed's run, a run's replay.
+COMMON_FOLDER = re.compile(r"\d+px|seed_\d+|rank_\d+|replay")
+
+# What may change when a run is resumed. `dataset` may: the checkpoint tells what it held.
 FREE_ON_RESUME = {
     "resume",
     "run_dir",
     "device",
     "dataset",
+    "data",
     "cache",
     "replay_storage",
     "num_updates",
@@ -43,7 +49,8 @@ FREE_ON_RESUME = {
 class OfflineConfig(RunConfig):
     """Every value of a run, see conf/offline/offline.yaml for what each means; checked on construction.
 
-    `data` is what the data set tells of itself: its level, and the returns of the random policy and of its expert.
+    `data` is what the data set tells of itself: its level, the returns of the random policy and of its expert, and the
+    fingerprint of what it holds.
     """
 
     dataset: str
@@ -74,6 +81,7 @@ def requested(composed: DictConfig) -> Any:
     for name in FROM_DATA:
         if plain[name] is None:
             del plain[name]
+    plain.dataset = located(str(plain.dataset))
     plain.data = {}
     try:
         typed = OmegaConf.merge(OmegaConf.structured(OfflineConfig), plain)
@@ -83,13 +91,14 @@ def requested(composed: DictConfig) -> Any:
     return typed
 
 
-def completed(asked: Any, provenance: Provenance, image_size: int) -> OfflineConfig:
+def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: str) -> OfflineConfig:
     """The checked configuration, with what the data tell where nothing was asked for.
 
     Args:
         asked: by `requested`.
         provenance: of the data.
         image_size: of the data's frames, in pixels.
+        fingerprint: of what the data hold.
 
     Raises:
         ConfigError: for impossible values, and if neither the data nor the configuration name the task.
@@ -109,10 +118,18 @@ def completed(asked: Any, provenance: Provenance, image_size: int) -> OfflineCon
         if OmegaConf.is_missing(config, name):
             config[name] = value
     if OmegaConf.is_missing(config, "run_dir"):
-        level = provenance.level or Path(config.dataset).stem
+        level = provenance.level or level_of(config.dataset)
         config.run_dir = f"runs/offline/{config.task}_{level}/{config.agent['name']}/seed_{config.seed}"
     config.data = {name: value for name, value in asdict(provenance).items() if name not in ("task", "made")}
+    config.data["fingerprint"] = fingerprint
     return typed_as(OfflineConfig, config)
+
+
+def level_of(dataset: str) -> str:
+    """What to call data that do not name their level: the last part of their path that tells them from others."""
+    path = Path(dataset)
+    parts = [path.stem if path.suffix.lower() in READERS else path.name, *(parent.name for parent in path.parents)]
+    return next((part for part in parts if part and not COMMON_FOLDER.fullmatch(part)), parts[0])
 
 
 def load(path: Path) -> OfflineConfig | TrainConfig:

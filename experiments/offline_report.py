@@ -30,7 +30,7 @@ from experiments.intervals import (
     probability_of_improvement,
     stratified_interval,
 )
-from experiments.offline_config import OfflineConfig, load
+from experiments.offline_config import OfflineConfig, level_of, load
 from experiments.plot import RunError, find_runs, read_returns
 
 log = logging.getLogger(__name__)
@@ -46,11 +46,13 @@ class Result:
         data: task and level, such as "cheetah_run medium".
         agent: its name without the objective.
         added: whether it had the objective.
+        fingerprint: of what the data hold; None if the run was made before it was recorded.
         score: 0 for the random policy, 100 for the data's expert; nan if the data do not tell their returns.
     """
 
     folder: Path
     data: str
+    fingerprint: str | None
     agent: str
     added: bool
     seed: int
@@ -102,11 +104,12 @@ def read_result(folder: Path, objective: str) -> Result:
     updates, returns = read_returns(folder / "eval.csv")
     if updates[-1] < config.num_updates:
         raise RunError(f"{folder}: it has made {updates[-1]:.0f} of {config.num_updates} updates; resume it")
-    level = config.data.get("level") or Path(config.dataset).stem
+    level = config.data.get("level") or level_of(config.dataset)
     parts = [part for part in config.agent["name"].split("+") if part != objective]
     return Result(
         folder=folder,
         data=f"{config.task} {level}",
+        fingerprint=config.data.get("fingerprint"),
         agent="+".join(parts) or config.agent["algorithm"],  # agent=taco is DrQ-v2 with the objective of its name
         added=objective in config.objectives,
         seed=config.seed,
@@ -142,7 +145,20 @@ def read_results(paths: Iterable[Path], objective: str) -> list[Result]:
             results[key] = result
     if not results:
         raise RunError("none of these runs can be used: give folders of finished runs of experiments.offline")
+    warn_of_mixed_data(results.values())
     return list(results.values())
+
+
+def warn_of_mixed_data(results: Iterable[Result]) -> None:
+    """Says which runs count as ones on the same data, though their data hold something else."""
+    first: dict[str, Result] = {}
+    for result in results:
+        if result.fingerprint is not None:
+            other = first.setdefault(result.data, result)
+            if other.fingerprint != result.fingerprint:
+                log.warning(
+                    "%s: its data are not those of %s, though both are %s", result.folder, other.folder, result.data
+                )
 
 
 def summarize(results: Sequence[Result]) -> list[Line]:

@@ -190,7 +190,7 @@ def open_data(asked: Any) -> Dataset:
     """The data that the configuration `asked` names, on the device of the run where they fit."""
     opened = partial(
         open_dataset,
-        to_absolute_path(asked.dataset),
+        asked.dataset,
         frame_stack=asked.frame_stack,
         n_step=asked.nstep,
         discount=asked.discount,
@@ -227,7 +227,7 @@ def train_offline(composed: DictConfig) -> Path:
             data = open_data(asked)
             if not ranks.rank():
                 ranks.from_first(None)
-            config = completed(asked, data.provenance, data.frame_shape[-1])
+            config = completed(asked, data.provenance, data.frame_shape[-1], data.fingerprint)
             folder = Path(to_absolute_path(config.run_dir))
             saved = load_as(OfflineConfig, folder / CONFIG) if (folder / CONFIG).exists() else None
             settle_encoder(config, saved)

@@ -176,6 +176,7 @@ class Dataset(ReplayBuffer):
     Attributes:
         provenance: how it was made, as far as is known.
         skipped: files left out, and why.
+        fingerprint: of all that it holds; the same wherever it lies.
     """
 
     def __init__(
@@ -189,6 +190,7 @@ class Dataset(ReplayBuffer):
         if action.dtype == np.int64:
             space = SimpleNamespace(n=max(provenance.num_actions or 0, int(action.max()) + 1))
         self.provenance, self.skipped = provenance, skipped
+        self.fingerprint = replay_files.fingerprint(folder)
         shape = (frame_stack * channels, height, width)
         super().__init__(shape, space, length, frame_stack=frame_stack, path=folder, read_only=True, **options)
         episodes = int(rows["episode"][0, -1]) + 1
@@ -202,6 +204,10 @@ class Dataset(ReplayBuffer):
     def episode_lengths(self) -> np.ndarray:
         """(E,) steps of each episode."""
         return np.bincount(self.rows["episode"][0]) - 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the replay, and the fingerprint of the data that it is a state of."""
+        return super().state_dict() | {"fingerprint": self.fingerprint}
 
     def add(self, **transition: Any) -> None:
         """A finished data set takes no more."""

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from experiments import config as configuration
 from experiments.checkpoint import CheckpointError, load_checkpoint
 from experiments.config import ConfigError
 from experiments.evaluate import main as evaluate
-from experiments.offline_config import OfflineConfig, load
+from experiments.offline_config import OfflineConfig, level_of, load
 from experiments.offline_run import OfflineRun
 from rlrep import PixelEncoder
 from rlrep.data import Provenance
@@ -142,8 +143,34 @@ def test_other_values_or_other_data_are_another_run(run: Run, tmp_path: Path) ->
         run("num_updates=3", "lr=0.1", "resume=true")
     rng = np.random.default_rng(1)
     other = write_data(tmp_path / "other", episodes=[episode(rng) for _ in range(5)])
-    with pytest.raises(CheckpointError, match="holds other episodes than when the run was saved"):
-        run_offline(other, folder, "num_updates=3", "resume=true")
+    alike = write_data(tmp_path / "alike", episodes=[episode(rng) for _ in range(4)])
+    for data in (other, alike):
+        with pytest.raises(CheckpointError, match="holds other episodes than when the run was saved"):
+            run_offline(data, folder, "num_updates=3", "resume=true")
+
+
+def test_a_run_goes_on_where_its_data_were_moved(data: Path, tmp_path: Path) -> None:
+    before = shutil.copytree(data, tmp_path / "before")
+    run_offline(before, tmp_path / "run", "num_updates=3")
+    before.rename(tmp_path / "after")
+    folder = run_offline(tmp_path / "after", tmp_path / "run", "num_updates=4", "resume=true")
+    assert load(folder / "config.yaml").dataset == str(tmp_path / "after")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "level"),
+    [
+        ("/vd4rl/main/walker_walk/medium/84px", "medium"),
+        ("/vd4rl/main/walker_walk/medium_replay/64px", "medium_replay"),
+        ("/runs/cheetah_run/taco/seed_1/replay", "taco"),
+        ("/data/lr0.5", "lr0.5"),
+        ("/data/medium.hdf5", "medium"),
+        ("walker/medium-v0", "medium-v0"),
+        ("/replay", "replay"),
+    ],
+)
+def test_the_level_is_what_tells_data_from_others(dataset: str, level: str) -> None:
+    assert level_of(dataset) == level
 
 
 @pytest.mark.parametrize("freeze", ["true", "false"])
@@ -156,6 +183,14 @@ def test_a_pretrained_encoder_is_the_start(run: Run, tmp_path: Path, freeze: str
     assert all(equal) if freeze == "true" else not any(equal)
     name = "td3_bc+frozen" if freeze == "true" else "td3_bc+pretrained"
     assert load(folder / "config.yaml").agent["name"] == name
+
+
+def test_a_relative_path_is_kept_as_an_absolute_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    folder = run_offline(Path("medium"), tmp_path / "run", "num_updates=1")
+    assert load(folder / "config.yaml").dataset == str(data)
 
 
 def test_the_folder_is_named_after_data_and_agent(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,13 @@ def composed(*overrides: str) -> Any:
 
 
 def write_run(
-    folder: Path, level: str, returns: Sequence[float], seed: int, *overrides: str, expert: float | None = EXPERT
+    folder: Path,
+    level: str,
+    returns: Sequence[float],
+    seed: int,
+    *overrides: str,
+    expert: float | None = EXPERT,
+    fingerprint: str = "0",
 ) -> Path:
     """What a run on offline data leaves that the report reads; evaluations at 0, 10, … updates."""
     asked = composed(*overrides).copy()
@@ -37,7 +43,7 @@ def write_run(
         "cheetah_run", level, random_return=None if expert is None else RANDOM, expert_return=expert
     )
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(as_dict(completed(asked, provenance, 40))))
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(as_dict(completed(asked, provenance, 40, fingerprint))))
     rows = [f"{10 * i},{value}" for i, value in enumerate(returns)]
     (folder / "eval.csv").write_text("\n".join(["update,episode_return", *rows]) + "\n")
     return folder
@@ -120,6 +126,15 @@ def test_what_can_not_be_used_is_left_out_and_told(tmp_path: Path, caplog: pytes
         assert message in caplog.text
     (line,) = (line for line in summarize(results) if line.statistic == "return")
     assert (line.estimate.value, line.runs) == (50, 1) and np.isnan(line.estimate.low)
+
+
+def test_other_data_of_the_same_name_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for seed, fingerprint in ((1, "a"), (2, "a"), (3, "b")):
+        write_run(tmp_path / str(seed), "medium", [5.0, 50.0], seed, "agent=bc", fingerprint=fingerprint)
+    read_results([tmp_path], "taco")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/3: its data are not those of {tmp_path}/1, though both are cheetah_run medium"
+    ]
 
 
 def test_no_usable_run_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
