@@ -45,6 +45,7 @@ from experiments.trainer import (
     write_config,
 )
 from rlrep.data import Dataset, open_dataset
+from rlrep.replay import ReplayError
 
 
 class OfflineRun:
@@ -70,7 +71,7 @@ class OfflineRun:
         with ExitStack() as opened:
             self.env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
             check_fit(data, self.env, config)
-            data.sample(self.batch_size)  # says if there are too few steps, before anything starts
+            check_size(data, self.batch_size, config.dataset)
             self.agent = build_agent(config, self.env.observation_space, self.env.action_space)
             if state is None and config.encoder.path is not None:
                 load_weights(self.agent.encoder, Path(config.encoder.path))
@@ -162,6 +163,14 @@ class OfflineRun:
         self.data.rng.bit_generator.state = json.loads(own["sampler"])
         set_random_state(own["random"])
         self.updates, self.next_eval = state["updates"], state["next_eval"]
+
+
+def check_size(data: Dataset, batch_size: int, name: str) -> None:
+    """Refuses data with fewer steps than a batch."""
+    try:
+        data.sample(batch_size)
+    except ReplayError as error:
+        raise ConfigError(f"{name} is too small: {error}") from error
 
 
 def check_fit(data: Dataset, env: Any, config: OfflineConfig) -> None:

@@ -209,10 +209,6 @@ class Dataset(ReplayBuffer):
         """That of the replay, and the fingerprint of the data that it is a state of."""
         return super().state_dict() | {"fingerprint": self.fingerprint}
 
-    def add(self, **transition: Any) -> None:
-        """A finished data set takes no more."""
-        raise ReplayError("a data set is read only: collect new transitions into a ReplayBuffer of their own")
-
     def check_lengths(self, name: str | Path) -> None:
         """Refuses a data set that can't be sampled, and warns of the episodes that never are."""
         window, lengths = max(self.n_step, self.horizon), self.episode_lengths

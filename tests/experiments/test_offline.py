@@ -211,6 +211,7 @@ def test_what_does_not_fit_the_data_is_refused(run: Run, tmp_path: Path) -> None
         (["nstep=21"], "21|long as a"),
         (["objectives=[taco]", "objective.taco.horizon=21"], "21|long as a"),
         (["num_updates=0"], "num_updates must be greater than 0"),
+        (["batch_size=81"], "medium is too small: a batch of 81 needs as many transitions"),
         (["dataset=/nowhere"], "/nowhere"),
         (["dataset=???"], "name the data"),
     ):

@@ -224,6 +224,16 @@ def test_damaged_rows_are_refused(name: str, how: str, tmp_path: Path) -> None:
         build(tmp_path, "disk")
 
 
+def test_a_replay_that_is_only_read_is_neither_made_nor_to_be_deleted(tmp_path: Path) -> None:
+    with pytest.raises(ReplayError, match="restore"):
+        build(tmp_path / "nothing", "disk", read_only=True)
+    assert not (tmp_path / "nothing").exists()
+    build(tmp_path, "disk")
+    damage(tmp_path / "frame.npy", "truncated")
+    with pytest.raises(ReplayError, match=rf"frame\.npy is missing or damaged .*: restore {tmp_path} from a copy"):
+        build(tmp_path, "disk", read_only=True)
+
+
 @pytest.mark.parametrize("storage", ["memory", "disk"])
 def test_files_that_are_not_those_of_the_state_are_refused(storage: str, tmp_path: Path) -> None:
     """As where a checkpoint was copied without its replay, or with an older one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,22 @@ def test_discrete_choices_are_those_recorded_or_those_seen(tmp_path: Path) -> No
 def test_a_data_set_is_only_read(tmp_path: Path, storage: str) -> None:
     write_transitions(episodes(), tmp_path / "data", format="rlrep")
     before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
-    data = open_dataset(tmp_path / "data", storage=storage)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch's, of an array that it can't write to
+        data = open_dataset(tmp_path / "data", storage=storage)
+    one = episode(0)
     with pytest.raises(ReplayError, match="read only"):
-        data.add()
-    data.frames[:] = 0
+        data.add(
+            observation=one.frames[None, :3].reshape(1, 9, 8, 8),
+            action=one.action[:1],
+            reward=one.reward[:1],
+            next_observation=one.frames[None, 1:4].reshape(1, 9, 8, 8),
+            terminated=np.array([False]),
+            truncated=np.array([False]),
+        )
     data.flush()
+    # Mapped so that the kernel need not have memory for a copy: data may be larger than that.
+    assert data.files is not None and not any(array.flags.writeable for array in data.files.arrays.values())
     assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
 
 
@@ -204,6 +216,15 @@ def test_episodes_shorter_than_a_sample_are_told_of(tmp_path: Path) -> None:
     for options in ({"n_step": 5}, {"horizon": 5}):
         with pytest.raises(ValueError, match=r"no episode in .*short is as long as a sample.*the longest has 4"):
             open_dataset(tmp_path / "short", **options)
+
+
+def test_one_episode_as_long_as_a_sample_is_enough(tmp_path: Path) -> None:
+    source = episode(0, 3)
+    write_transitions([source], tmp_path / "data", format="rlrep")
+    batch = open_dataset(tmp_path / "data", n_step=3).sample(1)
+    assert float(batch["next", "reward"]) == pytest.approx(float(source.reward @ 0.99 ** np.arange(3)), rel=1e-5)
+    with pytest.raises(ValueError, match=r"no episode in .*data is as long as a sample.*the longest has 3"):
+        open_dataset(tmp_path / "data", n_step=4)
 
 
 def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
