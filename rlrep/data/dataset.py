@@ -292,24 +292,29 @@ def _converted(root: Path, cache: str | Path | None, skip_corrupt: bool) -> tupl
     parent = (root if root.is_dir() else root.parent) / CACHE_FOLDER if cache is None else Path(cache).expanduser()
     folder = parent / f"transitions-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
     made_from = json.loads(json.dumps([entry for source in sources for entry in source.fingerprint()]))
-    found = _cached(folder, made_from)
-    if found is None or (found["skipped"] and not skip_corrupt):
-        files = TransitionFiles(root, skip_corrupt)
-        about = dict(made_from=made_from, skipped=files.skipped)
-        with caches.replacing(folder) as temporary:
-            replay_files.write_dataset(files, temporary, files.provenance, **about)
-        found = replay_files.description(folder)
+    found = _cached(folder, made_from, skip_corrupt)
+    if found is None:
+        with caches.locked(folder):
+            found = _cached(folder, made_from, skip_corrupt)  # another process may have made it
+            if found is None:
+                files = TransitionFiles(root, skip_corrupt)
+                about = dict(made_from=made_from, skipped=files.skipped)
+                with caches.replacing(folder) as temporary:
+                    replay_files.write_dataset(files, temporary, files.provenance, **about)
+                found = replay_files.description(folder)
     if found["skipped"]:
         listed = "".join(f"\n  {file}: {reason}" for file, reason in found["skipped"].items())
         warnings.warn(f"skipped {len(found['skipped'])} of {len(sources)} files:{listed}", stacklevel=3)
     return folder, Provenance(**found["provenance"]), found["skipped"]
 
 
-def _cached(folder: Path, made_from: list[Any]) -> dict[str, Any] | None:
-    """What is recorded of the converted files in `folder`; None if they are missing, damaged, or of other files."""
+def _cached(folder: Path, made_from: list[Any], skip_corrupt: bool) -> dict[str, Any] | None:
+    """What is recorded of the converted files in `folder`; None if they are missing, damaged, of other files, or lack
+    some that are not to be left out.
+    """
     try:
         found = replay_files.description(folder)
         replay_files.load_rows(folder)
     except Unreadable:
         return None
-    return found if found.get("made_from") == made_from else None
+    return found if found.get("made_from") == made_from and (skip_corrupt or not found["skipped"]) else None

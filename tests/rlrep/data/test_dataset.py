@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
 import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlrep.data import Provenance, TransitionFiles, open_dataset, write_transitions
+from rlrep.data import Provenance, TransitionFiles, cache, open_dataset, open_video, write_transitions
 from rlrep.replay import ReplayBuffer, ReplayError
 from tests.rlrep.data.transition_files import FORMATS, PROVENANCE, assert_equal, by_hand, episode, episodes, source_path
 
@@ -100,11 +104,31 @@ def test_files_are_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         patch.setattr("rlrep.data.dataset.TransitionFiles", None)
         again = open_dataset(tmp_path / "data", cache=tmp_path / "cache", seed=1).sample(4)
     assert (first == again).all()
-    cached = next((tmp_path / "cache").iterdir())
+    cached = next((tmp_path / "cache").glob("transitions-*"))
     (cached / "reward.npy").write_bytes((cached / "reward.npy").read_bytes()[:-1])
     assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 25  # made anew
     next((tmp_path / "data").glob("*000003_5.npz")).unlink()
     assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 20
+
+
+@pytest.mark.parametrize("opener", [open_dataset, open_video])
+def test_several_that_open_at_once_convert_once(tmp_path: Path, opener: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="drqv2")
+    made = []
+    replacing = cache.replacing
+
+    @contextmanager
+    def slowly(folder: Path) -> Iterator[Path]:
+        made.append(folder)
+        with replacing(folder) as temporary:
+            time.sleep(0.3)  # long enough for the others to look for it in vain
+            yield temporary
+
+    monkeypatch.setattr(cache, "replacing", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(opener, [tmp_path / "data"] * 4))
+    assert len(made) == 1
+    assert len({len(data) if opener is open_dataset else len(data.frames) for data in opened}) == 1
 
 
 def fill(replay: ReplayBuffer, count: int) -> None:
