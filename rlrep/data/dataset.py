@@ -246,7 +246,8 @@ def open_dataset(
     """Opens recorded episodes as a replay that is only read.
 
     The first call converts the files, each frame stored once; later ones map what was converted into memory. Data sets
-    of our own format are not converted.
+    of our own format are not converted. Frames are compared with their checksums when files that were copied or changed
+    are opened for the first time, some seconds for 100,000.
 
     Args:
         path: one of these:
@@ -276,6 +277,7 @@ def open_dataset(
     if replay_files.is_dataset(root):
         try:
             provenance = replay_files.read_provenance(root)
+            replay_files.check_frames(root)
             dataset = Dataset(root, provenance, {}, frame_stack=frame_stack, **options)
         except Unreadable as error:
             raise ValueError(f"{root} can't be used: {error}: restore it from a copy") from error
@@ -315,6 +317,7 @@ def _cached(folder: Path, made_from: list[Any], skip_corrupt: bool) -> dict[str,
     try:
         found = replay_files.description(folder)
         replay_files.load_rows(folder)
+        replay_files.check_frames(folder)
     except Unreadable:
         return None
     return found if found.get("made_from") == made_from and (skip_corrupt or not found["skipped"]) else None

@@ -16,7 +16,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlrep.data import Provenance, TransitionFiles, cache, open_dataset, open_video, write_transitions
+from rlrep.data import Provenance, TransitionFiles, cache, open_dataset, open_video, replay_files, write_transitions
 from rlrep.replay import ReplayBuffer, ReplayError
 from tests.rlrep.data.transition_files import FORMATS, PROVENANCE, assert_equal, by_hand, episode, episodes, source_path
 
@@ -300,8 +300,29 @@ def test_a_damaged_data_set_of_our_own_is_named(tmp_path: Path) -> None:
         (tmp_path / name / f"{name}.npy").write_bytes(content)
         with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum is another"):
             list(TransitionFiles(tmp_path / name))
-    with pytest.raises(ValueError, match=r"reward can't be used.*restore it from a copy"):
-        open_dataset(tmp_path / "reward")
+        with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum is another: restore it from a copy"):
+            open_dataset(tmp_path / name)
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="drqv2")
+    expected = open_dataset(tmp_path / "data").frames.clone()
+    frames = next((tmp_path / "data/.rlrep-cache").glob("*/frame.npy"))
+    content = bytearray(frames.read_bytes())
+    content[-1000:] = bytes(1000)
+    frames.write_bytes(content)
+    assert torch.equal(open_dataset(tmp_path / "data").frames, expected)
+
+
+def test_frames_are_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="rlrep")
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")  # the times of files stay
+    verified = []
+    read_replay = replay_files.read_replay
+    monkeypatch.setattr(replay_files, "read_replay", lambda path: verified.append(path.name) or read_replay(path))
+    for name in ("data", "copy", "copy", "data"):
+        open_dataset(tmp_path / name)
+    assert verified == ["copy"]
 
 
 def test_nothing_is_left_of_a_data_set_that_could_not_be_written(tmp_path: Path) -> None:
