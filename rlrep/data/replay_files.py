@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -128,7 +129,8 @@ def read_provenance(folder: Path) -> Provenance:
     """Of a data set what was recorded, of a run its folder."""
     if is_dataset(folder):
         return Provenance(**description(folder)["provenance"])
-    return Provenance(made={"run": str(folder.parent)})
+    own = folder.parent
+    return Provenance(made={"run": str(own.parent if re.fullmatch(r"rank_\d+", own.name) else own)})
 
 
 def episodes_of(rows: dict[str, np.ndarray], lane: int) -> Iterator[np.ndarray]:
@@ -204,7 +206,8 @@ def _rows(frames: np.ndarray, at: np.ndarray) -> Iterator[np.ndarray]:
 
 def _written(episode: np.ndarray, step: np.ndarray) -> np.ndarray:
     """Rows of a ring, oldest first: the longest stretch in which each row follows on the one before it. What a run
-    wrote after its last checkpoint and then wrote anew lies outside it, and so do rows never written to.
+    wrote after its last checkpoint and then wrote anew lies outside it, and so do rows never written to or forgotten
+    (`Files.forget_row`).
     """
     length = len(episode)
     following = np.arange(1, length + 1) % length

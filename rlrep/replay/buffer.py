@@ -253,6 +253,9 @@ class ReplayBuffer:
             if not self.mapped:
                 index = torch.from_numpy(at).to(self.frames.device)
                 self.files.arrays["frame"][lane, at] = self.frames[lane][index].cpu().numpy()
+            if self.length > self.window or self.head[lane] < self.length:
+                # There may be what a run wrote that was killed; this one went on from before it.
+                self.files.forget_row(lane, self.head[lane] % self.length)
         self.files.flush()
         self.flushed = self.head.copy()
 
@@ -330,6 +333,9 @@ class ReplayBuffer:
 
     def _append(self, lane: int, observation: Tensor, step: int) -> None:
         at = (lane, self.head[lane] % self.length)
+        if self.mapped:
+            assert self.files is not None
+            self.files.forget_row(*at)
         self.frames[at] = observation[-self.frame_shape[0] :].to(self.frames.device)
         self.rows["step"][at] = step
         self.rows["episode"][at] = self.episodes[lane]

@@ -69,6 +69,12 @@ class Files:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return torch.from_numpy(self.arrays["frame"])
 
+    def forget_row(self, lane: int, at: int) -> None:
+        """Marks a row, until it is written again, as one that continues no other: its frame may be newer than the rest
+        when the process is killed.
+        """
+        self.arrays["step"][lane, at] = -2  # not -1, which the 0 of a row never written to would continue
+
     def flush(self) -> None:
         for array in self.arrays.values():
             assert isinstance(array, np.memmap)

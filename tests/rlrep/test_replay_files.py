@@ -241,7 +241,7 @@ def test_files_that_are_not_those_of_the_state_are_refused(storage: str, tmp_pat
     write(replay, 0, 40)
     replay.flush()
     old = replay.state_dict()
-    write(replay, 40, 40)
+    write(replay, 40, RESERVE // 2)
     state = replay.state_dict()
     for resumed in (build(tmp_path / "empty", storage), build(tmp_path / "full", storage)):
         with pytest.raises(ReplayError, match="are not those of the saved replay"):
@@ -250,6 +250,10 @@ def test_files_that_are_not_those_of_the_state_are_refused(storage: str, tmp_pat
     with pytest.raises(ReplayError, match="are not those of the saved replay"):
         build(tmp_path / "full", storage).load_state_dict(old | {"head": [3]})
     build(tmp_path / "full", storage).load_state_dict(old)
+    if storage == "disk":  # frames that the old state counts are written over
+        write(replay, 40 + RESERVE // 2, 40)
+        with pytest.raises(ReplayError, match="are not those of the saved replay"):
+            build(tmp_path / "full", storage).load_state_dict(old)
 
 
 def test_loading_without_files_is_refused() -> None:

@@ -131,12 +131,13 @@ def test_several_that_open_at_once_convert_once(tmp_path: Path, opener: Any, mon
     assert len({len(data) if opener is open_dataset else len(data.frames) for data in opened}) == 1
 
 
-def fill(replay: ReplayBuffer, count: int) -> None:
-    for number in range(count):
+def fill(replay: ReplayBuffer, count: int, first: int = 0, steps: int = 7) -> None:
+    """Episodes number first, …, of which the first `steps` steps are played."""
+    for number in range(first, first + count):
         source = episode(number)
         stacks = np.maximum(np.arange(8)[:, None] - np.arange(3)[::-1], 0)
         observation = source.frames[stacks].reshape(8, 9, 8, 8)
-        for t in range(7):
+        for t in range(steps):
             replay.add(
                 observation=observation[t : t + 1],
                 action=source.action[t : t + 1],
@@ -159,6 +160,51 @@ def test_a_finished_runs_replay_is_a_data_set(tmp_path: Path, written: int, whol
     data = open_dataset(tmp_path / part)
     assert len(data) == 7 * len(whole)
     assert data.provenance.made == {"run": str(tmp_path / "run")}
+
+
+def test_every_process_of_a_run_has_a_part_of_its_replay(tmp_path: Path) -> None:
+    for number, folder in enumerate(("run/replay", "run/rank_1/replay")):
+        replay = ReplayBuffer((9, 8, 8), spaces.Box(-1, 1, (2,)), 35, path=tmp_path / folder)
+        fill(replay, 2, first=2 * number)
+        replay.flush()
+    data = TransitionFiles(tmp_path / "run")
+    for found, number in zip(data, range(4), strict=True):
+        assert_equal(found, episode(number, terminated=number % 2 == 1))
+    assert data.provenance.made == {"run": str(tmp_path / "run")}
+    assert len(open_dataset(tmp_path / "run")) == 28
+
+
+@pytest.mark.parametrize("reserve", [0, 10])
+@pytest.mark.parametrize(("written", "whole"), [(2, [0, 1]), (8, [5, 6, 7])], ids=["half full", "wrapped"])
+def test_frames_newer_than_the_last_flush_are_not_read(
+    tmp_path: Path, written: int, whole: list[int], reserve: int
+) -> None:
+    """Frames reach the disk at once, the rest when it is flushed: a run may be killed between."""
+    replay = ReplayBuffer(
+        (9, 8, 8), spaces.Box(-1, 1, (2,)), 35 - reserve, storage="disk", path=tmp_path, reserve=reserve
+    )
+    fill(replay, written)
+    replay.flush()
+    fill(replay, 1, first=written)
+    for found, number in zip(TransitionFiles(tmp_path), whole, strict=True):
+        assert_equal(found, episode(number, terminated=number % 2 == 1))
+
+
+def test_a_resumed_runs_episodes_do_not_go_on_in_those_of_the_killed_one(tmp_path: Path) -> None:
+    options: Any = dict(storage="disk", path=tmp_path, reserve=20)
+    replay = ReplayBuffer((9, 8, 8), spaces.Box(-1, 1, (2,)), 40, **options)
+    fill(replay, 2)
+    replay.flush()
+    saved = replay.state_dict()
+    fill(replay, 1, first=2)
+    replay.flush()  # killed before the checkpoint that counts these rows
+    resumed = ReplayBuffer((9, 8, 8), spaces.Box(-1, 1, (2,)), 40, **options)
+    resumed.load_state_dict(saved)
+    fill(resumed, 1, first=4, steps=3)
+    resumed.flush()
+    found = list(TransitionFiles(tmp_path))
+    assert [len(one) for one in found] == [7, 7, 3]
+    np.testing.assert_array_equal(found[2].frames, episode(4).frames[:4])
 
 
 @pytest.mark.parametrize("format", ["drqv2", "vd4rl_64"])
@@ -276,6 +322,22 @@ def test_a_wrong_entry_of_an_hdf5_file_is_named(tmp_path: Path, name: str, value
         del file[name]
         file[name] = np.array(value, dtype)
     with pytest.raises(ValueError, match=rf"data\.hdf5 can't be used: .*{message}"):
+        open_dataset(tmp_path / "data")
+
+
+def test_entries_of_an_hdf5_file_that_are_not_read_are_no_matter(tmp_path: Path) -> None:
+    import h5py
+
+    write_transitions(episodes(), tmp_path / "data", format="vd4rl_84")
+    with h5py.File(tmp_path / "data/data.hdf5", "a") as file:
+        file["task"] = "cheetah_run"
+        file["elsewhere"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "reward")
+        file.create_dataset("state", (25, 17), np.float32, chunks=(5, 17))  # none of its chunks was written
+        file.create_group("obs")
+    assert len(open_dataset(tmp_path / "data")) == 25
+    with h5py.File(tmp_path / "data/data.hdf5", "a") as file:
+        del file["reward"]
+    with pytest.raises(ValueError, match=r"holds none of reward, only .*elsewhere.*task"):
         open_dataset(tmp_path / "data")
 
 
