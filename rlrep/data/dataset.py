@@ -153,12 +153,21 @@ def write_transitions(
         OSError: if it can't be written.
     """
     folder = Path(folder).expanduser()
+    check_target(folder, format)
+    with caches.replacing(folder) as temporary:
+        WRITERS[format](_at_least_one(episodes), temporary, provenance or Provenance())
+
+
+def check_target(folder: Path, format: str) -> None:
+    """Refuses what `write_transitions` would, before there are episodes.
+
+    Raises:
+        ValueError: for an unknown format, and a folder that is not empty.
+    """
     if format not in WRITERS:
         raise ValueError(f"format must be one of {', '.join(WRITERS)}, got {format!r}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already: name a new folder, or delete it")
-    with caches.replacing(folder) as temporary:
-        WRITERS[format](_at_least_one(episodes), temporary, provenance or Provenance())
 
 
 def _at_least_one(episodes: Iterable[Transitions]) -> Iterator[Transitions]:
