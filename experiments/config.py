@@ -451,10 +451,8 @@ def load_as(schema: type[Config], path: Path) -> Config:
     return built
 
 
-def differences(
-    ours: Any, saved: Any, free: Set[str] = frozenset(FREE_ON_RESUME | {"replay_buffer_size"})
-) -> list[str]:
-    """What differs between two configurations of one run, but for what may change when it is resumed, `free`."""
+def differences(ours: Any, saved: Any, free: Set[str]) -> list[str]:
+    """What differs between two configurations of one run, but for what is `free`."""
     new, old = flat(as_dict(ours)), flat(as_dict(saved))
     return [
         f"{name}={new.get(name)} (the run has {old.get(name)})"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +80,24 @@ def requested(composed: DictConfig) -> Any:
     assert isinstance(plain, DictConfig)
     settle(plain)
     for name in FROM_DATA:
-        if plain[name] is None:
+        if not OmegaConf.is_interpolation(plain, name) and plain[name] is None:
             del plain[name]
-    plain.dataset = located(str(plain.dataset))
     plain.data = {}
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(OfflineConfig), plain)
-        OmegaConf.resolve(typed)
+        plain.dataset = located(str(plain.dataset))
+        return OmegaConf.merge(OmegaConf.structured(OfflineConfig), plain)  # run_dir may name what the data tell
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration does not fit: {explanation(error)}") from error
-    return typed
+
+
+def told_by_run(provenance: Provenance) -> Provenance:
+    """With what the run says whose replay the data are, as long as its folder is there."""
+    path = Path(str(provenance.made.get("run")), CONFIG)
+    if "action_repeat" in provenance.made or not path.exists():
+        return provenance
+    run = load(path)
+    made = provenance.made | {"action_repeat": run.action_repeat, "camera": run.camera}
+    return replace(provenance, task=provenance.task or run.task, made=made)
 
 
 def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: str) -> OfflineConfig:
@@ -104,13 +113,16 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
         ConfigError: for impossible values, and if neither the data nor the configuration name the task.
         ValueError: for unknown names, with the nearest known ones.
     """
-    told = {"task": provenance.task, "action_repeat": USUAL_ACTION_REPEAT, "camera": None}
-    told |= {name: value for name, value in provenance.made.items() if name in told}
-    run = Path(str(provenance.made.get("run")), CONFIG)
-    if provenance.task is None and run.exists():  # the replay of a run of ours
-        trained = load(run)
-        told = {name: getattr(trained, name) for name in told}
-    told["image_size"] = image_size
+    provenance = told_by_run(provenance)
+    action_repeat, camera = (provenance.made.get(name) for name in ("action_repeat", "camera"))
+    if action_repeat is None and OmegaConf.is_missing(asked, "action_repeat"):
+        action_repeat = USUAL_ACTION_REPEAT
+        print(
+            f"{asked.dataset} does not say how often each of its actions was repeated: evaluations repeat them "
+            f"{action_repeat} times, as V-D4RL did; if that is wrong, give action_repeat=N",
+            file=sys.stderr,
+        )
+    told = {"task": provenance.task, "action_repeat": action_repeat, "camera": camera, "image_size": image_size}
     if told["task"] is None and OmegaConf.is_missing(asked, "task"):
         raise ConfigError(f"{asked.dataset} does not say which task it is of: name it, as in task=cheetah_run")
     config = asked.copy()

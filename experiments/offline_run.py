@@ -29,7 +29,7 @@ from experiments.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
-from experiments.config import ConfigError, check_precision, check_same, load_as, longest_horizon, refusals
+from experiments.config import ConfigError, check_precision, load_as, longest_horizon, refusals
 from experiments.evaluation import make_evaluation_env
 from experiments.files import locked
 from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
@@ -37,8 +37,10 @@ from experiments.offline_config import FREE_ON_RESUME, OfflineConfig, completed,
 from experiments.pretrained import load_weights, settle_encoder
 from experiments.trainer import (
     advising,
+    auto_storage,
     build_agent,
     check_finite,
+    check_folder,
     check_ranks,
     following,
     play_evaluation,
@@ -212,9 +214,8 @@ def open_data(asked: Any) -> Dataset:
     if asked.replay_storage != "auto":
         return opened(storage=asked.device if asked.replay_storage == "cuda" else asked.replay_storage)
     data = opened(storage="disk")
-    if asked.device.startswith("cuda") and data.nbytes < torch.cuda.mem_get_info(asked.device)[0] / 2:
-        data = opened(storage=asked.device)
-    return data
+    storage = auto_storage(asked.device, data.nbytes)
+    return data if storage == "disk" else opened(storage=storage)
 
 
 def train_offline(composed: DictConfig) -> Path:
@@ -246,7 +247,7 @@ def train_offline(composed: DictConfig) -> Path:
                 config.encoder.precision = saved.encoder.precision
             if not ranks.rank():
                 opened.enter_context(locked(folder))
-                check_folder(config, saved, folder)
+                check_folder(config, saved, folder, FREE_ON_RESUME)
             run = opened.enter_context(closing(OfflineRun(config, folder, data)))
         if run.finished:
             print(f"nothing to do: the run has made {run.updates} updates already; to go on, raise num_updates")
@@ -256,14 +257,3 @@ def train_offline(composed: DictConfig) -> Path:
         with advising(folder, lambda: f"update {run.updates}"):
             run.run()
     return folder
-
-
-def check_folder(config: OfflineConfig, saved: OfflineConfig | None, folder: Path) -> None:
-    """Refuses a folder that holds a run, but for one of the same configuration that is to be resumed."""
-    if saved is None:
-        if (folder / CHECKPOINT).exists():
-            raise ConfigError(f"{folder} holds a checkpoint but no {CONFIG}: put it back, or choose another run_dir")
-        return
-    if not config.resume:
-        raise ConfigError(f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it")
-    check_same(config, saved, folder, FREE_ON_RESUME)

@@ -17,14 +17,15 @@ import torch
 from experiments import config as configuration
 from experiments.checkpoint import CheckpointError, load_checkpoint
 from experiments.config import ConfigError
+from experiments.data import main as convert
 from experiments.evaluate import main as evaluate
 from experiments.offline_config import OfflineConfig, level_of, load
 from experiments.offline_run import OfflineRun
 from rlrep import PixelEncoder
-from rlrep.data import Provenance
+from rlrep.data import Provenance, write_transitions
 from rlrep.replay import ReplayError
 from tests.experiments.conftest import ROOT, run_in
-from tests.experiments.offline_data import TINY_OFFLINE, episode, run_offline, write_data
+from tests.experiments.offline_data import PROVENANCE, TINY_OFFLINE, episode, run_offline, write_data
 from tests.experiments.test_resume import same
 
 Run = Callable[..., Path]
@@ -228,12 +229,41 @@ def test_data_that_do_not_name_their_task_need_it_named(tmp_path: Path) -> None:
     assert load(folder / "config.yaml").action_repeat == 50
 
 
-@pytest.mark.slow
-def test_the_replay_of_a_run_is_data(tmp_path: Path) -> None:
-    online = run_in(tmp_path / "online", "agent=drqv2", "num_train_frames=2000", "nstep=1")
+def test_a_repeat_of_actions_that_is_assumed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_data(tmp_path / "unnamed", Provenance(task="cartpole_balance"))
+    folder = run_offline(data, tmp_path / "run", "num_updates=1")
+    assert load(folder / "config.yaml").action_repeat == 2
+    assert "evaluations repeat them 2 times, as V-D4RL did" in capsys.readouterr().err
+    run_offline(data, tmp_path / "other", "num_updates=1", "action_repeat=50")
+    assert "V-D4RL" not in capsys.readouterr().err
+
+
+def test_the_replay_of_a_run_is_data_and_so_is_what_it_was_converted_to(tmp_path: Path) -> None:
+    online = run_in(tmp_path / "online", "agent=drqv2", "num_train_frames=2000", "nstep=1", "camera=1")
     folder = run_offline(online, tmp_path / "run", "num_updates=1")
-    config = load(folder / "config.yaml")
-    assert (config.task, config.action_repeat, config.image_size) == ("cartpole_balance", 50, 20)
+    assert convert(["convert", str(online), str(tmp_path / "converted")]) == 0
+    shutil.rmtree(online)
+    again = run_offline(tmp_path / "converted", tmp_path / "again", "num_updates=1")
+    for each in (folder, again):
+        config = load(each / "config.yaml")
+        assert (config.task, config.action_repeat, config.camera) == ("cartpole_balance", 50, 1)
+        assert config.image_size == 20
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_a_minari_data_set_is_named_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    rng = np.random.default_rng(0)
+    episodes = [episode(rng) for _ in range(4)]
+    write_transitions(episodes, tmp_path / "minari/cartpole/small-v0", PROVENANCE, format="minari")
+    folder = run_offline(Path("cartpole/small-v0"), tmp_path / "run", "num_updates=1")
+    assert load(folder / "config.yaml").dataset == "cartpole/small-v0"
+
+
+def test_the_folder_may_be_named_after_what_the_data_tell(data: Path, tmp_path: Path) -> None:
+    assert run_offline(data, tmp_path / "${task}", "num_updates=1") == tmp_path / "cartpole_balance"
+    with pytest.raises(ConfigError, match=r"does not fit: .*tsk"):
+        run_offline(data, tmp_path / "${tsk}", "num_updates=1")
 
 
 def test_data_without_rewards_are_refused(tmp_path: Path) -> None:
