@@ -16,9 +16,7 @@ the expert without noise, which put them on a scale from 0 to 100.
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +28,18 @@ import torch
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
-from envs import OpenGLError, make_env
+from envs import make_env
 from experiments import config as configuration
-from experiments.checkpoint import CHECKPOINT, CONFIG, CheckpointError, load_checkpoint
+from experiments.checkpoint import CONFIG
 from experiments.config import ConfigError, TrainConfig, check_choice, refusals
 from experiments.evaluate import checkpoint_policy, random_policy
 from experiments.evaluation import Policy, environment_options, evaluate
 from experiments.log import Progress
 from experiments.plot import read_returns
+from experiments.train import tell
 from rlrep.data import Provenance, Transitions, write_transitions
+from rlrep.data.dataset import check_target
+from rlrep.data.replay_files import episodes_of, load_rows
 
 LEVELS = ("random", "medium", "medium_replay", "full_replay", "medium_expert", "expert")
 PLAYED_BY = {"random": ["random"], "medium": ["medium"], "expert": ["expert"], "medium_expert": ["medium", "expert"]}
@@ -73,28 +74,37 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint that the run kept, and the mean return of its evaluation."""
+    """A checkpoint that the run kept, the frame of the evaluation nearest to it, and the mean return there.
+
+    Checkpoints wait for an episode's end, evaluations do not: with several environments they lie apart.
+    """
 
     path: Path
     frame: int
+    evaluated: int
     episode_return: float
 
 
 def snapshots(run: Path) -> list[Snapshot]:
-    """The checkpoints that were kept and evaluated, by frame.
+    """The checkpoints that were kept, by frame; of those that share an evaluation the one that is nearest to it.
 
     Raises:
         ConfigError: if there are none.
     """
-    evaluated = dict(zip(*(values.tolist() for values in read_returns(run / "eval.csv")), strict=True))
-    kept = sorted((run / "checkpoints").glob("[0-9]*.pt"))
-    found = [Snapshot(path, int(path.stem), evaluated[int(path.stem)]) for path in kept if int(path.stem) in evaluated]
+    returns = dict(zip(*(values.tolist() for values in read_returns(run / "eval.csv")), strict=True))
+    kept = {int(path.stem): path for path in sorted((run / "checkpoints").glob("[0-9]*.pt"))}
+    found = []
+    for frame, path in kept.items():
+        evaluated = nearest(frame, returns)
+        if nearest(evaluated, kept) == frame:
+            found.append(Snapshot(path, frame, int(evaluated), returns[evaluated]))
     if not found:
-        raise ConfigError(
-            f"{run} kept {len(kept)} checkpoints, none of a frame that it was evaluated at: train it with "
-            f"save_snapshot=true and checkpoint_every_frames the same as eval_every_frames"
-        )
+        raise ConfigError(f"{run} kept no checkpoints but its last: train it with save_snapshot=true")
     return found
+
+
+def nearest(frame: float, frames: Iterable[float]) -> float:
+    return min(frames, key=lambda other: abs(other - frame))
 
 
 def expert_of(found: Sequence[Snapshot]) -> Snapshot:
@@ -105,9 +115,14 @@ def medium_of(found: Sequence[Snapshot], random_return: float) -> Snapshot:
     """The first that is half as good as the expert.
 
     Raises:
-        ConfigError: if that is the expert itself.
+        ConfigError: if that is the expert itself, or the expert is no better than the random policy.
     """
     expert = expert_of(found)
+    if expert.episode_return <= random_return:
+        raise ConfigError(
+            f"the best checkpoint, at frame {expert.frame}, was evaluated at {expert.episode_return:.1f}, and the "
+            f"random policy gets {random_return:.1f}: there is no medium between them; train longer"
+        )
     half = (random_return + expert.episode_return) / 2
     medium = next(snapshot for snapshot in found if snapshot.episode_return >= half)
     if medium == expert:
@@ -147,7 +162,7 @@ class Collector:
         return checkpoint_policy(self.trained, snapshot.path, self.env)[0]
 
     def reference(self, name: str) -> float:
-        """The mean return of the random policy or the expert, in the run's evaluation episodes."""
+        """The mean return of the random policy or the expert, in the first of the episodes that are collected from."""
         return float(evaluate(self.policy(name), self.env, self.config.reference_episodes).returns.mean())
 
     def episodes(self) -> Iterator[Transitions]:
@@ -186,7 +201,11 @@ class Collector:
             "camera": trained.camera,
             "image_size": trained.image_size,
             "checkpoints": {
-                name: {"frame": snapshot.frame, "evaluation": snapshot.episode_return}
+                name: {
+                    "frame": snapshot.frame,
+                    "evaluation": snapshot.episode_return,
+                    "evaluated_at": snapshot.evaluated,
+                }
                 for name, snapshot in used.items()
             },
             "policies": PLAYED_BY.get(level, ["the run's own, as it learned"]),
@@ -217,34 +236,34 @@ def replayed(run: Path, trained: TrainConfig, until_frame: int | None) -> Iterat
     Raises:
         ConfigError: if the replay has lost its beginning, or lies in several parts.
     """
-    state = load_checkpoint(run / CHECKPOINT)
-    if len(state["ranks"]) > 1:
+    if (run / "rank_1").exists():
         raise ConfigError(
             f"{run} was trained by several processes, each with a replay of its own: collect from another"
         )
-    names = ("frame", "action", "reward", "terminated", "step", "episode")
-    rows = {name: np.load(run / "replay" / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
-    heads, length = state["ranks"][0]["replay"]["head"], rows["step"].shape[1]
-    if max(heads) > length:
-        raise ConfigError(
-            f"{run} has overwritten the beginning of its replay: train it with a larger replay_buffer_size"
-        )
-    most = np.inf if until_frame is None else until_frame / trained.action_repeat / len(heads)
-    for lane, head in enumerate(heads):
+    try:
+        rows = load_rows(run / "replay")
+    except ValueError as error:
+        raise ConfigError(f"{run / 'replay'} can't be used: {error}") from error
+    lanes = len(rows["step"])
+    most = np.inf if until_frame is None else until_frame / trained.action_repeat / lanes
+    for lane in range(lanes):
         taken = 0
-        number = rows["episode"][lane, :head]
-        for at in np.split(np.arange(head), np.flatnonzero(np.diff(number)) + 1):
+        for at in episodes_of(rows, lane):
+            number = rows["episode"][lane, at[0]]
+            if not taken and (number or rows["step"][lane, at[0]]):
+                raise ConfigError(
+                    f"{run} has overwritten the beginning of its replay: train it with a larger replay_buffer_size"
+                )
             taken += len(at) - 1
             if taken > most:
                 break
-            if len(at) > 1:  # one that was begun when the run ended is a frame without a step
-                yield Transitions(
-                    frames=rows["frame"][lane, at],
-                    action=rows["action"][lane, at[:-1]],
-                    reward=rows["reward"][lane, at[:-1]],
-                    terminated=bool(rows["terminated"][lane, at[-2]]),
-                    name=f"environment {lane}, episode {number[at[0]]}",
-                )
+            yield Transitions(
+                frames=rows["frame"][lane, at],
+                action=rows["action"][lane, at[:-1]],
+                reward=rows["reward"][lane, at[:-1]],
+                terminated=bool(rows["terminated"][lane, at[-2]]),
+                name=f"environment {lane}, episode {number}",
+            )
 
 
 def collect(composed: DictConfig) -> Path:
@@ -259,6 +278,7 @@ def collect(composed: DictConfig) -> Path:
     with refusals():
         config = configuration.typed_as(CollectConfig, composed)
         run, out = Path(to_absolute_path(config.run)), Path(to_absolute_path(config.out))
+        check_target(out, config.format)
         trained = configuration.load(run / CONFIG)
         trained.device = configuration.resolve_device(config.device)
         torch.manual_seed(config.seed)
@@ -282,13 +302,7 @@ def collect(composed: DictConfig) -> Path:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="collect")
 def main(composed: DictConfig) -> None:
-    try:
-        folder = collect(composed)
-    except (ConfigError, CheckpointError, OpenGLError) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        sys.exit(f"error: {error}")
-    print(f"collected: {folder}")
+    tell(collect, composed, stopped="stopped: nothing was written")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import torch
+from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -396,6 +398,13 @@ def arguments_of(built: type) -> dict[str, Any]:
     return hints
 
 
+def located(name: str) -> str:
+    """A file or folder by its absolute path, `~` included; what is neither, such as the id of a Minari data set, as it
+    is."""
+    path = os.path.abspath(to_absolute_path(os.path.expanduser(name)))
+    return path if os.path.exists(path) else name
+
+
 def check_task(name: str) -> None:
     look_up("task", name, dict.fromkeys((*TASKS, "ball_in_cup_catch")))
 
@@ -442,10 +451,8 @@ def load_as(schema: type[Config], path: Path) -> Config:
     return built
 
 
-def differences(
-    ours: Any, saved: Any, free: Set[str] = frozenset(FREE_ON_RESUME | {"replay_buffer_size"})
-) -> list[str]:
-    """What differs between two configurations of one run, but for what may change when it is resumed, `free`."""
+def differences(ours: Any, saved: Any, free: Set[str]) -> list[str]:
+    """What differs between two configurations of one run, but for what is `free`."""
     new, old = flat(as_dict(ours)), flat(as_dict(saved))
     return [
         f"{name}={new.get(name)} (the run has {old.get(name)})"

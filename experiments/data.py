@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from experiments.files import write_atomically
+from experiments.offline_config import told_by_run
 from experiments.reconstructions import COLUMNS, pictures, png
-from rlrep.data import Provenance, TransitionFiles, Transitions, write_transitions
+from rlrep.data import TransitionFiles, Transitions, write_transitions
 from rlrep.data.dataset import WRITERS
 
 # Episodes in the picture, from the lowest return to the highest.
@@ -111,7 +112,7 @@ def convert(source: str, target: str, format: str, skip_corrupt: bool, known: di
     """Writes a data set in another format; `known` is what the person tells of how it was made."""
     files = TransitionFiles(source, skip_corrupt)
     told = {name: value for name, value in known.items() if value is not None}
-    provenance: Provenance = dataclasses.replace(files.provenance, **told)  # type: ignore[arg-type]
+    provenance = dataclasses.replace(told_by_run(files.provenance), **told)  # type: ignore[arg-type]
     write_transitions(files, target, provenance, format)
     for path, reason in files.skipped.items():
         print(f"skipped {path}: {reason}", file=sys.stderr)
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             known = {name: getattr(options, name) for name in ("task", "level", "random_return", "expert_return")}
             convert(options.source, options.target, options.format, options.skip_corrupt, known)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}".replace("skip_corrupt=True", "--skip-corrupt"), file=sys.stderr)
         return 1
     return 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.checkpoint import CONFIG
-from experiments.config import ConfigError, RunConfig, TrainConfig, explanation, load_as, settle, typed_as
+from experiments.config import ConfigError, RunConfig, TrainConfig, explanation, load_as, located, settle, typed_as
+from rlrep.data.sources import READERS
 
 if TYPE_CHECKING:
     from rlrep.data import Provenance
@@ -21,12 +24,16 @@ POSITIVE_OFFLINE = ("num_updates", "log_every_updates", "eval_every_updates", "c
 FROM_DATA = ("task", "image_size", "action_repeat", "camera", "run_dir")
 USUAL_ACTION_REPEAT = 2  # V-D4RL's, whose files do not tell
 
-# What may change when a run is resumed. `dataset` may: what it holds is checked instead.
+# Folders that many data sets have: V-D4RL's of a size, a seed's run, a run's replay.
+COMMON_FOLDER = re.compile(r"\d+px|seed_\d+|rank_\d+|replay")
+
+# What may change when a run is resumed. `dataset` may: the checkpoint tells what it held.
 FREE_ON_RESUME = {
     "resume",
     "run_dir",
     "device",
     "dataset",
+    "data",
     "cache",
     "replay_storage",
     "num_updates",
@@ -43,7 +50,8 @@ FREE_ON_RESUME = {
 class OfflineConfig(RunConfig):
     """Every value of a run, see conf/offline/offline.yaml for what each means; checked on construction.
 
-    `data` is what the data set tells of itself: its level, and the returns of the random policy and of its expert.
+    `data` is what the data set tells of itself: its level, the returns of the random policy and of its expert, and the
+    fingerprint of what it holds.
     """
 
     dataset: str
@@ -72,36 +80,49 @@ def requested(composed: DictConfig) -> Any:
     assert isinstance(plain, DictConfig)
     settle(plain)
     for name in FROM_DATA:
-        if plain[name] is None:
+        if not OmegaConf.is_interpolation(plain, name) and plain[name] is None:
             del plain[name]
     plain.data = {}
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(OfflineConfig), plain)
-        OmegaConf.resolve(typed)
+        plain.dataset = located(str(plain.dataset))
+        return OmegaConf.merge(OmegaConf.structured(OfflineConfig), plain)  # run_dir may name what the data tell
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration does not fit: {explanation(error)}") from error
-    return typed
 
 
-def completed(asked: Any, provenance: Provenance, image_size: int) -> OfflineConfig:
+def told_by_run(provenance: Provenance) -> Provenance:
+    """With what the run says whose replay the data are, as long as its folder is there."""
+    path = Path(str(provenance.made.get("run")), CONFIG)
+    if "action_repeat" in provenance.made or not path.exists():
+        return provenance
+    run = load(path)
+    made = provenance.made | {"action_repeat": run.action_repeat, "camera": run.camera}
+    return replace(provenance, task=provenance.task or run.task, made=made)
+
+
+def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: str) -> OfflineConfig:
     """The checked configuration, with what the data tell where nothing was asked for.
 
     Args:
         asked: by `requested`.
         provenance: of the data.
         image_size: of the data's frames, in pixels.
+        fingerprint: of what the data hold.
 
     Raises:
         ConfigError: for impossible values, and if neither the data nor the configuration name the task.
         ValueError: for unknown names, with the nearest known ones.
     """
-    told = {"task": provenance.task, "action_repeat": USUAL_ACTION_REPEAT, "camera": None}
-    told |= {name: value for name, value in provenance.made.items() if name in told}
-    run = Path(str(provenance.made.get("run")), CONFIG)
-    if provenance.task is None and run.exists():  # the replay of a run of ours
-        trained = load(run)
-        told = {name: getattr(trained, name) for name in told}
-    told["image_size"] = image_size
+    provenance = told_by_run(provenance)
+    action_repeat, camera = (provenance.made.get(name) for name in ("action_repeat", "camera"))
+    if action_repeat is None and OmegaConf.is_missing(asked, "action_repeat"):
+        action_repeat = USUAL_ACTION_REPEAT
+        print(
+            f"{asked.dataset} does not say how often each of its actions was repeated: evaluations repeat them "
+            f"{action_repeat} times, as V-D4RL did; if that is wrong, give action_repeat=N",
+            file=sys.stderr,
+        )
+    told = {"task": provenance.task, "action_repeat": action_repeat, "camera": camera, "image_size": image_size}
     if told["task"] is None and OmegaConf.is_missing(asked, "task"):
         raise ConfigError(f"{asked.dataset} does not say which task it is of: name it, as in task=cheetah_run")
     config = asked.copy()
@@ -109,10 +130,18 @@ def completed(asked: Any, provenance: Provenance, image_size: int) -> OfflineCon
         if OmegaConf.is_missing(config, name):
             config[name] = value
     if OmegaConf.is_missing(config, "run_dir"):
-        level = provenance.level or Path(config.dataset).stem
+        level = provenance.level or level_of(config.dataset)
         config.run_dir = f"runs/offline/{config.task}_{level}/{config.agent['name']}/seed_{config.seed}"
     config.data = {name: value for name, value in asdict(provenance).items() if name not in ("task", "made")}
+    config.data["fingerprint"] = fingerprint
     return typed_as(OfflineConfig, config)
+
+
+def level_of(dataset: str) -> str:
+    """What to call data that do not name their level: the last part of their path that tells them from others."""
+    path = Path(dataset)
+    parts = [path.stem if path.suffix.lower() in READERS else path.name, *(parent.name for parent in path.parents)]
+    return next((part for part in parts if part and not COMMON_FOLDER.fullmatch(part)), parts[0])
 
 
 def load(path: Path) -> OfflineConfig | TrainConfig:

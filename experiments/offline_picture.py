@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,12 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from experiments.files import write_atomically
+from experiments.offline_report import ALL, Line
 from experiments.plot import COLOURS
 
-if TYPE_CHECKING:
-    from experiments.offline_report import Line
-
-ALL = "all"
 PLAIN, ADDED = COLOURS[0], COLOURS[1]
 APART = 0.17  # of the two points of an agent, in rows
 LABELS = {"bc": "BC", "td3_bc": "TD3+BC", "drqv2_bc": "DrQ-v2+BC", "cql": "CQL", "iql": "IQL", "drqv2": "DrQ-v2"}

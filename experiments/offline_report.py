@@ -20,7 +20,7 @@ import numpy as np
 
 from experiments.benchmark_table import table
 from experiments.checkpoint import CONFIG
-from experiments.config import ConfigError
+from experiments.config import ConfigError, differences
 from experiments.files import write_atomically
 from experiments.intervals import (
     Array,
@@ -30,12 +30,18 @@ from experiments.intervals import (
     probability_of_improvement,
     stratified_interval,
 )
-from experiments.offline_config import OfflineConfig, load
+from experiments.offline_config import FREE_ON_RESUME, OfflineConfig, level_of, load
 from experiments.plot import RunError, find_runs, read_returns
+from rlrep import OBJECTIVES
+from rlrep.registry import look_up
 
 log = logging.getLogger(__name__)
 
 ALL = "all"
+
+# What runs that are compared need not have in common, beside what may change when one is resumed.
+OWN = (FREE_ON_RESUME - {"num_updates", "num_eval_episodes"}) | {"seed", "objectives", "objective"}
+OWN |= {"log_every_updates", "checkpoint_every_updates", "skip_corrupt", "rendering"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Result:
         data: task and level, such as "cheetah_run medium".
         agent: its name without the objective.
         added: whether it had the objective.
+        config: of the run, with `agent` as the agent's name.
         score: 0 for the random policy, 100 for the data's expert; nan if the data do not tell their returns.
     """
 
@@ -56,6 +63,7 @@ class Result:
     seed: int
     episode_return: float
     score: float
+    config: OfflineConfig
 
 
 @dataclass(frozen=True)
@@ -102,16 +110,19 @@ def read_result(folder: Path, objective: str) -> Result:
     updates, returns = read_returns(folder / "eval.csv")
     if updates[-1] < config.num_updates:
         raise RunError(f"{folder}: it has made {updates[-1]:.0f} of {config.num_updates} updates; resume it")
-    level = config.data.get("level") or Path(config.dataset).stem
+    level = config.data.get("level") or level_of(config.dataset)
     parts = [part for part in config.agent["name"].split("+") if part != objective]
+    agent = "+".join(parts) or config.agent["algorithm"]  # agent=taco is DrQ-v2 with the objective of its name
+    config.agent["name"] = agent
     return Result(
         folder=folder,
         data=f"{config.task} {level}",
-        agent="+".join(parts) or config.agent["algorithm"],  # agent=taco is DrQ-v2 with the objective of its name
+        agent=agent,
         added=objective in config.objectives,
         seed=config.seed,
         episode_return=float(returns[-1]),
         score=score(returns[-1], config.data.get("random_return"), config.data.get("expert_return")),
+        config=config,
     )
 
 
@@ -142,18 +153,44 @@ def read_results(paths: Iterable[Path], objective: str) -> list[Result]:
             results[key] = result
     if not results:
         raise RunError("none of these runs can be used: give folders of finished runs of experiments.offline")
+    warn_of_mixtures(results.values())
     return list(results.values())
+
+
+def warn_of_mixtures(results: Iterable[Result]) -> None:
+    """Says which runs are compared though their data hold something else, or their configurations differ in more than
+    the objective."""
+    by_data: dict[str, Result] = {}
+    by_agent: dict[tuple[str, str], Result] = {}
+    for result in results:
+        fingerprint = result.config.data.get("fingerprint")
+        if fingerprint is not None:  # older runs did not record it
+            other = by_data.setdefault(result.data, result)
+            if other.config.data["fingerprint"] != fingerprint:
+                log.warning(
+                    "%s: its data are not those of %s, though both are %s", result.folder, other.folder, result.data
+                )
+        other = by_agent.setdefault((result.data, result.agent), result)
+        different = differences(result.config, other.config, OWN)
+        if different:
+            log.warning(
+                "%s: compared with %s, a run of another configuration: %s",
+                result.folder,
+                other.folder,
+                "; ".join(different),
+            )
 
 
 def summarize(results: Sequence[Result]) -> list[Line]:
     """All numbers of the report.
 
     Of each agent, with and without the objective: mean return and score on each data set; mean and interquartile mean
-    of the scores on all of them; and, where both are there, the probability that it is better with the objective. The
-    agents of all data sets together stand last, as "all".
+    of the scores on all of them; and, where both are there, the probability that it is better with the objective. What
+    is said of all data sets is so of those that an agent has both with and without the objective, if there are both;
+    others are left out, with a warning. All agents together stand last, as "all".
     """
     lines = []
-    kept = [result for result in results if not np.isnan(result.score)]
+    kept = paired([result for result in results if not np.isnan(result.score)])
     for data in unique(result.data for result in results):
         for agent, added in variants(results):
             here = [r for r in results if (r.data, r.agent, r.added) == (data, agent, added)]
@@ -175,6 +212,24 @@ def summarize(results: Sequence[Result]) -> list[Line]:
             found = estimate(probability_of_improvement, ours, theirs)
             lines.append(Line(ALL, agent, None, "P(improvement)", sum(map(len, [*ours, *theirs])), found))
     return lines
+
+
+def paired(results: Sequence[Result]) -> list[Result]:
+    """Without the data sets that an agent has only with or only without the objective, if it has runs of both kinds."""
+    kept = []
+    for agent in unique(result.agent for result in results):
+        plain, added = (
+            {r.data for r in results if (r.agent, r.added) == (agent, with_it)} for with_it in (False, True)
+        )
+        lone = plain ^ added if plain and added else set()
+        kept += [result for result in results if result.agent == agent and result.data not in lone]
+        if lone:
+            log.warning(
+                "%s has runs on %s only with or only without the objective: left out of what is said of all data sets",
+                agent,
+                ", ".join(sorted(lone)),
+            )
+    return kept
 
 
 def unique(values: Iterable[str]) -> list[str]:
@@ -237,8 +292,9 @@ def markdown(lines: Sequence[Line], objective: str) -> str:
     together = [row for row in together if any(text for name, text in row.items() if name != "agent")]
     if together:
         parts += [
-            "All data sets: mean and interquartile mean (IQM) of the scores, and the probability that a run is better "
-            f"with {title} than one without it on the same data; stratified bootstrap, as in rliable.",
+            f"All data sets that an agent has both with and without {title}: mean and interquartile mean (IQM) of the "
+            "scores, and the probability that a run is better with it than one without it on the same data; stratified "
+            "bootstrap, as in rliable.",
             table(together),
         ]
     return "\n\n".join(parts) + "\n"
@@ -300,6 +356,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
+        look_up("objective", options.objective, OBJECTIVES)
         text = write_report(read_results(options.runs, options.objective), options.out, options.objective)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

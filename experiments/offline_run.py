@@ -29,7 +29,7 @@ from experiments.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
-from experiments.config import ConfigError, check_precision, check_same, load_as, longest_horizon, refusals
+from experiments.config import ConfigError, check_precision, load_as, longest_horizon, refusals
 from experiments.evaluation import make_evaluation_env
 from experiments.files import locked
 from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
@@ -37,14 +37,17 @@ from experiments.offline_config import FREE_ON_RESUME, OfflineConfig, completed,
 from experiments.pretrained import load_weights, settle_encoder
 from experiments.trainer import (
     advising,
+    auto_storage,
     build_agent,
     check_finite,
+    check_folder,
     check_ranks,
     following,
     play_evaluation,
     write_config,
 )
 from rlrep.data import Dataset, open_dataset
+from rlrep.replay import ReplayError
 
 
 class OfflineRun:
@@ -70,7 +73,7 @@ class OfflineRun:
         with ExitStack() as opened:
             self.env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
             check_fit(data, self.env, config)
-            data.sample(self.batch_size)  # says if there are too few steps, before anything starts
+            check_size(data, self.batch_size, config.dataset)
             self.agent = build_agent(config, self.env.observation_space, self.env.action_space)
             if state is None and config.encoder.path is not None:
                 load_weights(self.agent.encoder, Path(config.encoder.path))
@@ -164,6 +167,14 @@ class OfflineRun:
         self.updates, self.next_eval = state["updates"], state["next_eval"]
 
 
+def check_size(data: Dataset, batch_size: int, name: str) -> None:
+    """Refuses data with fewer steps than a batch."""
+    try:
+        data.sample(batch_size)
+    except ReplayError as error:
+        raise ConfigError(f"{name} is too small: {error}") from error
+
+
 def check_fit(data: Dataset, env: Any, config: OfflineConfig) -> None:
     """Refuses data of other observations or actions than those of the environment.
 
@@ -190,7 +201,7 @@ def open_data(asked: Any) -> Dataset:
     """The data that the configuration `asked` names, on the device of the run where they fit."""
     opened = partial(
         open_dataset,
-        to_absolute_path(asked.dataset),
+        asked.dataset,
         frame_stack=asked.frame_stack,
         n_step=asked.nstep,
         discount=asked.discount,
@@ -203,9 +214,8 @@ def open_data(asked: Any) -> Dataset:
     if asked.replay_storage != "auto":
         return opened(storage=asked.device if asked.replay_storage == "cuda" else asked.replay_storage)
     data = opened(storage="disk")
-    if asked.device.startswith("cuda") and data.nbytes < torch.cuda.mem_get_info(asked.device)[0] / 2:
-        data = opened(storage=asked.device)
-    return data
+    storage = auto_storage(asked.device, data.nbytes)
+    return data if storage == "disk" else opened(storage=storage)
 
 
 def train_offline(composed: DictConfig) -> Path:
@@ -227,7 +237,7 @@ def train_offline(composed: DictConfig) -> Path:
             data = open_data(asked)
             if not ranks.rank():
                 ranks.from_first(None)
-            config = completed(asked, data.provenance, data.frame_shape[-1])
+            config = completed(asked, data.provenance, data.frame_shape[-1], data.fingerprint)
             folder = Path(to_absolute_path(config.run_dir))
             saved = load_as(OfflineConfig, folder / CONFIG) if (folder / CONFIG).exists() else None
             settle_encoder(config, saved)
@@ -237,7 +247,7 @@ def train_offline(composed: DictConfig) -> Path:
                 config.encoder.precision = saved.encoder.precision
             if not ranks.rank():
                 opened.enter_context(locked(folder))
-                check_folder(config, saved, folder)
+                check_folder(config, saved, folder, FREE_ON_RESUME)
             run = opened.enter_context(closing(OfflineRun(config, folder, data)))
         if run.finished:
             print(f"nothing to do: the run has made {run.updates} updates already; to go on, raise num_updates")
@@ -247,14 +257,3 @@ def train_offline(composed: DictConfig) -> Path:
         with advising(folder, lambda: f"update {run.updates}"):
             run.run()
     return folder
-
-
-def check_folder(config: OfflineConfig, saved: OfflineConfig | None, folder: Path) -> None:
-    """Refuses a folder that holds a run, but for one of the same configuration that is to be resumed."""
-    if saved is None:
-        if (folder / CHECKPOINT).exists():
-            raise ConfigError(f"{folder} holds a checkpoint but no {CONFIG}: put it back, or choose another run_dir")
-        return
-    if not config.resume:
-        raise ConfigError(f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it")
-    check_same(config, saved, folder, FREE_ON_RESUME)

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from experiments.files import write_atomically
+from experiments.intervals import RESAMPLES
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ LINES = ("-", "--", ":", "-.")
 FORMATS = (".png", ".pdf", ".svg")
 # What runs count, by the column that holds it: online and offline.
 COUNTERS = {"frame": "simulator steps", "update": "updates"}
-RESAMPLES = 10_000
 
 _ABSENT = object()
 

@@ -46,7 +46,9 @@ def main(composed: DictConfig) -> None:
     tell(train, composed)
 
 
-def tell(train: Callable[[DictConfig], Path], composed: DictConfig) -> None:
+def tell(
+    train: Callable[[DictConfig], Path], composed: DictConfig, stopped: str = "stopped: go on with resume=true"
+) -> None:
     """Runs `train` and tells how it ended; what a person can mend without a traceback."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
@@ -63,7 +65,7 @@ def tell(train: Callable[[DictConfig], Path], composed: DictConfig) -> None:
             raise CompactHydraException(f"error: {error}") from error
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped: go on with resume=true")
+        sys.exit(stopped)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
         print(f"finished: {folder}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -344,39 +344,43 @@ def build_agent(config: RunConfig, observation_space: Any, action_space: Any) ->
 def replay_storage(config: TrainConfig, observation_shape: tuple[int, ...]) -> str:
     if config.replay_storage != "auto":
         return config.device if config.replay_storage == "cuda" else config.replay_storage
-    if config.device.startswith("cuda"):
-        size = config.replay_buffer_size * int(np.prod(observation_shape)) // config.frame_stack // ranks.world_size()
-        if size < torch.cuda.mem_get_info(config.device)[0] / 2:
-            return config.device
-    return "disk"
+    size = config.replay_buffer_size * int(np.prod(observation_shape)) // config.frame_stack // ranks.world_size()
+    return auto_storage(config.device, size)
 
 
-def fit_to_folder(config: TrainConfig, folder: Path) -> None:
+def auto_storage(device: str, nbytes: int) -> str:
+    """The GPU if frames of `nbytes` fill less than half of it, else "disk"."""
+    return device if device.startswith("cuda") and nbytes < torch.cuda.mem_get_info(device)[0] / 2 else "disk"
+
+
+def check_folder(config: RunConfig, saved: RunConfig | None, folder: Path, free: Set[str]) -> None:
+    """Refuses a folder that holds a run, `saved`, but for one of the same configuration that is to be resumed.
+
+    Raises:
+        ConfigError: with what differs, but for what is `free`.
+    """
+    if saved is None:
+        if (folder / CHECKPOINT).exists():
+            raise ConfigError(f"{folder} holds a checkpoint but no {CONFIG}: put it back, or choose another run_dir")
+        return
+    if not config.resume:
+        raise ConfigError(f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it")
+    configuration.check_same(config, saved, folder, free)
+
+
+def fit_to_folder(config: TrainConfig, saved: TrainConfig | None, folder: Path) -> None:
     """Checks a configuration against the run that the folder may hold, and settles the size of the replay.
 
     Raises:
-        ConfigError: if the folder holds a run and `resume` is off, or a run of another configuration.
+        ConfigError: as `check_folder` does.
     """
-    path = folder / CONFIG
     size = config.replay_buffer_size
-    if not path.exists():
-        if (folder / CHECKPOINT).exists():
-            raise ConfigError(f"{folder} holds a checkpoint but no {CONFIG}: put it back, or choose another run_dir")
+    if saved is not None:
+        config.replay_buffer_size = min(size, saved.replay_buffer_size)
+    check_folder(config, saved, folder, configuration.FREE_ON_RESUME)
+    if saved is None:
         config.replay_buffer_size = configuration.useful_replay_size(config, size)
-        return
-    saved = configuration.load(path)
-    if not config.resume:
-        raise ConfigError(f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it")
-    different = configuration.differences(config, saved)
-    if size < saved.replay_buffer_size:
-        different.append(f"replay_buffer_size={size} (the run has {saved.replay_buffer_size})")
-    if different:
-        raise ConfigError(
-            f"{folder} holds a run of another configuration: {'; '.join(different)}. Resume with the run's values, "
-            f"or choose another run_dir"
-        )
-    config.replay_buffer_size = saved.replay_buffer_size
-    if saved.replay_buffer_size < configuration.useful_replay_size(config, size):
+    elif saved.replay_buffer_size < configuration.useful_replay_size(config, size):
         print(
             f"the replay keeps the {saved.replay_buffer_size} frames that it was made for with "
             f"num_train_frames={saved.num_train_frames}; older ones will be overwritten",
@@ -408,7 +412,7 @@ def train(composed: DictConfig) -> Path:
             config.device = opened.enter_context(ranks.joined(config.device))
             if ranks.rank() == 0:
                 opened.enter_context(locked(folder))
-                fit_to_folder(config, folder)
+                fit_to_folder(config, saved, folder)
             config.replay_buffer_size = ranks.from_first(config.replay_buffer_size)
             trainer = opened.enter_context(closing(Trainer(config, folder)))
         with advising(folder, lambda: f"frame {trainer.frame}"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -104,6 +105,30 @@ def load(folder: Path, made_from: dict[str, Any]) -> Stored | None:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Waits until no other process makes `folder`, and holds it for this one; a lock ends with its process.
+
+    Raises:
+        OSError: if it can't be written beside the folder, with what to do.
+    """
+    with unwritable(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = folder.with_name(f".{folder.name}.lock").open("w")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """Tells what to do where `folder` can't be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"can't write {folder} ({error}): free space, or name another folder as cache=") from error
+
+
+@contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `folder` at the end, or vanishes after an error.
 
@@ -112,16 +137,11 @@ def replacing(folder: Path) -> Iterator[Path]:
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        temporary.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
+        with unwritable(folder):
+            temporary.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another process was faster with the same
-                raise
-    except OSError as error:
-        raise OSError(f"can't write {folder} ({error}): free space, or name another folder as cache=") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -153,12 +153,21 @@ def write_transitions(
         OSError: if it can't be written.
     """
     folder = Path(folder).expanduser()
+    check_target(folder, format)
+    with caches.replacing(folder) as temporary:
+        WRITERS[format](_at_least_one(episodes), temporary, provenance or Provenance())
+
+
+def check_target(folder: Path, format: str) -> None:
+    """Refuses what `write_transitions` would, before there are episodes.
+
+    Raises:
+        ValueError: for an unknown format, and a folder that is not empty.
+    """
     if format not in WRITERS:
         raise ValueError(f"format must be one of {', '.join(WRITERS)}, got {format!r}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there already: name a new folder, or delete it")
-    with caches.replacing(folder) as temporary:
-        WRITERS[format](_at_least_one(episodes), temporary, provenance or Provenance())
 
 
 def _at_least_one(episodes: Iterable[Transitions]) -> Iterator[Transitions]:
@@ -176,6 +185,7 @@ class Dataset(ReplayBuffer):
     Attributes:
         provenance: how it was made, as far as is known.
         skipped: files left out, and why.
+        fingerprint: of all that it holds; the same wherever it lies.
     """
 
     def __init__(
@@ -189,6 +199,7 @@ class Dataset(ReplayBuffer):
         if action.dtype == np.int64:
             space = SimpleNamespace(n=max(provenance.num_actions or 0, int(action.max()) + 1))
         self.provenance, self.skipped = provenance, skipped
+        self.fingerprint = replay_files.fingerprint(folder)
         shape = (frame_stack * channels, height, width)
         super().__init__(shape, space, length, frame_stack=frame_stack, path=folder, read_only=True, **options)
         episodes = int(rows["episode"][0, -1]) + 1
@@ -203,9 +214,9 @@ class Dataset(ReplayBuffer):
         """(E,) steps of each episode."""
         return np.bincount(self.rows["episode"][0]) - 1
 
-    def add(self, **transition: Any) -> None:
-        """A finished data set takes no more."""
-        raise ReplayError("a data set is read only: collect new transitions into a ReplayBuffer of their own")
+    def state_dict(self) -> dict[str, Any]:
+        """That of the replay, and the fingerprint of the data that it is a state of."""
+        return super().state_dict() | {"fingerprint": self.fingerprint}
 
     def check_lengths(self, name: str | Path) -> None:
         """Refuses a data set that can't be sampled, and warns of the episodes that never are."""
@@ -244,7 +255,8 @@ def open_dataset(
     """Opens recorded episodes as a replay that is only read.
 
     The first call converts the files, each frame stored once; later ones map what was converted into memory. Data sets
-    of our own format are not converted.
+    of our own format are not converted. Frames are compared with their checksums when files that were copied or changed
+    are opened for the first time, some seconds for 100,000.
 
     Args:
         path: one of these:
@@ -274,6 +286,7 @@ def open_dataset(
     if replay_files.is_dataset(root):
         try:
             provenance = replay_files.read_provenance(root)
+            replay_files.check_frames(root)
             dataset = Dataset(root, provenance, {}, frame_stack=frame_stack, **options)
         except Unreadable as error:
             raise ValueError(f"{root} can't be used: {error}: restore it from a copy") from error
@@ -290,24 +303,30 @@ def _converted(root: Path, cache: str | Path | None, skip_corrupt: bool) -> tupl
     parent = (root if root.is_dir() else root.parent) / CACHE_FOLDER if cache is None else Path(cache).expanduser()
     folder = parent / f"transitions-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
     made_from = json.loads(json.dumps([entry for source in sources for entry in source.fingerprint()]))
-    found = _cached(folder, made_from)
-    if found is None or (found["skipped"] and not skip_corrupt):
-        files = TransitionFiles(root, skip_corrupt)
-        about = dict(made_from=made_from, skipped=files.skipped)
-        with caches.replacing(folder) as temporary:
-            replay_files.write_dataset(files, temporary, files.provenance, **about)
-        found = replay_files.description(folder)
+    found = _cached(folder, made_from, skip_corrupt)
+    if found is None:
+        with caches.locked(folder):
+            found = _cached(folder, made_from, skip_corrupt)  # another process may have made it
+            if found is None:
+                files = TransitionFiles(root, skip_corrupt)
+                about = dict(made_from=made_from, skipped=files.skipped)
+                with caches.replacing(folder) as temporary:
+                    replay_files.write_dataset(files, temporary, files.provenance, **about)
+                found = replay_files.description(folder)
     if found["skipped"]:
         listed = "".join(f"\n  {file}: {reason}" for file, reason in found["skipped"].items())
         warnings.warn(f"skipped {len(found['skipped'])} of {len(sources)} files:{listed}", stacklevel=3)
     return folder, Provenance(**found["provenance"]), found["skipped"]
 
 
-def _cached(folder: Path, made_from: list[Any]) -> dict[str, Any] | None:
-    """What is recorded of the converted files in `folder`; None if they are missing, damaged, or of other files."""
+def _cached(folder: Path, made_from: list[Any], skip_corrupt: bool) -> dict[str, Any] | None:
+    """What is recorded of the converted files in `folder`; None if they are missing, damaged, of other files, or lack
+    some that are not to be left out.
+    """
     try:
         found = replay_files.description(folder)
         replay_files.load_rows(folder)
+        replay_files.check_frames(folder)
     except Unreadable:
         return None
-    return found if found.get("made_from") == made_from else None
+    return found if found.get("made_from") == made_from and (skip_corrupt or not found["skipped"]) else None

@@ -27,6 +27,7 @@ from rlrep.data.pictures import newest_frames
 from rlrep.data.transitions import Provenance, Transitions
 
 PROVENANCE = "provenance"
+READ = {*PICTURE_KEYS, *ACTION_KEYS, "step_type", "reward", "discount"}
 FIRST, MID, LAST = 0, 1, 2
 
 
@@ -51,7 +52,7 @@ def read_hdf5(path: Path, actions: bool = False, rewards: bool = False) -> Itera
             starts = np.flatnonzero(step_type == FIRST).tolist()
             if len(step_type) != len(frames) or starts[:1] != [0]:
                 raise Unreadable("its step_type must have an entry for each observation and begin with a 0")
-            rows = {name: np.asarray(entries[name]) for name in ("reward", "discount") if rewards}
+            rows = {name: np.asarray(pick(entries, name)) for name in ("reward", "discount") if rewards}
             if actions or rewards:
                 rows["action"] = np.asarray(pick(entries, *ACTION_KEYS))
             if any(len(array) != len(frames) for array in rows.values()):
@@ -77,17 +78,18 @@ def read_hdf5(path: Path, actions: bool = False, rewards: bool = False) -> Itera
 
 
 def _checked(file: Any, size: int) -> dict[str, Any]:
-    """The data sets of a file of `size` bytes, of which every byte lies in it: HDF5 reads what is missing as zeros,
-    and can be told to read other files.
+    """The data sets of a file of `size` bytes that a reader wants, of which every byte lies in it: HDF5 reads what is
+    missing as zeros, and can be told to read other files. Of others the name alone.
     """
     import h5py
 
-    entries = {}
-    for name in file:
+    entries = dict.fromkeys(file)
+    for name in READ.intersection(file):
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
             raise Unreadable(f"its {name} is a link, perhaps to another file: only what lies in the file is read")
         entry = file[name]
         if not isinstance(entry, h5py.Dataset):
+            del entries[name]
             continue
         if entry.is_virtual or entry.external:
             raise Unreadable(f"its {name} lies in other files: only what lies in the file is read")

@@ -42,8 +42,8 @@ def read_npz(path: Path, actions: bool = False, rewards: bool = False) -> Iterat
         frames = newest_frames(pictures)
         clip = Clip(path.name, in_chunks(frames))
         if actions or rewards:
-            led_here = "discount" in arrays or "is_first" in arrays
-            clip.action = aligned(pick(arrays, *ACTION_KEYS), len(frames), led_here)
+            as_dm_env = "discount" in arrays or "is_first" in arrays
+            clip.action = aligned(pick(arrays, *ACTION_KEYS), len(frames), led_here=as_dm_env)
         if rewards:
             _check_stacks(pictures, frames)
             place = np.arange(len(frames))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from rlrep.replay.storage import FORMAT_VERSION
 KINDS = {"frame": "uint8", "reward": "float32", "terminated": "bool", "step": "int32", "episode": "int64"}
 ACTION_KINDS = ("float32", "int64")
 DESCRIPTION = "dataset.json"
+VERIFIED = "verified.json"
 
 
 def is_dataset(folder: Path) -> bool:
@@ -78,6 +82,33 @@ def load_rows(folder: Path) -> dict[str, np.ndarray]:
         return rows
 
 
+def check_frames(folder: Path) -> None:
+    """Compares the frames of a data set with their checksums, once for each file: as long as size and times of
+    `frame.npy` stay, it is trusted.
+
+    Raises:
+        Unreadable: if they are corrupt.
+    """
+    with suppress(OSError, ValueError):
+        if json.loads((folder / VERIFIED).read_text()) == _stamp(folder):
+            return
+    for clip in read_replay(folder):
+        for _ in clip.chunks:
+            pass
+    with suppress(OSError):  # data may lie where nothing can be written
+        _trust(folder)
+
+
+def _trust(folder: Path) -> None:
+    (folder / VERIFIED).write_text(json.dumps(_stamp(folder)))
+
+
+def _stamp(folder: Path) -> list[int]:
+    """Which file the frames are in; a copy of it is another one."""
+    found = (folder / "frame.npy").stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
+
+
 def description(folder: Path) -> dict[str, Any]:
     """What `write_dataset` recorded: provenance, checksums, and what a cache was made from.
 
@@ -88,11 +119,18 @@ def description(folder: Path) -> dict[str, Any]:
         return unsealed((folder / DESCRIPTION).read_text())
 
 
+def fingerprint(folder: Path) -> str:
+    """Of all rows of a data set, from their checksums."""
+    found = description(folder)
+    return hashlib.sha256(json.dumps([found["rows"], found["frames"]], sort_keys=True).encode()).hexdigest()[:16]
+
+
 def read_provenance(folder: Path) -> Provenance:
     """Of a data set what was recorded, of a run its folder."""
     if is_dataset(folder):
         return Provenance(**description(folder)["provenance"])
-    return Provenance(made={"run": str(folder.parent)})
+    own = folder.parent
+    return Provenance(made={"run": str(own.parent if re.fullmatch(r"rank_\d+", own.name) else own)})
 
 
 def episodes_of(rows: dict[str, np.ndarray], lane: int) -> Iterator[np.ndarray]:
@@ -145,6 +183,7 @@ def write_dataset(
         "frames": checksums,
     }
     (folder / DESCRIPTION).write_text(sealed(recorded | about))
+    _trust(folder)
 
 
 def _crc32(array: np.ndarray) -> int:
@@ -162,12 +201,13 @@ def _verified(chunks: Iterator[np.ndarray], checksum: int, number: int) -> Itera
 
 def _rows(frames: np.ndarray, at: np.ndarray) -> Iterator[np.ndarray]:
     for part in np.array_split(at, -(-len(at) // AT_ONCE)):
-        yield np.asarray(frames[part])
+        yield np.asarray(frames[part[0] : part[-1] + 1] if part[-1] - part[0] == len(part) - 1 else frames[part])
 
 
 def _written(episode: np.ndarray, step: np.ndarray) -> np.ndarray:
     """Rows of a ring, oldest first: the longest stretch in which each row follows on the one before it. What a run
-    wrote after its last checkpoint and then wrote anew lies outside it, and so do rows never written to.
+    wrote after its last checkpoint and then wrote anew lies outside it, and so do rows never written to or forgotten
+    (`Files.forget_row`).
     """
     length = len(episode)
     following = np.arange(1, length + 1) % length

@@ -71,13 +71,14 @@ def find(root: Path) -> list[Source]:
         if root.suffix.lower() not in READERS:
             raise ValueError(f"{root} does not end like a file that can be read ({ENDINGS})")
         return [Source(root, READERS[root.suffix.lower()])]
-    for folder in (root, root / "replay"):
-        if (folder / "replay.json").is_file():
-            return [Source(folder, read_replay)]
+    replays = [root, root / "replay", *sorted(root.glob("rank_*/replay"))]  # torchrun's processes have one each
+    found = [Source(folder, read_replay) for folder in replays if (folder / "replay.json").is_file()]
+    if found:
+        return found
     if (root / "data" / "metadata.json").is_file():
         return [Source(root, read_minari)]
     files = list(visible_files(root))
-    found = [Source(file, READERS[file.suffix.lower()]) for file in files if file.suffix.lower() in READERS]
+    found += [Source(file, READERS[file.suffix.lower()]) for file in files if file.suffix.lower() in READERS]
     if not found:
         other = ", ".join(sorted({file.suffix or file.name for file in files})[:10]) or "nothing"
         raise ValueError(

@@ -86,9 +86,12 @@ def open_video(
     folder = _cache_folder(roots, options, cache)
     stored = caches.load(folder, made_from)
     if stored is None:
-        with caches.replacing(folder) as temporary:
-            decode(sources, options, skip_corrupt, temporary, made_from)
-        stored = caches.load(folder, made_from)
+        with caches.locked(folder):
+            stored = caches.load(folder, made_from)  # another process may have made it
+            if stored is None:
+                with caches.replacing(folder) as temporary:
+                    decode(sources, options, skip_corrupt, temporary, made_from)
+                stored = caches.load(folder, made_from)
         assert stored is not None
     short = _too_short(stored.index, max_gap)
     skipped = stored.index.skipped | short

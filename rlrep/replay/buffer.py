@@ -52,7 +52,7 @@ class ReplayBuffer:
         path: folder of the files. Needed for "disk"; with the others, `flush` copies new rows there.
         reserve: rows a lane beyond `capacity` that are not sampled, so that as many can be written after a `flush`
             without touching what the flushed state holds. A run that resumes from a kill needs one checkpoint's worth.
-        read_only: leave the files in `path` as they are, whatever is done to the replay.
+        read_only: of the replay in `path`, which is full; nothing can be added. It may be shorter than a ring must be.
         device: where samples are put; the frames' device if None.
         seed: of the sampler.
 
@@ -95,7 +95,7 @@ class ReplayBuffer:
         where = _device(storage)
         self.window = capacity // num_envs
         shortest = max(n_step, horizon) + frame_stack
-        if self.window < shortest:
+        if self.window < shortest and not read_only:
             raise ValueError(
                 f"capacity={capacity} leaves {self.window} rows for each of {num_envs} environments, one sample spans "
                 f"{shortest}: make it larger"
@@ -120,7 +120,7 @@ class ReplayBuffer:
         self.mapped = storage == "disk"
         if self.mapped:
             assert self.files is not None
-            self.frames = torch.from_numpy(self.files.arrays["frame"])
+            self.frames = self.files.frames
         else:
             self.frames = frame_memory((num_envs, self.length, *self.frame_shape), where)
         self.device = self.frames.device if device is None else torch.device(device)
@@ -168,7 +168,10 @@ class ReplayBuffer:
 
         Raises:
             ValueError: for other shapes or types, actions out of range, values that are not finite; nothing is added.
+            ReplayError: if the replay is read only.
         """
+        if self.files is not None and self.files.read_only:
+            raise ReplayError("this replay is read only: collect new transitions into a ReplayBuffer of their own")
         observation, next_observation = self._checked(observation), self._checked(next_observation)
         action, reward = self._checked_action(action), np.asarray(reward, np.float32).reshape(-1)
         terminated, truncated = np.asarray(terminated, bool).reshape(-1), np.asarray(truncated, bool).reshape(-1)
@@ -239,7 +242,7 @@ class ReplayBuffer:
 
     def flush(self) -> None:
         """Copies what is new since the last call to the files of `path` and waits until the disk has it."""
-        if self.files is None:
+        if self.files is None or self.files.read_only:
             return
         for lane in range(self.num_envs):
             # The last flushed row may have got its action since.
@@ -250,6 +253,9 @@ class ReplayBuffer:
             if not self.mapped:
                 index = torch.from_numpy(at).to(self.frames.device)
                 self.files.arrays["frame"][lane, at] = self.frames[lane][index].cpu().numpy()
+            if self.length > self.window or self.head[lane] < self.length:
+                # There may be what a run wrote that was killed; this one went on from before it.
+                self.files.forget_row(lane, self.head[lane] % self.length)
         self.files.flush()
         self.flushed = self.head.copy()
 
@@ -327,6 +333,9 @@ class ReplayBuffer:
 
     def _append(self, lane: int, observation: Tensor, step: int) -> None:
         at = (lane, self.head[lane] % self.length)
+        if self.mapped:
+            assert self.files is not None
+            self.files.forget_row(*at)
         self.frames[at] = observation[-self.frame_shape[0] :].to(self.frames.device)
         self.rows["step"][at] = step
         self.rows["episode"][at] = self.episodes[lane]

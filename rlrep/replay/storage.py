@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -25,16 +26,17 @@ class Files:
     """One `.npy` file a field, each (lanes, length, *shape), mapped into memory, and `replay.json` to describe them.
 
     The whole size is reserved when the files are made, so that a disk that is too small is found out then. With
-    `read_only` what is written to the arrays stays in memory.
+    `read_only` the arrays can't be written to.
 
     Raises:
-        ReplayError: if the disk has no room, or the folder holds a replay of other sizes or a damaged one.
+        ReplayError: if the disk has no room, or the folder holds a replay of other sizes or a damaged one; if it is to
+            be read only and holds none.
     """
 
     def __init__(
         self, folder: Path, fields: Mapping[str, Field], lanes: int, length: int, read_only: bool = False
     ) -> None:
-        self.folder = folder
+        self.folder, self.read_only = folder, read_only
         spec: dict[str, Any] = {
             "version": FORMAT_VERSION,
             "lanes": lanes,
@@ -42,7 +44,7 @@ class Files:
             "fields": {name: [list(shape), dtype] for name, (shape, dtype) in fields.items()},
         }
         description = folder / "replay.json"
-        if description.exists():
+        if description.exists() or read_only:
             self._check(description, spec)
         else:
             self._create(description, spec)
@@ -50,7 +52,7 @@ class Files:
         for name, (shape, dtype) in fields.items():
             try:
                 np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # "r+" fills up a truncated file
-                mode: Literal["c", "r+"] = "c" if read_only else "r+"  # torch takes no arrays that can't be written to
+                mode: Literal["r", "r+"] = "r" if read_only else "r+"
                 array = np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
             except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
                 raise ReplayError(
@@ -60,6 +62,19 @@ class Files:
                 raise ReplayError(f"{folder / f'{name}.npy'} is not as replay.json describes it: {self._advice}")
             self.arrays[name] = array
 
+    @property
+    def frames(self) -> torch.Tensor:
+        """The frames where they lie. To write to those of files that are read only ends the process."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(self.arrays["frame"])
+
+    def forget_row(self, lane: int, at: int) -> None:
+        """Marks a row, until it is written again, as one that continues no other: its frame may be newer than the rest
+        when the process is killed.
+        """
+        self.arrays["step"][lane, at] = -2  # not -1, which the 0 of a row never written to would continue
+
     def flush(self) -> None:
         for array in self.arrays.values():
             assert isinstance(array, np.memmap)
@@ -67,6 +82,8 @@ class Files:
 
     @property
     def _advice(self) -> str:
+        if self.read_only:
+            return f"restore {self.folder} from a copy"
         return f"start with another folder, or delete {self.folder} to begin with an empty replay"
 
     def _check(self, description: Path, spec: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from experiments.collect import Snapshot, collect, expert_of, medium_of, snapshots
 from experiments.config import ConfigError
 from rlrep.data import TransitionFiles
+from rlrep.data.replay_files import episodes_of
 from tests.experiments.conftest import ROOT, run_in
 
 Collect = Callable[..., Path]
@@ -18,7 +19,7 @@ EVALUATIONS = {1000: 300.0, 2000: 600.0, 3000: 900.0}
 
 
 def kept(returns: list[float]) -> list[Snapshot]:
-    return [Snapshot(Path(f"{i}.pt"), i, value) for i, value in enumerate(returns)]
+    return [Snapshot(Path(f"{i}.pt"), i, i, value) for i, value in enumerate(returns)]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,19 @@ def test_the_expert_is_the_best_and_medium_the_first_that_is_half_as_good() -> N
     assert medium_of(found, 20.0).frame == 3  # half of the way from 20 to 100 is 60
     with pytest.raises(ConfigError, match="no checkpoint before the expert's, at frame 2 with return 100"):
         medium_of(kept([0.0, 20, 100]), 0.0)
+    with pytest.raises(ConfigError, match=r"at frame 1, was evaluated at 20\.0, and the random policy gets 30\.0"):
+        medium_of(kept([0.0, 20]), 30.0)
+
+
+def test_a_checkpoint_goes_with_the_evaluation_nearest_to_it(tmp_path: Path) -> None:
+    """As in a run of four environments."""
+    (tmp_path / "checkpoints").mkdir()
+    for frame in (4000, 8000, 12000, 16000):
+        (tmp_path / "checkpoints" / f"{frame:09d}.pt").touch()
+    rows = ("0,1", "5000,2", "10008,3", "15000,4", "100000,5")
+    (tmp_path / "eval.csv").write_text("\n".join(["frame,episode_return", *rows]) + "\n")
+    found = [(one.frame, one.evaluated, one.episode_return) for one in snapshots(tmp_path)]
+    assert found == [(4000, 5000, 2), (12000, 10008, 3), (16000, 15000, 4)]
 
 
 def test_only_checkpoints_that_were_evaluated_count(trained: Path, tmp_path: Path) -> None:
@@ -78,6 +92,7 @@ def test_policies_play_whole_episodes(collected: Collect, level: str) -> None:
     assert (told.task, told.level) == ("cartpole_balance", level)
     assert told.random_return is not None and told.expert_return is not None
     assert (told.made["action_repeat"], told.made["image_size"], told.made["camera"]) == (50, 20, None)
+    assert all(checkpoint["evaluated_at"] == checkpoint["frame"] for checkpoint in told.made["checkpoints"].values())
     frames = {name: checkpoint["frame"] for name, checkpoint in told.made["checkpoints"].items()}
     assert frames == {"expert": 3000} | ({"medium": 2000} if "medium" in level else {})
     assert told.made["policies"] == level.split("_")
@@ -112,15 +127,17 @@ def test_without_noise_the_same_seed_gives_the_same_data(collected: Collect, tmp
 
 
 def test_an_overwritten_replay_is_refused(collected: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = {"ranks": [{"replay": {"head": [10_000]}}]}
-    monkeypatch.setattr("experiments.collect.load_checkpoint", lambda path: state)
+    monkeypatch.setattr("experiments.collect.episodes_of", lambda rows, lane: list(episodes_of(rows, lane))[1:])
     with pytest.raises(ConfigError, match="overwritten the beginning of its replay"):
         collected("full_replay")
 
 
-def test_what_can_not_be_collected_is_refused(collected: Collect) -> None:
+def test_what_can_not_be_collected_is_refused(collected: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.collect.evaluate", None)  # nothing is played before
     for level, overrides, message in (
         ("mediun", (), "unknown level 'mediun': did you mean medium"),
+        ("random", (f"out={ROOT}",), "is there already"),
+        ("random", ("format=hdf",), "format must be one of rlrep"),
         ("random", ("steps=0",), "steps must be at least 1"),
         ("random", ("run=/nowhere",), "/nowhere is not a run"),
         ("random", ("run=???",), "run is missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_a_corrupt_file_is_named_or_listed(folder: Path, tmp_path: Path, capsys:
     bad.write_bytes(b"PK")
     for command in (["info", str(folder)], ["convert", str(folder), str(tmp_path / "new")]):
         assert data.main(command) == 1
-        assert bad.name in capsys.readouterr().err
+        assert re.search(rf"{bad.name} can't be used: .*; --skip-corrupt leaves it out", capsys.readouterr().err)
         assert data.main([*command, "--skip-corrupt"]) == 0
         captured = capsys.readouterr()
         assert f"{bad.name}: it is corrupt or truncated" in captured.out + captured.err

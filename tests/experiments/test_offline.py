@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +17,15 @@ import torch
 from experiments import config as configuration
 from experiments.checkpoint import CheckpointError, load_checkpoint
 from experiments.config import ConfigError
+from experiments.data import main as convert
 from experiments.evaluate import main as evaluate
-from experiments.offline_config import OfflineConfig, load
+from experiments.offline_config import OfflineConfig, level_of, load
 from experiments.offline_run import OfflineRun
 from rlrep import PixelEncoder
-from rlrep.data import Provenance
+from rlrep.data import Provenance, write_transitions
 from rlrep.replay import ReplayError
 from tests.experiments.conftest import ROOT, run_in
-from tests.experiments.offline_data import TINY_OFFLINE, episode, run_offline, write_data
+from tests.experiments.offline_data import PROVENANCE, TINY_OFFLINE, episode, run_offline, write_data
 from tests.experiments.test_resume import same
 
 Run = Callable[..., Path]
@@ -142,8 +144,34 @@ def test_other_values_or_other_data_are_another_run(run: Run, tmp_path: Path) ->
         run("num_updates=3", "lr=0.1", "resume=true")
     rng = np.random.default_rng(1)
     other = write_data(tmp_path / "other", episodes=[episode(rng) for _ in range(5)])
-    with pytest.raises(CheckpointError, match="holds other episodes than when the run was saved"):
-        run_offline(other, folder, "num_updates=3", "resume=true")
+    alike = write_data(tmp_path / "alike", episodes=[episode(rng) for _ in range(4)])
+    for data in (other, alike):
+        with pytest.raises(CheckpointError, match="holds other episodes than when the run was saved"):
+            run_offline(data, folder, "num_updates=3", "resume=true")
+
+
+def test_a_run_goes_on_where_its_data_were_moved(data: Path, tmp_path: Path) -> None:
+    before = shutil.copytree(data, tmp_path / "before")
+    run_offline(before, tmp_path / "run", "num_updates=3")
+    before.rename(tmp_path / "after")
+    folder = run_offline(tmp_path / "after", tmp_path / "run", "num_updates=4", "resume=true")
+    assert load(folder / "config.yaml").dataset == str(tmp_path / "after")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "level"),
+    [
+        ("/vd4rl/main/walker_walk/medium/84px", "medium"),
+        ("/vd4rl/main/walker_walk/medium_replay/64px", "medium_replay"),
+        ("/runs/cheetah_run/taco/seed_1/replay", "taco"),
+        ("/data/lr0.5", "lr0.5"),
+        ("/data/medium.hdf5", "medium"),
+        ("walker/medium-v0", "medium-v0"),
+        ("/replay", "replay"),
+    ],
+)
+def test_the_level_is_what_tells_data_from_others(dataset: str, level: str) -> None:
+    assert level_of(dataset) == level
 
 
 @pytest.mark.parametrize("freeze", ["true", "false"])
@@ -156,6 +184,14 @@ def test_a_pretrained_encoder_is_the_start(run: Run, tmp_path: Path, freeze: str
     assert all(equal) if freeze == "true" else not any(equal)
     name = "td3_bc+frozen" if freeze == "true" else "td3_bc+pretrained"
     assert load(folder / "config.yaml").agent["name"] == name
+
+
+def test_a_relative_path_is_kept_as_an_absolute_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    folder = run_offline(Path("medium"), tmp_path / "run", "num_updates=1")
+    assert load(folder / "config.yaml").dataset == str(data)
 
 
 def test_the_folder_is_named_after_data_and_agent(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +212,7 @@ def test_what_does_not_fit_the_data_is_refused(run: Run, tmp_path: Path) -> None
         (["nstep=21"], "21|long as a"),
         (["objectives=[taco]", "objective.taco.horizon=21"], "21|long as a"),
         (["num_updates=0"], "num_updates must be greater than 0"),
+        (["batch_size=81"], "medium is too small: a batch of 81 needs as many transitions"),
         (["dataset=/nowhere"], "/nowhere"),
         (["dataset=???"], "name the data"),
     ):
@@ -192,12 +229,41 @@ def test_data_that_do_not_name_their_task_need_it_named(tmp_path: Path) -> None:
     assert load(folder / "config.yaml").action_repeat == 50
 
 
-@pytest.mark.slow
-def test_the_replay_of_a_run_is_data(tmp_path: Path) -> None:
-    online = run_in(tmp_path / "online", "agent=drqv2", "num_train_frames=2000", "nstep=1")
+def test_a_repeat_of_actions_that_is_assumed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_data(tmp_path / "unnamed", Provenance(task="cartpole_balance"))
+    folder = run_offline(data, tmp_path / "run", "num_updates=1")
+    assert load(folder / "config.yaml").action_repeat == 2
+    assert "evaluations repeat them 2 times, as V-D4RL did" in capsys.readouterr().err
+    run_offline(data, tmp_path / "other", "num_updates=1", "action_repeat=50")
+    assert "V-D4RL" not in capsys.readouterr().err
+
+
+def test_the_replay_of_a_run_is_data_and_so_is_what_it_was_converted_to(tmp_path: Path) -> None:
+    online = run_in(tmp_path / "online", "agent=drqv2", "num_train_frames=2000", "nstep=1", "camera=1")
     folder = run_offline(online, tmp_path / "run", "num_updates=1")
-    config = load(folder / "config.yaml")
-    assert (config.task, config.action_repeat, config.image_size) == ("cartpole_balance", 50, 20)
+    assert convert(["convert", str(online), str(tmp_path / "converted")]) == 0
+    shutil.rmtree(online)
+    again = run_offline(tmp_path / "converted", tmp_path / "again", "num_updates=1")
+    for each in (folder, again):
+        config = load(each / "config.yaml")
+        assert (config.task, config.action_repeat, config.camera) == ("cartpole_balance", 50, 1)
+        assert config.image_size == 20
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+def test_a_minari_data_set_is_named_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    rng = np.random.default_rng(0)
+    episodes = [episode(rng) for _ in range(4)]
+    write_transitions(episodes, tmp_path / "minari/cartpole/small-v0", PROVENANCE, format="minari")
+    folder = run_offline(Path("cartpole/small-v0"), tmp_path / "run", "num_updates=1")
+    assert load(folder / "config.yaml").dataset == "cartpole/small-v0"
+
+
+def test_the_folder_may_be_named_after_what_the_data_tell(data: Path, tmp_path: Path) -> None:
+    assert run_offline(data, tmp_path / "${task}", "num_updates=1") == tmp_path / "cartpole_balance"
+    with pytest.raises(ConfigError, match=r"does not fit: .*tsk"):
+        run_offline(data, tmp_path / "${tsk}", "num_updates=1")
 
 
 def test_data_without_rewards_are_refused(tmp_path: Path) -> None:

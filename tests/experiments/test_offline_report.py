@@ -28,7 +28,13 @@ def composed(*overrides: str) -> Any:
 
 
 def write_run(
-    folder: Path, level: str, returns: Sequence[float], seed: int, *overrides: str, expert: float | None = EXPERT
+    folder: Path,
+    level: str,
+    returns: Sequence[float],
+    seed: int,
+    *overrides: str,
+    expert: float | None = EXPERT,
+    fingerprint: str = "0",
 ) -> Path:
     """What a run on offline data leaves that the report reads; evaluations at 0, 10, … updates."""
     asked = composed(*overrides).copy()
@@ -37,7 +43,7 @@ def write_run(
         "cheetah_run", level, random_return=None if expert is None else RANDOM, expert_return=expert
     )
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(as_dict(completed(asked, provenance, 40))))
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(as_dict(completed(asked, provenance, 40, fingerprint))))
     rows = [f"{10 * i},{value}" for i, value in enumerate(returns)]
     (folder / "eval.csv").write_text("\n".join(["update,episode_return", *rows]) + "\n")
     return folder
@@ -120,6 +126,60 @@ def test_what_can_not_be_used_is_left_out_and_told(tmp_path: Path, caplog: pytes
         assert message in caplog.text
     (line,) = (line for line in summarize(results) if line.statistic == "return")
     assert (line.estimate.value, line.runs) == (50, 1) and np.isnan(line.estimate.low)
+
+
+def test_other_data_of_the_same_name_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for seed, fingerprint in ((1, "a"), (2, "a"), (3, "b")):
+        write_run(tmp_path / str(seed), "medium", [5.0, 50.0], seed, "agent=bc", fingerprint=fingerprint)
+    read_results([tmp_path], "taco")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/3: its data are not those of {tmp_path}/1, though both are cheetah_run medium"
+    ]
+
+
+def test_all_data_are_those_that_both_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Else the one that has the easier data looks better."""
+    for level, objectives, last in (("medium", "[]", 50.0), ("expert", "[]", 150.0), ("expert", "[taco]", 140.0)):
+        for seed in (1, 2):
+            write_run(
+                tmp_path / f"{level}{objectives}{seed}",
+                level,
+                [5.0, last],
+                seed,
+                "agent=bc",
+                f"objectives={objectives}",
+            )
+    write_run(tmp_path / "alone", "medium", [5.0, 50.0], 1, "agent=iql")
+    found = {
+        (line.agent, line.added, line.statistic): line.estimate.value
+        for line in summarize(read_results([tmp_path], "taco"))
+        if line.data == "all"
+    }
+    assert (found["bc", False, "mean score"], found["bc", True, "IQM score"]) == (70, 65)
+    assert found["iql", False, "mean score"] == 20
+    assert found["bc", None, "P(improvement)"] == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "bc has runs on cheetah_run medium only with or only without the objective: left out of what is said of all "
+        "data sets"
+    ]
+
+
+def test_runs_that_differ_in_more_than_the_objective_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_run(tmp_path / "a", "medium", [5.0, 50.0], 1, "agent=td3_bc")
+    same = ("objectives=[taco]", "save_video=false", "eval_every_updates=10")
+    write_run(tmp_path / "b", "medium", [5.0, 50.0], 1, "agent=td3_bc", *same)
+    other = ("objectives=[taco]", "update=joint", "agent.alpha=3")
+    write_run(tmp_path / "c", "medium", [5.0, 50.0], 2, "agent=td3_bc", *other)
+    read_results([tmp_path], "taco")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/c: compared with {tmp_path}/a, a run of another configuration: "
+        f"update=joint (the run has separate); agent.alpha=3 (the run has 2.5)"
+    ]
+
+
+def test_an_unknown_objective_is_refused(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs), "--out", str(tmp_path / "out"), "--objective", "tacoo"]) == 1
+    assert "unknown objective 'tacoo': did you mean taco" in capsys.readouterr().err
 
 
 def test_no_usable_run_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

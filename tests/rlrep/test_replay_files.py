@@ -224,6 +224,16 @@ def test_damaged_rows_are_refused(name: str, how: str, tmp_path: Path) -> None:
         build(tmp_path, "disk")
 
 
+def test_a_replay_that_is_only_read_is_neither_made_nor_to_be_deleted(tmp_path: Path) -> None:
+    with pytest.raises(ReplayError, match="restore"):
+        build(tmp_path / "nothing", "disk", read_only=True)
+    assert not (tmp_path / "nothing").exists()
+    build(tmp_path, "disk")
+    damage(tmp_path / "frame.npy", "truncated")
+    with pytest.raises(ReplayError, match=rf"frame\.npy is missing or damaged .*: restore {tmp_path} from a copy"):
+        build(tmp_path, "disk", read_only=True)
+
+
 @pytest.mark.parametrize("storage", ["memory", "disk"])
 def test_files_that_are_not_those_of_the_state_are_refused(storage: str, tmp_path: Path) -> None:
     """As where a checkpoint was copied without its replay, or with an older one."""
@@ -231,7 +241,7 @@ def test_files_that_are_not_those_of_the_state_are_refused(storage: str, tmp_pat
     write(replay, 0, 40)
     replay.flush()
     old = replay.state_dict()
-    write(replay, 40, 40)
+    write(replay, 40, RESERVE // 2)
     state = replay.state_dict()
     for resumed in (build(tmp_path / "empty", storage), build(tmp_path / "full", storage)):
         with pytest.raises(ReplayError, match="are not those of the saved replay"):
@@ -240,6 +250,10 @@ def test_files_that_are_not_those_of_the_state_are_refused(storage: str, tmp_pat
     with pytest.raises(ReplayError, match="are not those of the saved replay"):
         build(tmp_path / "full", storage).load_state_dict(old | {"head": [3]})
     build(tmp_path / "full", storage).load_state_dict(old)
+    if storage == "disk":  # frames that the old state counts are written over
+        write(replay, 40 + RESERVE // 2, 40)
+        with pytest.raises(ReplayError, match="are not those of the saved replay"):
+            build(tmp_path / "full", storage).load_state_dict(old)
 
 
 def test_loading_without_files_is_refused() -> None:

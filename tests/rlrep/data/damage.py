@@ -8,12 +8,13 @@ from __future__ import annotations
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from gymnasium import spaces
 
-from rlrep.data import TransitionFiles, Transitions, write_transitions
+from rlrep.data import TransitionFiles, Transitions, open_dataset, write_transitions
 from rlrep.replay import ReplayBuffer
 from tests.rlrep.data.transition_files import episode
 
@@ -107,9 +108,32 @@ def swap_dtype(path: Path, rng: np.random.Generator) -> bool:
     return True
 
 
+def opened(folder: Path) -> list[Transitions]:
+    """The episodes that `open_dataset` has."""
+    cache = folder.with_name("cache")
+    shutil.rmtree(cache, ignore_errors=True)
+    data = open_dataset(folder, cache=cache)
+    frames, rows = data.frames[0].numpy(), {name: array[0] for name, array in data.rows.items()}
+    starts = np.flatnonzero(rows["step"] == 0)
+    return [
+        Transitions(
+            frames[first:end],
+            rows["action"][first : end - 1],
+            rows["reward"][first : end - 1],
+            bool(rows["terminated"][end - 2]),
+        )
+        for first, end in zip(starts, [*starts[1:], len(frames)], strict=True)
+    ]
+
+
 def outcome(folder: Path) -> str:
+    read, mapped = outcome_of(lambda: list(TransitionFiles(folder))), outcome_of(lambda: opened(folder))
+    return read if read == mapped else f"{read} when read, {mapped} when opened"
+
+
+def outcome_of(reading: Callable[[], list[Transitions]]) -> str:
     try:
-        found = list(TransitionFiles(folder))
+        found = reading()
     except ValueError:
         return "error"
     except Exception as error:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlrep.data import Provenance, TransitionFiles, open_dataset, write_transitions
+from rlrep.data import Provenance, TransitionFiles, cache, open_dataset, open_video, replay_files, write_transitions
 from rlrep.replay import ReplayBuffer, ReplayError
 from tests.rlrep.data.transition_files import FORMATS, PROVENANCE, assert_equal, by_hand, episode, episodes, source_path
 
@@ -73,11 +78,22 @@ def test_discrete_choices_are_those_recorded_or_those_seen(tmp_path: Path) -> No
 def test_a_data_set_is_only_read(tmp_path: Path, storage: str) -> None:
     write_transitions(episodes(), tmp_path / "data", format="rlrep")
     before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
-    data = open_dataset(tmp_path / "data", storage=storage)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch's, of an array that it can't write to
+        data = open_dataset(tmp_path / "data", storage=storage)
+    one = episode(0)
     with pytest.raises(ReplayError, match="read only"):
-        data.add()
-    data.frames[:] = 0
+        data.add(
+            observation=one.frames[None, :3].reshape(1, 9, 8, 8),
+            action=one.action[:1],
+            reward=one.reward[:1],
+            next_observation=one.frames[None, 1:4].reshape(1, 9, 8, 8),
+            terminated=np.array([False]),
+            truncated=np.array([False]),
+        )
     data.flush()
+    # Mapped so that the kernel need not have memory for a copy: data may be larger than that.
+    assert data.files is not None and not any(array.flags.writeable for array in data.files.arrays.values())
     assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
 
 
@@ -88,19 +104,40 @@ def test_files_are_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         patch.setattr("rlrep.data.dataset.TransitionFiles", None)
         again = open_dataset(tmp_path / "data", cache=tmp_path / "cache", seed=1).sample(4)
     assert (first == again).all()
-    cached = next((tmp_path / "cache").iterdir())
+    cached = next((tmp_path / "cache").glob("transitions-*"))
     (cached / "reward.npy").write_bytes((cached / "reward.npy").read_bytes()[:-1])
     assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 25  # made anew
     next((tmp_path / "data").glob("*000003_5.npz")).unlink()
     assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 20
 
 
-def fill(replay: ReplayBuffer, count: int) -> None:
-    for number in range(count):
+@pytest.mark.parametrize("opener", [open_dataset, open_video])
+def test_several_that_open_at_once_convert_once(tmp_path: Path, opener: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="drqv2")
+    made = []
+    replacing = cache.replacing
+
+    @contextmanager
+    def slowly(folder: Path) -> Iterator[Path]:
+        made.append(folder)
+        with replacing(folder) as temporary:
+            time.sleep(0.3)  # long enough for the others to look for it in vain
+            yield temporary
+
+    monkeypatch.setattr(cache, "replacing", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(opener, [tmp_path / "data"] * 4))
+    assert len(made) == 1
+    assert len({len(data) if opener is open_dataset else len(data.frames) for data in opened}) == 1
+
+
+def fill(replay: ReplayBuffer, count: int, first: int = 0, steps: int = 7) -> None:
+    """Episodes number first, …, of which the first `steps` steps are played."""
+    for number in range(first, first + count):
         source = episode(number)
         stacks = np.maximum(np.arange(8)[:, None] - np.arange(3)[::-1], 0)
         observation = source.frames[stacks].reshape(8, 9, 8, 8)
-        for t in range(7):
+        for t in range(steps):
             replay.add(
                 observation=observation[t : t + 1],
                 action=source.action[t : t + 1],
@@ -123,6 +160,51 @@ def test_a_finished_runs_replay_is_a_data_set(tmp_path: Path, written: int, whol
     data = open_dataset(tmp_path / part)
     assert len(data) == 7 * len(whole)
     assert data.provenance.made == {"run": str(tmp_path / "run")}
+
+
+def test_every_process_of_a_run_has_a_part_of_its_replay(tmp_path: Path) -> None:
+    for number, folder in enumerate(("run/replay", "run/rank_1/replay")):
+        replay = ReplayBuffer((9, 8, 8), spaces.Box(-1, 1, (2,)), 35, path=tmp_path / folder)
+        fill(replay, 2, first=2 * number)
+        replay.flush()
+    data = TransitionFiles(tmp_path / "run")
+    for found, number in zip(data, range(4), strict=True):
+        assert_equal(found, episode(number, terminated=number % 2 == 1))
+    assert data.provenance.made == {"run": str(tmp_path / "run")}
+    assert len(open_dataset(tmp_path / "run")) == 28
+
+
+@pytest.mark.parametrize("reserve", [0, 10])
+@pytest.mark.parametrize(("written", "whole"), [(2, [0, 1]), (8, [5, 6, 7])], ids=["half full", "wrapped"])
+def test_frames_newer_than_the_last_flush_are_not_read(
+    tmp_path: Path, written: int, whole: list[int], reserve: int
+) -> None:
+    """Frames reach the disk at once, the rest when it is flushed: a run may be killed between."""
+    replay = ReplayBuffer(
+        (9, 8, 8), spaces.Box(-1, 1, (2,)), 35 - reserve, storage="disk", path=tmp_path, reserve=reserve
+    )
+    fill(replay, written)
+    replay.flush()
+    fill(replay, 1, first=written)
+    for found, number in zip(TransitionFiles(tmp_path), whole, strict=True):
+        assert_equal(found, episode(number, terminated=number % 2 == 1))
+
+
+def test_a_resumed_runs_episodes_do_not_go_on_in_those_of_the_killed_one(tmp_path: Path) -> None:
+    options: Any = dict(storage="disk", path=tmp_path, reserve=20)
+    replay = ReplayBuffer((9, 8, 8), spaces.Box(-1, 1, (2,)), 40, **options)
+    fill(replay, 2)
+    replay.flush()
+    saved = replay.state_dict()
+    fill(replay, 1, first=2)
+    replay.flush()  # killed before the checkpoint that counts these rows
+    resumed = ReplayBuffer((9, 8, 8), spaces.Box(-1, 1, (2,)), 40, **options)
+    resumed.load_state_dict(saved)
+    fill(resumed, 1, first=4, steps=3)
+    resumed.flush()
+    found = list(TransitionFiles(tmp_path))
+    assert [len(one) for one in found] == [7, 7, 3]
+    np.testing.assert_array_equal(found[2].frames, episode(4).frames[:4])
 
 
 @pytest.mark.parametrize("format", ["drqv2", "vd4rl_64"])
@@ -206,6 +288,15 @@ def test_episodes_shorter_than_a_sample_are_told_of(tmp_path: Path) -> None:
             open_dataset(tmp_path / "short", **options)
 
 
+def test_one_episode_as_long_as_a_sample_is_enough(tmp_path: Path) -> None:
+    source = episode(0, 3)
+    write_transitions([source], tmp_path / "data", format="rlrep")
+    batch = open_dataset(tmp_path / "data", n_step=3).sample(1)
+    assert float(batch["next", "reward"]) == pytest.approx(float(source.reward @ 0.99 ** np.arange(3)), rel=1e-5)
+    with pytest.raises(ValueError, match=r"no episode in .*data is as long as a sample.*the longest has 3"):
+        open_dataset(tmp_path / "data", n_step=4)
+
+
 def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no videos or episode files"):
         open_dataset(tmp_path)
@@ -234,6 +325,22 @@ def test_a_wrong_entry_of_an_hdf5_file_is_named(tmp_path: Path, name: str, value
         open_dataset(tmp_path / "data")
 
 
+def test_entries_of_an_hdf5_file_that_are_not_read_are_no_matter(tmp_path: Path) -> None:
+    import h5py
+
+    write_transitions(episodes(), tmp_path / "data", format="vd4rl_84")
+    with h5py.File(tmp_path / "data/data.hdf5", "a") as file:
+        file["task"] = "cheetah_run"
+        file["elsewhere"] = h5py.ExternalLink(str(tmp_path / "other.hdf5"), "reward")
+        file.create_dataset("state", (25, 17), np.float32, chunks=(5, 17))  # none of its chunks was written
+        file.create_group("obs")
+    assert len(open_dataset(tmp_path / "data")) == 25
+    with h5py.File(tmp_path / "data/data.hdf5", "a") as file:
+        del file["reward"]
+    with pytest.raises(ValueError, match=r"holds none of reward, only .*elsewhere.*task"):
+        open_dataset(tmp_path / "data")
+
+
 def test_an_hdf5_file_that_points_elsewhere_is_refused(tmp_path: Path) -> None:
     import h5py
 
@@ -255,8 +362,29 @@ def test_a_damaged_data_set_of_our_own_is_named(tmp_path: Path) -> None:
         (tmp_path / name / f"{name}.npy").write_bytes(content)
         with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum is another"):
             list(TransitionFiles(tmp_path / name))
-    with pytest.raises(ValueError, match=r"reward can't be used.*restore it from a copy"):
-        open_dataset(tmp_path / "reward")
+        with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum is another: restore it from a copy"):
+            open_dataset(tmp_path / name)
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="drqv2")
+    expected = open_dataset(tmp_path / "data").frames.clone()
+    frames = next((tmp_path / "data/.rlrep-cache").glob("*/frame.npy"))
+    content = bytearray(frames.read_bytes())
+    content[-1000:] = bytes(1000)
+    frames.write_bytes(content)
+    assert torch.equal(open_dataset(tmp_path / "data").frames, expected)
+
+
+def test_frames_are_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="rlrep")
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")  # the times of files stay
+    verified = []
+    read_replay = replay_files.read_replay
+    monkeypatch.setattr(replay_files, "read_replay", lambda path: verified.append(path.name) or read_replay(path))
+    for name in ("data", "copy", "copy", "data"):
+        open_dataset(tmp_path / name)
+    assert verified == ["copy"]
 
 
 def test_nothing_is_left_of_a_data_set_that_could_not_be_written(tmp_path: Path) -> None:
