@@ -10,7 +10,7 @@ import io
 import logging
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, isfinite, nan
 from pathlib import Path
 
@@ -229,11 +229,24 @@ def group_runs(runs: Iterable[Run], key: str) -> list[Curve]:
     return curves
 
 
+def renamed(curves: Sequence[Curve], names: Sequence[str]) -> list[Curve]:
+    """The curves with `names` for their groups, in the order in which these came.
+
+    Raises:
+        RunError: if there are not as many.
+    """
+    groups = list(dict.fromkeys(c.group for c in curves))
+    if len(names) != len(groups):
+        raise RunError(f"{len(names)} names for {len(groups)} curves: {', '.join(groups)}")
+    return [replace(c, group=names[groups.index(c.group)]) for c in curves]
+
+
 def draw_runs(
     paths: Iterable[Path],
     out: Path,
     *,
     group: str = "agent.name",
+    names: Sequence[str] | None = None,
     csv_out: Path | None = None,
     title: str | None = None,
     random_return: float | None = None,
@@ -244,6 +257,7 @@ def draw_runs(
         paths: run folders, or folders with run folders in them.
         out: the picture: .png, .pdf or .svg.
         group: dotted config key; runs with the same value are seeds of one curve.
+        names: of the curves, in the order of `paths`, instead of those values.
         csv_out: where the numbers go, by default `out` with the suffix .csv.
         random_return: the random policy's return, a dashed line. Only for runs of one task.
 
@@ -260,6 +274,8 @@ def draw_runs(
     curves = group_runs(runs, group)
     if not curves:
         raise RunError("none of these runs can be drawn")
+    if names is not None:
+        curves = renamed(curves, names)
     counted = sorted({run.counted for run in runs})
     if len(counted) > 1:
         raise RunError(f"these runs count different things, {' and '.join(counted)}: draw them apart")
@@ -383,6 +399,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.plot", description="Draw runs together.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or a folder with runs in it")
     parser.add_argument("--group", default="agent.name", metavar="KEY", help="config key; a curve for each value")
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="of the curves, in order, for the values")
     parser.add_argument("--out", default=Path("curve.png"), type=Path, help="picture (default: %(default)s)")
     parser.add_argument("--csv", type=Path, help="the numbers drawn (default: beside the picture)")
     parser.add_argument("--title")
@@ -394,6 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.runs,
             options.out,
             group=options.group,
+            names=options.names,
             csv_out=options.csv,
             title=options.title,
             random_return=options.random,

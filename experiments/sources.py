@@ -13,7 +13,7 @@ from hydra.utils import to_absolute_path
 
 import envs  # noqa: F401  (registers)
 from envs.noise import Noise
-from experiments.config import ConfigError
+from experiments.config import ConfigError, located
 from experiments.log import Progress
 from experiments.pretrain_config import ENVIRONMENT, READ_ACTIONS, PretrainConfig
 from rlrep.data import EpisodeDataset, open_video, record
@@ -44,7 +44,7 @@ def open_source(config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]
 def watch(config: PretrainConfig, actions: bool) -> EpisodeDataset:
     """Videos and episode files."""
     return open_video(
-        to_absolute_path(config.source),
+        located(config.source),
         image_size=config.image_size,
         frame_stack=config.frame_stack,
         max_gap=config.horizon,

@@ -53,7 +53,7 @@ def read_hdf5(path: Path, actions: bool = False, rewards: bool = False) -> Itera
             if len(step_type) != len(frames) or starts[:1] != [0]:
                 raise Unreadable("its step_type must have an entry for each observation and begin with a 0")
             rows = {name: np.asarray(pick(entries, name)) for name in ("reward", "discount") if rewards}
-            if actions or rewards:
+            if rewards or (actions and not entries.keys().isdisjoint(ACTION_KEYS)):
                 rows["action"] = np.asarray(pick(entries, *ACTION_KEYS))
             if any(len(array) != len(frames) for array in rows.values()):
                 counted = ", ".join(f"{len(array)} of {name}" for name, array in rows.items())

@@ -41,7 +41,7 @@ def read_npz(path: Path, actions: bool = False, rewards: bool = False) -> Iterat
         pictures = pick(arrays, *PICTURE_KEYS)
         frames = newest_frames(pictures)
         clip = Clip(path.name, in_chunks(frames))
-        if actions or rewards:
+        if rewards or (actions and not arrays.keys().isdisjoint(ACTION_KEYS)):
             as_dm_env = "discount" in arrays or "is_first" in arrays
             clip.action = aligned(pick(arrays, *ACTION_KEYS), len(frames), led_here=as_dm_env)
         if rewards:

@@ -84,6 +84,13 @@ def test_any_config_key_groups(runs: Path, tmp_path: Path, key: str, groups: set
     assert {c.group for c in draw_runs([runs], tmp_path / "curve.png", group=key)} == groups
 
 
+def test_curves_can_be_named(runs: Path, tmp_path: Path) -> None:
+    curves = draw_runs([runs], tmp_path / "curve.png", names=["plain", "with TACO"])
+    assert [c.legend for c in curves] == ["plain (1 seed)", "with TACO (3 seeds)"]
+    with pytest.raises(ValueError, match="1 names for 2 curves: drqv2, taco"):
+        draw_runs([runs], tmp_path / "curve.png", names=["plain"])
+
+
 def test_seeds_with_other_frames_meet_only_where_all_of_them_ran(tmp_path: Path) -> None:
     write_run(tmp_path / "a", [0, 10, 20], [0, 1000, 2000], seed=1)
     write_run(tmp_path / "b", [5, 25], [500, 2500], seed=2)

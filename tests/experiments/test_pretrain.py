@@ -19,10 +19,12 @@ from hydra import compose, initialize_config_dir
 from matplotlib.image import imread
 from omegaconf import OmegaConf
 
+from experiments import sources
 from experiments.checkpoint import load_checkpoint
 from experiments.config import ConfigError
 from experiments.log import NonFiniteLoss
 from experiments.pretrain_run import pretrain
+from experiments.sources import watch
 from rlrep import PixelEncoder
 from rlrep.pretrain import Pretrainer
 
@@ -198,6 +200,8 @@ def test_a_loss_that_gets_no_better_ends_the_run(
     assert "stopped after 12 updates, the validation loss got no better; encoder/ is of update 4" in (
         capsys.readouterr().out
     )
+    run("temporal_contrastive", "steps=2000", "patience=2", "resume=true")
+    assert "to go on, raise patience" in capsys.readouterr().out
 
 
 class Corridor(gym.Env[np.ndarray, np.int64]):
@@ -258,10 +262,27 @@ def test_noise_is_on_the_pictures_of_an_environment(
     assert len(np.unique(seen[1])) > 10
 
 
-def test_one_video_is_cut_for_validation(run: Run, videos: Path) -> None:
-    for path in sorted(videos.glob("*.npz"))[1:]:
+def test_one_video_is_cut_for_validation(run: Run, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _, *others = sorted(videos.glob("*.npz"))
+    for path in others:
         path.unlink()
-    assert len(table(run())) == 3
+    np.savez(first, observation=np.zeros((2, 20, 20, 3), np.uint8))  # too short, so left out
+    seen = []
+    monkeypatch.setattr(sources, "watch", lambda *a, **k: seen.append(watch(*a, **k)) or seen[-1])
+    with pytest.warns(UserWarning, match="skipped 1 of 2"):
+        assert len(table(run("temporal_contrastive", "skip_corrupt=true"))) == 3
+    parts = sources.split(seen[0], SimpleNamespace(validation_fraction=0.4, horizon=2, frame_stack=2, seed=0))
+    assert sum(part.num_frames for part in parts) == seen[0].num_frames
+    assert all(part.frames.any((1, 2, 3)).all() for part in parts)
+
+
+def test_one_video_must_be_long_enough_to_be_cut(run: Run, videos: Path) -> None:
+    first, *others = sorted(videos.glob("*.npz"))
+    for path in others:
+        path.unlink()
+    np.savez(first, observation=np.zeros((3, 20, 20, 3), np.uint8))
+    with pytest.raises(ConfigError, match=r"one episode of 3 frames; .* horizon=2 steps apart it takes 6"):
+        run()
 
 
 @pytest.mark.parametrize(

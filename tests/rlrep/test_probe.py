@@ -35,6 +35,15 @@ def test_values_are_scored_by_r_squared() -> None:
     assert both == pytest.approx((known + unknown) / 2, abs=0.01)
 
 
+def test_targets_that_never_change_do_not_count() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(600, 5)
+    y = torch.stack([x[:, 0], torch.ones(600), torch.arange(600) // 400], 1)
+    assert probe((x[:400], y[:400]), (x[400:], y[400:])) > 0.99
+    with pytest.raises(ValueError, match="no target varies"):
+        probe((x[:400], y[:400, 1:]), (x[400:], y[400:, 1:]))
+
+
 def test_the_score_is_of_held_out_data() -> None:
     torch.manual_seed(0)
     features, noise_label = torch.randn(40, 200), torch.randint(4, (40,))

@@ -142,7 +142,7 @@ def test_the_inverse_model_learns_the_action() -> None:
     [
         ("autoencoder", {"denoise": -1.0}, "denoise must be at least 0"),
         ("autoencoder", {"codes": 1}, "codes must be at least 2"),
-        ("autoencoder", {"codes": 4, "codebooks": 7}, "codebooks must divide the features' 36 dimensions"),
+        ("autoencoder", {"codes": 4, "codebooks": 7}, "codebooks must divide the features' 256 dimensions"),
         ("autoencoder", {"frame_channels": 7}, "frame_channels must lie in 1..6"),
         ("temporal_contrastive", {"temperature": 0.0}, "temperature must be greater than 0"),
         ("temporal_contrastive", {"horizon": 0}, "horizon must be at least 1"),

@@ -106,12 +106,12 @@ def write_persistence(folder: Path, seeds: int = 3) -> None:
 def write_lock(
     folder: Path, rates: Mapping[str, float] = RATES, power: float = 1.2, seeds: int = 5, most: int = 1000
 ) -> None:
-    """Growth exp(rate·H) for the methods in `rates`, H^power for the action-labelled one."""
+    """Growth exp(rate·H) for the methods in `rates`, else H^power for the action-labelled one."""
     rng = np.random.default_rng(3)
-    for method in (*rates, "inverse_model"):
+    for method in dict.fromkeys((*rates, "inverse_model")):
         for horizon in HORIZONS:
             for seed in range(seeds):
-                mean = 3 * horizon**power if method == "inverse_model" else 2 * np.exp(rates[method] * horizon)
+                mean = 2 * np.exp(rates[method] * horizon) if method in rates else 3 * horizon**power
                 episodes = int(np.ceil(mean * np.exp(rng.normal(0, 0.15))))
                 labelled = method == "inverse_model"
                 cell = {

@@ -120,7 +120,7 @@ VIDEO = {"temporal_contrastive": 0.6, "forward_model": 0.55}
 
 
 def test_exponential_from_video_and_polynomial_from_actions_confirms(tmp_path: Path) -> None:
-    write_lock(tmp_path, VIDEO)
+    write_lock(tmp_path, VIDEO, seeds=20)
     verdict = judge(tmp_path, "P4")
     assert verdict.outcome == CONFIRMED
     assert verdict.parts[0].estimate == pytest.approx(0.6, abs=0.05)
@@ -136,9 +136,16 @@ def test_video_that_does_not_grow_refutes(tmp_path: Path) -> None:
 
 def test_steep_growth_from_actions_refutes(tmp_path: Path) -> None:
     write_lock(tmp_path, VIDEO, power=5.0, most=10**7)
+    steep, *_ = failing(judge(tmp_path, "P4"))
+    assert steep.outcome == REFUTED
+    assert steep.low > 3
+
+
+def test_exponential_growth_from_actions_refutes_even_if_it_is_slow(tmp_path: Path) -> None:
+    write_lock(tmp_path, {**VIDEO, "inverse_model": 0.3})
     (part,) = failing(judge(tmp_path, "P4"))
+    assert part.criterion == "ACRO (actions): polynomial growth fits better than exponential"
     assert part.outcome == REFUTED
-    assert part.low > 3
 
 
 def test_two_horizons_decide_nothing(tmp_path: Path) -> None:

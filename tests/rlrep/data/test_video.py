@@ -177,6 +177,9 @@ def test_a_video_shorter_than_the_largest_gap_is_named(write_video: WriteVideo, 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert open_video(tmp_path, image_size=16, max_gap=3).num_episodes == 2
+    for skip_corrupt in (False, True):
+        with pytest.raises(ValueError, match=r"long\.mp4 can't be used: it is too short.*1 more.*no other file"):
+            open_video(tmp_path, image_size=16, max_gap=20, skip_corrupt=skip_corrupt)
 
 
 def test_nothing_left_is_an_error(write_video: WriteVideo, write_audio: Callable[[str], Path], tmp_path: Path) -> None:
