@@ -342,7 +342,7 @@ def against(panel: Axes, cells: Sequence[Cell], x: str, measure: str) -> tuple[f
 
 
 def settings(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Seeds of one setting together: their measured coverages differ a little."""
+    """Seeds of one setting together."""
     groups: dict[tuple[float, int, float], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.persistence, cell.num_shapes, cell.size), []).append(cell)
