@@ -135,7 +135,7 @@ def reconstruction(
         for _ in range(steps):
             index = torch.randint(len(features), (batch_size,), generator=generator)
             optimizer.zero_grad(set_to_none=True)
-            F.mse_loss(decoder(features[index]), to_unit_scale(frames[index])).backward()
+            decoder.error(features[index], frames[index]).backward()
             optimizer.step()
     with torch.no_grad():
         images = torch.cat([decoder(part) for part in test_features.split(512)])

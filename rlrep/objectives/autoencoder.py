@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.augment import RandomShift
-from rlrep.encoders import PixelDecoder, PixelEncoder, orthogonal_init, projection, to_pixels, to_unit_scale
+from rlrep.encoders import PixelDecoder, PixelEncoder, orthogonal_init, projection, to_pixels
 from rlrep.objectives.base import Objective, check_frame_channels
 
 if TYPE_CHECKING:
@@ -74,8 +73,7 @@ class Autoencoder(Objective):
             noise = torch.randn(observation.shape, device=observation.device)
             pixels = (observation + noise * (255 * self.denoise)).clamp(0, 255)
         z, commitment = self.bottleneck(self.encode(pixels))
-        frame = to_unit_scale(observation[:, -self.frame_channels :])
-        out = {"loss_reconstruction": F.mse_loss(self.decoder(z), frame)}
+        out = {"loss_reconstruction": self.decoder.error(z, observation[:, -self.frame_channels :])}
         return out if commitment is None else out | {"loss_commitment": commitment}
 
     def bottleneck(self, features: Tensor) -> tuple[Tensor, Tensor | None]:

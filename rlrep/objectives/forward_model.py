@@ -17,7 +17,6 @@ from rlrep.encoders import (
     orthogonal_init,
     projection,
     to_pixels,
-    to_unit_scale,
 )
 from rlrep.objectives.base import Objective, check_frame_channels, check_horizon
 
@@ -98,8 +97,7 @@ class ForwardModel(Objective):
     ) -> dict[str, Tensor]:
         prediction = self.predict(self.encode(observation), path)
         if self.decoder is not None:
-            frame = to_unit_scale(future_observation[:, -self.frame_channels :])
-            return {"loss_forward": F.mse_loss(self.decoder(prediction), frame)}
+            return {"loss_forward": self.decoder.error(prediction, future_observation[:, -self.frame_channels :])}
         with torch.no_grad():
             target = self.state_projection(self.encode(future_observation))
         return {"loss_forward": 2 - 2 * F.cosine_similarity(prediction, target).mean()}

@@ -143,3 +143,12 @@ def test_mlp_has_a_relu_after_each_hidden_layer_only() -> None:
 def test_support_for_bfloat16_is_known_for_every_device() -> None:
     assert isinstance(supports_bfloat16("cpu"), bool)
     assert not supports_bfloat16("meta")
+
+
+def test_a_decoders_error_is_that_of_its_image() -> None:
+    decoder, features = PixelDecoder(8, (3, 24, 16), channels=4), torch.randn(5, 8)
+    frame = torch.randint(256, (5, 9, 24, 16), dtype=torch.uint8)[:, -3:]
+    with torch.no_grad():
+        image = decoder(features)
+        expected = (image - (frame / 255 - 0.5)).square().mean()
+        torch.testing.assert_close(decoder.error(features, frame), expected)
