@@ -9,7 +9,7 @@ import csv
 import io
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, isfinite, nan
 from pathlib import Path
@@ -229,16 +229,20 @@ def group_runs(runs: Iterable[Run], key: str) -> list[Curve]:
     return curves
 
 
-def renamed(curves: Sequence[Curve], names: Sequence[str]) -> list[Curve]:
-    """The curves with `names` for their groups, in the order in which these came.
+def renamed(curves: Sequence[Curve], names: Mapping[str, str]) -> list[Curve]:
+    """The curves under other names; each key of `names` is a group, or how only one of them ends.
 
     Raises:
-        RunError: if there are not as many.
+        RunError: if a key tells no group or several.
     """
     groups = list(dict.fromkeys(c.group for c in curves))
-    if len(names) != len(groups):
-        raise RunError(f"{len(names)} names for {len(groups)} curves: {', '.join(groups)}")
-    return [replace(c, group=names[groups.index(c.group)]) for c in curves]
+    new = dict(zip(groups, groups, strict=True))
+    for ending, name in names.items():
+        meant = [g for g in groups if g == ending] or [g for g in groups if g.endswith(ending)]
+        if len(meant) != 1:
+            raise RunError(f"{ending} names {len(meant)} curves, expected one of {', '.join(groups)}, or its end")
+        new[meant[0]] = name
+    return [replace(c, group=new[c.group]) for c in curves]
 
 
 def draw_runs(
@@ -246,7 +250,7 @@ def draw_runs(
     out: Path,
     *,
     group: str = "agent.name",
-    names: Sequence[str] | None = None,
+    names: Mapping[str, str] | None = None,
     csv_out: Path | None = None,
     title: str | None = None,
     random_return: float | None = None,
@@ -257,7 +261,7 @@ def draw_runs(
         paths: run folders, or folders with run folders in them.
         out: the picture: .png, .pdf or .svg.
         group: dotted config key; runs with the same value are seeds of one curve.
-        names: of the curves, in the order of `paths`, instead of those values.
+        names: of curves, by those values or their ends.
         csv_out: where the numbers go, by default `out` with the suffix .csv.
         random_return: the random policy's return, a dashed line. Only for runs of one task.
 
@@ -395,11 +399,18 @@ def summary(curves: Iterable[Curve], key: str) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
+def as_pair(text: str) -> tuple[str, str]:
+    value, found, name = text.partition("=")
+    if not (value and found and name):
+        raise RunError(f"--names takes VALUE=NAME, got {text!r}")
+    return value, name
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.plot", description="Draw runs together.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or a folder with runs in it")
     parser.add_argument("--group", default="agent.name", metavar="KEY", help="config key; a curve for each value")
-    parser.add_argument("--names", nargs="+", metavar="NAME", help="of the curves, in order, for the values")
+    parser.add_argument("--names", nargs="+", metavar="VALUE=NAME", help="VALUE may be its end only")
     parser.add_argument("--out", default=Path("curve.png"), type=Path, help="picture (default: %(default)s)")
     parser.add_argument("--csv", type=Path, help="the numbers drawn (default: beside the picture)")
     parser.add_argument("--title")
@@ -411,7 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.runs,
             options.out,
             group=options.group,
-            names=options.names,
+            names=dict(as_pair(text) for text in options.names or ()),
             csv_out=options.csv,
             title=options.title,
             random_return=options.random,

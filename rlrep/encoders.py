@@ -188,8 +188,8 @@ class PixelDecoder(nn.Module):
     def error(self, features: Tensor, image: Tensor) -> Tensor:
         """Mean squared error against images (B, C, H, W) uint8, on the encoder's scale; a scalar.
 
-        The patches are compared where they are: to lay them out as an image, and back for the gradient, takes a third
-        of an update's time on a CPU.
+        The patches are compared where they are: laid out as an image, and back for the gradient, they make an update
+        of `ForwardModel` 1.15 times slower on a CPU.
         """
         rows, columns, _ = self.grid
         fours = image.contiguous().view(torch.int32)  # a patch's row, (B, C, H, columns)

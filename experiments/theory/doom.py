@@ -27,13 +27,11 @@ LEFT, RIGHT, SHOOT = range(3)
 
 
 def aim(scenario: str, state: dict[str, float]) -> int:
-    """Turn to the (nearest) monster, or move before it, and shoot: 0.76 in Basic, 12 in Defend the Center."""
+    """Turn to the (nearest) monster, or move before it, and shoot."""
     if scenario == "basic":
-        aside, narrow = state["monster_y"] - state["player_y"], 0.05
-        ahead = True
+        aside, narrow, ahead = state["monster_y"] - state["player_y"], 0.05, True
     else:
-        aside, narrow = state["monster0_sin"], 0.1
-        ahead = state["monster0_cos"] > 0
+        aside, narrow, ahead = state["monster0_sin"], 0.1, state["monster0_cos"] > 0
     if abs(aside) < narrow and ahead:
         return SHOOT
     return LEFT if aside > 0 else RIGHT
@@ -78,7 +76,8 @@ class DoomDomain:
 
     def record(self, noise: dict[str, Any] | None, settings: Settings, seed: int) -> EpisodeDataset:
         rng = np.random.default_rng([seed, 2])
-        with closing(self.make()) as doom, closing(doom if noise is None else Noise(doom, **noise)) as env:
+        with closing(self.make_noisy(noise)) as env:
+            doom: Any = env.unwrapped
 
             def act(_: np.ndarray) -> int:
                 if rng.random() >= OPTIMAL:

@@ -78,7 +78,7 @@ def find(root: Path) -> list[Source]:
     if (root / "data" / "metadata.json").is_file():
         return [Source(root, read_minari)]
     files = list(visible_files(root))
-    found += [Source(file, READERS[file.suffix.lower()]) for file in files if file.suffix.lower() in READERS]
+    found = [Source(file, READERS[file.suffix.lower()]) for file in files if file.suffix.lower() in READERS]
     if not found:
         other = ", ".join(sorted({file.suffix or file.name for file in files})[:10]) or "nothing"
         raise ValueError(

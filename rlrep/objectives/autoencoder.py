@@ -20,7 +20,7 @@ class Autoencoder(Objective):
 
     ``loss_reconstruction`` = mean ‖decoder(z) - x‖² on the scale pixels / 255 - 0.5. With `denoise` the encoder sees
     x + ε, ε ~ N(0, (255 · denoise)²) (arXiv 0810.3956's denoising autoencoder). With `codes` z passes a
-    vector-quantised bottleneck (arXiv 1711.00937) on their way to the decoder: `codebooks` parts, each one of `codes`
+    vector-quantised bottleneck (arXiv 1711.00937) on its way to the decoder: `codebooks` parts, each one of `codes`
     vectors; ``loss_commitment`` draws them to their codes.
 
     Args:

@@ -85,10 +85,12 @@ def test_any_config_key_groups(runs: Path, tmp_path: Path, key: str, groups: set
 
 
 def test_curves_can_be_named(runs: Path, tmp_path: Path) -> None:
-    curves = draw_runs([runs], tmp_path / "curve.png", names=["plain", "with TACO"])
-    assert [c.legend for c in curves] == ["plain (1 seed)", "with TACO (3 seeds)"]
-    with pytest.raises(ValueError, match="1 names for 2 curves: drqv2, taco"):
-        draw_runs([runs], tmp_path / "curve.png", names=["plain"])
+    curves = draw_runs([runs], tmp_path / "curve.png", names={"aco": "with TACO"})
+    assert [c.legend for c in curves] == ["drqv2 (1 seed)", "with TACO (3 seeds)"]
+    for ending, count in {"sac": 0, "": 2}.items():
+        with pytest.raises(ValueError, match=f"names {count} curves, expected one of drqv2, taco"):
+            draw_runs([runs], tmp_path / "curve.png", names={ending: "another"})
+    assert main([str(runs), "--out", str(tmp_path / "curve.png"), "--names", "taco"]) == 1
 
 
 def test_seeds_with_other_frames_meet_only_where_all_of_them_ran(tmp_path: Path) -> None:
