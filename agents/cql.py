@@ -30,6 +30,8 @@ class CQL(SAC):
         encoder, action_space, objectives: see `SAC`.
         cql_weight: of the penalty, ≥ 0.
         num_samples: actions of each kind, ≥ 1; the penalty evaluates three times as many a row of the batch.
+        init_temperature: α at the start, > 0. The penalty makes Q so steep around the data's actions that with SAC's
+            0.1 the policy saturates at once, and never follows them.
         options: of `SAC`.
     """
 
@@ -41,9 +43,10 @@ class CQL(SAC):
         *,
         cql_weight: float = 1.0,
         num_samples: int = 10,
+        init_temperature: float = 1.0,
         **options: Any,
     ) -> None:
-        super().__init__(encoder, action_space, objectives, **options)
+        super().__init__(encoder, action_space, objectives, init_temperature=init_temperature, **options)
         if cql_weight < 0:
             raise ValueError(f"cql_weight must be at least 0, got {cql_weight}")
         if num_samples < 1:
