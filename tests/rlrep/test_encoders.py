@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlrep import PixelDecoder, PixelEncoder
-from rlrep.encoders import STRIDES, mlp, supports_bfloat16
+from rlrep.encoders import STRIDES, can_fuse, conv_relu, mlp, supports_bfloat16
 
 SHAPE = (9, 20, 24)
 
@@ -61,6 +61,34 @@ def test_gradients_equal_the_paper() -> None:
     theirs = torch.autograd.grad((reference(encoder, observation) * weights).sum(), parameters)
     assert all(gradient.abs().sum() > 0 for gradient in ours)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not can_fuse(torch.device("cpu"), torch.float32), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_convolution_and_relu_in_one_have_the_gradients_of_both(layout: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    shapes = [(3, 4, 12, 10), (5, 4, 3, 3), (5,)]
+    inputs = [torch.randn(shape) for shape in shapes]
+    inputs[0] = inputs[0].contiguous(memory_format=layout)
+    for value in inputs:
+        value.requires_grad_()
+    x, weight, bias = inputs
+    results = []
+    for fused in (True, False):
+        out = conv_relu(x, weight, bias, 2, fused)
+        first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(grad.square().sum() for grad in first), inputs)  # as a gradient penalty's
+        results.append([out, *first, *second])
+    for ours, plain in zip(*results, strict=True):
+        assert ours.count_nonzero()
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["convolutions.0.weight", "convolutions.3.bias"])
+def test_weights_that_are_not_finite_show_in_the_features(name: str) -> None:
+    encoder = encoder_with_biases()
+    encoder.get_parameter(name).data.view(-1)[0] = torch.nan
+    assert encoder(pixels()).isnan().any()
 
 
 def test_bfloat16_is_near_and_leaves_float32_outside() -> None:
