@@ -292,7 +292,7 @@ def collect(composed: DictConfig) -> Path:
                 random_return=collector.random_return,
                 expert_return=collector.expert_return,
             )
-            write_transitions(collector.episodes(), out, provenance, config.format)
+            write_transitions(collector.episodes(), out, provenance, format=config.format)
     print(
         f"{trained.task} {config.level}: the random policy gets {collector.random_return:.1f}, the expert "
         f"{collector.expert_return:.1f}; see python -m experiments.data info {out}"

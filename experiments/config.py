@@ -73,11 +73,14 @@ MAY_BE_ZERO = {
 # Arguments of agents and objectives that are no options.
 GIVEN_BY_US = {"encoder", "action_space", "objectives", "joint", "augment", "return"}
 
-# What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
+# What may change when a run is resumed; a checkpoint means nothing under another value of the rest. Where the offline
+# data lie may: the checkpoint tells what they held.
 FREE_ON_RESUME = {
     "resume",
     "run_dir",
     "device",
+    "offline.data",
+    "offline.cache",
     "num_train_frames",
     "num_eval_episodes",
     "eval_every_frames",
@@ -208,6 +211,16 @@ class RunConfig:
 
 
 @dataclass
+class OfflineShareConfig:
+    """Finished data that an online run learns from as well."""
+
+    data: str | None = None
+    share: float = 0.5
+    skip_corrupt: bool = False
+    cache: str | None = None
+
+
+@dataclass
 class TrainConfig(RunConfig):
     """Every value of a run, see conf/config.yaml for what each means; checked on construction."""
 
@@ -219,10 +232,13 @@ class TrainConfig(RunConfig):
     replay_buffer_size: int
     save_snapshot: bool
     init: str | None = None
+    offline: OfflineShareConfig = field(default_factory=OfflineShareConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive(POSITIVE_ONLINE)
+        if not 0 <= self.offline.share < 1:
+            raise ConfigError(f"offline.share must be at least 0 and less than 1, got {self.offline.share}")
         before_updates = self.num_seed_frames // self.action_repeat
         if before_updates < self.batch_size:
             raise ConfigError(
@@ -287,6 +303,8 @@ def complete(composed: DictConfig) -> TrainConfig:
             config[name] = value
     if config.num_seed_frames is None:
         config.num_seed_frames = max(4000, int(config.batch_size) * int(config.action_repeat))
+    if config.offline.data is not None:
+        config.offline.data = located(str(config.offline.data))
     settle(config)
     return typed_as(TrainConfig, config)
 
@@ -457,7 +475,7 @@ def differences(ours: Any, saved: Any, free: Set[str]) -> list[str]:
     return [
         f"{name}={new.get(name)} (the run has {old.get(name)})"
         for name in new | old
-        if name.partition(".")[0] not in free and new.get(name) != old.get(name)
+        if not {name, name.partition(".")[0]} & free and new.get(name) != old.get(name)
     ]
 
 

@@ -113,7 +113,7 @@ def convert(source: str, target: str, format: str, skip_corrupt: bool, known: di
     files = TransitionFiles(source, skip_corrupt)
     told = {name: value for name, value in known.items() if value is not None}
     provenance = dataclasses.replace(told_by_run(files.provenance), **told)  # type: ignore[arg-type]
-    write_transitions(files, target, provenance, format)
+    write_transitions(files, target, provenance, format=format)
     for path, reason in files.skipped.items():
         print(f"skipped {path}: {reason}", file=sys.stderr)
     print(f"wrote {target}")

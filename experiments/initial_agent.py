@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from agents import Agent
 from agents.schedule import parse_schedule
 from experiments.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
 from experiments.config import ConfigError, RunConfig, TrainConfig, flat
-from experiments.offline_config import load
+from experiments.offline_config import OfflineConfig, load
 
 # What the weights and the optimizers mean nothing without; the rest may change at the switch.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")
@@ -20,7 +21,7 @@ SHAPES = ("feature_dim", "hidden_dim", "latent_action_dim", "latent_actions", "p
 
 def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
     """Fits a run to the agent that it starts from, in place: it has explored already, so that it begins with its own
-    actions, at the noise that its schedule ends with.
+    actions, at the noise that its schedule ends with, and if it is of an offline run, with that run's data beside.
 
     Raises:
         ConfigError: if there is no such agent, or it is another one than the run's.
@@ -32,9 +33,15 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
     if (schedule := config.agent.get("stddev_schedule")) is not None:
         config.agent["stddev_schedule"] = config.stddev_schedule = f"{parse_schedule(schedule)(inf):g}"
     if saved is not None and saved.init == config.init:  # the folder may be gone by now
+        if config.offline.data is None:
+            config.offline = replace(saved.offline, share=config.offline.share)
         return
-    folder = Path(config.init)
-    ours, theirs = described(config), described(load(folder / CONFIG))
+    initial = load(Path(config.init) / CONFIG)
+    if isinstance(initial, OfflineConfig) and config.offline.data is None:
+        config.offline = replace(
+            config.offline, data=initial.dataset, cache=initial.cache, skip_corrupt=initial.skip_corrupt
+        )
+    ours, theirs = described(config), described(initial)
     different = [name for name in ours if name in theirs and ours[name] != theirs[name]]
     if different:
         raise ConfigError(

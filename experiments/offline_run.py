@@ -5,9 +5,7 @@ The folder (run_dir) holds config.yaml, train.csv, eval.csv, curve.png, videos/ 
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +20,21 @@ from experiments.allocator import keep_pages
 from experiments.checkpoint import (
     CHECKPOINT,
     CONFIG,
-    CheckpointError,
     fitting,
     load_checkpoint,
     random_state,
     save_checkpoint,
     set_random_state,
 )
-from experiments.config import ConfigError, check_precision, load_as, longest_horizon, refusals
+from experiments.config import check_precision, load_as, refusals
 from experiments.evaluation import make_evaluation_env
 from experiments.files import locked
 from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
 from experiments.offline_config import FREE_ON_RESUME, OfflineConfig, completed, requested
+from experiments.offline_data import check_fit, open_data, resume_data
 from experiments.pretrained import load_weights, settle_encoder
 from experiments.trainer import (
     advising,
-    auto_storage,
     build_agent,
     check_finite,
     check_folder,
@@ -46,8 +43,7 @@ from experiments.trainer import (
     play_evaluation,
     write_config,
 )
-from rlrep.data import Dataset, open_dataset
-from rlrep.replay import ReplayError
+from rlrep.data import Dataset
 
 
 class OfflineRun:
@@ -72,8 +68,7 @@ class OfflineRun:
         torch.manual_seed(config.seed)
         with ExitStack() as opened:
             self.env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
-            check_fit(data, self.env, config)
-            check_size(data, self.batch_size, config.dataset)
+            check_fit(data, config.dataset, self.env, config, self.batch_size)
             self.agent = build_agent(config, self.env.observation_space, self.env.action_space)
             if state is None and config.encoder.path is not None:
                 load_weights(self.agent.encoder, Path(config.encoder.path))
@@ -139,14 +134,12 @@ class OfflineRun:
 
     def save(self) -> None:
         check_finite(self.agent, f"update {self.updates}")
-        sampler = self.data.state_dict()
-        own = {"sampler": sampler.pop("rng"), "random": random_state()}
+        own = {"data": self.data.state_dict(), "random": random_state()}
         state = {
             "step": self.updates,
             "updates": self.updates,
             "next_eval": self.next_eval,
             "agent": self.agent.state_dict(),
-            "data": sampler,
             "ranks": ranks.to_first(own),
         }
         if not self.rank:
@@ -154,68 +147,11 @@ class OfflineRun:
 
     def restore(self, state: dict[str, Any]) -> None:
         check_ranks(state)
-        held = self.data.state_dict()
-        if any(held[name] != value for name, value in state["data"].items()):
-            raise CheckpointError(
-                f"{self.config.dataset} holds other episodes than when the run was saved: bring the old data back, or "
-                f"start the run anew in another run_dir"
-            )
         own = state["ranks"][self.rank]
+        resume_data(self.data, own["data"], self.config.dataset)
         self.agent.load_state_dict(state["agent"])
-        self.data.rng.bit_generator.state = json.loads(own["sampler"])
         set_random_state(own["random"])
         self.updates, self.next_eval = state["updates"], state["next_eval"]
-
-
-def check_size(data: Dataset, batch_size: int, name: str) -> None:
-    """Refuses data with fewer steps than a batch."""
-    try:
-        data.sample(batch_size)
-    except ReplayError as error:
-        raise ConfigError(f"{name} is too small: {error}") from error
-
-
-def check_fit(data: Dataset, env: Any, config: OfflineConfig) -> None:
-    """Refuses data of other observations or actions than those of the environment.
-
-    Raises:
-        ConfigError: with both.
-    """
-    shape = env.observation_space.shape
-    if data.observation_shape != shape:
-        raise ConfigError(
-            f"{config.dataset} holds observations of shape {data.observation_shape}, {config.task} has {shape} at "
-            f"image_size={config.image_size} frame_stack={config.frame_stack}: leave image_size out, it follows the "
-            f"data, or name another task"
-        )
-    actions = env.action_space.shape
-    if data.discrete or actions != (data.action_dim,):
-        theirs = f"{data.action_dim} choices" if data.discrete else f"{data.action_dim} numbers"
-        raise ConfigError(
-            f"an action of {config.dataset} is {theirs}, one of {config.task} is {actions[0]} numbers: the data are "
-            f"of another task, name it with task=…"
-        )
-
-
-def open_data(asked: Any) -> Dataset:
-    """The data that the configuration `asked` names, on the device of the run where they fit."""
-    opened = partial(
-        open_dataset,
-        asked.dataset,
-        frame_stack=asked.frame_stack,
-        n_step=asked.nstep,
-        discount=asked.discount,
-        horizon=longest_horizon(asked.objectives, asked.objective),
-        cache=None if asked.cache is None else to_absolute_path(asked.cache),
-        skip_corrupt=asked.skip_corrupt,
-        device=asked.device,
-        seed=ranks.seed(asked.seed),
-    )
-    if asked.replay_storage != "auto":
-        return opened(storage=asked.device if asked.replay_storage == "cuda" else asked.replay_storage)
-    data = opened(storage="disk")
-    storage = auto_storage(asked.device, data.nbytes)
-    return data if storage == "disk" else opened(storage=storage)
 
 
 def train_offline(composed: DictConfig) -> Path:
@@ -232,11 +168,7 @@ def train_offline(composed: DictConfig) -> Path:
             if asked.path == "fast":
                 keep_pages()
             asked.device = opened.enter_context(ranks.joined(asked.device))
-            if ranks.rank():
-                ranks.from_first(None)  # converts the data, which takes a while
-            data = open_data(asked)
-            if not ranks.rank():
-                ranks.from_first(None)
+            data = open_data(asked.dataset, asked, asked.cache, asked.skip_corrupt)
             config = completed(asked, data.provenance, data.frame_shape[-1], data.fingerprint)
             folder = Path(to_absolute_path(config.run_dir))
             saved = load_as(OfflineConfig, folder / CONFIG) if (folder / CONFIG).exists() else None

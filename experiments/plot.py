@@ -136,6 +136,8 @@ def read_returns(path: Path) -> tuple[Array, Array]:
     complete, _, cut_off = text.rpartition("\n")
     if cut_off:
         log.warning("%s: the last line of %s is cut off and left out; resume the run", folder, name)
+    if not complete.strip():
+        raise RunError(f"{folder}: {name} is empty so far; let the run write it, or leave it out")
     rows = csv.DictReader(io.StringIO(complete))
     counter = "update" if "update" in (rows.fieldnames or ()) else "frame"
     if missing := {counter, "episode_return"} - set(rows.fieldnames or ()):

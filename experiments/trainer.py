@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -45,8 +45,12 @@ from experiments.evaluation import (
 from experiments.files import locked, write_atomically
 from experiments.initial_agent import load_agent, settle_agent
 from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
+from experiments.offline_data import auto_storage, check_fit, open_data, resume_data
 from experiments.pretrained import load_weights, settle_encoder
 from rlrep.replay import ReplayBuffer, ReplayError
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
 
 
 class TrainingError(RuntimeError):
@@ -87,6 +91,10 @@ class Trainer:
             episode_steps = self.eval_env.unwrapped.max_episode_steps
             config.check_episode(episode_steps)
             observation_space, action_space = self.eval_env.observation_space, self.eval_env.action_space
+            self.data, self.data_batch_size = None, round(self.batch_size * config.offline.share)
+            if config.offline.data is not None and self.data_batch_size:
+                self.data = open_data(config.offline.data, config, config.offline.cache, config.offline.skip_corrupt)
+                check_fit(self.data, config.offline.data, self.eval_env, config, self.data_batch_size)
             self.agent = build_agent(config, observation_space, action_space)
             if state is None and config.encoder.path is not None:
                 load_weights(self.agent.encoder, Path(config.encoder.path))
@@ -232,9 +240,15 @@ class Trainer:
             return
         due = int(self.steps_with_updates / self.agent.update_every_steps) + 1
         for _ in range(due - self.updates):
-            batch = self.replay.sample(self.batch_size)
-            self.metrics.add(self.update_agent(batch, self.step), self.frame)
+            self.metrics.add(self.update_agent(self.sample(), self.step), self.frame)
             self.updates += 1
+
+    def sample(self) -> TensorDict:
+        """A batch of the replay, or of the replay and the offline data together."""
+        if self.data is None:
+            return self.replay.sample(self.batch_size)
+        played = self.replay.sample(self.batch_size - self.data_batch_size)
+        return torch.cat([played, self.data.sample(self.data_batch_size)])
 
     def evaluate(self) -> None:
         self.metrics.check()
@@ -262,6 +276,7 @@ class Trainer:
         self.replay.flush()
         own = {
             "replay": self.replay.state_dict(),
+            "data": None if self.data is None else self.data.state_dict(),
             "random": random_state(),
             # An episode that has just begun is begun again; one that is under way can't be gone on with.
             "next_episode": (np.array(self.next_episode) - at_episode_start).tolist(),
@@ -284,6 +299,8 @@ class Trainer:
         self.agent.load_state_dict(state["agent"])
         self.replay.load_state_dict(own["replay"])
         self.replay.end_episodes()
+        if self.data is not None:
+            resume_data(self.data, own["data"], str(self.config.offline.data))
         set_random_state(own["random"])
         self.next_episode = own["next_episode"]
         self.envs.set_attr("next_episode", self.next_episode)
@@ -346,11 +363,6 @@ def replay_storage(config: TrainConfig, observation_shape: tuple[int, ...]) -> s
         return config.device if config.replay_storage == "cuda" else config.replay_storage
     size = config.replay_buffer_size * int(np.prod(observation_shape)) // config.frame_stack // ranks.world_size()
     return auto_storage(config.device, size)
-
-
-def auto_storage(device: str, nbytes: int) -> str:
-    """The GPU if frames of `nbytes` fill less than half of it, else "disk"."""
-    return device if device.startswith("cuda") and nbytes < torch.cuda.mem_get_info(device)[0] / 2 else "disk"
 
 
 def check_folder(config: RunConfig, saved: RunConfig | None, folder: Path, free: Set[str]) -> None:

@@ -138,7 +138,7 @@ def _provenance(root: Path, sources: list[Source]) -> Provenance:
 
 
 def write_transitions(
-    episodes: Iterable[Transitions], folder: str | Path, provenance: Provenance | None = None, format: str = "rlrep"
+    episodes: Iterable[Transitions], folder: str | Path, provenance: Provenance | None = None, *, format: str = "rlrep"
 ) -> None:
     """Writes a data set, whole or not at all; episodes are taken one at a time.
 

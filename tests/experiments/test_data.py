@@ -24,7 +24,7 @@ def episode(steps: int, reward: float, terminated: bool = False) -> Transitions:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     episodes = [episode(4, 1.0), episode(6, 2.0, terminated=True), episode(5, 0.0)]
-    write_transitions(episodes, tmp_path / "data", PROVENANCE, "drqv2")
+    write_transitions(episodes, tmp_path / "data", PROVENANCE, format="drqv2")
     return tmp_path / "data"
 
 

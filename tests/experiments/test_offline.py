@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensordict import TensorDict
 
 from experiments import config as configuration
 from experiments.checkpoint import CheckpointError, load_checkpoint
@@ -21,7 +22,8 @@ from experiments.data import main as convert
 from experiments.evaluate import main as evaluate
 from experiments.offline_config import OfflineConfig, level_of, load
 from experiments.offline_run import OfflineRun
-from rlrep import PixelEncoder
+from experiments.trainer import Trainer
+from rlrep import PixelEncoder, ReplayBuffer
 from rlrep.data import Provenance, write_transitions
 from rlrep.replay import ReplayError
 from tests.experiments.conftest import ROOT, run_in
@@ -283,6 +285,63 @@ def test_an_online_run_starts_where_the_offline_one_ended(finished: Path, tmp_pa
     assert all(torch.allclose(value, offline[name], atol=1e-5) for name, value in weights(folder, "encoder.").items())
     config = configuration.load(folder / "config.yaml")
     assert (config.agent["name"], config.agent["num_expl_steps"]) == ("td3_bc+taco+init", 0)
+
+
+def test_an_online_run_keeps_learning_from_the_offline_data(data: Path, finished: Path, tmp_path: Path) -> None:
+    start = [*ONLINE, "objectives=[taco]", "num_seed_frames=500"]
+    mixed = run_in(tmp_path / "mixed", *start, f"init={finished}")
+    config = configuration.load(mixed / "config.yaml").offline
+    assert (config.data, config.share) == (str(data), 0.5)
+    alone = run_in(tmp_path / "alone", *start, f"init={finished}", "offline.share=0")
+    first, second = weights(mixed, "encoder."), weights(alone, "encoder.")
+    assert any(not torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_batches_hold_the_share_of_the_offline_data_that_was_asked_for(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: dict[str, set[int]] = {"ReplayBuffer": set(), "Dataset": set()}
+    sample = ReplayBuffer.sample
+
+    def noted(buffer: ReplayBuffer, batch_size: int) -> TensorDict:
+        sizes[type(buffer).__name__].add(batch_size)
+        return sample(buffer, batch_size)
+
+    monkeypatch.setattr(ReplayBuffer, "sample", noted)
+    run_in(tmp_path / "run", *ONLINE, f"offline.data={data}", "offline.share=0.25")
+    assert sizes == {"ReplayBuffer": {6}, "Dataset": {2}}
+
+
+def test_a_run_with_offline_data_goes_on_where_it_was(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*ONLINE, "num_train_frames=3000"]
+    whole = run_in(tmp_path / "whole", *options, f"offline.data={data}")
+    save = Trainer.save
+
+    def save_and_stop(trainer: Trainer, at_episode_start: np.ndarray) -> None:
+        save(trainer, at_episode_start)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Trainer, "save", save_and_stop)
+        run_in(tmp_path / "run", *options, f"offline.data={data}")
+    other = write_data(tmp_path / "other", episodes=[episode(np.random.default_rng(1)) for _ in range(4)])
+    with pytest.raises(CheckpointError, match="holds other episodes than when the run was saved"):
+        run_in(tmp_path / "run", *options, f"offline.data={other}", "resume=true")
+    moved = shutil.copytree(data, tmp_path / "moved")
+    run_in(tmp_path / "run", *options, f"offline.data={moved}", "resume=true")
+    assert same(weights(tmp_path / "run"), weights(whole))
+
+
+def test_offline_data_that_do_not_fit_an_online_run_are_refused(data: Path, tmp_path: Path) -> None:
+    for overrides, message in (
+        ([f"offline.data={data}", "image_size=24"], "choose the data's, image_size=20"),
+        ([f"offline.data={data}", "offline.share=1"], "offline.share must be at least 0 and less than 1, got 1"),
+        ([f"offline.data={tmp_path}/none"], "there is no file or folder"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run_in(tmp_path / "online", *ONLINE, *overrides)
 
 
 def test_an_online_run_with_another_agent_is_refused(finished: Path, tmp_path: Path) -> None:

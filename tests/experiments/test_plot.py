@@ -132,7 +132,7 @@ def test_rows_written_again_after_a_resume_replace_the_first(tmp_path: Path) -> 
     ("name", "content", "message"),
     [
         ("eval.csv", None, "eval.csv"),
-        ("eval.csv", "", "no column episode_return and no frame"),
+        ("eval.csv", "", "eval.csv is empty so far"),
         ("eval.csv", "frame,episode_return\n", "no rows yet"),
         ("eval.csv", "frame,episode_return\n0,nan\n1000,5\n", "line 2"),
         ("eval.csv", "frame,episode_return\n0,1\n1000\n2000,5\n", "line 3"),
