@@ -93,7 +93,13 @@ class Trainer:
             observation_space, action_space = self.eval_env.observation_space, self.eval_env.action_space
             self.data, self.data_batch_size = None, round(self.batch_size * config.offline.share)
             if config.offline.data is not None and self.data_batch_size:
-                self.data = open_data(config.offline.data, config, config.offline.cache, config.offline.skip_corrupt)
+                try:
+                    self.data = open_data(
+                        config.offline.data, config, config.offline.cache, config.offline.skip_corrupt
+                    )
+                except FileNotFoundError as error:
+                    advice = "say where they lie with offline.data=PATH, or learn without them: offline.share=0"
+                    raise ConfigError(f"the offline data are gone, {error}: {advice}") from error
                 check_fit(self.data, config.offline.data, self.eval_env, config, self.data_batch_size)
             self.agent = build_agent(config, observation_space, action_space)
             if state is None and config.encoder.path is not None:

@@ -338,7 +338,10 @@ def test_offline_data_that_do_not_fit_an_online_run_are_refused(data: Path, tmp_
     for overrides, message in (
         ([f"offline.data={data}", "image_size=24"], "choose the data's, image_size=20"),
         ([f"offline.data={data}", "offline.share=1"], "offline.share must be at least 0 and less than 1, got 1"),
-        ([f"offline.data={tmp_path}/none"], "there is no file or folder"),
+        (
+            [f"offline.data={tmp_path}/none"],
+            r"there is no file or folder .*: say where they lie with offline.data=PATH",
+        ),
     ):
         with pytest.raises(ConfigError, match=message):
             run_in(tmp_path / "online", *ONLINE, *overrides)
