@@ -178,16 +178,18 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         if observation.ndim != 4:  # one observation, or a batch of sequences, as TorchRL gives them
             return self(observation.reshape(-1, *self.observation_shape)).view(*observation.shape[:-3], -1)
         dtype = PRECISIONS[self.precision]
+        transformed = torch._C._are_functorch_transforms_active()  # vmap knows no channels-last, and no fused function
+        layout = torch.contiguous_format if transformed else torch.channels_last
         # Two steps: a cast that also moves the channels takes twice as long on the CPU.
-        x = observation.to(dtype).contiguous(memory_format=torch.channels_last)
-        fused = can_fuse(x.device, dtype) and self.is_finite()
+        x = observation.to(dtype).contiguous(memory_format=layout)
+        fused = not transformed and can_fuse(x.device, dtype) and self.is_finite()
         for i, convolution in enumerate(self.convolutions):
             assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
             weight, bias = convolution.weight, convolution.bias
             if i == 0:
                 # x / 255 - 0.5 goes into the weights: it costs nothing there, and bfloat16 holds 0..255 exactly.
                 weight, bias = weight / 255, bias - 0.5 * weight.sum((1, 2, 3))
-            weight, bias = weight.to(dtype, memory_format=torch.channels_last), bias.to(dtype)
+            weight, bias = weight.to(dtype, memory_format=layout), bias.to(dtype)
             x = conv_relu(x, weight, bias, self.strides[i], fused)
         features = x.flatten(1).float()
         return features if self.head is None else self.head(features)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 from rlrep import PixelDecoder, PixelEncoder
 from rlrep.encoders import STRIDES, can_fuse, conv_relu, mlp, supports_bfloat16
@@ -89,6 +90,20 @@ def test_weights_that_are_not_finite_show_in_the_features(name: str) -> None:
     encoder = encoder_with_biases()
     encoder.get_parameter(name).data.view(-1)[0] = torch.nan
     assert encoder(pixels()).isnan().any()
+
+
+def test_function_transforms_see_the_same_encoder() -> None:
+    encoders, observation = [PixelEncoder(SHAPE, channels=4) for _ in range(2)], pixels()
+    stacked, _ = stack_module_state(encoders)
+
+    def features(parameters: dict[str, Tensor]) -> Tensor:
+        return functional_call(encoders[0], parameters, (observation,))
+
+    torch.testing.assert_close(vmap(features)(stacked), torch.stack([encoder(observation) for encoder in encoders]))
+    parameters = dict(encoders[0].named_parameters())
+    gradients = grad(lambda parameters: features(parameters).square().sum())(parameters)
+    plain = torch.autograd.grad(encoders[0](observation).square().sum(), list(parameters.values()))
+    torch.testing.assert_close(list(gradients.values()), list(plain), rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_is_near_and_leaves_float32_outside() -> None:
