@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
 from functools import partial
 from itertools import product
 from multiprocessing import active_children, get_context
@@ -25,12 +26,12 @@ from tqdm import tqdm
 from envs.vector import processor_count
 from experiments.files import FolderInUse, locked, write_atomically
 from experiments.theory.jobs import NOISES, Job, LockJob
-from experiments.theory.results import METHODS
+from experiments.theory.results import METHODS, read_content
 from rlrep.registry import look_up
 
 CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
 SIZES = (0.15, 0.45)  # beside the core's
-PERSISTENCES = (0.5, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
+PERSISTENCES = (0.25, 0.5, 0.65, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
 HORIZONS = range(2, 11)
 MAX_EPISODES = 30_000  # that a lock may take
 LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder")
@@ -48,10 +49,12 @@ def core(domain: str, methods: Iterable[str], seeds: int) -> Iterator[Job]:
 
 
 def sizes(_: Iterable[str], seeds: int) -> Iterator[Job]:
-    """How the methods fall as exogenous noise covers more of the picture; one of the points is the core's."""
+    """How the methods fall as exogenous noise, for autoencoders also iid noise, covers more; the core has one point."""
     yield from core("gridworld", ("oracle", "autoencoder", *SWEPT), seeds)
     for seed, method, size in product(range(seeds), ("autoencoder", *SWEPT), SIZES):
         yield Job("gridworld", "size", method, "exogenous", seed, 1.0, size=size)
+        if method == "autoencoder":
+            yield Job("gridworld", "size", method, "iid", seed, 0.0, size=size)
 
 
 def persistences(_: Iterable[str], seeds: int) -> Iterator[Job]:
@@ -101,6 +104,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
         from experiments.theory import pixels
 
         row = pixels.run(job, pixels.settings(job.domain, quick), folder)
+        row["settings"] = job_settings(job, quick)
     machine = describe_machine("cpu")
     row = (
         job.description
@@ -115,13 +119,39 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     return path
 
 
-def without_cell(jobs: Sequence[Job | LockJob], folder: Path) -> list[Job | LockJob]:
-    return [job for job in jobs if not (folder / "cells" / f"{job.name}.json").exists()]
+def without_cell(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list[Job | LockJob]:
+    """The jobs that are still to be done.
+
+    Raises:
+        ValueError: a cell is of other noise or other settings.
+    """
+    missing = []
+    for job in jobs:
+        path = folder / "cells" / f"{job.name}.json"
+        if not path.exists():
+            missing.append(job)
+            continue
+        cell = read_content(path)
+        asked = job.description
+        if "settings" in cell and isinstance(job, Job):
+            asked |= {"settings": job_settings(job, quick)}
+        if other := [f"{name}={cell.get(name)}" for name, value in asked.items() if cell.get(name) != value]:
+            raise ValueError(
+                f"{path} is of another study ({', '.join(other)}): move it away, or choose another folder with --out"
+            )
+    return missing
+
+
+def job_settings(job: Job, quick: bool) -> Any:
+    """As a cell keeps them, so in JSON's types."""
+    from experiments.theory import pixels
+
+    return json.loads(json.dumps(asdict(pixels.settings(job.domain, quick))))
 
 
 def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick: bool) -> list[str]:
     """Does the jobs whose cells are missing, `workers` at a time, each in a process of its own; returns what failed."""
-    missing = without_cell(jobs, folder)
+    missing = without_cell(jobs, folder, quick)
     failed = []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         running = {pool.submit(run_job, job, folder, quick): job for job in missing}
@@ -165,7 +195,7 @@ def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list
         import ray
     except ModuleNotFoundError as error:
         raise ValueError("ray is not installed: pip install 'rlrep[ray]'") from error
-    missing = without_cell(jobs, folder)
+    missing = without_cell(jobs, folder, quick)
     ray.init(log_to_driver=False)
     remote: Any = ray.remote(num_cpus=1, max_calls=1)(run_job)
     running = {remote.remote(job, folder.resolve(), quick): job for job in missing}
@@ -203,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed = run_missing(jobs, options.out, options.workers, options.quick)
             from experiments.theory.report import write_report
 
-            write_report(options.out, options.out)
+            write_report(options.out, options.out, options.quick)
     except (ValueError, FolderInUse, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

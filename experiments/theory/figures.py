@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from experiments.files import write_atomically
-from experiments.plot import COLOURS, bootstrap_interval
-from experiments.theory.intervals import fit_growth
+from experiments.plot import COLOURS
+from experiments.theory.intervals import fit_growth, mean_interval
 from experiments.theory.results import (
     DOMAINS,
     METHODS,
@@ -23,9 +23,11 @@ from experiments.theory.results import (
     Cell,
     LockCell,
     Results,
+    by,
     core,
     oracle,
     select,
+    settings,
     state_unit,
     sweep,
     values,
@@ -82,7 +84,7 @@ def returns(results: Results, domain: str) -> Figure | None:
             if curves:
                 steps, runs = align(curves)
                 lines[method] = band(panel, steps, runs, method)
-        dress(panel, NOISES[noise], "environment steps")
+        dress(panel, f"{NOISES[noise]}, {seeds(cells)}", "environment steps")
         panel.xaxis.set_major_formatter(FuncFormatter(thousands))
         random_policy(panel, cells, named=noise == noises[0])  # where the curves end far above it
         ends.append(lines)
@@ -98,20 +100,18 @@ def probes(results: Results, domain: str) -> Figure | None:
     if not noises:
         return None
     figure = Figure(figsize=(16, 9), layout="constrained")
-    figure.suptitle(f"{DOMAINS[domain]}: what can be read from frozen features", fontsize=20)
+    shown = seeds(core(results, domain))
+    figure.suptitle(f"{DOMAINS[domain]}: what can be read from frozen features ({shown})", fontsize=20)
     grid = figure.subplots(2, len(noises), squeeze=False)
     for noise, (above, below) in zip(noises, grid.T, strict=True):
         cells = [*core(results, domain, noise=noise), *oracle(results, domain, noise)]
         bars(above, cells, "state", f"state read, {NOISES[noise]}", state_unit(domain))
-        chance = values(cells, "state_chance")
-        if len(chance):
-            above.axvline(chance.mean(), color="0.3", linestyle="--", linewidth=1.6)
-        above.set_xlim(0, 1.22)
+        above.set_xlim(-0.05, 1.22)
         if noise == "none":
             explain(below)
             continue
         bars(below, select(cells, noise=noise), "noise", f"noise read, {NOISES[noise]}", "R² (0: nothing)")
-        below.set_xlim(min(0.0, max(-0.3, below.dataLim.xmin)), 1.22)
+        below.set_xlim(max(-0.3, below.dataLim.xmin) - 0.05, 1.22)
     return figure
 
 
@@ -120,13 +120,13 @@ def bars(panel: Axes, cells: Sequence[Cell], what: str, title: str, unit: str) -
     for row, method in enumerate(methods):
         cells_of = unique(select(cells, method=method))
         linear, mlp = values(cells_of, f"{what}_linear"), values(cells_of, f"{what}_mlp")
-        mean, (low, high) = linear.mean(), (end[0] for end in bootstrap_interval(linear[:, None]))
+        mean, (low, high) = linear.mean(), (end[0] for end in mean_interval(linear[:, None]))
         panel.barh(row, mean, height=0.7, color=COLOUR[method], alpha=0.85)
-        panel.plot([low, high], [row, row], color="black", linewidth=2)
+        panel.plot([low, high], [row + 0.15, row + 0.15], color="black", linewidth=2)
         if len(mlp):
-            panel.plot(mlp.mean(), row, "D", color="white", markeredgecolor="black", markersize=8)
+            panel.plot(mlp.mean(), row - 0.15, "D", color="white", markeredgecolor="black", markersize=7)
         edge = np.nanmax([mean, high, mlp.mean() if len(mlp) else mean])
-        panel.text(max(edge, 0) + 0.05, row, f"{mean:.2f}", va="center", fontsize=13)
+        panel.text(max(edge, 0) + 0.05, row, f"{mean:.2f}".replace("-0.00", "0.00"), va="center", fontsize=13)
     panel.set_yticks(range(len(methods)), [METHODS[m] for m in methods])
     dress(panel, title, unit)
     panel.grid(axis="y", visible=False)
@@ -141,7 +141,6 @@ def explain(panel: Axes) -> None:
         "bar and number: linear probe",
         "black line: its 95 % interval",
         "diamond: MLP probe",
-        "dashed line: chance",
     )
     panel.text(0.0, 0.8, "\n".join(lines), fontsize=14, va="top", linespacing=1.7, transform=panel.transAxes)
 
@@ -193,7 +192,7 @@ def read_pictures(path: Path | None) -> tuple[Array, Array]:
 
 
 def size(results: Results, domain: str) -> Figure | None:
-    """Return against the share of pixels under noise, a panel a noise."""
+    """Return against the share of pixels under noise, a panel a noise; none of them is the core's without noise."""
     cells = sweep(results, domain, "size")
     noises = [noise for noise in NOISES if len({(c.num_shapes, c.size) for c in select(cells, noise=noise)}) > 1]
     if not noises:
@@ -202,7 +201,8 @@ def size(results: Results, domain: str) -> Figure | None:
     ends = []
     for noise, panel in zip(noises, panels, strict=True):
         shown = select(cells, noise=noise)
-        dress(panel, NOISES[noise], "pixels under noise")
+        dress(panel, f"{NOISES[noise]}, {seeds(shown)}", "pixels under noise")
+        shown += [c for c in core(results, domain, noise="none") if select(shown, method=c.method)]
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
         ends.append({m: against(panel, select(shown, method=m), "coverage", "final_return") for m in METHODS})
         reference(panel, results, domain, noise)
@@ -222,12 +222,15 @@ def persistence(results: Results, domain: str) -> Figure | None:
         "state_linear": f"state read, {state_unit(domain)}",
         "noise_linear": "noise read, R²",
     }
+    random = [c for c in core(results, domain, method="random") if c.noise != "none"]
     measures = [m for m in titles if len(values(cells, m))]
-    figure, panels = canvas(len(measures), f"{DOMAINS[domain]}: at which time correlation does each method break?")
+    title = f"{DOMAINS[domain]}: at which time correlation does each method break?"
+    figure, panels = canvas(len(measures), f"{title} ({seeds(cells)})")
     for measure, panel in zip(measures, panels, strict=True):
         dress(panel, titles[measure], "persistence ρ of the noise")
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0\niid", "0.25", "0.5", "0.75", "1\nexogenous"])
-        lines = {m: against(panel, select(cells, method=m), "persistence", measure) for m in METHODS if m != "oracle"}
+        shown = [*cells, *random] if measure != "final_return" else cells  # there it goes with the random policy
+        lines = {m: against(panel, select(shown, method=m), "persistence", measure) for m in METHODS if m != "oracle"}
         if measure == "final_return":
             reference(panel, results, domain, "exogenous")
         label_lines(panel, lines)
@@ -280,8 +283,15 @@ def better_fit(cells: Sequence[LockCell]) -> tuple[str, Callable[[Array], Array]
     if not (exponential and power):
         return None
     if power.aic < exponential.aic:
-        return f"$\\propto H^{{{power.slope.value:.1f}}}$", lambda horizon: power.episodes(np.log(horizon))
-    return f"$\\propto {np.exp(exponential.slope.value):.2f}^H$", exponential.episodes
+        return f"$\\propto H^{{{power.slope:.1f}}}$", lambda horizon: power.episodes(np.log(horizon))
+    return f"$\\propto {np.exp(exponential.slope):.2f}^H$", exponential.episodes
+
+
+def seeds(cells: Iterable[Cell]) -> str:
+    """How many seeds a panel shows, for its title: of the method that has the fewest to the one with the most."""
+    counts = sorted({len({c.seed for c in own}) for own in by(cells, "method").values()})
+    few, many = counts[0], counts[-1]
+    return f"{few} to {many} seeds" if few != many else f"{many} seed{'s' * (many > 1)}"
 
 
 def canvas(panels: int, title: str) -> tuple[Figure, list[Axes]]:
@@ -316,7 +326,7 @@ def align(curves: Sequence[Array]) -> tuple[Array, Array]:
 
 def band(panel: Axes, x: Array, runs: Array, method: str, marker: str = "") -> tuple[float, float]:
     """The mean over seeds and its interval; returns the line's end."""
-    mean, (low, high) = runs.mean(axis=0), bootstrap_interval(runs)
+    mean, (low, high) = runs.mean(axis=0), mean_interval(runs)
     style = "--" if method == "random" else "-"
     panel.plot(x, mean, style, color=COLOUR[method], linewidth=2.6, marker=marker, markersize=7)
     panel.fill_between(x, low, high, color=COLOUR[method], alpha=0.16, linewidth=0)
@@ -329,7 +339,7 @@ def against(panel: Axes, cells: Sequence[Cell], x: str, measure: str) -> tuple[f
     for group in settings(cells):
         runs = values(group, measure)
         if len(runs):
-            low, high = (end[0] for end in bootstrap_interval(runs[:, None]))
+            low, high = (end[0] for end in mean_interval(runs[:, None]))
             points.append((values(group, x).mean(), runs.mean(), low, high))
     if not points:
         return None
@@ -339,14 +349,6 @@ def against(panel: Axes, cells: Sequence[Cell], x: str, measure: str) -> tuple[f
     panel.plot(at, mean, style, color=COLOUR[method], linewidth=2.6, marker="o", markersize=7)
     panel.fill_between(at, low, high, color=COLOUR[method], alpha=0.16, linewidth=0)
     return float(at[-1]), float(mean[-1])
-
-
-def settings(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Seeds of one setting together."""
-    groups: dict[tuple[float, int, float], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.persistence, cell.num_shapes, cell.size), []).append(cell)
-    return list(groups.values())
 
 
 def random_policy(panel: Axes, cells: Sequence[Cell], named: bool = True) -> None:
@@ -379,7 +381,7 @@ def level(panel: Axes, height: float, colour: str, name: str, below: bool = Fals
 def label_lines(
     panel: Axes, ends: Mapping[str, tuple[float, float] | None], names: Mapping[str, str] = METHODS
 ) -> None:
-    """Names at the right ends of the lines, in their order, moved apart where they would touch."""
+    """Names to the right of the lines' ends, in their order, moved apart where they would touch, tied to their ends."""
     shown = sorted(((end, method) for method, end in ends.items() if end and isfinite(end[1])), key=lambda e: e[0][1])
     if not shown:
         return
@@ -393,14 +395,16 @@ def label_lines(
                 heights[i] -= overlap / 2
                 heights[i + 1] += overlap / 2
         heights[0], heights[-1] = max(heights[0], 0.0), min(heights[-1], 1.0)
-    for height, (_, method) in zip(heights, shown, strict=True):
+    for height, (end, method) in zip(heights, shown, strict=True):
         panel.annotate(
             names[method],
-            (1.02, height),
-            xycoords="axes fraction",
+            end,
+            (1.06, height),
+            textcoords="axes fraction",
             va="center",
             fontsize=13,
             color=COLOUR[method],
+            arrowprops=dict(arrowstyle="-", color=COLOUR[method], linewidth=0.9, relpos=(0, 0.5), shrinkA=0, shrinkB=3),
             annotation_clip=False,
         )
     panel.set_ylim(low, high)

@@ -1,19 +1,19 @@
 """Intervals for a handful of seeds: t intervals of contrasts of means, and growth fitted to censored counts.
 
-A bootstrap of three seeds is far too narrow to decide anything, so the verdicts rest on these.
+A bootstrap of three seeds is far too narrow to decide anything, so the study rests on these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, nan, sqrt
+from math import nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 try:
-    from scipy.optimize import OptimizeResult, brentq, minimize
+    from scipy.optimize import OptimizeResult, minimize
     from scipy.special import log_ndtr
     from scipy.stats import t
 except ModuleNotFoundError as error:
@@ -55,17 +55,26 @@ def contrast(terms: Sequence[tuple[float, Array]], constant: float = 0.0) -> Est
     return Estimate(value, value - width, value + width, p, 1 - p)
 
 
+def mean_interval(runs: Array) -> tuple[Array, Array]:
+    """Ends of the mean's t interval at each point: (seeds, points) to (points,) twice, nan for fewer than 3 seeds."""
+    n = len(runs)
+    if n < 3:
+        return np.full(runs.shape[1:], nan), np.full(runs.shape[1:], nan)
+    mean, width = runs.mean(0), float(t.ppf(0.975, n - 1)) * runs.std(0, ddof=1) / sqrt(n)
+    return mean - width, mean + width
+
+
 @dataclass(frozen=True)
 class Growth:
-    """log(episodes) = intercept + slope·x with normal errors; `slope` has its profile likelihood interval."""
+    """log(episodes) = intercept + slope·x with normal errors."""
 
     intercept: float
-    slope: Estimate
+    slope: float
     aic: float
 
     def episodes(self, x: Array) -> Array:
         """Their median at each x."""
-        return np.exp(self.intercept + self.slope.value * x)
+        return np.exp(self.intercept + self.slope * x)
 
 
 def fit_growth(x: Array, episodes: Array, solved: NDArray[np.bool_]) -> Growth | None:
@@ -75,23 +84,13 @@ def fit_growth(x: Array, episodes: Array, solved: NDArray[np.bool_]) -> Growth |
         x: (runs,) the horizon (exponential growth, the slope is a rate) or its logarithm (polynomial, a degree).
 
     Returns:
-        None with fewer than 3 values of x or fewer than 3 solved runs. An end of the interval is infinite where the
-        censored runs leave it open.
+        None where runs were solved at fewer than 3 values of x.
     """
-    if len(np.unique(x)) < 3 or solved.sum() < 3:
+    if len(np.unique(x[solved])) < 3:
         return None
-    y = np.log(episodes)
-    best = minimise(np.column_stack([np.ones_like(x), x]), y, solved)
+    best = minimise(np.column_stack([np.ones_like(x), x]), np.log(episodes), solved)
     intercept, slope = best.x[1:] / best.x[0]
-    # So cut, the profile interval equals the t interval where no run is censored.
-    cut = len(x) * np.log1p(t.ppf(0.975, solved.sum() - 2) ** 2 / (solved.sum() - 2))
-
-    def excess(fixed: float) -> float:
-        return 2 * (minimise(np.ones((len(x), 1)), y - fixed * x, solved).fun - best.fun) - cut
-
-    spread = float(np.ptp(x))
-    low, high = (end(excess, slope, sign * max(1.0, abs(slope)) / spread) for sign in (-1, 1))
-    return Growth(intercept, Estimate(slope, low, high), 2 * 3 + 2 * best.fun)
+    return Growth(intercept, slope, 2 * 3 + 2 * best.fun)
 
 
 def minimise(design: Array, y: Array, solved: NDArray[np.bool_]) -> OptimizeResult:
@@ -111,12 +110,3 @@ def minimise(design: Array, y: Array, solved: NDArray[np.bool_]) -> OptimizeResu
     sigma = max(0.05, float(np.std(y - design @ start)))
     bounds = [(1e-3, 100.0)] + [(None, None)] * design.shape[1]
     return minimize(loss, np.array([1, *start]) / sigma, jac=True, bounds=bounds, method="L-BFGS-B")
-
-
-def end(excess: Callable[[float], float], inside: float, step: float) -> float:
-    """Where `excess` turns positive, going from `inside` by steps that double."""
-    for _ in range(12):
-        if excess(inside + step) > 0:
-            return float(brentq(excess, inside, inside + step, xtol=1e-4))
-        step *= 2
-    return inf if step > 0 else -inf

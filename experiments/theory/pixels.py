@@ -96,7 +96,11 @@ class Domain(Protocol):
         """Videos, with the actions taken."""
 
     def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
-        """Labelled observations; the same states whatever the noise and its seed, others where they are held out."""
+        """Labelled observations; the same states whatever the noise and its seed.
+
+        Held out, they are of other episodes, but in the grid world, whose few states each have one picture: there only
+        the noise is another.
+        """
 
     def environment(self, noise: dict[str, Any] | None, oracle: bool, seed: int) -> VecEnv:
         """Environments for PPO; the oracle's show the true state."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import isfinite, isinf, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ DOMAINS = {
     "lock": "Combination lock",
 }
 STUDIES = ("core", "size", "persistence")
+ADVICE = "move it away and run the study again"
 
 
 def state_unit(domain: str) -> str:
@@ -76,7 +77,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class LockCell:
-    """Tabular learning on a frozen encoder; unsolved, `episodes_to_solve` is only known to exceed `max_episodes`."""
+    """Tabular learning on a frozen encoder; unsolved, `episodes_to_solve` is only known to exceed `max_episodes`.
+
+    Of two locks that differ in which factor is controlled, this is the one that took longer; `..._other` is the other.
+    """
 
     method: str
     horizon: int
@@ -84,6 +88,7 @@ class LockCell:
     episodes_to_solve: int
     solved: bool
     max_episodes: int
+    episodes_to_solve_other: float = nan
     controlled_accuracy: float = nan
     exogenous_accuracy: float = nan
     domain: str = "lock"
@@ -94,6 +99,9 @@ class LockCell:
     def episodes(self) -> int:
         """Episodes to solve, or the lower bound on them."""
         return self.episodes_to_solve if self.solved else self.max_episodes
+
+
+AnyCell = TypeVar("AnyCell", Cell, LockCell)
 
 
 @dataclass(frozen=True)
@@ -124,15 +132,20 @@ def read_results(folder: Path) -> Results:
     return Results([c for c in found if isinstance(c, Cell)], [c for c in found if isinstance(c, LockCell)])
 
 
-def read_cell(path: Path, folder: Path) -> Cell | LockCell:
-    """Raises ValueError where the file is no cell; `folder` is what `pictures` is relative to."""
-    advice = "move it away and run the study again"
+def read_content(path: Path) -> dict[str, Any]:
+    """Raises ValueError where the file holds no JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): {advice}") from error
+        raise ValueError(f"{path} cannot be read ({error}): {ADVICE}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}: {advice}")
+        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}: {ADVICE}")
+    return content
+
+
+def read_cell(path: Path, folder: Path) -> Cell | LockCell:
+    """Raises ValueError where the file is no cell; `folder` is what `pictures` is relative to."""
+    content = read_content(path)
     content["final_return"] = content.pop("return", None)
     kind = LockCell if content.get("domain") == "lock" else Cell
     known = {f.name for f in fields(kind)}
@@ -145,7 +158,7 @@ def read_cell(path: Path, folder: Path) -> Cell | LockCell:
         cell = kind(**values)
         check(cell)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no cell of the study ({error}): {advice}") from error
+        raise ValueError(f"{path} is no cell of the study ({error}): {ADVICE}") from error
     return cell
 
 
@@ -205,9 +218,17 @@ def point(cell: Cell) -> tuple[float, int, float]:
     return cell.persistence, cell.num_shapes, cell.size
 
 
-def by(cells: Iterable[Cell], name: str) -> dict[Any, list[Cell]]:
+def settings(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Seeds of one setting of the noise together."""
+    groups: dict[tuple[float, int, float], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(point(cell), []).append(cell)
+    return list(groups.values())
+
+
+def by(cells: Iterable[AnyCell], name: str) -> dict[Any, list[AnyCell]]:
     """Cells grouped by a field, its values in order."""
-    groups: dict[Any, list[Cell]] = {}
+    groups: dict[Any, list[AnyCell]] = {}
     for cell in cells:
         groups.setdefault(getattr(cell, name), []).append(cell)
     return {key: groups[key] for key in sorted(groups)}

@@ -18,7 +18,8 @@ THEORY = {
     "random": (0.7, 0.3, 0.25),
 }
 NOISES = ("none", "iid", "exogenous")
-COVERAGES = {0.1: 0.05, 0.3: 0.3, 0.4: 0.5}  # by size; that of 0.2 is in the core
+CORE_COVERAGE = 0.25  # of size 0.2
+COVERAGES = {0.1: 0.05, 0.3: 0.3, 0.4: 0.5}  # by size
 PERSISTENCES = (0.0, 0.5, 0.8, 0.95, 1.0)
 HORIZONS = (4, 6, 8, 10, 12)
 RATES = {"temporal_contrastive": 0.6, "forward_model": 0.65, "autoencoder": 0.6, "random": 0.7}
@@ -48,7 +49,7 @@ def rl_cell(method: str, noise: str, share: float, seed: int, rng: np.random.Gen
         "persistence": {"none": 0.0, "iid": 0.0, "exogenous": 1.0, "persistence": 0.0}[noise],
         "num_shapes": 5 * noisy,
         "size": 0.2 * noisy,
-        "coverage": 0.17 * noisy,
+        "coverage": CORE_COVERAGE * noisy,
         "seed": seed,
         "return": result,
         "random_return": RANDOM,
@@ -85,7 +86,7 @@ def write_size(folder: Path, slope: float = -1.2, seeds: int = 3, spread: float 
     for method, by_coverage in slopes.items():
         for size, coverage in COVERAGES.items():
             for seed in range(seeds):
-                share = THEORY[method][2] + by_coverage * (coverage - 0.17) + rng.normal(0, spread)
+                share = THEORY[method][2] + by_coverage * (coverage - CORE_COVERAGE) + rng.normal(0, spread)
                 shapes: dict[str, Any] = {"study": "size", "size": size, "coverage": coverage + 0.001 * seed}
                 cell = rl_cell(method, "exogenous", share, seed, rng, **shapes)
                 write(folder, f"size-{method}-{size}-{seed}", cell)

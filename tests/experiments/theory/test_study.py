@@ -166,3 +166,15 @@ def test_an_encoder_is_kept_and_trained_anew_only_for_other_settings(tmp_path: P
     weights = [encoder.convolutions[0].weight for encoder in (first, again, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
     assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_cell_of_other_noise_is_not_taken_for_done(tmp_path: Path) -> None:
+    job = Job("vizdoom_basic", "core", "oracle", "none", 0, num_shapes=4, size=0.15)
+    (tmp_path / "cells").mkdir()
+    cell = tmp_path / "cells" / f"{job.name}.json"
+    cell.write_text(json.dumps(job.description))
+    assert video_theory.without_cell([job], tmp_path, quick=False) == []
+    for change, told in (({"size": 0.3}, "size=0.3"), ({"settings": {"frames": 1}}, "settings={'frames': 1}")):
+        cell.write_text(json.dumps(job.description | change))
+        with pytest.raises(ValueError, match=rf"seed0.json is of another study \({told}\).*--out"):
+            video_theory.without_cell([job], tmp_path, quick=False)

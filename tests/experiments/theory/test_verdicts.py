@@ -1,12 +1,13 @@
 """Verdicts follow the data: they change when the data do, and stay open when the data cannot tell."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from experiments.theory.results import read_results
 from experiments.theory.verdicts import CONFIRMED, REFUTED, UNDECIDED, Part, Verdict, verdicts
-from tests.experiments.theory.synthetic import THEORY, write_core, write_lock, write_size
+from tests.experiments.theory.synthetic import THEORY, write, write_core, write_lock, write_size
 
 NOISY = 0.35
 
@@ -52,7 +53,7 @@ def test_one_criterion_that_fails_refutes(
 def test_forward_model_that_rises_with_coverage_refutes(tmp_path: Path) -> None:
     write_core(tmp_path)
     write_size(tmp_path, slope=1.0)
-    (part,) = failing(judge(tmp_path, "P2"))
+    *_, part = failing(judge(tmp_path, "P2"))
     assert part.outcome == REFUTED
     assert part.low > 0
 
@@ -83,7 +84,8 @@ def test_missing_cells_leave_a_criterion_open_that_says_so(tmp_path: Path) -> No
     verdict = judge(tmp_path, "P1")
     assert verdict.outcome == UNDECIDED
     assert {part.note for part in failing(verdict)} == {"cells are missing"}
-    (slope,) = failing(judge(tmp_path, "P2"))
+    first, slope = failing(judge(tmp_path, "P2"))
+    assert first.note == "cells are missing"
     assert "no sweep" in slope.note
 
 
@@ -106,7 +108,25 @@ def test_autoencoders_are_judged_at_the_largest_coverage(tmp_path: Path) -> None
     write_size(tmp_path)
     criteria = [part.criterion for part in judge(tmp_path, "P3").parts]
     assert any(c.startswith("autoencoder: exogenous noise over 50 %") for c in criteria)
-    assert any(c.startswith("autoencoder: iid noise over 17 %") for c in criteria)
+    assert any(c.startswith("autoencoder: iid noise over 25 %") for c in criteria)
+
+
+def test_autoencoder_that_survives_little_noise_refutes_nothing(tmp_path: Path) -> None:
+    write_core(tmp_path, {**THEORY, "autoencoder": (0.97, 0.96, 0.4)}, coverage=0.06)
+    iid, *_ = judge(tmp_path, "P3").parts
+    assert iid.outcome == UNDECIDED
+    assert "need not dominate" in iid.note
+
+
+def test_temporal_contrast_that_outlasts_forward_modelling_refutes(tmp_path: Path) -> None:
+    write_core(tmp_path, {**THEORY, "temporal_contrastive": (0.98, 0.97, 0.7)})
+    write_size(tmp_path)
+    for path in tmp_path.glob("cells/size-temporal_contrastive-0.1-*"):
+        cell = json.loads(path.read_text())
+        path.write_text(json.dumps({**cell, "return": cell["return"] + 0.6}))
+    (part,) = failing(judge(tmp_path, "P2"))
+    assert part.outcome == REFUTED
+    assert part.criterion.startswith("contrastive: less return than the forward model")
 
 
 def test_each_domain_has_its_own_verdicts(tmp_path: Path) -> None:
@@ -134,6 +154,25 @@ def test_video_that_does_not_grow_refutes(tmp_path: Path) -> None:
     assert "forward model: episodes grow exponentially" in verdict.reason
 
 
+def test_linear_growth_is_not_taken_for_exponential(tmp_path: Path) -> None:
+    write_lock(tmp_path, {}, power=1.0)
+    for path in tmp_path.glob("cells/*"):
+        cell = json.loads(path.read_text())
+        for method in VIDEO:
+            write(tmp_path, path.stem.replace("inverse_model", method), {**cell, "method": method})
+    verdict = judge(tmp_path, "P4")
+    assert verdict.outcome == REFUTED
+    assert {part.outcome for part in verdict.parts if part.criterion.endswith("episodes grow exponentially")} == {
+        REFUTED
+    }
+    assert not any(part.outcome == CONFIRMED for part in verdict.parts if "exponential growth fits" in part.criterion)
+
+
+def test_each_seed_counts_once_for_the_growth(tmp_path: Path) -> None:
+    write_lock(tmp_path, VIDEO, seeds=2)
+    assert {part.seeds for part in judge(tmp_path, "P4").parts} == {2}
+
+
 def test_steep_growth_from_actions_refutes(tmp_path: Path) -> None:
     write_lock(tmp_path, VIDEO, power=5.0, most=10**7)
     steep, *_ = failing(judge(tmp_path, "P4"))
@@ -142,7 +181,7 @@ def test_steep_growth_from_actions_refutes(tmp_path: Path) -> None:
 
 
 def test_exponential_growth_from_actions_refutes_even_if_it_is_slow(tmp_path: Path) -> None:
-    write_lock(tmp_path, {**VIDEO, "inverse_model": 0.3})
+    write_lock(tmp_path, {**VIDEO, "inverse_model": 0.3}, seeds=20)
     (part,) = failing(judge(tmp_path, "P4"))
     assert part.criterion == "ACRO (actions): polynomial growth fits better than exponential"
     assert part.outcome == REFUTED
