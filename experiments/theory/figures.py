@@ -146,12 +146,12 @@ def explain(panel: Axes) -> None:
 
 
 def reconstructions(results: Results, domain: str) -> Figure | None:
-    """A decoder's pictures from frozen features beside what was observed, of one seed; a row an observation."""
+    """A decoder's pictures from frozen features beside what was observed, a row each, of the seed that has most."""
     rows: dict[tuple[str, bytes], dict[str, Array]] = {}
     for noise in NOISES:
         with_pictures = [c for c in core(results, domain, noise=noise) if c.pictures and c.pictures.is_file()]
-        first = min((c.seed for c in with_pictures), default=None)
-        for cell in select(with_pictures, seed=first):
+        fullest = max(by(with_pictures, "seed").values(), key=len, default=[])
+        for cell in fullest:
             for seen, decoded in zip(*read_pictures(cell.pictures), strict=True):
                 rows.setdefault((noise, seen.tobytes()), {"observation": seen})[cell.method] = decoded
     chosen = [(n, row) for n in NOISES for row in [row for (noise, _), row in rows.items() if noise == n][:SAMPLES]]
