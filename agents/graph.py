@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sysconfig
@@ -36,21 +37,26 @@ def accelerated_update(agent: Agent) -> Update:
         compile_encoder(agent)
     else:
         warnings.warn(
-            "the encoder is not compiled: that takes a C compiler and Python's headers (install gcc and python3-dev), "
-            "and a GPU of compute capability 7.0",
+            "the encoder is not compiled: that takes Triton, a C compiler and Python's headers (install gcc and "
+            "python3-dev), and a GPU of compute capability 7.0",
             stacklevel=2,
         )
+    return CudaGraphUpdate(agent) if can_capture(agent) else agent.update
+
+
+def can_capture(agent: Agent) -> bool:
+    """Whether one CUDA graph can stand for all updates: no message to other ranks, no value that the host waits for."""
     ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if ranks or not agent.same_every_update:
-        return agent.update
-    return CudaGraphUpdate(agent)
+    objectives = (objective.same_every_update for objective in agent.objectives)
+    return not ranks and agent.same_every_update and all(objectives)
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether Triton, which torch.compile uses on CUDA, finds what it needs."""
+    """Whether there is Triton, which torch.compile uses on CUDA, and it finds what it needs."""
     compiler = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
     headers = Path(sysconfig.get_path("include"), "Python.h").exists()
-    return compiler and headers and torch.cuda.get_device_capability(device) >= (7, 0)
+    triton = importlib.util.find_spec("triton") is not None
+    return triton and compiler and headers and torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def compile_encoder(agent: Agent) -> None:

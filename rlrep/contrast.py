@@ -24,35 +24,37 @@ class _Gather(torch.autograd.Function):
         return gradient.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
 
 
-def gather(local: Tensor) -> tuple[Tensor, int]:
+def gather(local: Tensor, all_ranks: bool = True) -> tuple[Tensor, int]:
     """The rows of all ranks, and where this rank's begin: (B, D) to (R·B, D) and r·B.
 
     Every rank must bring as many rows. The gradient of a row is the sum over the losses of all ranks, so that, once the
     ranks' parameter gradients are averaged, they equal those of one process on the joined batch. Without
-    torch.distributed, `local` itself and 0.
+    torch.distributed, or with `all_ranks=False`, `local` itself and 0.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not (all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized()):
         return local, 0
     rows: Tensor = _Gather.apply(local.contiguous())
     return rows, torch.distributed.get_rank() * len(local)
 
 
-def info_nce(query: Tensor, key: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def info_nce(query: Tensor, key: Tensor, temperature: float = 1.0, all_ranks: bool = True) -> tuple[Tensor, Tensor]:
     """InfoNCE (arXiv 1807.03748): row i of `query` belongs to row i of `key`, the other rows are its negatives.
 
     L = -1/B Σ_i log( exp(q_i·k_i / τ) / Σ_j exp(q_i·k_j / τ) )
 
-    For a bilinear similarity q W kᵀ pass ``query @ W``. Under torch.distributed the keys of all ranks are negatives.
+    For a bilinear similarity q W kᵀ pass ``query @ W``.
 
     Args:
         query: (B, D) float.
         key: (B, D) float; row i is the positive of query i.
         temperature: τ > 0.
+        all_ranks: under torch.distributed, whether the keys of all ranks are negatives: then every rank must call this,
+            with as many rows.
 
     Returns:
         The loss, a scalar, and the accuracy: the share of rows whose positive has the largest logit, detached.
     """
-    keys, first = gather(key)
+    keys, first = gather(key, all_ranks)
     logits = query @ keys.T / temperature
     labels = torch.arange(first, first + len(query), device=logits.device)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()
@@ -60,24 +62,25 @@ def info_nce(query: Tensor, key: Tensor, temperature: float = 1.0) -> tuple[Tens
 
 
 def temporal_contrastive(
-    early: Tensor, late: Tensor, temperature: float = 1.0, normalize: bool = False
+    early: Tensor, late: Tensor, temperature: float = 1.0, normalize: bool = False, all_ranks: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Symmetric InfoNCE over a batch of pairs (arXiv 2403.13765; the NT-Xent form of arXiv 2002.05709).
 
     Each of the 2B features is an anchor once: its positive is the other member of its pair, its negatives are the
-    2B - 2 features of the other pairs, under torch.distributed those of all ranks.
+    2B - 2 features of the other pairs.
 
     Args:
         early, late: (B, D) float; row i of both comes from one episode.
         temperature: τ > 0.
         normalize: compare directions (cosine similarity) rather than the features as they are.
+        all_ranks: see `info_nce`.
 
     Returns:
         The loss, a scalar, and the accuracy, detached.
     """
     if normalize:
         early, late = F.normalize(early, dim=1), F.normalize(late, dim=1)
-    (all_early, first), (all_late, _) = gather(early), gather(late)
+    (all_early, first), (all_late, _) = gather(early, all_ranks), gather(late, all_ranks)
     logits = torch.cat([early, late]) @ torch.cat([all_early, all_late]).T / temperature
     own = torch.arange(first, first + len(early), device=logits.device)
     own = torch.cat([own, own + len(all_early)])

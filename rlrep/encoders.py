@@ -28,6 +28,8 @@ def orthogonal_init(module: nn.Module) -> None:
 
 def projection(in_dim: int, out_dim: int) -> nn.Sequential:
     """Linear → LayerNorm → Tanh, (B, in_dim) to (B, out_dim): the trunk of DrQ-v2 and the state projection of TACO."""
+    if out_dim < 1:
+        raise ValueError(f"feature_dim must be at least 1, got {out_dim}")
     return nn.Sequential(nn.Linear(in_dim, out_dim), nn.LayerNorm(out_dim), nn.Tanh())
 
 
@@ -35,6 +37,8 @@ def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int) -> nn.Sequential:
     """Linear layers with a ReLU after each hidden one, (B, in_dim) to (B, out_dim)."""
     layers: list[nn.Module] = []
     for hidden_dim in hidden_dims:
+        if hidden_dim < 1:
+            raise ValueError(f"hidden_dim must be at least 1, got {hidden_dim}")
         layers += [nn.Linear(in_dim, hidden_dim), nn.ReLU(inplace=True)]
         in_dim = hidden_dim
     return nn.Sequential(*layers, nn.Linear(in_dim, out_dim))

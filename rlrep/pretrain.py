@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 from rlrep.objectives import Objective
@@ -42,7 +43,8 @@ class Pretrainer:
 
     Raises:
         ValueError: for numbers that can't work, data of another shape or with larger gaps than the objective was built
-            for, and data without an entry that the objective reads.
+            for, and data without an entry that the objective reads; under torch.distributed, if the objective takes
+            negatives from all ranks, as each trains an encoder of its own here.
 
     Example:
         >>> train, validation = open_video("videos/").split()
@@ -76,6 +78,8 @@ class Pretrainer:
                 raise ValueError(f"{name} must be greater than 0, got {value}")
         for data in (train, validation):
             check_data(objective, data)
+        if objective.all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
+            raise ValueError("pre-training is one process's: set objective.all_ranks = False to train one in each rank")
         self.objective, self.train, self.validation = objective, train, validation
         self.steps, self.batch_size, self.patience = steps, batch_size, patience
         self.validate_every, self.validation_batches = validate_every, validation_batches
@@ -117,6 +121,7 @@ class Pretrainer:
         Raises:
             FloatingPointError: if the loss is not finite.
         """
+        before = self.validation.state_dict()  # it may be what is trained on too
         self.validation.load_state_dict(self.validation_start)
         self.objective.eval()
         devices = [self.device] if self.device.type == "cuda" else []
@@ -127,6 +132,7 @@ class Pretrainer:
                 for _ in range(self.validation_batches)
             ]
         self.objective.train()
+        self.validation.load_state_dict(before)
         means = {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0].keys()}  # noqa: SIM118
         loss = sum(value for name, value in means.items() if name.startswith("loss_"))
         if not math.isfinite(loss):

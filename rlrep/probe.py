@@ -11,8 +11,12 @@ from rlrep.encoders import PixelDecoder, PixelEncoder, mlp, to_pixels, to_unit_s
 
 @torch.no_grad()
 def encode(encoder: PixelEncoder, observation: Tensor, batch_size: int = 512) -> Tensor:
-    """Features (N, repr_dim) float32 of pixels (N, C, H, W) uint8, a batch at a time, without a gradient."""
-    return torch.cat([encoder(pixels) for pixels in observation.split(batch_size)])
+    """Features (N, repr_dim) float32 of pixels (N, C, H, W) uint8, a batch at a time, without a gradient.
+
+    They lie where the pixels do; a batch is moved to the encoder's device.
+    """
+    device = next((parameter.device for parameter in encoder.parameters()), observation.device)
+    return torch.cat([encoder(pixels.to(device)).to(pixels.device) for pixels in observation.split(batch_size)])
 
 
 def probe(
@@ -60,7 +64,7 @@ def probe(
         target = (target - center) / scale
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        readout = mlp(features.shape[1], [hidden_dim] if hidden_dim else [], out_dim)
+        readout = mlp(features.shape[1], [hidden_dim] if hidden_dim else [], out_dim).to(features.device)
     optimizer = torch.optim.AdamW(readout.parameters(), lr=lr, weight_decay=weight_decay)
     loss_of = F.cross_entropy if classes else F.mse_loss
     for _ in range(steps):
@@ -129,11 +133,11 @@ def reconstruction(
     features, test_features = (features - mean) / std, (test_features - mean) / std
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        decoder = PixelDecoder(features.shape[1], frames.shape[1:], channels)
+        decoder = PixelDecoder(features.shape[1], frames.shape[1:], channels).to(features.device)
         generator = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.Adam(decoder.parameters(), lr=lr)
         for _ in range(steps):
-            index = torch.randint(len(features), (batch_size,), generator=generator)
+            index = torch.randint(len(features), (batch_size,), generator=generator).to(features.device)
             optimizer.zero_grad(set_to_none=True)
             decoder.error(features[index], frames[index]).backward()
             optimizer.step()

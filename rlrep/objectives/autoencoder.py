@@ -58,6 +58,7 @@ class Autoencoder(Objective):
         self.in_keys = ["observation"]
         self.out_keys = ["loss_reconstruction", *(["loss_commitment"] if codes else [])]
         self.denoise = denoise
+        self.same_every_update = not codes  # the quantiser replaces codes that died
         self.frame_channels = check_frame_channels(encoder, frame_channels)
         frame_shape = (frame_channels, *encoder.observation_shape[1:])
         self.projection: nn.Module = nn.Identity()

@@ -17,7 +17,7 @@ class CURL(Objective):
     """InfoNCE between two augmented views of one observation, the rest of the batch as negatives.
 
     L = InfoNCE(z W, z') with z = projection(encoder(view)); the second view carries no gradient and goes through the
-    same weights (no momentum copy, as in TACO).
+    same weights (no momentum copy, as in TACO). Negatives come from all ranks, see `Objective.all_ranks`.
 
     Args:
         encoder: the shared encoder.
@@ -48,5 +48,5 @@ class CURL(Objective):
         state = self.project(observation)
         with torch.no_grad():
             second_view = self.project(observation)
-        loss, accuracy = info_nce(state @ self.bilinear, second_view)
+        loss, accuracy = info_nce(state @ self.bilinear, second_view, all_ranks=self.all_ranks)
         return {"loss_curl": loss, "curl_accuracy": accuracy}

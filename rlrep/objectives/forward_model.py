@@ -68,7 +68,7 @@ class ForwardModel(Objective):
             raise ValueError(f"predict must be one of {', '.join(TARGETS)}, got {predict!r}")
         self.horizon = check_horizon(horizon)
         self.out_keys = ["loss_forward"]
-        self.frame_channels = check_frame_channels(encoder, frame_channels)
+        self.frame_channels = frame_channels
         self.state_projection = projection(encoder.repr_dim, feature_dim)
         self.state_projection.apply(orthogonal_init)
         self.path_encoder: nn.Module
@@ -84,8 +84,11 @@ class ForwardModel(Objective):
             self.path_encoder = nn.Sequential(action_encoder, sequence_encoder)
         self.predictor = mlp(feature_dim + path_dim, [hidden_dim], feature_dim)
         self.predictor.apply(orthogonal_init)
-        frame_shape = (frame_channels, *encoder.observation_shape[1:])
-        self.decoder = PixelDecoder(feature_dim, frame_shape, decoder_channels) if predict == "pixels" else None
+        self.decoder: PixelDecoder | None = None
+        if predict == "pixels":
+            check_frame_channels(encoder, frame_channels)
+            frame_shape = (frame_channels, *encoder.observation_shape[1:])
+            self.decoder = PixelDecoder(feature_dim, frame_shape, decoder_channels)
 
     def predict(self, features: Tensor, path: Tensor) -> Tensor:
         """ẑ (B, feature_dim) from features (B, repr_dim) and what leads on from there: action sequences, or gaps."""

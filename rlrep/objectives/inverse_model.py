@@ -18,7 +18,8 @@ class InverseModel(Objective):
     """Predicts a_t from (φ(x_t), φ(x_t+k), k), k in 1..K: the agent-controller state, whatever the exogenous noise.
 
     ``loss_inverse`` = cross-entropy of a discrete action, or squared error of a continuous one (a Gaussian likelihood
-    up to a constant). Needs data with actions: the reference that video-only methods are compared with.
+    up to a constant). Needs data with actions: the reference that video-only methods are compared with. k is the
+    data's: 1 to K of an `EpisodeDataset`, as in the paper; from a `ReplayBuffer` K, or what is left to a real end.
 
     Args:
         encoder: the shared encoder.

@@ -23,7 +23,7 @@ class TACO(Objective):
     - ``loss_curl``: InfoNCE of z_t W against a second view of the same observation;
     - ``loss_reward``: squared error of the n-step reward predicted from (z_t, u_t:t+K-1).
 
-    The future and the second view carry no gradient.
+    The future and the second view carry no gradient. Negatives come from all ranks, see `Objective.all_ranks`.
 
     Args:
         encoder: the shared encoder.
@@ -88,11 +88,13 @@ class TACO(Objective):
 
         out: dict[str, Tensor] = {}
         query = self.state_action_projection(state_action)
-        out["loss_taco"], out["taco_accuracy"] = info_nce(query @ self.bilinear, future_state)
+        out["loss_taco"], out["taco_accuracy"] = info_nce(query @ self.bilinear, future_state, all_ranks=self.all_ranks)
         if self.curl:
             with torch.no_grad():
                 second_view = self.project(observation)
-            out["loss_curl"], out["curl_accuracy"] = info_nce(state @ self.bilinear, second_view)
+            out["loss_curl"], out["curl_accuracy"] = info_nce(
+                state @ self.bilinear, second_view, all_ranks=self.all_ranks
+            )
         if self.reward_head is not None and reward is not None:
             out["loss_reward"] = nn.functional.mse_loss(self.reward_head(state_action).flatten(), reward.flatten())
         return out

@@ -17,6 +17,8 @@ class TemporalContrastive(Objective):
 
     ``loss_temporal`` = symmetric InfoNCE of z_t and z_t+k with z = projection(φ(x)), see
     `rlrep.contrast.temporal_contrastive`. What stays in sight for k steps, exogenous noise included, identifies a pair.
+    k is the data's: 1 to K of an `EpisodeDataset`; from a `ReplayBuffer` K, or what is left to a real end. Negatives
+    come from all ranks, see `Objective.all_ranks`.
 
     Args:
         encoder: the shared encoder.
@@ -51,5 +53,5 @@ class TemporalContrastive(Objective):
     def losses(self, observation: Tensor, future_observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         early = self.state_projection(self.encode(observation))
         late = self.state_projection(self.encode(future_observation))
-        loss, accuracy = temporal_contrastive(early, late, self.temperature, self.normalize)
+        loss, accuracy = temporal_contrastive(early, late, self.temperature, self.normalize, self.all_ranks)
         return {"loss_temporal": loss, "temporal_accuracy": accuracy}

@@ -138,7 +138,10 @@ class ReplayBuffer:
 
     def __len__(self) -> int:
         """Transitions held."""
-        return sum(int(self._has_transition(lane, self._held(lane)).sum()) for lane in range(self.num_envs))
+        lanes = np.flatnonzero(self.head)
+        held = np.minimum(self.head, self.window)[lanes]
+        first, last = (self._row("episode", lanes, self.head[lanes] - back) for back in (held, 1))
+        return int((held - (last - first + 1)).sum())  # an episode has a row more than transitions
 
     @property
     def nbytes(self) -> int:
@@ -173,8 +176,8 @@ class ReplayBuffer:
         if self.files is not None and self.files.read_only:
             raise ReplayError("this replay is read only: collect new transitions into a ReplayBuffer of their own")
         observation, next_observation = self._checked(observation), self._checked(next_observation)
-        action, reward = self._checked_action(action), np.asarray(reward, np.float32).reshape(-1)
-        terminated, truncated = np.asarray(terminated, bool).reshape(-1), np.asarray(truncated, bool).reshape(-1)
+        action, reward = self._checked_action(action), _array(reward).astype(np.float32).reshape(-1)
+        terminated, truncated = (_array(ended).astype(bool).reshape(-1) for ended in (terminated, truncated))
         if not len(reward) == len(terminated) == len(truncated) == self.num_envs:
             raise ValueError(f"reward, terminated and truncated must hold {self.num_envs} values, one an environment")
         if not np.isfinite(reward).all():
@@ -316,7 +319,7 @@ class ReplayBuffer:
         return frames
 
     def _checked_action(self, action: np.ndarray | Tensor) -> np.ndarray:
-        values = np.asarray(action)
+        values = _array(action)
         expected = (self.num_envs,) if self.discrete else (self.num_envs, self.action_dim)
         if values.shape != expected:
             raise ValueError(f"actions must have shape {expected}, got {values.shape}")
@@ -354,10 +357,6 @@ class ReplayBuffer:
     def _held(self, lane: int) -> np.ndarray:
         """Positions of the rows of a lane that are within `capacity`."""
         return np.arange(max(0, self.head[lane] - self.window), self.head[lane])
-
-    def _has_transition(self, lane: Any, position: np.ndarray) -> np.ndarray:
-        same_episode = self._row("episode", lane, position) == self._row("episode", lane, position + 1)
-        return same_episode & (position + 1 < self.head[lane])
 
     def _window(self, lane: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each position, how many steps of a window follow, and whether a sample may start there."""
@@ -418,6 +417,11 @@ class ReplayBuffer:
         device = self.device if device is None else device
         tensor = torch.from_numpy(array)
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _array(values: Any) -> np.ndarray:
+    """In host memory; a tensor may be anywhere, and part of a graph."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def _device(storage: str) -> torch.device:

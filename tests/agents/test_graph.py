@@ -16,7 +16,8 @@ from torch import Tensor
 
 import rlrep.encoders
 from agents import Agent, accelerated_update
-from agents.graph import WARM_UP, CudaGraphUpdate, compile_encoder, distinct
+from agents.graph import WARM_UP, CudaGraphUpdate, can_capture, compile_encoder, distinct
+from rlrep import Autoencoder
 from rlrep.replay import ReplayBuffer
 from tests.agents.test_agents import BOX, SHAPE, build, make_batch
 
@@ -64,6 +65,20 @@ def test_a_step_that_is_a_tensor_changes_nothing(name: str) -> None:
         torch.manual_seed(1)
         both.append(agent.update(make_batch(), step))  # type: ignore[arg-type]
     torch.testing.assert_close(both[1], both[0])
+
+
+def test_an_objective_that_waits_for_a_value_is_not_captured() -> None:
+    agent = build("taco")
+    assert can_capture(agent)
+    agent.objectives[0].same_every_update = False
+    assert not can_capture(agent)
+
+
+def test_codes_that_die_are_not_captured() -> None:
+    pytest.importorskip("vector_quantize_pytorch")
+    encoder = build("taco").encoder
+    assert Autoencoder(encoder, frame_channels=1).same_every_update
+    assert not Autoencoder(encoder, frame_channels=1, codes=4).same_every_update
 
 
 def test_the_cpu_has_no_update_of_its_own() -> None:
@@ -240,6 +255,7 @@ CUDA_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "drqv2": ("drqv2", {}),
     "taco": ("taco", {}),
     "taco, joint": ("taco", {"joint": True}),
+    "drqv2 with all": ("drqv2 with all", {}),
     "sac with taco": ("sac with taco", {}),
 }
 

@@ -198,8 +198,8 @@ def test_forward_model_of_features_measures_directions(encoder: PixelEncoder) ->
     ("options", "message"),
     [
         ({"predict": "rewards"}, "predict must be one of features, pixels, got 'rewards'"),
-        ({"frame_channels": 10}, "frame_channels must lie in 1..9"),
-        ({"frame_channels": 0}, "frame_channels must lie in 1..9"),
+        ({"predict": "pixels", "frame_channels": 10}, "frame_channels must lie in 1..9"),
+        ({"predict": "pixels", "frame_channels": 0}, "frame_channels must lie in 1..9"),
     ],
 )
 def test_impossible_forward_models_are_refused(options: dict[str, Any], message: str, encoder: PixelEncoder) -> None:
@@ -280,3 +280,66 @@ def test_forward_model_of_pixels_learns_what_actions_do() -> None:
         right = model(held_out)["loss_forward"]
         held_out["action_sequence"] = held_out["action_sequence"].roll(1, 0)
         assert model(held_out)["loss_forward"] > 1.5 * right
+
+
+class OwnEncoder(nn.Module):
+    """What people bring: no `PixelEncoder`, with the one number that is asked for."""
+
+    repr_dim = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(9 * 20 * 20, 6))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layers(pixels.float() / 255)
+
+
+@pytest.mark.parametrize("name", ["taco", "curl", "forward_model", "temporal_contrastive", "inverse_model"])
+def test_an_encoder_of_ones_own_serves(name: str) -> None:
+    encoder: Any = OwnEncoder()
+    out = losses(build(name, encoder)(make_batch()))
+    torch.stack(list(out.values())).sum().backward()
+    assert encoder.layers[1].weight.grad.abs().sum() > 0
+
+
+def test_an_encoder_says_the_size_of_its_features() -> None:
+    network: Any = OwnEncoder().layers
+    with pytest.raises(ValueError, match=r"TACO needs an encoder with the attribute repr_dim.*Sequential has none"):
+        TACO(network, BOX)
+    with pytest.raises(ValueError, match="observation_shape"):
+        build("autoencoder", OwnEncoder())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["observation", "future_observation"])
+@pytest.mark.parametrize("change", [lambda x: x.float() / 255, lambda x: x[:, None]])
+def test_pixels_that_the_encoder_would_misread_are_refused(key: str, change: Any, encoder: PixelEncoder) -> None:
+    batch = make_batch()
+    batch[key] = change(batch[key])
+    with pytest.raises(ValueError, match=f"{key} must be uint8 pixels"):
+        build("taco", encoder)(batch)
+
+
+def test_a_dictionary_is_no_batch(encoder: PixelEncoder) -> None:
+    batch: Any = make_batch().to_dict()
+    with pytest.raises(TypeError, match="TensorDict"):
+        build("taco", encoder)(batch)
+
+
+@pytest.mark.parametrize(("name", "action_space"), [("inverse_model", BOX), ("forward_model", None)])
+def test_a_gap_beyond_the_horizon_is_refused(name: str, action_space: Any, encoder: PixelEncoder) -> None:
+    objective = build(name, encoder, action_space, horizon=2)
+    batch = make_batch()
+    batch["gap"] = torch.tensor([1, 2, 2, 3, 1])
+    with pytest.raises(ValueError, match="horizon=2, the batch holds a gap of 3"):
+        objective(batch)
+
+
+@pytest.mark.parametrize("option", ["feature_dim", "hidden_dim"])
+def test_heads_of_no_size_are_refused(option: str, encoder: PixelEncoder) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
+        build("taco", encoder, **{option: 0})
+
+
+def test_features_can_be_predicted_of_grey_pictures() -> None:
+    ForwardModel(PixelEncoder((1, 20, 20), channels=4), BOX)

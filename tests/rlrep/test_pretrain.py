@@ -192,3 +192,25 @@ def test_a_loss_that_is_not_finite_stops_the_training() -> None:
     with pytest.raises(FloatingPointError, match="loss is nan after 1 updates: try a smaller lr"):
         trainer.validate()
     assert trainer.best_loss == float("inf")
+
+
+def test_a_validation_on_the_training_data_does_not_repeat_it() -> None:
+    data = videos()
+    objective = Brightness(PixelEncoder(SHAPE, channels=4))
+    trainer = Pretrainer(objective, data, data, steps=40, batch_size=4, validate_every=5)
+    seen = set()
+    sample = data.sample
+    data.sample = lambda size: seen.add((batch := sample(size))["observation"].numpy().tobytes()) or batch  # type: ignore[method-assign,func-returns-value]
+    while not trainer.finished:
+        trainer.step()
+        if trainer.validation_due:
+            trainer.validate()
+    assert len(seen) > 30
+
+
+def test_ranks_that_would_mix_their_negatives_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(ValueError, match="all_ranks = False"):
+        build()
+    monkeypatch.setattr(Brightness, "all_ranks", False)
+    build().step()

@@ -29,6 +29,10 @@ CONTRASTS: dict[str, Contrast] = {
     "temporal, temperature": lambda early, late: temporal_contrastive(early, late, 0.5),
     "temporal, normalize": lambda early, late: temporal_contrastive(early, late, 0.1, normalize=True),
 }
+APART: dict[str, Contrast] = {
+    "info_nce": lambda query, key: info_nce(query, key, all_ranks=False),
+    "temporal": lambda early, late: temporal_contrastive(early, late, all_ranks=False),
+}
 OBJECTIVES = {
     "taco": {"feature_dim": 8, "hidden_dim": 16},
     "curl": {"feature_dim": 8},
@@ -78,7 +82,9 @@ def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
     half = BATCH // RANKS
-    torch.save(compute(slice(rank * half, (rank + 1) * half)), folder / f"{rank}.pt")
+    rows = slice(rank * half, (rank + 1) * half)
+    apart = {f"{name}, apart": contrast(function, rows) for name, function in APART.items()}
+    torch.save(compute(rows) | apart, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -112,3 +118,11 @@ def test_each_rank_sees_the_negatives_of_the_others(name: str, of_ranks: list[di
     for key in alone:
         if key in ("loss", "loss_taco", "loss_curl"):
             assert with_others[key] > alone[key] + 0.01, key
+
+
+@pytest.mark.parametrize("name", APART)
+def test_ranks_may_keep_their_negatives_to_themselves(name: str, of_ranks: list[dict[str, Result]]) -> None:
+    half = BATCH // RANKS
+    for rank, results in enumerate(of_ranks):
+        alone = contrast(CONTRASTS[name], slice(rank * half, (rank + 1) * half))
+        torch.testing.assert_close(results[f"{name}, apart"], alone)

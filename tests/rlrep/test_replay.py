@@ -373,3 +373,17 @@ def test_a_replay_too_large_for_the_accelerator_says_how_large_and_where_else(mo
     told = r"take 2\.12 GB, and cuda has 1\.00 GB free: use the host's \('memory'\) or a disk's \('disk'\) as storage"
     with pytest.raises(ReplayError, match=told):
         storage.frame_memory((100_000, 3, 84, 84), torch.device("cuda"))
+
+
+def test_tensors_of_a_graph_are_taken_as_they_are() -> None:
+    replay = ReplayBuffer((3, 2, 2), BOX, 20, n_step=1)
+    action = torch.tanh(torch.ones(1, 2, requires_grad=True))
+    pixels = torch.full((1, 3, 2, 2), 7, dtype=torch.uint8)
+    ended = torch.tensor([False])
+    reward = torch.ones(1, requires_grad=True)
+    replay.add(
+        observation=pixels, action=action, reward=reward, next_observation=pixels, terminated=ended, truncated=ended
+    )
+    batch = replay.sample(1)
+    torch.testing.assert_close(batch["action"], action.detach())
+    assert batch["next", "reward"].item() == 1
