@@ -43,7 +43,7 @@ def settle_encoder(config: RunConfig, saved: RunConfig | None) -> None:
         raise ConfigError(
             f"encoder={config.encoder.path} reads observations of shape ({channels}, {height}, {width}), this run's "
             f"are {ours} (image_size={config.image_size} frame_stack={config.frame_stack}): {advice} pretrain an "
-            f"encoder with the run's"
+            f"encoder with the run's image_size and frame_stack"
         )
 
 

@@ -80,6 +80,8 @@ class GrowingArray:
         self._write_header()
         self.file.flush()
         os.fsync(self.file.fileno())
+
+    def close(self) -> None:
         self.file.close()
 
     def _write_header(self) -> None:

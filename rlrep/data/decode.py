@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -37,28 +38,30 @@ def decode(
         ValueError: for a file that can't be used, unless `skip_corrupt`; for files that do not fit together.
     """
     index = Index(made_from, has_action=options.actions)
-    frames = GrowingArray(folder / "frames.npy")
     action: list[np.ndarray] = []
     alike = Alike(options)
-    for source in sources:
-        rows, clips, first = frames.rows, len(index.lengths), dict(alike.first)
-        try:
-            for clip in source.reader(source.path, options.actions):
-                index.lengths.append(_append(frames, alike.chunks(source.path, clip)))
-                index.files.append(str(source.path))
-                if options.actions:
-                    action.append(alike.action(source.path, clip))
-            if frames.rows == rows:
-                raise Unreadable("it holds no frames")
-        except Unreadable as error:
-            if not skip_corrupt:
-                raise ValueError(f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out") from error
-            index.skipped[str(source.path)] = str(error)
-            frames.cut(rows)
-            alike.first = first
-            for held in (index.lengths, index.files, action):
-                del held[clips:]
-    frames.finish()
+    with closing(GrowingArray(folder / "frames.npy")) as frames:
+        for source in sources:
+            rows, clips, first = frames.rows, len(index.lengths), dict(alike.first)
+            try:
+                for clip in source.reader(source.path, options.actions):
+                    index.lengths.append(_append(frames, alike.chunks(source.path, clip)))
+                    index.files.append(str(source.path))
+                    if options.actions:
+                        action.append(alike.action(source.path, clip))
+                if frames.rows == rows:
+                    raise Unreadable("it holds no frames")
+            except Unreadable as error:
+                if not skip_corrupt:
+                    raise ValueError(
+                        f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out"
+                    ) from error
+                index.skipped[str(source.path)] = str(error)
+                frames.cut(rows)
+                alike.first = first
+                for held in (index.lengths, index.files, action):
+                    del held[clips:]
+        frames.finish()
     if not index.lengths:
         path, reason = next(iter(index.skipped.items()))
         raise ValueError(f"none of the {len(sources)} files can be used; the first is {path}: {reason}")

@@ -7,7 +7,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,25 +151,25 @@ def write_dataset(
     """Our own format: the files of a replay that is full and read as it is, and `dataset.json` with the provenance,
     checksums, and whatever else is known `about` it. All frames need not fit into memory.
     """
-    frames = GrowingArray(folder / "frame.npy", leading=1)
     checksums: list[int] = []
     columns: dict[str, list[np.ndarray]] = {}
-    for number, episode in enumerate(episodes):
-        frames.append(episode.frames)
-        checksums.append(_crc32(episode.frames))
-        count = len(episode.frames)
-        terminated = np.zeros(count, bool)
-        terminated[-2] = episode.terminated
-        new = {
-            "action": np.concatenate([episode.action, np.zeros_like(episode.action[:1])]),
-            "reward": np.append(episode.reward, np.float32(0)),
-            "terminated": terminated,
-            "step": np.arange(count, dtype=np.int32),
-            "episode": np.full(count, number, np.int64),
-        }
-        for name, array in new.items():
-            columns.setdefault(name, []).append(array)
-    frames.finish()
+    with closing(GrowingArray(folder / "frame.npy", leading=1)) as frames:
+        for number, episode in enumerate(episodes):
+            frames.append(episode.frames)
+            checksums.append(_crc32(episode.frames))
+            count = len(episode.frames)
+            terminated = np.zeros(count, bool)
+            terminated[-2] = episode.terminated
+            new = {
+                "action": np.concatenate([episode.action, np.zeros_like(episode.action[:1])]),
+                "reward": np.append(episode.reward, np.float32(0)),
+                "terminated": terminated,
+                "step": np.arange(count, dtype=np.int32),
+                "episode": np.full(count, number, np.int64),
+            }
+            for name, array in new.items():
+                columns.setdefault(name, []).append(array)
+        frames.finish()
     rows = {name: np.concatenate(arrays)[None] for name, arrays in columns.items()}
     for name, array in rows.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)

@@ -124,7 +124,7 @@ def _too_short(index: caches.Index, max_gap: int) -> dict[str, str]:
     for file, length in zip(index.files, index.lengths, strict=True):
         longest[file] = max(longest.get(file, 0), length)
     return {
-        file: f"it is too short: {length} frames, and max_gap={max_gap} needs {max_gap + 1}"
+        file: f"it is too short: {length} frames, and a gap of up to {max_gap} steps needs {max_gap + 1}"
         for file, length in longest.items()
         if length <= max_gap
     }
