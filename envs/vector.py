@@ -26,6 +26,7 @@ from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from envs.dmc import PixelControl
 from envs.episode_seeds import EpisodeSeeds
+from envs.noise import Noise
 
 Step = tuple[
     npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]
@@ -43,15 +44,19 @@ _PATIENCE = 5.0  # seconds that a process gets to end by itself
 _warned_of_few_processors = False
 
 
-def make_env(task: str, *, seed: int | None = None, **options: Any) -> EpisodeSeeds:
+def make_env(
+    task: str, *, seed: int | None = None, noise: dict[str, Any] | None = None, **options: Any
+) -> EpisodeSeeds:
     """A `PixelControl` whose episode k is a pure function of `seed` and k.
 
     Args:
         task: one of `envs.TASKS`.
         seed: of the run, at least 0; None draws one from the system.
+        noise: keyword arguments of `envs.Noise`, which puts distractors on its pictures; None for none.
         options: keyword arguments of `PixelControl`.
     """
-    return EpisodeSeeds(PixelControl(task, **options), seed)
+    env: gym.Env[Any, Any] = PixelControl(task, **options)
+    return EpisodeSeeds(env if noise is None else Noise(env, **noise), seed)
 
 
 def make_vector_env(
@@ -75,7 +80,7 @@ def make_vector_env(
         seed: of the run, at least 0.
         processes: True for a process each, even for a single environment; False for none. None means a process
             each where there are several.
-        options: keyword arguments of `PixelControl`.
+        options: keyword arguments of `PixelControl`, and `noise` as in `make_env`.
 
     Raises:
         ValueError: if `num_envs` or `seed` is too small, and what else `PixelControl` raises.

@@ -200,6 +200,7 @@ class Collector:
             "action_repeat": trained.action_repeat,
             "camera": trained.camera,
             "image_size": trained.image_size,
+            "distractors": vars(trained.noise),
             "checkpoints": {
                 name: {
                     "frame": snapshot.frame,

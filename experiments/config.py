@@ -132,6 +132,22 @@ class WandbConfig:
 
 
 @dataclass
+class NoiseConfig:
+    """Distractors on an environment's pictures; none without a kind."""
+
+    kind: str | None = None
+    persistence: float = 1.0
+    num_shapes: int = 4
+    size: float = 0.25
+    background_only: bool = False
+
+    @property
+    def options(self) -> dict[str, Any] | None:
+        """The keyword arguments of `envs.Noise`; None without noise."""
+        return None if self.kind is None else vars(self)
+
+
+@dataclass
 class RunConfig:
     """What every run that trains an agent has, from an environment or from data; checked on construction."""
 
@@ -166,6 +182,7 @@ class RunConfig:
     use_tb: bool
     use_wandb: bool
     wandb: WandbConfig
+    noise: NoiseConfig = field(default_factory=NoiseConfig, kw_only=True)
 
     def __post_init__(self) -> None:
         check_task(self.task)

@@ -85,7 +85,7 @@ def play_side_by_side(policy: Policy, envs: Any, episodes: range) -> np.ndarray:
 def environment_options(config: RunConfig) -> dict[str, Any]:
     """The keyword arguments that `envs` takes from a configuration."""
     names = ("image_size", "action_repeat", "frame_stack", "camera", "rendering")
-    return {name: getattr(config, name) for name in names}
+    return {name: getattr(config, name) for name in names} | {"noise": config.noise.options}
 
 
 def make_evaluation_env(config: RunConfig, film: bool = False) -> Any:

@@ -96,7 +96,7 @@ def told_by_run(provenance: Provenance) -> Provenance:
     if "action_repeat" in provenance.made or not path.exists():
         return provenance
     run = load(path)
-    made = provenance.made | {"action_repeat": run.action_repeat, "camera": run.camera}
+    made = provenance.made | {"action_repeat": run.action_repeat, "camera": run.camera, "distractors": vars(run.noise)}
     return replace(provenance, task=provenance.task or run.task, made=made)
 
 
@@ -129,6 +129,8 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
     for name, value in told.items():
         if OmegaConf.is_missing(config, name):
             config[name] = value
+    if config.noise.kind is None:
+        config.noise.update(provenance.made.get("distractors") or {})
     if OmegaConf.is_missing(config, "run_dir"):
         level = provenance.level or level_of(config.dataset)
         config.run_dir = f"runs/offline/{config.task}_{level}/{config.agent['name']}/seed_{config.seed}"

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.config import (
     ConfigError,
+    NoiseConfig,
     WandbConfig,
     check_choice,
     check_options,
@@ -29,15 +30,6 @@ POSITIVE = ("image_size", "frame_stack", "horizon", "num_frames", "steps", "batc
 
 # What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
 FREE_ON_RESUME = {"resume", "run_dir", "device", "steps", "patience", "cache", "use_wandb", "wandb"}
-
-
-@dataclass
-class NoiseConfig:
-    kind: str | None
-    persistence: float
-    num_shapes: int
-    size: float
-    background_only: bool
 
 
 @dataclass

@@ -127,7 +127,5 @@ def make(name: str, config: PretrainConfig) -> gym.Env[Any, Any]:
         env = gym.make(identity, disable_env_checker=True, **options)
     except TypeError as error:
         raise ConfigError(f"{identity} does not take env={config.env}: {error}") from error
-    if config.noise.kind is None:
-        return env
-    noise = {key: value for key, value in vars(config.noise).items() if key != "kind"}
-    return Noise(env, kind=config.noise.kind, **noise)
+    noise = config.noise.options
+    return env if noise is None else Noise(env, **noise)

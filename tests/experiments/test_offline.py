@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,14 @@ def test_a_repeat_of_actions_that_is_assumed_is_told(tmp_path: Path, capsys: pyt
     assert "evaluations repeat them 2 times, as V-D4RL did" in capsys.readouterr().err
     run_offline(data, tmp_path / "other", "num_updates=1", "action_repeat=50")
     assert "V-D4RL" not in capsys.readouterr().err
+
+
+def test_distractors_of_the_data_are_on_the_evaluations_too(tmp_path: Path) -> None:
+    noise = {"kind": "shapes", "persistence": 0.5, "num_shapes": 2, "size": 0.3, "background_only": False}
+    made = PROVENANCE.made | {"distractors": noise}
+    data = write_data(tmp_path / "noisy", replace(PROVENANCE, made=made))
+    config = load(run_offline(data, tmp_path / "run", "num_updates=1") / "config.yaml")
+    assert vars(config.noise) == noise
 
 
 def test_the_replay_of_a_run_is_data_and_so_is_what_it_was_converted_to(tmp_path: Path) -> None:

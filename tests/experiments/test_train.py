@@ -5,15 +5,20 @@ import fcntl
 import re
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 from agents import DrQV2
 from experiments import config as configuration
 from experiments.checkpoint import load_checkpoint
+from experiments.config import ConfigError
+from experiments.evaluation import make_evaluation_env
 
 Run = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
@@ -54,6 +59,26 @@ def test_every_agent_and_objective_leaves_a_whole_folder(run: Run, agent: str, l
     for name in ("000000000", "000002000"):
         with av.open(str(folder / "videos" / f"{name}.mp4")) as video:
             assert len(list(video.decode(video=0))) == 20
+
+
+def test_distractors_are_on_what_is_learned_from(run: Run, tmp_path: Path) -> None:
+    """And on what is evaluated; a killed run's go on as its episodes do, as all follows from the seed."""
+    noisy = run("noise.kind=shapes", "noise.size=0.5", "num_train_frames=2000", f"run_dir={tmp_path / 'noisy'}")
+    config = configuration.load(noisy / "config.yaml")
+    clean = replace(config, noise=configuration.NoiseConfig())
+    pictures = []
+    for each in (config, clean):
+        with closing(make_evaluation_env(each)) as env:
+            pictures.append(env.reset(seed=0)[0])
+    assert (pictures[0] != pictures[1]).mean() > 0.1
+    run("num_train_frames=2000", f"run_dir={tmp_path / 'clean'}")
+    frames = [np.load(tmp_path / name / "replay" / "frame.npy")[0, 0] for name in ("noisy", "clean")]
+    assert (frames[0] != frames[1]).mean() > 0.1
+
+
+def test_impossible_distractors_are_refused(run: Run) -> None:
+    with pytest.raises(ConfigError, match="persistence is 2"):
+        run("noise.kind=shapes", "noise.persistence=2.0")
 
 
 def test_frames_count_simulator_steps(finished: Path) -> None:

@@ -172,7 +172,8 @@ def test_what_is_skipped_is_counted_and_listed(
 def test_a_video_shorter_than_the_largest_gap_is_named(write_video: WriteVideo, tmp_path: Path) -> None:
     write_video("long.mp4", frames=9)
     write_video("short.mp4", frames=4)
-    with pytest.raises(ValueError, match=r"short\.mp4 can't be used: it is too short: 4 frames, and a gap of up to 4 steps needs 5"):
+    told = r"short\.mp4 can't be used: it is too short: 4 frames, and a gap of up to 4 steps needs 5"
+    with pytest.raises(ValueError, match=told):
         open_video(tmp_path, image_size=16, max_gap=4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
