@@ -186,8 +186,9 @@ def adding(replay: ReplayBuffer, image_size: int) -> Callable[[], None]:
 
 
 def random_observations(image_size: int, number: int) -> np.ndarray:
-    shape = (number, 3 * FRAME_STACK, image_size, image_size)
-    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    """(number, 3·F, H, W): stacks of frames that go on from one to the next, and from the last to the first."""
+    frames = np.random.default_rng(0).integers(0, 256, (number, 3, image_size, image_size), dtype=np.uint8)
+    return np.concatenate([np.roll(frames, back, axis=0) for back in reversed(range(FRAME_STACK))], axis=1)
 
 
 def action_space() -> Box:

@@ -129,9 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
                 action = actor(encoder(torch.as_tensor(observation)[None]))[0][0].numpy()
         next_observation, reward, terminated, truncated, _ = env.step(action)
         replay.add(
-            observation=observation[None], action=action[None], reward=[reward],  # type: ignore[arg-type]
-            next_observation=next_observation[None], terminated=[terminated], truncated=[truncated],  # type: ignore[arg-type]
-        )  # fmt: skip
+            observation=observation,
+            action=action,
+            reward=float(reward),
+            next_observation=next_observation,
+            terminated=terminated,
+            truncated=truncated,
+        )
         observation, episode_return = next_observation, episode_return + float(reward)
         if terminated or truncated:
             rows.append({"step": step, "episode_return": episode_return, "seconds": time.time() - started})

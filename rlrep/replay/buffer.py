@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rlrep.actions import action_spec
@@ -21,6 +22,8 @@ __all__ = ["ReplayBuffer", "ReplayError"]
 
 # Below this many rows a sample is drawn from the list of all that can be drawn; above, by rejection.
 ENUMERATE_BELOW = 4096
+# Calls of `add` whose observation is compared with what the call before led to.
+COMPARED_AT_FIRST = 64
 # Frames that are read from files in one piece.
 COPIED_AT_ONCE = 4096
 
@@ -135,6 +138,7 @@ class ReplayBuffer:
         self.episodes = np.zeros(num_envs, np.int64)
         self.running = np.zeros(num_envs, bool)
         self.rng = np.random.default_rng(seed)
+        self.compared = 0
 
     def __len__(self) -> int:
         """Transitions held."""
@@ -152,13 +156,13 @@ class ReplayBuffer:
         self,
         *,
         observation: np.ndarray | Tensor,
-        action: np.ndarray | Tensor,
-        reward: np.ndarray | Tensor,
+        action: ArrayLike | Tensor,
+        reward: ArrayLike | Tensor,
         next_observation: np.ndarray | Tensor,
-        terminated: np.ndarray | Tensor,
-        truncated: np.ndarray | Tensor,
+        terminated: ArrayLike | Tensor,
+        truncated: ArrayLike | Tensor,
     ) -> None:
-        """Adds one transition of each environment.
+        """Adds one transition of each environment. A single environment may leave out the leading axis everywhere.
 
         Args:
             observation: (num_envs, F·C, H, W) uint8. Its newest frame is stored at the start of an episode; later on it
@@ -170,7 +174,9 @@ class ReplayBuffer:
             terminated, truncated: (num_envs,) bool: whether the episode ended there for good, or by a time limit.
 
         Raises:
-            ValueError: for other shapes or types, actions out of range, values that are not finite; nothing is added.
+            ValueError: for other shapes or types, actions out of range, values that are not finite, and, looked at in
+                the first calls only, an observation that does not go on from the last `next_observation`; nothing is
+                added.
             ReplayError: if the replay is read only.
         """
         if self.files is not None and self.files.read_only:
@@ -182,6 +188,8 @@ class ReplayBuffer:
             raise ValueError(f"reward, terminated and truncated must hold {self.num_envs} values, one an environment")
         if not np.isfinite(reward).all():
             raise ValueError(f"rewards must be finite, got {reward}")
+        if self.compared < COMPARED_AT_FIRST:
+            self._check_continuity(observation)
         for lane in range(self.num_envs):
             if not self.running[lane]:
                 self._append(lane, observation[lane], step=0)
@@ -309,8 +317,27 @@ class ReplayBuffer:
                 f"begin anew in another one"
             )
 
+    def _check_continuity(self, observation: Tensor) -> None:
+        """Refuses stacks that are not those which a sample would give, as of pictures that are no stacks."""
+        last = self.head - 1
+        whole = self.running & (self._row("step", np.arange(self.num_envs), last) >= self.frame_stack - 1)
+        lanes = np.flatnonzero(whole)  # an episode's first stacks may be padded otherwise
+        if not len(lanes):
+            return
+        self.compared += 1
+        if not torch.equal(self._stack(lanes, last[lanes]).cpu(), observation[lanes].cpu()):
+            channels = self.frame_shape[0]
+            raise ValueError(
+                f"this observation is not the last next_observation: with frame_stack={self.frame_stack}, "
+                f"{tuple(self.observation_shape)} is read as {self.frame_stack} frames of {channels} "
+                f"channel{'s' * (channels > 1)}, the newest last. Single pictures need frame_stack=1; stacks must be "
+                f"oldest first; and after an episode's end, terminated or truncated must have said so"
+            )
+
     def _checked(self, observation: np.ndarray | Tensor) -> Tensor:
         frames = torch.as_tensor(observation)
+        if self.num_envs == 1 and frames.ndim == len(self.observation_shape):
+            frames = frames[None]
         if frames.dtype != torch.uint8 or frames.shape != (self.num_envs, *self.observation_shape):
             raise ValueError(
                 f"observations must be uint8 of shape {(self.num_envs, *self.observation_shape)}, got "
@@ -318,8 +345,10 @@ class ReplayBuffer:
             )
         return frames
 
-    def _checked_action(self, action: np.ndarray | Tensor) -> np.ndarray:
+    def _checked_action(self, action: ArrayLike | Tensor) -> np.ndarray:
         values = _array(action)
+        if self.num_envs == 1 and values.ndim == (0 if self.discrete else 1):
+            values = values[None]
         expected = (self.num_envs,) if self.discrete else (self.num_envs, self.action_dim)
         if values.shape != expected:
             raise ValueError(f"actions must have shape {expected}, got {values.shape}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -387,3 +388,49 @@ def test_tensors_of_a_graph_are_taken_as_they_are() -> None:
     batch = replay.sample(1)
     torch.testing.assert_close(batch["action"], action.detach())
     assert batch["next", "reward"].item() == 1
+
+
+def one(value: int, shape: tuple[int, ...] = (3, 2, 2)) -> np.ndarray:
+    return np.full(shape, value, np.uint8)
+
+
+def test_a_single_environment_needs_no_leading_axis() -> None:
+    for space, action in ((BOX, np.array([0.5, -0.5], np.float32)), (DISCRETE, np.int64(3))):
+        replay = ReplayBuffer((3, 2, 2), space, 20, frame_stack=1, n_step=1)
+        replay.add(
+            observation=one(1),
+            action=action,
+            reward=1.0,
+            next_observation=one(2),
+            terminated=False,
+            truncated=False,
+        )
+        batch = replay.sample(1)
+        assert (batch["observation"] == 1).all() and (batch["action"].numpy() == action).all()
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_pictures_that_are_no_stacks_are_refused(num_envs: int) -> None:
+    replay = ReplayBuffer((3, 2, 2), BOX, 40, num_envs=num_envs)
+    colours = np.arange(30, dtype=np.uint8).reshape(10, 3)[:, None, :, None, None].repeat(num_envs, 1)
+    pictures = np.broadcast_to(colours, (10, num_envs, 3, 2, 2))
+    no, action = np.zeros(num_envs, bool), np.zeros((num_envs, 2), np.float32)
+    with pytest.raises(ValueError, match=r"3 frames of 1 channel, the newest last. Single pictures need frame_stack=1"):
+        for now, after in pairwise(pictures):
+            replay.add(
+                observation=now,
+                action=action,
+                reward=np.zeros(num_envs),
+                next_observation=after,
+                terminated=no,
+                truncated=no,
+            )
+    assert len(replay) == 2 * num_envs
+
+
+def test_an_episode_whose_end_was_not_told_is_refused() -> None:
+    replay = ReplayBuffer((3, 2, 2), BOX, 40, frame_stack=1)
+    told: dict[str, Any] = dict(action=np.zeros(2, np.float32), reward=0.0, terminated=False, truncated=False)
+    replay.add(observation=one(1), next_observation=one(2), **told)
+    with pytest.raises(ValueError, match="terminated or truncated must have said so"):
+        replay.add(observation=one(9), next_observation=one(10), **told)

@@ -31,16 +31,23 @@ def build(path: Path | None, storage: str = "memory", num_envs: int = 2, **optio
     return ReplayBuffer(shape, space, num_envs=num_envs, storage=storage, path=path, **options)
 
 
+def stack(number: int) -> np.ndarray:
+    """Both environments' frames number - 1 and number."""
+    shape = (2, SHAPE[0] // 2, *SHAPE[1:])
+    frames = [np.random.default_rng([5, at]).integers(0, 256, shape, np.uint8) for at in (number, number + 1)]
+    return np.concatenate(frames, 1)
+
+
 def write(replay: ReplayBuffer, first: int, count: int) -> None:
     """Transitions number first, …: each depends on its number alone."""
     for number in range(first, first + count):
         rng = np.random.default_rng(number)
         ends = rng.random(2) < 0.15
         replay.add(
-            observation=rng.integers(0, 256, (2, *SHAPE), dtype=np.uint8),
+            observation=stack(number),
             action=rng.uniform(-1, 1, (2, 2)),
             reward=rng.normal(size=2),
-            next_observation=rng.integers(0, 256, (2, *SHAPE), dtype=np.uint8),
+            next_observation=stack(number + 1),
             terminated=ends & (rng.random(2) < 0.5),
             truncated=ends,
         )
