@@ -2,7 +2,10 @@
 
 import difflib
 import importlib.util
+import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -249,7 +252,23 @@ def _load(task: str) -> Any:
 
     domain, name = _DOMAIN_AND_TASK[task]
     # This seed decides only what is drawn once, when the model is made: the springs of lqr.
-    return suite.load(domain, name, task_kwargs={"random": 0})
+    with _without_deprecations():
+        return suite.load(domain, name, task_kwargs={"random": 0})
+
+
+@contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """MuJoCo's, of dm_control's own models: nothing that who trains on them can mend."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return "is deprecated and will be removed" not in record.getMessage()
+
+    log = logging.getLogger("absl")
+    log.addFilter(is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_news)
 
 
 def _load_reach_duplo() -> Any:

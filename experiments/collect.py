@@ -31,12 +31,12 @@ from omegaconf import DictConfig, OmegaConf
 from envs import make_env
 from experiments import config as configuration
 from experiments.checkpoint import CONFIG
+from experiments.command import start, tell
 from experiments.config import ConfigError, TrainConfig, check_choice, refusals
 from experiments.evaluate import checkpoint_policy, random_policy
 from experiments.evaluation import Policy, environment_options, evaluate
 from experiments.log import Progress
 from experiments.plot import read_returns
-from experiments.train import tell
 from rlrep.data import Provenance, Transitions, write_transitions
 from rlrep.data.dataset import check_target
 from rlrep.data.replay_files import episodes_of, load_rows
@@ -307,4 +307,4 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, "collect")

@@ -75,6 +75,7 @@ class Progress:
     def __init__(self, name: str, total: int, start: int, unit: str) -> None:
         self.name, self.total, self.start, self.count, self.unit = name, total, start, start, unit
         self.shown: dict[str, str] = {}
+        self.advanced = False
         self.start_time = self.next_line = time.monotonic()
         self.bar = tqdm(
             total=total,
@@ -98,6 +99,9 @@ class Progress:
         self.bar.set_postfix(self.shown, refresh=False)
 
     def advance(self, count: int) -> None:
+        if not self.advanced:  # the time before, as of an evaluation, tells nothing of what is to come
+            self.advanced, self.start, self.start_time = True, count, time.monotonic()
+            self.bar.unpause()
         self.bar.update(count - self.count)
         self.count = count
         if self.bar.disable and time.monotonic() >= self.next_line:

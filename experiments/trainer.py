@@ -431,11 +431,22 @@ def train(composed: DictConfig) -> Path:
             if ranks.rank() == 0:
                 opened.enter_context(locked(folder))
                 fit_to_folder(config, saved, folder)
+                print(headline(config, folder), file=sys.stderr, flush=True)
             config.replay_buffer_size = ranks.from_first(config.replay_buffer_size)
             trainer = opened.enter_context(closing(Trainer(config, folder)))
         with advising(folder, lambda: f"frame {trainer.frame}"):
             run(trainer)
     return folder
+
+
+def headline(config: TrainConfig, folder: Path) -> str:
+    """What begins, in a line, before the first evaluation has anything to tell."""
+    slow = config.device == "cpu" and config.image_size >= 64 and config.num_train_frames > 100_000
+    return (
+        f"{config.task}, {config.agent['name']}: {config.num_train_frames:,} frames, pictures of "
+        f"{config.image_size}x{config.image_size}, {config.device}, {config.encoder.precision}, in {folder}"
+        + ("; without a GPU this takes days, preset=cpu takes minutes" if slow else "")
+    )
 
 
 def run(trainer: Trainer) -> None:

@@ -68,12 +68,12 @@ def in_our_agent(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
         action = env.action_space.sample()
         after, reward, terminated, truncated, _ = env.step(action)
         replay.add(
-            observation=observation[None],
-            action=action[None],
-            reward=torch.tensor([float(reward)]),
-            next_observation=after[None],
-            terminated=torch.tensor([terminated]),
-            truncated=torch.tensor([truncated]),
+            observation=observation,
+            action=action,
+            reward=float(reward),
+            next_observation=after,
+            terminated=terminated,
+            truncated=truncated,
         )
         observation = env.reset()[0] if terminated or truncated else after
         if step >= 32:

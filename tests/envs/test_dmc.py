@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import warnings
+from contextlib import closing
 
 import gymnasium as gym
 import numpy as np
@@ -317,3 +318,9 @@ def test_check_says_what_to_install_where_none_can(variables):
     assert result.returncode == 1
     assert "apt-get install libegl1" in result.stderr and "MUJOCO_GL=egl" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_model_is_loaded_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    with closing(PixelControl("cheetah_run", image_size=20)) as env:
+        env.reset(seed=0)
+    assert caplog.records == []

@@ -15,9 +15,9 @@ import torch
 
 from agents import DrQV2
 from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from experiments.command import check_choices, check_names, for_hydra
 from experiments.config import ConfigError
 from experiments.log import NonFiniteLoss
-from experiments.train import check_choices
 from experiments.trainer import TrainingError
 from rlrep.replay import ReplayError
 
@@ -107,8 +107,49 @@ def test_names_of_configuration_files_are_suggested() -> None:
 
 
 @pytest.mark.parametrize(
+    ("argument", "name", "conf", "message"),
+    [
+        ("num_train_frame=100", "config", "", "unknown setting 'num_train_frame': did you mean num_train_frames"),
+        ("noise.persistance=1", "config", "", "did you mean noise.persistence"),
+        ("datset=x", "offline", "offline", "did you mean dataset"),
+        ("sorce=x", "pretrain", "", "did you mean source"),
+        ("levle=medium", "collect", "", "did you mean level"),
+        ("objectives=taco", "config", "", r"objectives is a list: write objectives=\[taco\]"),
+    ],
+)
+def test_names_of_settings_are_suggested(argument: str, name: str, conf: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_names([argument], name, conf)
+
+
+def test_what_hydra_knows_is_left_to_it() -> None:
+    arguments = ["agent=taco", "agent.lr=3", "encoder.channels=8", "wandb={mode: offline}", "~offline", "+new=1"]
+    arguments += ["hydra.run.dir=x", "hydra/launcher=ray", "--multirun", "objectives=[],[taco]", "lr=1e-3,1e-4"]
+    check_names(arguments, "config")
+    check_names(["mine=1", "--config-dir", "elsewhere"], "config")
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        ("options.denoise=0.1", "++options.denoise=0.1"),
+        ("objective.taco.horizon=2", "++objective.taco.horizon=2"),
+        ("+options.denoise=0.1", "+options.denoise=0.1"),
+        ("stddev_schedule=linear(1.0,0.1,100)", "stddev_schedule='linear(1.0,0.1,100)'"),
+        ("stddev_schedule='linear(1.0,0.1,100)'", "stddev_schedule='linear(1.0,0.1,100)'"),
+        ("num_train_frames=1e6", "num_train_frames=1000000"),
+        ("lr=1e-4", "lr=1e-4"),
+        ("run_dir=runs/1e6", "run_dir=runs/1e6"),
+    ],
+)
+def test_overrides_are_taken_as_people_type_them(typed: str, wanted: str) -> None:
+    assert for_hydra([typed]) == [wanted]
+
+
+@pytest.mark.parametrize(
     ("override", "variables", "message"),
     [
+        ("num_train_frame=9", {}, r"error: unknown setting 'num_train_frame': did you mean num_train_frames.*\?\n"),
         ("agent=tacoo", {}, r"error: unknown agent 'tacoo': did you mean taco or sac\?\n"),
         ("agent=drqv2", {"PYOPENGL_PLATFORM": "osmesa"}, "error: No picture can be drawn(.|\n)*apt-get install(.|\n)*"),
     ],

@@ -14,10 +14,10 @@ from hydra import compose, initialize_config_dir
 
 from experiments import config as configuration
 from experiments.checkpoint import load_checkpoint
+from experiments.command import for_hydra
 from experiments.config import ConfigError
 from experiments.evaluate import main as evaluate
 from experiments.pretrained import settle_encoder
-from experiments.train import name_the_path
 from experiments.trainer import Trainer
 from rlrep import PixelEncoder
 from tests.experiments.conftest import ROOT, TINY
@@ -111,7 +111,7 @@ def test_the_command_takes_a_folder(start: Start, encoder: Path, tmp_path: Path)
 
 def test_only_a_folder_is_renamed() -> None:
     arguments = ["encoder=a/b,c", "encoder.freeze=true", "encoder={channels: 8}", "encoder=null", "task=encoder=x"]
-    assert name_the_path(arguments) == [
+    assert for_hydra(arguments) == [
         "encoder.path=a/b,c",
         "encoder.freeze=true",
         "encoder={channels: 8}",

@@ -128,11 +128,12 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(run: Run, tmp_path: Pat
 def test_progress_without_a_terminal_is_a_few_clean_lines(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     run("agent=taco")
     lines = capfd.readouterr().err.splitlines(keepends=True)
-    assert 1 <= len(lines) <= 3 and not any("\r" in line for line in lines)
+    assert 2 <= len(lines) <= 4 and not any("\r" in line for line in lines)
     expected = (
         r"cartpole_balance taco seed 1: 3000 of 3000 frames, [\d.]+ frames/s, 00:00 left, "
         r"eval return [\d.]+, train return [\d.]+, critic .+, taco .+\n"
     )
+    assert lines[0].startswith("cartpole_balance, taco: 3,000 frames, pictures of 20x20, cpu, ")
     assert re.fullmatch(expected, lines[-1])
 
 
