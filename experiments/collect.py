@@ -150,6 +150,11 @@ class Collector:
         self.expert = expert_of(self.kept)
         self.random_return = self.reference("random")
         self.expert_return = self.reference("expert")
+        if self.expert_return <= self.random_return:
+            raise ConfigError(
+                f"the best checkpoint, at frame {self.expert.frame}, gets {self.expert_return:.1f}, the random policy "
+                f"{self.random_return:.1f}: scores between them would mean nothing; train longer"
+            )
 
     @property
     def medium(self) -> Snapshot:

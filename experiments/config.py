@@ -266,7 +266,7 @@ class TrainConfig(RunConfig):
         if self.num_seed_frames >= self.num_train_frames:
             raise ConfigError(
                 f"num_seed_frames={self.num_seed_frames} leaves no update within "
-                f"num_train_frames={self.num_train_frames}: make num_train_frames larger"
+                f"num_train_frames={self.num_train_frames}: make num_train_frames larger, or num_seed_frames smaller"
             )
         if self.init is not None and self.encoder.path is not None:
             raise ConfigError(

@@ -174,6 +174,8 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         return all(parameter.sum().isfinite() for parameter in self.convolutions.parameters())
 
     def forward(self, observation: Tensor) -> Tensor:
+        if not isinstance(observation, Tensor):
+            raise TypeError(f"pixels must be a tensor, got {type(observation).__name__}: use torch.as_tensor(pixels)")
         if observation.shape[-3:] != self.observation_shape:
             raise ValueError(
                 f"this encoder reads observations of shape (B, {', '.join(map(str, self.observation_shape))}), "

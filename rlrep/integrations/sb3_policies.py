@@ -37,15 +37,18 @@ def pixel_space(space: spaces.Space, key: str | None = None) -> tuple[str | None
         if isinstance(space, spaces.Box) and is_pixels(space):
             return None, space
         raise ValueError(
-            f"objectives read pixels, uint8 of shape (channels, height, width), the environment shows {space}: "
-            f"use one that draws itself, or a wrapper such as gymnasium.wrappers.AddRenderObservation"
+            f"objectives read pixels, uint8 in 0..255 of shape (height, width, channels) or (channels, height, width), "
+            f"the environment shows {space}: leave pixels as they are drawn, or draw them with a wrapper such as "
+            f"gymnasium.wrappers.AddRenderObservation"
         )
     found = [name for name, part in space.spaces.items() if is_pixels(part)]
     chosen = [name for name in found if key in (None, name)]
     if len(chosen) != 1:
         raise ValueError(
             f"of the observation's keys {', '.join(space.spaces)} these hold pixels (uint8 of three axes): "
-            f"{', '.join(found) or 'none'}; choose one of them with pixel_key, got {key!r}"
+            f"{', '.join(found) or 'none'}; choose one of them with policy_kwargs="
+            f"dict(features_extractor_kwargs=dict(pixel_key=...)) and replay_buffer_kwargs=dict(pixel_key=...), "
+            f"got {key!r}"
         )
     pixels = space.spaces[chosen[0]]
     assert isinstance(pixels, spaces.Box)

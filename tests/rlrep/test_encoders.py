@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -195,3 +196,8 @@ def test_a_decoders_error_is_that_of_its_image() -> None:
         image = decoder(features)
         expected = (image - (frame / 255 - 0.5)).square().mean()
         torch.testing.assert_close(decoder.error(features, frame), expected)
+
+
+def test_an_array_is_no_tensor() -> None:
+    with pytest.raises(TypeError, match="torch.as_tensor"):
+        PixelEncoder((3, 20, 20), channels=4)(np.zeros((1, 3, 20, 20), np.uint8))
