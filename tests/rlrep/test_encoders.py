@@ -199,5 +199,5 @@ def test_a_decoders_error_is_that_of_its_image() -> None:
 
 
 def test_an_array_is_no_tensor() -> None:
-    with pytest.raises(TypeError, match="torch.as_tensor"):
+    with pytest.raises(TypeError, match=r"torch\.as_tensor"):
         PixelEncoder((3, 20, 20), channels=4)(np.zeros((1, 3, 20, 20), np.uint8))
