@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import gymnasium as gym
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs import GridWorld, Noise, NoiseProcess
+from envs import GridWorld, Noise, NoiseProcess, make_env
 
 SHAPE = (3, 32, 32)
 
@@ -143,3 +144,18 @@ def test_environments_without_pixels_are_refused() -> None:
 
 def test_noise_on_the_grid_world_passes_gymnasiums_checker() -> None:
     check_env(Noise(GridWorld()), skip_render_check=True)
+
+
+def test_an_episode_has_the_same_noise_whether_it_was_walked_to_or_not() -> None:
+    """So that a run which resumes sees what it would have seen."""
+    noise = {"kind": "shapes", "persistence": 0.5, "size": 0.5}
+    told: dict[str, Any] = dict(noise=noise, seed=3, image_size=20, action_repeat=50)
+    with closing(make_env("cartpole_balance", **told)) as env, closing(make_env("cartpole_balance", **told)) as other:
+        still = np.zeros(env.action_space.shape, np.float32)
+        for _ in range(2):
+            env.reset()
+            env.step(still)
+        walked = [env.reset()[0], env.step(still)[0]]
+        jumped = [other.reset(options={"episode": 2})[0], other.step(still)[0]]
+    np.testing.assert_array_equal(walked, jumped)
+    assert (walked[0] != walked[1]).any()

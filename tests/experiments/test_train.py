@@ -62,7 +62,7 @@ def test_every_agent_and_objective_leaves_a_whole_folder(run: Run, agent: str, l
 
 
 def test_distractors_are_on_what_is_learned_from(run: Run, tmp_path: Path) -> None:
-    """And on what is evaluated; a killed run's go on as its episodes do, as all follows from the seed."""
+    """And on what is evaluated."""
     noisy = run("noise.kind=shapes", "noise.size=0.5", "num_train_frames=2000", f"run_dir={tmp_path / 'noisy'}")
     config = configuration.load(noisy / "config.yaml")
     clean = replace(config, noise=configuration.NoiseConfig())
