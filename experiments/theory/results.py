@@ -220,9 +220,9 @@ def point(cell: Cell) -> tuple[float, int, float]:
 
 def settings(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Seeds of one setting of the noise together."""
-    groups: dict[tuple[float, int, float], list[Cell]] = {}
+    groups: dict[tuple[bool, float, int, float], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault(point(cell), []).append(cell)
+        groups.setdefault((cell.noise == "none", *point(cell)), []).append(cell)
     return list(groups.values())
 
 

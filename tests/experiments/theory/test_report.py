@@ -13,7 +13,7 @@ from experiments.theory import figures
 from experiments.theory import report as report_module
 from experiments.theory.figures import COLOUR, draw
 from experiments.theory.report import interval, write_report
-from experiments.theory.results import METHODS, missing, read_results, sweep
+from experiments.theory.results import METHODS, missing, read_results, select, settings, sweep
 from tests.experiments.theory.synthetic import THEORY, write_core, write_lock, write_pictures, write_size, write_study
 
 FEW = {method: THEORY[method] for method in ("oracle", "temporal_contrastive", "random")}
@@ -107,6 +107,12 @@ def test_sweeps_take_their_missing_points_from_the_core(tmp_path: Path) -> None:
     cells = sweep(results, "gridworld", "size", method="forward_model", seed=0)
     assert sorted(c.size for c in cells) == [0.1, 0.2, 0.3, 0.4]
     assert not sweep(results, "gridworld", "size", method="random")
+
+
+def test_no_noise_is_a_setting_of_its_own(tmp_path: Path) -> None:
+    write_core(tmp_path, FEW, num_shapes=5, size=0.2)
+    cells = select(read_results(tmp_path).cells, method="temporal_contrastive")
+    assert sorted({c.noise for c in group}.pop() for group in settings(cells)) == ["exogenous", "iid", "none"]
 
 
 def test_lock_alone_makes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
