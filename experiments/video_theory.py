@@ -31,7 +31,7 @@ from rlrep.registry import look_up
 
 CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
 SIZES = (0.15, 0.45)  # beside the core's
-PERSISTENCES = (0.25, 0.5, 0.65, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
+PERSISTENCES = (0.5, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
 HORIZONS = range(2, 11)
 MAX_EPISODES = 30_000  # that a lock may take
 LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder")
