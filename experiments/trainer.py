@@ -431,7 +431,6 @@ def train(composed: DictConfig) -> Path:
             if ranks.rank() == 0:
                 opened.enter_context(locked(folder))
                 fit_to_folder(config, saved, folder)
-                print(headline(config, folder), file=sys.stderr, flush=True)
             config.replay_buffer_size = ranks.from_first(config.replay_buffer_size)
             trainer = opened.enter_context(closing(Trainer(config, folder)))
         with advising(folder, lambda: f"frame {trainer.frame}"):
@@ -455,6 +454,7 @@ def run(trainer: Trainer) -> None:
         return
     if trainer.rank == 0:
         write_config(trainer.config, trainer.folder)
+        print(headline(trainer.config, trainer.folder), file=sys.stderr, flush=True)
     trainer.run()
 
 
