@@ -52,6 +52,7 @@ STATEMENTS = {
     "P4": "Encoders from video need exponentially many episodes in the horizon, from action labels polynomially many",
 }
 FEW_RUNS = "needs runs solved at 3 horizons for each seed"
+NO_GAIN = "the oracle is no better than the random policy"
 VIDEO = ("temporal_contrastive", "forward_model", "autoencoder", "vq_autoencoder")
 
 
@@ -206,6 +207,11 @@ def percent(cells: Sequence[Cell]) -> str:
     return f"{100 * values(cells, 'coverage').mean():.0f} %"
 
 
+def oracle_gain(ends: Sequence[Cell]) -> float:
+    """The oracle's return above the random policy's: the unit of what a method loses."""
+    return float(values(ends, "final_return").mean() - values(ends, "random_return").mean())
+
+
 def fails_first(results: Results, domain: str) -> Part:
     """At the least exogenous noise that was run: later, both may have nothing left to lose."""
     contrastive, forward = (
@@ -217,8 +223,9 @@ def fails_first(results: Results, domain: str) -> Part:
     unit, ends = "difference, share of oracle's return", oracle(results, domain, "exogenous")
     if not (contrastive and forward and ends):
         return undecided(criterion, unit, 0.0, False, "cells are missing")
+    if (gain := oracle_gain(ends)) <= 0:
+        return undecided(criterion, unit, 0.0, False, NO_GAIN)
     ours, theirs = values(contrastive, "final_return"), values(forward, "final_return")
-    gain = float(values(ends, "final_return").mean() - values(ends, "random_return").mean())
     n = min(len(ours), len(theirs))
     return judged(criterion, unit, 0.0, False, contrast([(1.0, ours), (-1.0, theirs)]), gain, n)
 
@@ -233,9 +240,8 @@ def falls_with_coverage(results: Results, domain: str) -> Part:
     seeds = [cells for cells in by_seed.values() if len(cells) == len(groups)]
     if len(groups) < 2 or not (seeds and ends):
         return undecided(criterion, unit, 0.0, False, "no sweep of the noise's size" if ends else "no oracle")
-    gain = float(values(ends, "final_return").mean() - values(ends, "random_return").mean())
-    if gain <= 0:
-        return undecided(criterion, unit, 0.0, False, "the oracle is no better than the random policy")
+    if (gain := oracle_gain(ends)) <= 0:
+        return undecided(criterion, unit, 0.0, False, NO_GAIN)
     slopes = [np.polyfit([c.coverage for c in cells], [c.final_return for c in cells], 1)[0] for cells in seeds]
     part = judged(criterion, unit, 0.0, False, contrast([(1.0, np.array(slopes))]), 10 * gain, len(seeds))
     returns = ", ".join(f"{values(group, 'final_return').mean():.2f} at {percent(group)}" for group in groups)

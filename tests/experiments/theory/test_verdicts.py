@@ -129,6 +129,13 @@ def test_temporal_contrast_that_outlasts_forward_modelling_refutes(tmp_path: Pat
     assert part.criterion.startswith("contrastive: less return than the forward model")
 
 
+def test_an_oracle_below_the_random_policy_is_no_unit(tmp_path: Path) -> None:
+    write_core(tmp_path, {**THEORY, "oracle": (-0.5, -0.5, -0.5)})
+    write_size(tmp_path)
+    notes = [part.note for part in judge(tmp_path, "P2").parts if part.outcome == UNDECIDED]
+    assert notes == ["the oracle is no better than the random policy"] * 2
+
+
 def test_each_domain_has_its_own_verdicts(tmp_path: Path) -> None:
     write_core(tmp_path)
     write_core(tmp_path, {**THEORY, "autoencoder": (0.97, 0.96, 0.95)}, domain="vizdoom_basic")
