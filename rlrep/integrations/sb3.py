@@ -26,6 +26,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -74,7 +75,8 @@ def attach(
             None goes on with those that a loaded model was saved with; the other arguments are then the saved ones.
         coefficient: how far the objectives move the encoder, ≥ 0. Adam does not feel the scale of a loss, so it
             multiplies the step size. With 0 the agent stays as it would be without, bit for bit, and the heads alone
-            learn: losses and metrics tell what the encoder knows.
+            learn: losses and metrics tell what the encoder knows. On a frozen encoder, any other value gives a warning and
+            has the effect of 0.
         lr: Adam's step size, > 0.
         batch_size: windows in the objectives' batch; the model's own if None.
         seed: of the heads' initialisation, the windows and the augmentation; the model's own, or 0, if None.
@@ -137,7 +139,13 @@ class Attached:
         owned = set(encoder.parameters())
         heads = [parameter for parameter in self.objectives.parameters() if parameter not in owned]
         self.optimizers = [adam(heads, settings["lr"])]
-        if settings["coefficient"]:
+        if settings["coefficient"] and features.frozen:
+            warnings.warn(
+                "the encoder is frozen, so the objectives train only their own heads: pass coefficient=0 to say that "
+                "this is meant, or hand over an encoder whose parameters require gradients",
+                stacklevel=3,
+            )
+        elif settings["coefficient"]:
             self.optimizers.append(adam(encoder.parameters(), settings["lr"] * settings["coefficient"]))
         self.pixel_key = features.pixel_key
         if self.saved is not None:
