@@ -330,6 +330,67 @@ def test_what_is_no_encoder_is_refused_with_how_to_load_one() -> None:
         build(PPO, features=dict(encoder="my_encoder"))
 
 
+class Steps(BaseCallback):
+    """Keeps how far each call of `train` moves the encoder through the objectives alone, and with what step size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved, self.step_sizes = [], []
+
+    def _on_training_start(self) -> None:
+        train = self.model.train
+        step = train.step
+
+        def watched(batch):
+            encoder = encoder_of(self.model)
+            before = [value.clone() for value in encoder.parameters()]
+            out = step(batch)
+            pairs = zip(before, encoder.parameters(), strict=True)
+            self.moved.append(max(float((one - other).detach().abs().max()) for one, other in pairs))
+            self.step_sizes.append([optimizer.param_groups[0]["lr"] for optimizer in train.optimizers])
+            return out
+
+        train.step = watched
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def steps_of(algorithm, learning_rate, steps: int = 64) -> Steps:
+    model, callback = build(algorithm, learning_rate=learning_rate), Steps()
+    attach(model, ["curl"], lr=1e-3, coefficient=0.5)
+    model.learn(steps, callback=callback)
+    assert callback.moved
+    return callback
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_objectives_follow_a_learning_rate_that_reaches_0(algorithm) -> None:
+    kept = steps_of(algorithm, lambda progress: 3e-4 * float(progress > 0.5))
+    half = [moved > 0 for moved in kept.moved]
+    assert half[0] and not half[-1] and half == sorted(half, reverse=True)
+    sizes = steps_of(algorithm, lambda progress: 3e-4 * progress).step_sizes
+    heads = [size for size, _ in sizes]
+    assert heads == sorted(heads, reverse=True) and 0 < heads[0] < 1e-3 and 0 <= heads[-1] < 1e-4
+    assert all(size == pytest.approx(2 * encoder) for size, encoder in sizes)
+
+
+def test_the_largest_rate_of_a_schedule_counts_not_its_first() -> None:
+    warm_up = steps_of(SAC, lambda progress: 3e-4 * min(1 - progress, 0.5)).step_sizes
+    assert 0 < warm_up[0][0] < warm_up[-1][0] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_constant_learning_rate_leaves_the_step_size_as_it_was_given(algorithm) -> None:
+    assert all(sizes == [1e-3, 5e-4] for sizes in steps_of(algorithm, 3e-4).step_sizes)
+
+
+def test_a_rate_that_is_0_throughout_or_negative_moves_nothing() -> None:
+    assert not any(steps_of(SAC, 0.0).moved)
+    overshooting = steps_of(PPO, lambda progress: 3e-4 * progress, steps=40)  # rollouts of 16 steps end at 48
+    assert overshooting.moved[0] and not overshooting.moved[-1]
+
+
 BAD = {
     "an encoder for other pictures": (lambda: build(SAC, features=dict(encoder=PixelEncoder((3, 84, 84)))), "84"),
     "no pixels": (lambda: build(SAC, "Pendulum-v1"), "pixels"),
