@@ -43,7 +43,8 @@ def write_encoder(folder: Path, options: Mapping[str, Any], weights: Mapping[str
     config = {"format": FORMAT, **options}
     config["sha256"] = _config_checksum(config)
     contents = {
-        WEIGHTS: save(tensors, {"format": "pt", "sha256": _weights_checksum(tensors)}),
+        # One entry of metadata: safetensors writes several in any order, and equal encoders make equal files.
+        WEIGHTS: save(tensors, {"sha256": _weights_checksum(tensors)}),
         CONFIG: json.dumps(config, indent=2).encode(),
     }
     partial = {name: folder / f".{name}.{os.getpid()}" for name in contents}

@@ -81,6 +81,13 @@ def test_loading_draws_no_random_numbers_and_leaves_nothing_else_in_the_folder(s
     assert {path.name for path in saved.iterdir()} == {"config.json", "model.safetensors", "README.md"}
 
 
+def test_equal_encoders_make_equal_files(saved: Path, tmp_path: Path) -> None:
+    for i in range(5):
+        PixelEncoder.from_pretrained(saved).save_pretrained(tmp_path / str(i))
+        for name in ("config.json", "model.safetensors"):
+            assert (saved / name).read_bytes() == (tmp_path / str(i) / name).read_bytes()
+
+
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 def test_a_flipped_bit_is_noticed_or_changes_nothing(file: str, saved: Path) -> None:
     encoder = PixelEncoder.from_pretrained(saved)
