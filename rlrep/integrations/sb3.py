@@ -15,6 +15,7 @@
 3. computes the objectives on the encoder: the critic's in SAC and TD3 (whose actor reads it without gradient), the
    online Q network's in DQN, the one that policy and value share in PPO; targets follow as they do anyway;
 4. steps an Adam over the objectives' heads and one over the encoder, which so has two optimizers, as in TACO's paper;
+   their step sizes follow the model's learning rate schedule;
 5. records each loss and metric as ``rlrep/<name>`` in the model's logger, as a mean until the logger writes.
 
 All random numbers of 2 to 4 come from generators of its own. ``model.save`` puts heads, Adam and generators into the
@@ -26,6 +27,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -75,8 +77,11 @@ def attach(
             None goes on with those that a loaded model was saved with; the other arguments are then the saved ones.
         coefficient: how far the objectives move the encoder, ≥ 0. Adam does not feel the scale of a loss, so it
             multiplies the step size. With 0 the agent stays as it would be without, bit for bit, and the heads alone
-            learn: losses and metrics tell what the encoder knows.
-        lr: Adam's step size, > 0.
+            learn: losses and metrics tell what the encoder knows. On a frozen encoder, any other value gives a warning
+            and has the effect of 0.
+        lr: Adam's step size, > 0, where the model's learning rate is at its largest. It follows the model's schedule:
+            where that is at half of its largest value, this is at half of `lr`, and where it is 0, nothing is learned.
+            A model with a constant learning rate keeps `lr` constant.
         batch_size: windows in the objectives' batch; the model's own if None.
         seed: of the heads' initialisation, the windows and the augmentation; the model's own, or 0, if None.
 
@@ -138,8 +143,17 @@ class Attached:
         owned = set(encoder.parameters())
         heads = [parameter for parameter in self.objectives.parameters() if parameter not in owned]
         self.optimizers = [adam(heads, settings["lr"])]
-        if settings["coefficient"]:
+        if settings["coefficient"] and features.frozen:
+            warnings.warn(
+                "the encoder is frozen, so the objectives train only their own heads: pass coefficient=0 to say that "
+                "this is meant, or hand over an encoder whose parameters require gradients",
+                stacklevel=3,
+            )
+        elif settings["coefficient"]:
             self.optimizers.append(adam(encoder.parameters(), settings["lr"] * settings["coefficient"]))
+        self.step_sizes = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        # Not the first value, which a warm-up has at 0.
+        self.largest_rate = max(model.lr_schedule(step / 100) for step in range(101))
         self.pixel_key = features.pixel_key
         if self.saved is not None:
             self._restore(self.saved)
@@ -159,6 +173,9 @@ class Attached:
             per_update = math.ceil(rollout.buffer_size * rollout.n_envs / model.batch_size)
         updates = model._n_updates
         type(model).train(model, *args, **kwargs)
+        share = self._share_of_largest_rate()
+        for optimizer, step_size in zip(self.optimizers, self.step_sizes, strict=True):
+            optimizer.param_groups[0]["lr"] = share * step_size
         recorded: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range((model._n_updates - updates) * per_update):
             try:
@@ -176,6 +193,16 @@ class Attached:
                 recorded[name].append(value)
         for name, values in recorded.items():
             model.logger.record_mean(f"rlrep/{name}", torch.stack(values).mean().item())
+
+    def _share_of_largest_rate(self) -> float:
+        """The learning rate that the model has just used, as a share of its schedule's largest value.
+
+        Never negative: rollouts that overshoot the last step make the progress negative, and a linear schedule with it.
+        """
+        model = self.model
+        optimizer = model.critic.optimizer if isinstance(model, SAC | TD3) else model.policy.optimizer
+        rate = optimizer.param_groups[0]["lr"]
+        return max(rate / self.largest_rate, 0.0) if self.largest_rate > 0 else 0.0
 
     def step(self, batch: TensorDict, own: Mapping[int, TensorDict]) -> dict[str, Tensor]:
         """One step of Adam down the sum of the objectives' losses; these and their metrics, detached."""

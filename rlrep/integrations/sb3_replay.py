@@ -12,7 +12,6 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
-from torch import Tensor
 
 from rlrep.integrations.sb3_policies import pixel_space
 from rlrep.replay import Episodes, ReplayError

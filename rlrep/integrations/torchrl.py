@@ -6,7 +6,7 @@
     losses = dqn_loss(batch).update(auxiliary(batch))  # loss, loss_taco, loss_curl, loss_reward and metrics
 
 Every row of the batch is a transition of the agent's; the objective reads the windows in its slices, which are
-consecutive steps of one episode. After the optimizer's step call ``auxiliary.after_step()``: momentum copies move there.
+consecutive steps of one episode. Call ``auxiliary.after_step()`` after the optimizer's step, which moves momentum copies.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlrep.objectives.base import Objective
 from rlrep.window import ANY_N_STEP, Gap, Offset, Window
+
+TOLERANCE = 1e-5  # of rounding, where actions at a bound are scaled
 
 
 class ObjectiveLoss(TensorDictModuleBase):
@@ -33,17 +35,25 @@ class ObjectiveLoss(TensorDictModuleBase):
             windows, so K is the cheapest.
         pixels: key of the observations, (F·C, H, W) uint8.
         discount: γ of the reward that a window sums.
+        action_space: what continuous actions are scaled from to [-1, 1], as objectives read them: a Gymnasium ``Box``,
+            or TorchRL's ``env.action_spec``. None for actions that are in [-1, 1] already, or discrete.
 
     Raises:
-        ValueError: for a slice that is shorter than the objective's window.
+        ValueError: for a slice that is shorter than the objective's window, or an action space without finite bounds.
     """
 
     def __init__(
-        self, objective: Objective, slice_len: int, pixels: NestedKey = "pixels", discount: float = 0.99
+        self,
+        objective: Objective,
+        slice_len: int,
+        pixels: NestedKey = "pixels",
+        discount: float = 0.99,
+        action_space: Any = None,
     ) -> None:
         super().__init__()
         check_slice_len(slice_len, objective.window)
         self.objective, self.slice_len, self.pixels, self.discount = objective, slice_len, pixels, discount
+        self.scale = None if action_space is None else Scale(action_space)
         self.in_keys = [pixels, "action", *(("next", key) for key in (pixels, "reward", "done", "terminated"))]
         self.out_keys = list(objective.out_keys)
 
@@ -55,11 +65,11 @@ class ObjectiveLoss(TensorDictModuleBase):
 
         Raises:
             KeyError: for a missing entry.
-            ValueError: for observations of another type or shape than the encoder's, a batch that is no slices, and
-                slices that cross an episode's end.
+            ValueError: for observations of another type or shape than the encoder's, a batch that is no slices,
+                slices that cross an episode's end, and actions outside the action space.
         """
         shape = self.objective.encoder.observation_shape
-        found = windows(tensordict, self.slice_len, self.objective.window, self.pixels, self.discount)
+        found = windows(tensordict, self.slice_len, self.objective.window, self.pixels, self.discount, self.scale)
         if found["observation"].shape[1:] != shape:
             raise ValueError(
                 f"the encoder reads observations of shape {shape}, {self.pixels!r} holds "
@@ -73,8 +83,39 @@ class ObjectiveLoss(TensorDictModuleBase):
         self.objective.after_step()
 
 
+class Scale(nn.Module):
+    """Continuous actions from the bounds of their space to [-1, 1].
+
+    Args:
+        action_space: with `low` and `high`: a Gymnasium ``Box``, or TorchRL's ``Bounded``.
+
+    Raises:
+        ValueError: without finite bounds.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, action_space: Any) -> None:
+        super().__init__()
+        for name in ("low", "high"):
+            bound = torch.as_tensor(getattr(action_space, name, torch.nan), dtype=torch.float32)
+            if not bound.isfinite().all():
+                raise ValueError(f"actions are scaled from a space with finite bounds, got {action_space}")
+            self.register_buffer(name, bound, persistent=False)
+
+    def forward(self, action: Tensor) -> Tensor:
+        low, high = self.low.to(action.device), self.high.to(action.device)
+        return 2 * (action - low) / (high - low) - 1
+
+
 def windows(
-    tensordict: TensorDict, slice_len: int, window: Window, pixels: NestedKey = "pixels", discount: float = 0.99
+    tensordict: TensorDict,
+    slice_len: int,
+    window: Window,
+    pixels: NestedKey = "pixels",
+    discount: float = 0.99,
+    scale: Scale | None = None,
 ) -> TensorDict:
     """All windows in slices of consecutive steps, under `rlrep`'s keys.
 
@@ -82,6 +123,7 @@ def windows(
         tensordict: of batch size (B·T,) or (B, T), with T = `slice_len`.
         window: what an objective reads; an n-step reward is summed over the whole window where it takes any n.
         slice_len, pixels, discount: see `ObjectiveLoss`.
+        scale: puts continuous actions into [-1, 1]; None for actions that are there already.
 
     Returns:
         A TensorDict of batch size (B·(T - K + 1),) for a window that spans K steps, with the entries that
@@ -101,20 +143,32 @@ def windows(
             f"{pixels!r} must hold uint8 of shape (F·C, H, W) a step, got {observation.dtype} of shape "
             f"{tuple(observation.shape[2:])}: keep pixels as they are in the replay, without ToTensorImage's floats"
         )
+    if scale is not None and action.is_floating_point():
+        action = scale(action)
     first = torch.arange(window.lookback, slice_len - steps + 1, device=observation.device)
     inside = first[:, None] + torch.arange(steps, device=observation.device)  # (windows of a slice, K)
     goes_on = ~done.view(*slices.shape, -1)[:, :-1, 0]
-    if not goes_on[:, inside[:, :-1]].all():
+    # A quarter of the rows tells as much, in a third of the time.
+    same = (observation[:, 1:, ..., ::4, :] == after[:, :-1, ..., ::4, :]).flatten(2).all(-1)
+    whole = goes_on[:, inside[:, :-1]].all()
+    consecutive = (same | ~goes_on).all()
+    in_range = (action.abs() <= 1 + TOLERANCE).all() if action.is_floating_point() else whole
+    # All three at once: on CUDA each answer that Python reads waits for the device.
+    whole, consecutive, in_range = torch.stack([whole, consecutive, in_range]).tolist()
+    if not whole:
         raise ValueError(
             "slices cross an episode's end: give the SliceSampler the key that ends episodes, "
             'end_key=("next", "done"), or the one that names them, traj_key'
         )
-    # A quarter of the rows tells as much, in a third of the time.
-    same = (observation[:, 1:, ..., ::4, :] == after[:, :-1, ..., ::4, :]).flatten(2).all(-1)
-    if not (same | ~goes_on).all():
+    if not consecutive:
         raise ValueError(
             f"the batch's rows are not slices of {slice_len} consecutive steps: give the ReplayBuffer a "
             f"SliceSampler(slice_len={slice_len}, end_key=('next', 'done')), with strict_length=True"
+        )
+    if not in_range:
+        raise ValueError(
+            f"objectives read actions in [-1, 1], got {action.min():g} to {action.max():g}"
+            + (": give ObjectiveLoss(..., action_space=env.action_spec)" if scale is None else " after scaling them")
         )
     reward, terminated = (value.view(*slices.shape, -1)[..., 0] for value in (reward, terminated))
     count, size = len(slices), len(slices) * len(first)

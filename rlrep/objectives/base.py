@@ -199,7 +199,7 @@ class Objectives(nn.ModuleList):
                     raise ValueError(
                         f"{type(objective).__name__} takes {key!r}, which its window does not hold: {objective.window}"
                     )
-            if objective.encoder is not self[0].encoder:  # type: ignore[union-attr]
+            if objective.encoder is not self[0].encoder:
                 raise ValueError("every objective must be built around one encoder, that of its owner")
         names = Counter(name for objective in self for name in objective.out_keys)
         shared = sorted(name for name, count in names.items() if count > 1)

@@ -201,7 +201,7 @@ class ReplayBuffer(Episodes):
             resets = self._resets(observation, next_observation, reward, terminated | truncated)
         self._check_last_observations(observation, next_observation, (terminated | truncated) & ~resets)
         self._priority_sums = None
-        for lane in np.flatnonzero(~resets):
+        for lane in map(int, np.flatnonzero(~resets)):
             if not self.running[lane]:
                 self._append(lane, observation[lane], step=0)
                 self.running[lane] = True
