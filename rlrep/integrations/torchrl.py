@@ -6,7 +6,7 @@
     losses = dqn_loss(batch).update(auxiliary(batch))  # loss, loss_taco, loss_curl, loss_reward and metrics
 
 Every row of the batch is a transition of the agent's; the objective reads the windows in its slices, which are
-consecutive steps of one episode. Call ``auxiliary.after_step()`` after the optimizer's step, which moves momentum copies.
+consecutive steps of one episode. Call ``auxiliary.after_step()`` after the optimizer's step: it moves momentum copies.
 """
 
 from __future__ import annotations
