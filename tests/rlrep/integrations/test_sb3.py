@@ -438,7 +438,7 @@ def test_what_cannot_work_is_refused_when_it_is_attached(what: str) -> None:
         (["tako"], {}, "taco"),
         ({"taco": {"horizons": 2}}, {}, "horizons"),
         (["taco", "curl"], {}, "loss_curl"),
-        ({"taco": {}, "inverse_model": {"horizon": 5}}, {}, "one horizon"),
+        ({"taco": {"batch_size": 10**6}}, {}, "batch is 1000000"),
         (["taco"], {"lr": 0.0}, "lr"),
         (["taco"], {"coefficient": -1.0}, "coefficient"),
         (["taco"], {"batch_size": 1}, "batch_size"),
