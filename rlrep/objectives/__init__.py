@@ -10,6 +10,7 @@ from rlrep.objectives.base import Objective, Objectives
 from rlrep.objectives.curl import CURL
 from rlrep.objectives.forward_model import ForwardModel
 from rlrep.objectives.inverse_model import InverseModel
+from rlrep.objectives.spr import SPR
 from rlrep.objectives.taco import TACO
 from rlrep.objectives.temporal_contrastive import TemporalContrastive
 from rlrep.registry import check_options, find_class
@@ -21,6 +22,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "autoencoder": Autoencoder,
     "temporal_contrastive": TemporalContrastive,
     "inverse_model": InverseModel,
+    "spr": SPR,
 }
 
 
