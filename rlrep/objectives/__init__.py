@@ -8,6 +8,7 @@ from rlrep.encoders import PixelEncoder
 from rlrep.objectives.autoencoder import Autoencoder
 from rlrep.objectives.base import Objective, Objectives
 from rlrep.objectives.curl import CURL
+from rlrep.objectives.cvrl import CVRL
 from rlrep.objectives.forward_model import ForwardModel
 from rlrep.objectives.inverse_model import InverseModel
 from rlrep.objectives.spr import SPR
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "autoencoder": Autoencoder,
     "temporal_contrastive": TemporalContrastive,
     "inverse_model": InverseModel,
+    "cvrl": CVRL,
     "spr": SPR,
 }
 
