@@ -6,6 +6,7 @@ from typing import Any
 
 from rlrep.encoders import PixelEncoder
 from rlrep.objectives.autoencoder import Autoencoder
+from rlrep.objectives.barlow_twins import BarlowTwins
 from rlrep.objectives.base import Objective, Objectives
 from rlrep.objectives.curl import CURL
 from rlrep.objectives.cvrl import CVRL
@@ -23,6 +24,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "autoencoder": Autoencoder,
     "temporal_contrastive": TemporalContrastive,
     "inverse_model": InverseModel,
+    "barlow_twins": BarlowTwins,
     "cvrl": CVRL,
     "spr": SPR,
 }
