@@ -27,8 +27,8 @@ import torch
 from gymnasium.spaces import Box
 
 from agents import Agent, accelerated_update, make_agent
-from experiments.allocator import keep_pages
 from experiments.roofline import ceilings, count_work, synchronize, timed
+from experiments.run.allocator import keep_pages
 from rlrep import ReplayBuffer
 from rlrep.encoders import PRECISIONS, supports_bfloat16
 
@@ -282,9 +282,9 @@ def loop(agent: str, num_envs: int, path: str, device: torch.device, seconds: fl
     from hydra import compose, initialize_config_dir
 
     from envs import OpenGLError
-    from experiments import config as configuration
-    from experiments.evaluation import evaluate
-    from experiments.trainer import Trainer
+    from experiments.run import config as configuration
+    from experiments.run.evaluation import evaluate
+    from experiments.run.online import Trainer
 
     class Enough(Exception):
         """The clock has run for long enough."""

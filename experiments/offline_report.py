@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 
 from experiments.benchmark_table import table
-from experiments.checkpoint import CONFIG
-from experiments.config import ConfigError, differences
 from experiments.files import write_atomically
 from experiments.intervals import (
     Array,
@@ -30,8 +28,10 @@ from experiments.intervals import (
     probability_of_improvement,
     stratified_interval,
 )
-from experiments.offline_config import FREE_ON_RESUME, OfflineConfig, level_of, load
 from experiments.plot import RunError, find_runs, read_returns
+from experiments.run.checkpoint import CONFIG
+from experiments.run.config import ConfigError, differences
+from experiments.run.offline_config import FREE_ON_RESUME, OfflineConfig, level_of, load
 from rlrep import OBJECTIVES
 from rlrep.registry import look_up
 

@@ -90,8 +90,8 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     """
     import torch
 
-    from experiments.allocator import keep_pages
     from experiments.benchmark import describe_machine
+    from experiments.run.allocator import keep_pages
 
     torch.set_num_threads(1)
     keep_pages()

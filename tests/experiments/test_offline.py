@@ -16,20 +16,20 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from experiments import config as configuration
-from experiments.checkpoint import CheckpointError, load_checkpoint
-from experiments.config import ConfigError
 from experiments.data import main as convert
 from experiments.evaluate import main as evaluate
-from experiments.offline_config import OfflineConfig, level_of, load
-from experiments.offline_run import OfflineRun
-from experiments.trainer import Trainer
+from experiments.run import config as configuration
+from experiments.run.checkpoint import CheckpointError, load_checkpoint
+from experiments.run.config import ConfigError
+from experiments.run.offline import OfflineRun
+from experiments.run.offline_config import OfflineConfig, level_of, load
+from experiments.run.online import Trainer
 from rlrep import PixelEncoder, ReplayBuffer
 from rlrep.data import Provenance, write_transitions
 from rlrep.replay import ReplayError
 from tests.experiments.conftest import ROOT, run_in
 from tests.experiments.offline_data import PROVENANCE, TINY_OFFLINE, episode, run_offline, write_data
-from tests.experiments.test_resume import same
+from tests.experiments.run.test_resume import same
 
 Run = Callable[..., Path]
 ONLINE = ("agent=td3_bc", "num_train_frames=1000")

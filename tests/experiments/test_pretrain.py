@@ -19,12 +19,12 @@ from hydra import compose, initialize_config_dir
 from matplotlib.image import imread
 from omegaconf import OmegaConf
 
-from experiments import sources
-from experiments.checkpoint import load_checkpoint
-from experiments.config import ConfigError
-from experiments.log import NonFiniteLoss
-from experiments.pretrain_run import pretrain
-from experiments.sources import watch
+from experiments.run import sources
+from experiments.run.checkpoint import load_checkpoint
+from experiments.run.config import ConfigError
+from experiments.run.log import NonFiniteLoss
+from experiments.run.pretraining import pretrain
+from experiments.run.sources import watch
 from rlrep import PixelEncoder
 from rlrep.pretrain import Pretrainer
 
@@ -351,8 +351,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_encoder(
 def test_wandb_has_a_row_for_each_validation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[dict[str, Any]] = []
     fake = SimpleNamespace(log=logged.append, finish=lambda: logged.append({"finished": True}))
-    monkeypatch.setattr("experiments.pretrain_run.start_wandb", lambda *_: fake)
-    monkeypatch.setattr("experiments.pretrain_run.check_extras", lambda *_, **__: None)
+    monkeypatch.setattr("experiments.run.pretraining.start_wandb", lambda *_: fake)
+    monkeypatch.setattr("experiments.run.pretraining.check_extras", lambda *_, **__: None)
     run("temporal_contrastive", "use_wandb=true")
     assert [row.get("update") for row in logged] == [4, 8, 12, None]
     assert all("validation_loss" in row and "loss_temporal" in row for row in logged[:-1])

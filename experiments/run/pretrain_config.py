@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config import (
+from experiments.run.config import (
     ConfigError,
     NoiseConfig,
     WandbConfig,

@@ -17,8 +17,9 @@ from gymnasium import spaces
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.allocator import keep_pages
-from experiments.checkpoint import (
+from experiments.files import CsvLog, locked, write_atomically
+from experiments.run.allocator import keep_pages
+from experiments.run.checkpoint import (
     CHECKPOINT,
     CONFIG,
     fitting,
@@ -27,13 +28,12 @@ from experiments.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
-from experiments.config import ConfigError, as_dict, check_same, load_as, refusals
-from experiments.files import CsvLog, locked, write_atomically
-from experiments.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
-from experiments.pretrain_config import FREE_ON_RESUME, READ_ACTIONS, PretrainConfig, complete
-from experiments.pretrained import DESCRIPTION, WEIGHTS
-from experiments.reconstructions import draw_reconstructions, draws
-from experiments.sources import open_source
+from experiments.run.config import ConfigError, as_dict, check_same, load_as, refusals
+from experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
+from experiments.run.pretrain_config import FREE_ON_RESUME, READ_ACTIONS, PretrainConfig, complete
+from experiments.run.pretrained import DESCRIPTION, WEIGHTS
+from experiments.run.reconstructions import draw_reconstructions, draws
+from experiments.run.sources import open_source
 from rlrep import OBJECTIVES, Objective, PixelEncoder, RandomShift, make_objective
 from rlrep.data import EpisodeDataset
 from rlrep.pretrain import Pretrainer

@@ -12,13 +12,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments import config as configuration
-from experiments.checkpoint import load_checkpoint
-from experiments.command import for_hydra
-from experiments.config import ConfigError
 from experiments.evaluate import main as evaluate
-from experiments.pretrained import settle_encoder
-from experiments.trainer import Trainer
+from experiments.run import config as configuration
+from experiments.run.checkpoint import load_checkpoint
+from experiments.run.command import for_hydra
+from experiments.run.config import ConfigError
+from experiments.run.online import Trainer
+from experiments.run.pretrained import settle_encoder
 from rlrep import PixelEncoder
 from tests.experiments.conftest import ROOT, TINY
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from experiments import ranks
-from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from experiments.trainer import Trainer
+from experiments.run import ranks
+from experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from experiments.run.online import Trainer
 from tests.experiments.conftest import ROOT, TINY, run_in
 
 Run = Callable[..., Path]

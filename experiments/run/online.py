@@ -20,10 +20,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from agents import Agent, accelerated_update, make_agent
 from envs import EnvironmentDied, OpenGLError, make_vector_env
-from experiments import config as configuration
-from experiments import ranks
-from experiments.allocator import keep_pages
-from experiments.checkpoint import (
+from experiments.files import locked, write_atomically
+from experiments.run import config as configuration
+from experiments.run import ranks
+from experiments.run.allocator import keep_pages
+from experiments.run.checkpoint import (
     CHECKPOINT,
     CONFIG,
     CheckpointError,
@@ -33,8 +34,9 @@ from experiments.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
-from experiments.config import ConfigError, RunConfig, TrainConfig, refusals
-from experiments.evaluation import (
+from experiments.run.config import ConfigError, RunConfig, TrainConfig, refusals
+from experiments.run.data import auto_storage, check_fit, open_data, resume_data
+from experiments.run.evaluation import (
     Policy,
     environment_options,
     evaluate,
@@ -42,11 +44,9 @@ from experiments.evaluation import (
     make_evaluation_envs,
     write_video,
 )
-from experiments.files import locked, write_atomically
-from experiments.initial_agent import load_agent, settle_agent
-from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
-from experiments.offline_data import auto_storage, check_fit, open_data, resume_data
-from experiments.pretrained import load_weights, settle_encoder
+from experiments.run.initial_agent import load_agent, settle_agent
+from experiments.run.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
+from experiments.run.pretrained import load_weights, settle_encoder
 from rlrep.replay import ReplayBuffer, ReplayError
 
 if TYPE_CHECKING:

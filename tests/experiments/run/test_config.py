@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
+from experiments.config import TrainConfig, complete
 from hydra import compose, initialize_config_dir
 
-from experiments.config import TrainConfig, complete
-
-CONF = Path(__file__).parents[2] / "experiments" / "conf"
+CONF = Path(__file__).parents[3] / "experiments" / "conf"
 
 
 def completed(*overrides: str) -> TrainConfig:

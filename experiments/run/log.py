@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments import ranks
-from experiments.config import ConfigError, RunConfig, as_dict
 from experiments.files import CsvLog, write_atomically
+from experiments.run import ranks
+from experiments.run.config import ConfigError, RunConfig, as_dict
 
 SECONDS_BETWEEN_LINES = 30
 

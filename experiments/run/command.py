@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-CONF = Path(__file__).parent / "conf"
+CONF = Path(__file__).parents[1] / "conf"
 GROUPS = ("agent", "preset")
 # Sections whose names are those of whoever takes them, which checks them itself.
 OPEN = ("agent", "objective", "options", "env")
@@ -71,7 +71,7 @@ def check_names(arguments: Sequence[str], name: str, conf: str = "") -> None:
     """Refuses settings that there are not, and a single objective that is no list."""
     from omegaconf import OmegaConf
 
-    from experiments.config import flat
+    from experiments.run.config import flat
     from rlrep.registry import unknown
 
     if brings_files(arguments):
@@ -104,7 +104,7 @@ def tell(
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
-    from experiments.trainer import EXPECTED
+    from experiments.run.online import EXPECTED
 
     try:
         folder = train(composed)

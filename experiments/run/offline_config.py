@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.checkpoint import CONFIG
-from experiments.config import ConfigError, RunConfig, TrainConfig, explanation, load_as, located, settle, typed_as
+from experiments.run.checkpoint import CONFIG
+from experiments.run.config import ConfigError, RunConfig, TrainConfig, explanation, load_as, located, settle, typed_as
 from rlrep.data.sources import READERS
 
 if TYPE_CHECKING:

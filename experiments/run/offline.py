@@ -15,9 +15,10 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig
 
 from agents import accelerated_update
-from experiments import ranks
-from experiments.allocator import keep_pages
-from experiments.checkpoint import (
+from experiments.files import locked
+from experiments.run import ranks
+from experiments.run.allocator import keep_pages
+from experiments.run.checkpoint import (
     CHECKPOINT,
     CONFIG,
     fitting,
@@ -26,14 +27,12 @@ from experiments.checkpoint import (
     save_checkpoint,
     set_random_state,
 )
-from experiments.config import check_precision, load_as, refusals
-from experiments.evaluation import make_evaluation_env
-from experiments.files import locked
-from experiments.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
-from experiments.offline_config import FREE_ON_RESUME, OfflineConfig, completed, requested
-from experiments.offline_data import check_fit, open_data, resume_data
-from experiments.pretrained import load_weights, settle_encoder
-from experiments.trainer import (
+from experiments.run.config import check_precision, load_as, refusals
+from experiments.run.data import check_fit, open_data, resume_data
+from experiments.run.evaluation import make_evaluation_env
+from experiments.run.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
+from experiments.run.offline_config import FREE_ON_RESUME, OfflineConfig, completed, requested
+from experiments.run.online import (
     advising,
     build_agent,
     check_finite,
@@ -43,6 +42,7 @@ from experiments.trainer import (
     play_evaluation,
     write_config,
 )
+from experiments.run.pretrained import load_weights, settle_encoder
 from rlrep.data import Dataset
 
 
