@@ -11,10 +11,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from experiments.comparison.report import main, read_results, score, summarize
 from experiments.config import as_dict
 from experiments.offline_config import completed, requested
-from experiments.offline_report import main, read_results, score, summarize
-from experiments.plot import RunError
+from experiments.results.curves import RunError
 from rlrep.data import Provenance
 from tests.experiments.conftest import ROOT
 
