@@ -332,7 +332,7 @@ def play_evaluation(policy: Policy, env: Any, envs: Any, config: RunConfig, fold
         path = folder / "videos" / f"{count:09d}.mp4"
         write_video(path, evaluation.film, evaluation.frames_per_second)
         log.video(path)
-    from experiments.plot import draw_run  # Matplotlib takes its time, and only the first rank draws
+    from experiments.results.curves import draw_run  # Matplotlib takes its time, and only the first rank draws
 
     draw_run(folder, folder / "curve.png")
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from experiments.config import TrainConfig, complete
 from hydra import compose, initialize_config_dir
+
+from experiments.run.config import TrainConfig, complete
 
 CONF = Path(__file__).parents[3] / "experiments" / "conf"
 

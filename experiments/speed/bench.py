@@ -32,10 +32,10 @@ from typing import Any
 import torch
 
 from envs.vector import processor_count
-from experiments.benchmark_table import report
 from experiments.files import write_atomically
-from experiments.measure import AGENTS, Row, serve
 from experiments.run import config as configuration
+from experiments.speed.measure import AGENTS, Row, serve
+from experiments.speed.table import report
 from rlrep.registry import look_up
 
 WHAT = ("update", "act", "replay", "rendering", "loop", "roofline")

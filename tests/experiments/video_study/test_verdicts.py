@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.theory.results import read_results
-from experiments.theory.verdicts import CONFIRMED, REFUTED, UNDECIDED, Part, Verdict, verdicts
-from tests.experiments.theory.synthetic import THEORY, write, write_core, write_lock, write_size
+from experiments.video_study.cells import read_results
+from experiments.video_study.verdicts import CONFIRMED, REFUTED, UNDECIDED, Part, Verdict, verdicts
+from tests.experiments.video_study.synthetic import THEORY, write, write_core, write_lock, write_size
 
 NOISY = 0.35
 

@@ -14,11 +14,11 @@ from gymnasium import spaces
 
 from envs.gridworld import VectorGridWorld, grid_table
 from experiments import video_theory
-from experiments.theory import pixels
-from experiments.theory.gridworld import GridDomain
-from experiments.theory.jobs import Job, LockJob
-from experiments.theory.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
-from experiments.theory.results import METHODS, read_results
+from experiments.video_study import pixels
+from experiments.video_study.cells import METHODS, read_results
+from experiments.video_study.gridworld import GridDomain
+from experiments.video_study.jobs import Job, LockJob
+from experiments.video_study.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
 from rlrep import PixelEncoder
 
 NOISE: dict[str, Any] = {"num_shapes": 2, "size": 0.2, "persistence": 1.0}

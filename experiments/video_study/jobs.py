@@ -15,7 +15,7 @@ class Job:
     Attributes:
         domain: "gridworld", "vizdoom_basic" or "vizdoom_defend_the_center".
         study: "core", "size" or "persistence".
-        method: see `experiments.theory.results.METHODS`.
+        method: see `experiments.video_study.cells.METHODS`.
         noise: "none", "iid", "exogenous", or "persistence" for what lies between.
         persistence: ρ of the noise.
         num_shapes, size: of the noise, see `envs.noise.NoiseProcess`.

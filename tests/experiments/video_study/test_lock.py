@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from envs.combination_lock import CombinationLock
-from experiments.theory import lock as study
+from experiments.video_study import lock as study
 
 CONTROLLED = np.broadcast_to([[0.0], [1.0]], (10, 2, 2))
 EXOGENOUS = CONTROLLED.swapaxes(1, 2)

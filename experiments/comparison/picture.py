@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from experiments.comparison.report import ALL, Line
 from experiments.files import write_atomically
-from experiments.offline_report import ALL, Line
-from experiments.plot import COLOURS
+from experiments.results.curves import COLOURS
 
 PLAIN, ADDED = COLOURS[0], COLOURS[1]
 APART = 0.17  # of the two points of an agent, in rows

@@ -11,8 +11,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.offline_report import main, read_results, score, summarize
-from experiments.plot import RunError
+from experiments.comparison.report import main, read_results, score, summarize
+from experiments.results.curves import RunError
 from experiments.run.config import as_dict
 from experiments.run.offline_config import completed, requested
 from rlrep.data import Provenance

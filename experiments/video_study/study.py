@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from envs.vector import processor_count
 from experiments.files import FolderInUse, locked, write_atomically
-from experiments.theory.jobs import NOISES, Job, LockJob
-from experiments.theory.results import METHODS, read_content
+from experiments.video_study.cells import METHODS, read_content
+from experiments.video_study.jobs import NOISES, Job, LockJob
 from rlrep.registry import look_up
 
 CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
@@ -90,18 +90,18 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     """
     import torch
 
-    from experiments.benchmark import describe_machine
     from experiments.run.allocator import keep_pages
+    from experiments.speed.bench import describe_machine
 
     torch.set_num_threads(1)
     keep_pages()
     started = time.perf_counter()
     if isinstance(job, LockJob):
-        from experiments.theory.lock import run_lock_cell
+        from experiments.video_study.lock import run_lock_cell
 
         row: dict[str, Any] = run_lock_cell(job.method, job.horizon, job.seed, MAX_EPISODES)
     else:
-        from experiments.theory import pixels
+        from experiments.video_study import pixels
 
         row = pixels.run(job, pixels.settings(job.domain, quick), folder)
         row["settings"] = job_settings(job, quick)
@@ -144,7 +144,7 @@ def without_cell(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> li
 
 def job_settings(job: Job, quick: bool) -> Any:
     """As a cell keeps them, so in JSON's types."""
-    from experiments.theory import pixels
+    from experiments.video_study import pixels
 
     return json.loads(json.dumps(asdict(pixels.settings(job.domain, quick))))
 
@@ -231,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed = run_on_ray(jobs, options.out, options.quick)
             else:
                 failed = run_missing(jobs, options.out, options.workers, options.quick)
-            from experiments.theory.report import write_report
+            from experiments.video_study.report import write_report
 
             write_report(options.out, options.out, options.quick)
     except (ValueError, FolderInUse, ModuleNotFoundError) as error:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress, ttest_1samp, ttest_ind
 
-from experiments.theory.intervals import contrast, fit_growth, mean_interval
+from experiments.video_study.intervals import contrast, fit_growth, mean_interval
 
 HORIZONS = np.repeat([4.0, 6.0, 8.0, 10.0, 12.0], 6)
 SOLVED = np.ones(len(HORIZONS), dtype=bool)

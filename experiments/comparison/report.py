@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmark_table import table
 from experiments.files import write_atomically
-from experiments.intervals import (
+from experiments.results.curves import RunError, find_runs, read_returns
+from experiments.results.statistics import (
     Array,
     Scores,
     interquartile_mean,
@@ -28,10 +28,10 @@ from experiments.intervals import (
     probability_of_improvement,
     stratified_interval,
 )
-from experiments.plot import RunError, find_runs, read_returns
 from experiments.run.checkpoint import CONFIG
 from experiments.run.config import ConfigError, differences
 from experiments.run.offline_config import FREE_ON_RESUME, OfflineConfig, level_of, load
+from experiments.speed.table import table
 from rlrep import OBJECTIVES
 from rlrep.registry import look_up
 
@@ -302,7 +302,7 @@ def markdown(lines: Sequence[Line], objective: str) -> str:
 
 def write_report(results: Sequence[Result], out: Path, objective: str) -> str:
     """Writes report.md, report.csv, runs.csv and report.png into `out`; returns the Markdown."""
-    from experiments.offline_picture import draw
+    from experiments.comparison.picture import draw
 
     lines = summarize(results)
     text = markdown(lines, objective)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from envs.noise import NoiseProcess
 from experiments.files import write_atomically
-from experiments.theory.jobs import Job
-from experiments.theory.ppo import FrozenEncoder, Schedule, learn, mean_return
+from experiments.video_study.jobs import Job
+from experiments.video_study.ppo import FrozenEncoder, Schedule, learn, mean_return
 from rlrep import PixelEncoder, RandomShift, make_objective
 from rlrep.data import EpisodeDataset
 from rlrep.pretrain import pretrain
@@ -121,10 +121,10 @@ def noise_picture(process: NoiseProcess) -> Tensor:
 
 def domain(name: str) -> Domain:
     if name == "gridworld":
-        from experiments.theory.gridworld import GridDomain
+        from experiments.video_study.gridworld import GridDomain
 
         return GridDomain()
-    from experiments.theory.doom import DoomDomain
+    from experiments.video_study.doom import DoomDomain
 
     return DoomDomain(name.removeprefix("vizdoom_"))
 

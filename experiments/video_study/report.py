@@ -13,11 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.benchmark_table import table as markdown_table
 from experiments.files import write_atomically
-from experiments.theory.figures import draw
-from experiments.theory.intervals import contrast, mean_interval
-from experiments.theory.results import (
+from experiments.speed.table import table as markdown_table
+from experiments.video_study.cells import (
     DOMAINS,
     METHODS,
     NOISES,
@@ -34,7 +32,9 @@ from experiments.theory.results import (
     sweep,
     values,
 )
-from experiments.theory.verdicts import CONFIRMED, REFUTED, UNDECIDED, Part, Verdict, percent, share_kept, verdicts
+from experiments.video_study.figures import draw
+from experiments.video_study.intervals import contrast, mean_interval
+from experiments.video_study.verdicts import CONFIRMED, REFUTED, UNDECIDED, Part, Verdict, percent, share_kept, verdicts
 
 INTERVALS = (
     "All intervals are 95 % t intervals over seeds (Welch's for differences), none for fewer than three. Of the lock's "
@@ -45,7 +45,7 @@ RULE = (
     "A criterion is confirmed if its whole 95 % interval lies on the predicted side of the threshold, refuted if the "
     "whole interval lies on the other side, else undecided. A prediction is refuted if one of its criteria is, "
     "confirmed if all are, else undecided. Returns are counted from the random policy's. Criteria and thresholds are "
-    "fixed in experiments/theory/verdicts.py; nothing is corrected for the number of criteria."
+    "fixed in experiments/video_study/verdicts.py; nothing is corrected for the number of criteria."
 )
 CHOSEN_ON = (0, 1)
 TRIED = (
@@ -63,7 +63,7 @@ LOCK = (
     "as many states as one factor has. A run is the worse of two locks that differ in which factor is controlled, as "
     "in the theorem; an encoder from video is the same in both, so what it costs in one it saves in the other, whose "
     "episodes stand beside.",
-    "The encoders are models made for the lock (experiments/theory/lock.py): a binary code of the picture, learned by "
+    "The encoders are models made for the lock (experiments/video_study/lock.py): a binary code of the picture, learned by "
     "each method's loss in expectation over the code, with level and gap told and both codes kept in use.",
 )
 UNITS = (
@@ -191,7 +191,7 @@ def domain_blocks(results: Results, domain: str, pictures: dict[str, Path]) -> l
 
 def setup_lines(results: Results, quick: bool) -> list[Line]:
     """What the domains' jobs consist of."""
-    from experiments.theory import pixels
+    from experiments.video_study import pixels
 
     lines = []
     for domain in results.domains:

@@ -16,9 +16,10 @@ import pytest
 import torch
 from torch import nn
 
-from experiments import benchmark, measure
-from experiments.benchmark import Benchmark, Contender, Options, Point, main, parse, plan, with_shares
-from experiments.roofline import count_work
+from experiments.speed import bench as benchmark
+from experiments.speed import measure
+from experiments.speed.bench import Benchmark, Contender, Options, Point, main, parse, plan, with_shares
+from experiments.speed.roofline import count_work
 from rlrep import PixelEncoder
 
 TINY = ["image_size=36", "channels=4", "batch=4", "threads=1", "seconds=0.01", "device=cpu", "agent=taco"]
@@ -55,7 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], str]:
     """The rows of a command, and what it printed."""
     out = tmp_path_factory.mktemp("benchmark") / "rows.json"
     command = [sys.executable, "-m", "experiments.benchmark", "update", "replay", *TINY, f"out={out}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr
     return checked(out), done.stdout
 

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from experiments.files import write_atomically
-from experiments.intervals import RESAMPLES
+from experiments.results.statistics import RESAMPLES
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.intervals import interquartile_mean, mean, probability_of_improvement, stratified_interval
+from experiments.results.statistics import interquartile_mean, mean, probability_of_improvement, stratified_interval
 
 RNG = np.random.default_rng(0)
 TASKS = [RNG.normal(size=5), RNG.normal(size=5) + 3, RNG.normal(size=5) * 4]

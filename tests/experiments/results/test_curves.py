@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from experiments.plot import RunError, bootstrap_interval, draw_run, draw_runs, find_runs, main, read_returns
+from experiments.results.curves import RunError, bootstrap_interval, draw_run, draw_runs, find_runs, main, read_returns
 
 FRAMES = [0, 1000, 2000, 3000]
 SLOPES = (0.1, 0.2, 0.4)

@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from experiments.files import write_atomically
-from experiments.plot import COLOURS
-from experiments.theory.intervals import fit_growth, mean_interval
-from experiments.theory.results import (
+from experiments.results.curves import COLOURS
+from experiments.video_study.cells import (
     DOMAINS,
     METHODS,
     NOISES,
@@ -32,6 +31,7 @@ from experiments.theory.results import (
     sweep,
     values,
 )
+from experiments.video_study.intervals import fit_growth, mean_interval
 
 COLOUR = {
     "temporal_contrastive": COLOURS[0],

@@ -15,8 +15,7 @@ from math import isfinite, log, nan
 
 import numpy as np
 
-from experiments.theory.intervals import Estimate, Growth, contrast, fit_growth
-from experiments.theory.results import (
+from experiments.video_study.cells import (
     METHODS,
     NOISES,
     Cell,
@@ -30,6 +29,7 @@ from experiments.theory.results import (
     state_unit,
     values,
 )
+from experiments.video_study.intervals import Estimate, Growth, contrast, fit_growth
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 

@@ -27,8 +27,8 @@ import torch
 from gymnasium.spaces import Box
 
 from agents import Agent, accelerated_update, make_agent
-from experiments.roofline import ceilings, count_work, synchronize, timed
 from experiments.run.allocator import keep_pages
+from experiments.speed.roofline import ceilings, count_work, synchronize, timed
 from rlrep import ReplayBuffer
 from rlrep.encoders import PRECISIONS, supports_bfloat16
 
@@ -321,7 +321,7 @@ def loop(agent: str, num_envs: int, path: str, device: torch.device, seconds: fl
     fixed = ["num_eval_episodes=1", "save_video=false", "agent.num_expl_steps=0"]
     if objectives:
         fixed.append(f"objectives=[{','.join(objectives)}]")
-    with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parent / "conf")):
+    with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parents[1] / "conf")):
         run_dir = f"run_dir={tempfile.mkdtemp()}"
         named = [f"agent={name}", f"num_envs={num_envs}", f"path={path}", f"device={device}", run_dir]
         config = configuration.complete(compose("config", [*named, *fixed, *overrides]))

@@ -9,12 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.theory import figures
-from experiments.theory import report as report_module
-from experiments.theory.figures import COLOUR, draw
-from experiments.theory.report import interval, write_report
-from experiments.theory.results import METHODS, missing, read_results, select, settings, sweep
-from tests.experiments.theory.synthetic import THEORY, write_core, write_lock, write_pictures, write_size, write_study
+from experiments.video_study import figures
+from experiments.video_study import report as report_module
+from experiments.video_study.cells import METHODS, missing, read_results, select, settings, sweep
+from experiments.video_study.figures import COLOUR, draw
+from experiments.video_study.report import interval, write_report
+from tests.experiments.video_study.synthetic import (
+    THEORY,
+    write_core,
+    write_lock,
+    write_pictures,
+    write_size,
+    write_study,
+)
 
 FEW = {method: THEORY[method] for method in ("oracle", "temporal_contrastive", "random")}
 
