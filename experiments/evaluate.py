@@ -16,11 +16,11 @@ import torch
 from envs import OpenGLError
 from experiments.files import write_atomically
 from experiments.run import config as configuration
+from experiments.run.agent import build_agent
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError, fitting, load_checkpoint
 from experiments.run.config import ConfigError, RunConfig, refusals
 from experiments.run.evaluation import Evaluation, Policy, evaluate, make_evaluation_env, write_video
 from experiments.run.offline_config import OfflineConfig, load
-from experiments.run.online import build_agent
 
 
 def checkpoint_policy(config: RunConfig, checkpoint: Path, env: object) -> tuple[Policy, str]:

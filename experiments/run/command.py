@@ -97,23 +97,26 @@ def brings_files(arguments: Sequence[str]) -> bool:
 
 
 def tell(
-    train: Callable[[DictConfig], Path], composed: DictConfig, stopped: str = "stopped: go on with resume=true"
+    train: Callable[[DictConfig], Path], composed: DictConfig, stopped: str = "stopped: resume with resume=true"
 ) -> None:
-    """Runs `train` and tells how it ended; what a person can mend without a traceback."""
+    """Runs `train` and reports how it ended; what users can fix without a traceback."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
-    from experiments.run.online import EXPECTED
+    from experiments.run.driver import EXPECTED, Stopped
 
     try:
         folder = train(composed)
     except EXPECTED as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        if HydraConfig.get().mode is RunMode.MULTIRUN:  # Hydra goes on with the other runs, and fails at the end
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # Hydra continues with the other runs, and fails at the end
             raise CompactHydraException(f"error: {error}") from error
         sys.exit(f"error: {error}")
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         sys.exit(stopped)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us

@@ -25,6 +25,7 @@ from experiments.run.config import ConfigError
 from experiments.run.log import NonFiniteLoss
 from experiments.run.pretraining import pretrain
 from experiments.run.sources import watch
+from experiments.run.stop import Stopped
 from rlrep import PixelEncoder
 from rlrep.pretrain import Pretrainer
 
@@ -152,6 +153,28 @@ def test_stopped_and_resumed_equals_never_stopped(
     torch.rand(3)  # what was drawn in between does not matter
     resumed = run(objective, "resume=true")
     whole = run(objective, f"run_dir={tmp_path}/whole")
+    assert same_runs(resumed, whole)
+
+
+@pytest.mark.parametrize("stop", [3, 8])
+def test_sigterm_leaves_a_checkpoint_between_validations(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    whole = run("forward_model", f"run_dir={tmp_path}/whole")
+    step = Pretrainer.step
+
+    def signalled(trainer: Pretrainer) -> Any:
+        if trainer.updates == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer)
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(Stopped, match=f"stopped at update {stop + 1}, and everything"),
+    ):
+        patched.setattr(Pretrainer, "step", signalled)
+        run("forward_model")
+    resumed = run("forward_model", "resume=true")
     assert same_runs(resumed, whole)
 
 

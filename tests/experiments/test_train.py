@@ -111,7 +111,7 @@ def test_environment_processes_end_with_a_run_that_fails(run: Run, monkeypatch: 
     def fail(*_: Any) -> None:
         raise AssertionError("a programming error")
 
-    monkeypatch.setattr("experiments.run.online.Trainer.update", fail)
+    monkeypatch.setattr("experiments.run.online.OnlineRun.update", fail)
     with pytest.raises(AssertionError, match="a programming error"):
         run("agent=drqv2", "num_envs=2")
     assert not multiprocessing.active_children()

@@ -17,8 +17,8 @@ from agents import DrQV2
 from experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from experiments.run.command import check_choices, check_names, for_hydra
 from experiments.run.config import ConfigError
+from experiments.run.driver import TrainingError
 from experiments.run.log import NonFiniteLoss
-from experiments.run.online import TrainingError
 from rlrep.replay import ReplayError
 
 Run = Callable[..., Path]
@@ -204,7 +204,7 @@ def test_a_checkpoint_of_another_version_is_refused(run: Run, copy: Path) -> Non
     state = torch.load(copy / CHECKPOINT, weights_only=True)
     torch.save(state | {"version": 99}, copy / CHECKPOINT)
     before = contents(copy)
-    with pytest.raises(CheckpointError, match="written in format 99, this version of rlrep reads 2"):
+    with pytest.raises(CheckpointError, match="written in format 99, this version of rlrep reads 3"):
         run("agent=drqv2", "resume=true", "num_train_frames=4000")
     assert contents(copy) == before
 
@@ -308,7 +308,7 @@ def fill(disk: Path) -> None:
                 pass
 
 
-@pytest.mark.parametrize("before", ["online.save_checkpoint", "online.write_video", "online.Trainer.act"])
+@pytest.mark.parametrize("before", ["driver.save_checkpoint", "agent.write_video", "online.OnlineRun.act"])
 def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
     run: Run, finished: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:

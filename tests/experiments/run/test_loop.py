@@ -33,16 +33,16 @@ def table(path: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[Agent]:
     """The agents that runs build, filled as they do."""
-    from experiments.run import online
+    from experiments.run import agent
 
     agents: list[Agent] = []
-    build = online.build_agent
+    build = agent.build_agent
 
     def keep(*arguments: object) -> Agent:
         agents.append(build(*arguments))  # type: ignore[arg-type]
         return agents[-1]
 
-    monkeypatch.setattr(online, "build_agent", keep)
+    monkeypatch.setattr(agent, "build_agent", keep)
     return agents
 
 
