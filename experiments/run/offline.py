@@ -43,6 +43,9 @@ class OfflineRun(AgentRun):
     def check_data(self) -> None:
         check_fit(self.data, self.config.dataset, self.eval_env, self.config, self.batch_size)
 
+    def check_agent(self) -> None:
+        self.agent.check(self.data, self.config.dataset)
+
     @property
     def count(self) -> int:
         return self.updates
@@ -76,7 +79,7 @@ class OfflineRun(AgentRun):
         return self.updates % self.config.checkpoint_every_updates == 0
 
     def make_step(self) -> None:
-        self.metrics.add(self.update_agent(self.data.sample(self.batch_size), self.updates), self.updates)
+        self.metrics.add(self.agent.update(self.data, self.updates), self.updates)
         self.updates += 1
         if self.checkpoint_due or self.updates % self.config.log_every_updates == 0:
             self.write_row()
