@@ -21,7 +21,7 @@ from experiments.run.checkpoint import (
     set_random_state,
 )
 from experiments.run.config import RunConfig
-from experiments.run.driver import Run, following
+from experiments.run.driver import Run, TrainingError, following, kept
 from experiments.run.evaluation import evaluate, make_evaluation_env, write_video
 from experiments.run.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
 from experiments.run.pretrained import load_weights
@@ -145,6 +145,11 @@ class AgentRun(Run):
             return self.act(observation, eval_mode=True)
 
         evaluation = evaluate(policy, self.eval_env, config.num_eval_episodes, config.save_video, envs)
+        if not np.isfinite(evaluation.returns).all():
+            raise TrainingError(
+                f"{config.task} gave rewards that are not finite in an evaluation at {self.counter} {self.count}: "
+                f"rewards must be finite. Training stopped; {kept(self.folder)}"
+            )
         note = "" if self.updates else " (untrained)"
         self.log.row("eval", {self.counter: self.count, **evaluation.row}, note)
         if config.save_video:

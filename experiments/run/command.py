@@ -193,6 +193,8 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
     """
     from omegaconf import OmegaConf
 
+    from experiments.run.config import OF_THE_CHOICE
+
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     options = options_of(schema)
     for override in typed:
@@ -203,7 +205,11 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
         if known is not None and known.referenced and f"${{{name}}}" not in str(plain):
             raise ConfigError(
                 f"{name} has no effect: agent={plain['agent']['name']} does not follow it. Its own options are "
-                f"{', '.join(f'agent.{each}' for each in plain['agent'] if each not in ('name', 'algorithm'))}"
+                f"{', '.join(f'agent.{each}' for each in plain['agent'] if each not in OF_THE_CHOICE)}"
+            )
+        if "dataset" in options and name in ("agent.num_expl_steps", "agent.update_every_steps"):
+            print(
+                f"note: {name} has no effect before the agent continues online, where it is set again", file=sys.stderr
             )
         section, _, rest = name.partition(".")
         objective = rest.partition(".")[0]

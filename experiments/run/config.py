@@ -54,6 +54,9 @@ MAY_BE_ZERO = {
     "codes",
 }
 
+# What a choice of agent says beside its options: its name in plots, its class, and what it is made for.
+OF_THE_CHOICE = ("name", "algorithm", "learns_from")
+
 # Arguments of agents and objectives that are no options.
 GIVEN_BY_US = {"encoder", "action_space", "objectives", "joint", "augment", "batch_size", "n_step"}
 
@@ -261,7 +264,7 @@ class RunConfig(AnyRunConfig):
     @property
     def agent_options(self) -> dict[str, Any]:
         """The keyword arguments of the agent."""
-        return {name: value for name, value in self.agent.items() if name not in ("name", "algorithm")}
+        return {name: value for name, value in self.agent.items() if name not in OF_THE_CHOICE}
 
 
 @dataclass
@@ -305,6 +308,11 @@ class TrainConfig(RunConfig):
             raise ConfigError(
                 f"num_seed_frames={self.num_seed_frames} leaves no update within "
                 f"num_train_frames={self.num_train_frames}: make num_train_frames larger, or num_seed_frames smaller"
+            )
+        if self.agent.get("learns_from") == "data" and not (self.init or self.offline.data):
+            raise ConfigError(
+                f"{self.agent['algorithm']} learns from finished data, and this run has none: give offline.data=PATH "
+                f"or init=RUN, or choose agent=taco, drqv2 or sac"
             )
         if self.init is not None and self.encoder.path is not None:
             raise ConfigError(

@@ -233,6 +233,8 @@ def start_wandb(config: Any, folder: Path, counter: str = "frame") -> Any:
     import wandb
 
     mode: Any = config.wandb.mode or os.environ.get("WANDB_MODE", "online")
+    if (given := os.environ.get("WANDB_MODE", mode)) != mode:
+        print(f"note: wandb.mode={mode} is used, not WANDB_MODE={given}", file=sys.stderr)
     path = folder / "wandb_id"
     run_id = path.read_text() if path.exists() else uuid4().hex[:8]
     try:

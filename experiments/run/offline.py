@@ -5,6 +5,7 @@ The folder (run_dir) holds config.yaml, train.csv, eval.csv, curve.png, videos/ 
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,12 @@ def open_offline(composed: DictConfig, opened: ExitStack) -> OfflineRun:
     folder = Path(to_absolute_path(config.run_dir))
     saved = load_as(OfflineConfig, folder / CONFIG) if (folder / CONFIG).exists() else None
     settle_encoder(config, saved)
+    if config.agent.get("learns_from") == "play":
+        print(
+            f"note: nothing keeps {config.agent['name']} close to the data's actions, as bc, td3_bc, drqv2_bc, cql and "
+            f"iql are kept: it was made to learn from what it plays itself",
+            file=sys.stderr,
+        )
     settle_precision(config, saved, composed)
     if not ranks.rank():
         opened.enter_context(locked(folder))

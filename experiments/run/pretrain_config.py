@@ -21,7 +21,7 @@ from experiments.run.config import (
     short_name,
     typed_as,
 )
-from experiments.run.options import option, section
+from experiments.run.options import option, options_of, section
 from rlrep import OBJECTIVES
 from rlrep.encoders import supports_bfloat16
 
@@ -80,10 +80,16 @@ class PretrainConfig(AnyRunConfig):
                 raise ConfigError(f"options.{name} follows the data: leave it out (horizon=K sets the largest gap)")
         check_options("options", self.options, kind, known=self.objective in OBJECTIVES)
         super().__post_init__()
-        if not self.streams:
-            for name, given in (("noise.kind", self.noise.kind), ("env", self.env)):
-                if given:
-                    raise ConfigError(f"{name}={given} is for source={ENVIRONMENT}TASK, this source is {self.source}")
+        known = options_of(PretrainConfig)
+        others = ("cache", "skip_corrupt", "fps", "mixed_sizes") if self.streams else ("env", "num_frames")
+        for name in others:
+            if (value := getattr(self, name)) != known[name].default:
+                whose = "files" if self.streams else f"source={ENVIRONMENT}TASK"
+                raise ConfigError(f"{name}={value} is for {whose}, this source is {self.source}")
+        if self.noise.kind and not self.streams:
+            raise ConfigError(
+                f"noise.kind={self.noise.kind} is for source={ENVIRONMENT}TASK, this source is {self.source}"
+            )
 
     @property
     def name(self) -> str:
