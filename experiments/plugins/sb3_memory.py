@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from experiments.benchmark_table import table
+from experiments.speed.table import table
 from rlrep.integrations.sb3 import SequenceReplayBuffer
 
 OBSERVATIONS = spaces.Box(0, 255, (9, 84, 84), np.uint8)
