@@ -397,7 +397,7 @@ def sensitivity(curves: Sequence[Curve]) -> str:
     if np.isnan([least, found]).any() or level <= 0:
         return ""
     return (
-        f"{curves[0].task}: seeds vary so much that a difference of {EXAMPLE:.0%} ({EXAMPLE * level:.1f}) between two "
-        f"of these means would be found in {100 * found:.0f} of 100 such experiments, and one of {least / level:.0%} "
-        f"({least:.1f}) in 80 (t test at 5 %)."
+        f"{curves[0].task}: as much as seeds vary, such an experiment finds a difference of {100 * EXAMPLE:.0f} % "
+        f"({EXAMPLE * level:.1f}) between two of these means in {100 * found:.0f} of 100 tries, and one of "
+        f"{100 * least / level:.0f} % ({least:.1f}) in 80 (t test at 5 %)."
     )

@@ -42,6 +42,7 @@ COLOUR = {
     "random": "0.5",
 }
 SAMPLES = 1
+LEAST_SCORE = -0.3  # that a panel of probes shows
 
 Ends = Mapping[str, tuple[float, float] | None]
 
@@ -102,12 +103,12 @@ def probes(results: Results, domain: str) -> Figure | None:
     for noise, (above, below) in zip(noises, grid.T, strict=True):
         cells = [*core(results, domain, noise=noise), *oracle(results, domain, noise)]
         bars(above, cells, "state", f"state read, {NOISES[noise]}", state_unit(domain))
-        above.set_xlim(max(-0.3, min(0.0, above.dataLim.xmin)) - 0.05, 1.22)
+        above.set_xlim(min(0.0, above.dataLim.xmin) - 0.05, 1.22)
         if noise == "none":
             explain(below)
             continue
         bars(below, select(cells, noise=noise), "noise", f"noise read, {NOISES[noise]}", "R² (0: nothing)")
-        below.set_xlim(max(-0.3, min(0.0, below.dataLim.xmin)) - 0.05, 1.22)
+        below.set_xlim(min(0.0, below.dataLim.xmin) - 0.05, 1.22)
     return figure
 
 
@@ -121,7 +122,9 @@ def bars(panel: Axes, cells: Sequence[Cell], what: str, title: str, unit: str) -
         panel.barh(row, mean, height=0.7, color=COLOUR[method], alpha=0.85)
         panel.plot([found.low, high], [row + 0.15, row + 0.15], color="black", linewidth=2)
         if len(mlp):
-            panel.plot(mlp.mean(), row - 0.15, "D", color="white", markeredgecolor="black", markersize=7)
+            marker = "D" if mlp.mean() >= LEAST_SCORE else "<"  # an arrow at the edge: it scores less
+            at = max(mlp.mean(), LEAST_SCORE)
+            panel.plot(at, row - 0.15, marker, color="white", markeredgecolor="black", markersize=7)
         edge = np.nanmax([mean, high, mlp.mean() if len(mlp) else mean])
         panel.text(max(edge, 0) + 0.05, row, f"{mean:.2f}".replace("-0.00", "0.00"), va="center", fontsize=13)
     panel.set_yticks(range(len(methods)), [METHODS[m] for m in methods])
@@ -137,7 +140,7 @@ def explain(panel: Axes) -> None:
     lines = (
         "bar and number: linear probe",
         "black line: its 95 % interval",
-        "diamond: MLP probe",
+        f"diamond: MLP probe (arrow: below {LEAST_SCORE:g})",
     )
     panel.text(0.0, 0.8, "\n".join(lines), fontsize=14, va="top", linespacing=1.7, transform=panel.transAxes)
 

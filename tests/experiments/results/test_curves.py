@@ -309,4 +309,4 @@ def test_the_summary_says_what_the_experiment_could_have_found(
     for seed in (1, 2, 3):
         write_run(runs / "sac" / str(seed), 0.2 * seed * np.array(FRAMES), agent="sac", seed=seed)
     main([str(runs / "taco"), str(runs / "sac"), "--out", str(tmp_path / "curve.png")])
-    assert "of 100 such experiments" in capsys.readouterr().out
+    assert "of 100 tries, and one of " in capsys.readouterr().out
