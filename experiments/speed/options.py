@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 from experiments import config as configuration
 from experiments.speed.measure import AGENTS
@@ -21,24 +22,59 @@ class BadOption(ValueError):
     """A word on the command line that means nothing; the message says what would."""
 
 
+def names(kind: str, known: Iterable[str]) -> Callable[[str], list[str]]:
+    """Parses a comma list of known names."""
+    table = {name: name for name in known}
+    return lambda text: [look_up(kind, part, table) for part in text.split(",")]
+
+
+def whole(least: int = 1) -> Callable[[str], int]:
+    def parsed(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise BadOption(f"a whole number of at least {least}")
+        return int(text)
+
+    return parsed
+
+
+def wholes(text: str) -> list[int]:
+    return [whole()(part) for part in text.split(",")]
+
+
+def positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < inf:
+        raise BadOption("a number greater than 0")
+    return number
+
+
+def tasks(text: str) -> list[str]:
+    for task in text.split(","):
+        configuration.check_task(task)
+    return text.split(",")
+
+
 @dataclass
 class Options:
-    """What a person asked for; None is what suits each measurement."""
+    """What a person asked for, and how its text is read. None is what suits each measurement, 0 the device."""
 
     what: tuple[str, ...] = ()
-    agent: list[str] | None = None
-    batch: list[int] | None = None
-    path: list[str] | None = None
-    update: list[str] | None = None
-    device: str = "auto"
-    image_size: int | None = None
-    channels: int | None = None
-    task: list[str] | None = None
-    num_envs: list[int] | None = None
-    seconds: float = 0  # 0 is what suits the device
-    minutes: float = 0
-    threads: int | None = None
-    out: Path = Path("benchmark.json")
+    agent: Annotated[list[str] | None, names("agent", AGENTS)] = None
+    batch: Annotated[list[int] | None, wholes] = None
+    path: Annotated[list[str] | None, names("path", PATHS)] = None
+    update: Annotated[list[str] | None, names("update", ("separate", "joint"))] = None
+    device: Annotated[str, str] = "auto"
+    image_size: Annotated[int | None, whole(SMALLEST_IMAGE)] = None
+    channels: Annotated[int | None, whole()] = None
+    task: Annotated[list[str] | None, tasks] = None
+    num_envs: Annotated[list[int] | None, wholes] = None
+    seconds: Annotated[float, positive] = 0
+    minutes: Annotated[float, positive] = 0
+    threads: Annotated[int | None, whole()] = None
+    out: Annotated[Path, Path] = Path("benchmark.json")
 
     def __post_init__(self) -> None:
         self.device = configuration.resolve_device(self.device)
@@ -56,73 +92,23 @@ def parse(words: Sequence[str]) -> Options:
     Raises:
         ValueError: for the first word that means nothing.
     """
+    annotated = get_type_hints(Options, include_extras=True)
+    parsers = {name: kind.__metadata__[0] for name, kind in annotated.items() if name != "what"}
     what: list[str] = []
     given: dict[str, Any] = {}
     for word in words:
-        name, equals, value = word.partition("=")
+        name, equals, text = word.partition("=")
         if not equals:
-            what.append(choice("measurement", word, WHAT))
+            what.append(look_up("measurement", word, {name: name for name in WHAT}))
             continue
-        choice("option", name, tuple(PARSERS))
+        parsed = look_up("option", name, parsers)
         if name in given:
             raise BadOption(f"{name} is given twice")
-        given[name] = PARSERS[name](name, value)
+        try:
+            given[name] = parsed(text)
+        except BadOption as error:
+            raise BadOption(f"{name} must be {error}, got {text!r}") from error
     return Options(tuple(dict.fromkeys(what)), **given)
-
-
-def choice(kind: str, value: str, known: Sequence[str]) -> str:
-    return look_up(kind, value, {name: name for name in known})
-
-
-def choices(known: Sequence[str]) -> Callable[[str, str], list[str]]:
-    return lambda name, value: [choice(name, part, known) for part in value.split(",")]
-
-
-def whole(least: int) -> Callable[[str, str], int]:
-    def parse_number(name: str, value: str) -> int:
-        if not value.isdecimal() or int(value) < least:
-            raise BadOption(f"{name} must be a whole number of at least {least}, got {value!r}")
-        return int(value)
-
-    return parse_number
-
-
-def wholes(name: str, value: str) -> list[int]:
-    return [whole(1)(name, part) for part in value.split(",")]
-
-
-def positive(name: str, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise BadOption(f"{name} must be a number greater than 0, got {value!r}")
-    return number
-
-
-def known_tasks(name: str, value: str) -> list[str]:
-    for task in value.split(","):
-        configuration.check_task(task)
-    return value.split(",")
-
-
-PARSERS: dict[str, Callable[[str, str], Any]] = {
-    "agent": choices(tuple(AGENTS)),
-    "batch": wholes,
-    "path": choices(PATHS),
-    "update": choices(("separate", "joint")),
-    "device": lambda _, value: value,
-    "image_size": whole(SMALLEST_IMAGE),
-    "channels": whole(1),
-    "task": known_tasks,
-    "num_envs": wholes,
-    "seconds": positive,
-    "minutes": positive,
-    "threads": whole(1),
-    "out": lambda _, value: Path(value),
-}
-assert {*PARSERS, "what"} == {known.name for known in fields(Options)}
 
 
 def check_out(path: Path) -> None:

@@ -203,7 +203,7 @@ def test_bytes_are_counted_where_they_move() -> None:
         (["path=quick"], "unknown path 'quick': known: eager, fast, sb3"),
         (["update=jont"], "did you mean joint?"),
         (["task=cheetah_rn"], "did you mean cheetah_run"),
-        (["batch=64,x"], "batch must be a whole number of at least 1, got 'x'"),
+        (["batch=64,x"], "batch must be a whole number of at least 1, got '64,x'"),
         (["batch=0"], "batch must be a whole number of at least 1"),
         (["image_size=16"], "image_size must be a whole number of at least 17, got '16'"),
         (["seconds=-1"], "seconds must be a number greater than 0, got '-1'"),
