@@ -29,14 +29,14 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from envs import make_env
-from experiments import config as configuration
-from experiments.checkpoint import CONFIG
-from experiments.command import start, tell
-from experiments.config import ConfigError, TrainConfig, check_choice, refusals
 from experiments.evaluate import checkpoint_policy, random_policy
-from experiments.evaluation import Policy, environment_options, evaluate
-from experiments.log import Progress
-from experiments.plot import read_returns
+from experiments.results.runs import read_returns
+from experiments.run import config as configuration
+from experiments.run.checkpoint import CONFIG
+from experiments.run.command import start, tell
+from experiments.run.config import ConfigError, TrainConfig, check_choice, refusals
+from experiments.run.evaluation import Policy, environment_options, evaluate
+from experiments.run.log import Progress
 from rlrep.data import Provenance, Transitions, write_transitions
 from rlrep.data.dataset import check_target
 from rlrep.data.replay_files import episodes_of, load_rows

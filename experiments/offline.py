@@ -1,6 +1,6 @@
 """Trains an agent on offline data: python -m experiments.offline agent=td3_bc objectives=[taco] dataset=PATH seed=1
 
-What a run does stands in offline_run.py; how its errors are told, in command.py.
+What a run does is in run/offline.py; how its errors are reported, in run/command.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import hydra
 
-from experiments.command import start, tell
+from experiments.run.command import start, tell
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @hydra.main(version_base="1.3", config_path="conf/offline", config_name="offline")
 def main(composed: DictConfig) -> None:
-    from experiments.offline_run import train_offline
+    from experiments.run.offline import train_offline
 
     tell(train_offline, composed)
 

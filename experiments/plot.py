@@ -12,10 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.results.curves import draw_run, draw_runs, summary
-from experiments.results.runs import read_returns
-
-__all__ = ["draw_run", "main", "read_returns"]  # the trainer and `collect` look for them here
+from experiments.results.curves import draw_runs, summary
 
 
 def as_pair(text: str) -> tuple[str, str]:

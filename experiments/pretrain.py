@@ -1,6 +1,6 @@
 """Trains an encoder on videos: python -m experiments.pretrain objective=temporal_contrastive source=videos/ horizon=5
 
-What a run does stands in pretrain_run.py; how its errors are told, in command.py.
+What a run does is in run/pretraining.py; how its errors are reported, in run/command.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import hydra
 
-from experiments.command import start, tell
+from experiments.run.command import start, tell
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="pretrain")
 def main(composed: DictConfig) -> None:
-    from experiments.pretrain_run import pretrain
+    from experiments.run.pretraining import pretrain
 
     tell(pretrain, composed)
 

@@ -1,6 +1,6 @@
 """Trains an agent from pixels: python -m experiments.train task=quadruped_run agent=taco seed=1
 
-What a run does stands in trainer.py; how its errors are told, in command.py.
+What a run does is in run/online.py; how its errors are reported, in run/command.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import hydra
 
-from experiments.command import start, tell
+from experiments.run.command import start, tell
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
-    from experiments.trainer import train
+    from experiments.run.online import train
 
     tell(train, composed)
 

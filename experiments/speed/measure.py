@@ -27,7 +27,7 @@ import torch
 from gymnasium.spaces import Box
 
 from agents import Agent, accelerated_update, make_agent
-from experiments.allocator import keep_pages
+from experiments.run.allocator import keep_pages
 from experiments.speed.roofline import ceilings, count_work, synchronize, timed
 from rlrep import ReplayBuffer
 from rlrep.encoders import PRECISIONS, supports_bfloat16
@@ -282,14 +282,14 @@ def loop(agent: str, num_envs: int, path: str, device: torch.device, seconds: fl
     from hydra import compose, initialize_config_dir
 
     from envs import OpenGLError
-    from experiments import config as configuration
-    from experiments.evaluation import evaluate
-    from experiments.trainer import Trainer
+    from experiments.run import config as configuration
+    from experiments.run.evaluation import evaluate
+    from experiments.run.online import OnlineRun
 
     class Enough(Exception):
         """The clock has run for long enough."""
 
-    class Stopwatch(Trainer):
+    class Stopwatch(OnlineRun):
         """A run without its evaluations and checkpoints, stopped after a stretch that was timed."""
 
         start: tuple[float, int, int] | None = None
@@ -298,7 +298,7 @@ def loop(agent: str, num_envs: int, path: str, device: torch.device, seconds: fl
         def evaluate(self) -> None:
             self.next_eval = sys.maxsize
 
-        def save(self, at_episode_start: np.ndarray) -> None:
+        def save(self) -> None:
             self.next_checkpoint = sys.maxsize
 
         def update(self) -> None:

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from experiments import config as configuration
+from experiments.run import config as configuration
 from experiments.speed.measure import AGENTS
 from rlrep.registry import look_up
 

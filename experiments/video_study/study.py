@@ -82,7 +82,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     """
     import torch
 
-    from experiments.allocator import keep_pages
+    from experiments.run.allocator import keep_pages
     from experiments.speed.machine import describe_machine
 
     torch.set_num_threads(1)

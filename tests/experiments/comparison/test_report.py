@@ -12,10 +12,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments.comparison.scores import read_results, score, summarize
-from experiments.config import as_dict
-from experiments.offline_config import completed, requested
 from experiments.offline_report import main
 from experiments.results.runs import RunError
+from experiments.run.config import as_dict
+from experiments.run.offline_config import completed, requested
 from rlrep.data import Provenance
 from tests.experiments.conftest import ROOT
 

@@ -13,9 +13,9 @@ from hydra.utils import to_absolute_path
 
 import envs  # noqa: F401  (registers)
 from envs.noise import Noise
-from experiments.config import ConfigError, located
-from experiments.log import Progress
-from experiments.pretrain_config import ENVIRONMENT, READ_ACTIONS, PretrainConfig
+from experiments.run.config import ConfigError, located
+from experiments.run.log import Progress
+from experiments.run.pretrain_config import ENVIRONMENT, READ_ACTIONS, PretrainConfig
 from rlrep.data import EpisodeDataset, open_video, record
 from rlrep.data.decode import WithoutActions
 from rlrep.registry import unknown

@@ -1,4 +1,4 @@
-"""A pre-training: source, objective and encoder, the loop that joins them, and its folder.
+"""A pre-training: source, objective and encoder.
 
 The folder (run_dir) holds encoder/ (the best validation's, as safetensors with its configuration), config.yaml,
 train.csv, checkpoints/latest.pt and, for objectives that draw, reconstructions.png.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import ExitStack, closing
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,25 +16,25 @@ from typing import Any
 import torch
 from gymnasium import spaces
 from hydra.utils import to_absolute_path
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from experiments.allocator import keep_pages
-from experiments.checkpoint import (
+from experiments.files import CsvLog, locked, write_atomically
+from experiments.run.allocator import keep_pages
+from experiments.run.checkpoint import (
     CHECKPOINT,
     CONFIG,
     fitting,
     load_checkpoint,
     random_state,
-    save_checkpoint,
     set_random_state,
 )
-from experiments.config import ConfigError, as_dict, check_same, load_as, refusals
-from experiments.files import CsvLog, locked, write_atomically
-from experiments.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
-from experiments.pretrain_config import FREE_ON_RESUME, READ_ACTIONS, PretrainConfig, complete
-from experiments.pretrained import DESCRIPTION, WEIGHTS
-from experiments.reconstructions import draw_reconstructions, draws
-from experiments.sources import open_source
+from experiments.run.config import load_as
+from experiments.run.driver import Run, claim, conduct
+from experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
+from experiments.run.pretrain_config import FREE_ON_RESUME, READ_ACTIONS, PretrainConfig, complete
+from experiments.run.pretrained import DESCRIPTION, WEIGHTS
+from experiments.run.reconstructions import draw_reconstructions, draws
+from experiments.run.sources import open_source
 from rlrep import OBJECTIVES, Objective, PixelEncoder, RandomShift, make_objective
 from rlrep.data import EpisodeDataset
 from rlrep.pretrain import Pretrainer
@@ -41,13 +42,16 @@ from rlrep.pretrain import Pretrainer
 ENCODER, PICTURE = "encoder", "reconstructions.png"
 
 
-class Run:
-    """One pre-training: the trainer, what it tells, and its folder. `close` it at the end.
+class PretrainRun(Run):
+    """One pre-training: the trainer and its folder.
 
     Args:
         config: of the run.
-        folder: of the run. Where it holds a checkpoint, the run goes on from there.
+        folder: of the run. Where it holds a checkpoint, the run continues from there.
     """
+
+    counter = "update"
+    longer = "steps or patience"
 
     def __init__(self, config: PretrainConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
@@ -67,35 +71,38 @@ class Run:
             validation_batches=config.validation_batches,
             patience=config.patience,
         )
+        self.metrics = UpdateMetrics(self.counter)
         if state is not None:
             with fitting(path):
-                self.trainer.load_state_dict(state["trainer"])
-                set_random_state(state["random"])
-        self.metrics = UpdateMetrics("update")
+                self.restore(state)
         self.table = CsvLog(folder / "train.csv", self.trainer.updates, "update")
         self.progress = Progress(config.name, config.steps, self.trainer.updates, "update")
         self.wandb = start_wandb(config, folder, "update") if config.use_wandb else None
 
     @property
-    def finished(self) -> bool:
-        """Whether the training is at its end, and its picture drawn."""
-        drawn = (self.folder / PICTURE).exists() or not draws(self.trainer.objective)
-        return self.trainer.finished and drawn
+    def count(self) -> int:
+        return self.trainer.updates
 
-    def run(self) -> None:
-        """Trains to the end, or until the validation loss gets no better.
+    @property
+    def at_end(self) -> bool:
+        """Whether all updates are made, or the validation loss has not improved for long enough."""
+        return self.trainer.finished
 
-        Raises:
-            NonFiniteLoss: if a loss is not finite; the best encoder so far is kept.
-        """
-        trainer = self.trainer
-        while not trainer.finished:
-            self.metrics.add(trainer.step(), trainer.updates)
-            if trainer.validation_due:
-                self.validate()
-            self.progress.advance(trainer.updates)
-        trainer.load_best()
-        self.draw()
+    @property
+    def headline(self) -> str:
+        config = self.config
+        encoder = f"{config.device}, {config.encoder.precision}"
+        return f"{config.name}: at most {config.steps:,} updates, {encoder}, in {self.folder}"
+
+    @property
+    def checkpoint_due(self) -> bool:
+        return self.trainer.validation_due
+
+    def advance(self) -> None:
+        self.metrics.add(self.trainer.step(), self.trainer.updates)
+        if self.trainer.validation_due:
+            self.validate()
+        self.progress.advance(self.trainer.updates)
 
     def validate(self) -> None:
         trainer = self.trainer
@@ -112,7 +119,6 @@ class Run:
         self.progress.show({name: f"{value:.4g}" for name, value in losses.items()})
         if trainer.best_updates == trainer.updates:
             self.save_encoder()
-        save_checkpoint(self.folder / CHECKPOINT, {"trainer": trainer.state_dict(), "random": random_state()})
 
     def save_encoder(self) -> None:
         with TemporaryDirectory() as temporary:
@@ -120,10 +126,31 @@ class Run:
             for name in (WEIGHTS, DESCRIPTION):
                 write_atomically(self.folder / ENCODER / name, Path(temporary, name).read_bytes())
 
-    def draw(self) -> None:
+    def finish(self) -> None:
         """Reconstructions of held-out frames, by the best weights, if the objective draws any."""
         if draws(self.trainer.objective):
+            last = deepcopy(self.trainer.objective.state_dict())  # from which a longer run continues
+            self.trainer.load_best()
             draw_reconstructions(self.trainer, self.folder / PICTURE, self.config.name)
+            self.trainer.objective.load_state_dict(last)
+
+    def state(self) -> dict[str, Any]:
+        self.metrics.check()
+        return {"trainer": self.trainer.state_dict(), "random": random_state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.trainer.load_state_dict(state["trainer"])
+        set_random_state(state["random"])
+
+    def run(self) -> None:
+        super().run()
+        trainer = self.trainer
+        why = "all updates are made" if trainer.updates >= trainer.steps else "the validation loss got no better"
+        print(
+            f"stopped after {trainer.updates} updates, {why}; encoder/ is of update {trainer.best_updates}, "
+            f"validation loss {trainer.best_loss:.4g}"
+        )
 
     def close(self) -> None:
         self.progress.close()
@@ -150,42 +177,19 @@ def action_space(data: EpisodeDataset) -> Any:
     return spaces.Box(-1, 1, data.action.shape[1:])
 
 
+def open_pretraining(composed: DictConfig, opened: ExitStack) -> PretrainRun:
+    """The run that a composed configuration asks for."""
+    config = complete(composed)
+    keep_pages()
+    folder = Path(to_absolute_path(config.run_dir))
+    opened.enter_context(locked(folder))
+    saved = load_as(PretrainConfig, folder / CONFIG) if (folder / CONFIG).exists() else None
+    if saved is not None and composed.encoder.precision == "auto":
+        config.encoder.precision = saved.encoder.precision
+    claim(folder, config, saved, FREE_ON_RESUME)
+    return opened.enter_context(closing(PretrainRun(config, folder)))
+
+
 def pretrain(composed: DictConfig) -> Path:
-    """Runs what a composed configuration asks for; returns the run's folder.
-
-    Raises:
-        ConfigError, CheckpointError, OpenGLError: before anything starts.
-        NonFiniteLoss: if a loss is not finite.
-    """
-    with ExitStack() as opened:
-        with refusals():
-            config = complete(composed)
-            keep_pages()
-            folder = Path(to_absolute_path(config.run_dir))
-            opened.enter_context(locked(folder))
-            if (folder / CONFIG).exists():
-                if not config.resume:
-                    raise ConfigError(
-                        f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it"
-                    )
-                saved = load_as(PretrainConfig, folder / CONFIG)
-                if composed.encoder.precision == "auto":
-                    config.encoder.precision = saved.encoder.precision
-                check_same(config, saved, folder, FREE_ON_RESUME)
-            run = opened.enter_context(closing(Run(config, folder)))
-        if run.finished:
-            raised = "steps" if run.trainer.updates >= run.trainer.steps else "patience"
-            print(f"nothing to do: the run has finished after {run.trainer.updates} updates; to go on, raise {raised}")
-            return folder
-        write_atomically(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(as_dict(config))).encode())
-        run.run()
-        report(run.trainer)
-    return folder
-
-
-def report(trainer: Pretrainer) -> None:
-    why = "all updates are made" if trainer.updates >= trainer.steps else "the validation loss got no better"
-    print(
-        f"stopped after {trainer.updates} updates, {why}; encoder/ is of update {trainer.best_updates}, "
-        f"validation loss {trainer.best_loss:.4g}"
-    )
+    """Trains an encoder; see `conduct`."""
+    return conduct(open_pretraining, composed)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments.config import TrainConfig, complete
+from experiments.run.config import TrainConfig, complete
 
-CONF = Path(__file__).parents[2] / "experiments" / "conf"
+CONF = Path(__file__).parents[3] / "experiments" / "conf"
 
 
 def completed(*overrides: str) -> TrainConfig:

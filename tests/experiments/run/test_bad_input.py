@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from agents import DrQV2
-from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from experiments.command import check_choices, check_names, for_hydra
-from experiments.config import ConfigError
-from experiments.log import NonFiniteLoss
-from experiments.trainer import TrainingError
+from experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from experiments.run.command import check_choices, check_names, for_hydra
+from experiments.run.config import ConfigError
+from experiments.run.driver import TrainingError
+from experiments.run.log import NonFiniteLoss
 from rlrep.replay import ReplayError
 
 Run = Callable[..., Path]
@@ -204,7 +204,7 @@ def test_a_checkpoint_of_another_version_is_refused(run: Run, copy: Path) -> Non
     state = torch.load(copy / CHECKPOINT, weights_only=True)
     torch.save(state | {"version": 99}, copy / CHECKPOINT)
     before = contents(copy)
-    with pytest.raises(CheckpointError, match="written in format 99, this version of rlrep reads 2"):
+    with pytest.raises(CheckpointError, match="written in format 99, this version of rlrep reads 3"):
         run("agent=drqv2", "resume=true", "num_train_frames=4000")
     assert contents(copy) == before
 
@@ -308,7 +308,7 @@ def fill(disk: Path) -> None:
                 pass
 
 
-@pytest.mark.parametrize("before", ["trainer.save_checkpoint", "trainer.write_video", "trainer.Trainer.act"])
+@pytest.mark.parametrize("before", ["driver.save_checkpoint", "agent.write_video", "online.OnlineRun.act"])
 def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
     run: Run, finished: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, before: str
 ) -> None:
@@ -321,8 +321,8 @@ def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
             full.append(True)
         return original(*arguments, **options)
 
-    original = pkgutil.resolve_name(f"experiments.{before}")
-    monkeypatch.setattr(f"experiments.{before}", filling)
+    original = pkgutil.resolve_name(f"experiments.run.{before}")
+    monkeypatch.setattr(f"experiments.run.{before}", filling)
     overrides = ("agent=drqv2", f"run_dir={folder}", "eval_every_frames=2000", "save_video=true")
     with pytest.raises(TrainingError, match=r"disk is full, at frame \d+: free space .* resume=true; the last good"):
         run(*overrides)

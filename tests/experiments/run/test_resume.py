@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.checkpoint import load_checkpoint
+from experiments.run.checkpoint import load_checkpoint
 
 Run = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]

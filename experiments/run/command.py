@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-CONF = Path(__file__).parent / "conf"
+CONF = Path(__file__).parents[1] / "conf"
 GROUPS = ("agent", "preset")
 # Sections whose names are those of whoever takes them, which checks them itself.
 OPEN = ("agent", "objective", "options", "env")
@@ -71,7 +71,7 @@ def check_names(arguments: Sequence[str], name: str, conf: str = "") -> None:
     """Refuses settings that there are not, and a single objective that is no list."""
     from omegaconf import OmegaConf
 
-    from experiments.config import flat
+    from experiments.run.config import flat
     from rlrep.registry import unknown
 
     if brings_files(arguments):
@@ -97,23 +97,26 @@ def brings_files(arguments: Sequence[str]) -> bool:
 
 
 def tell(
-    train: Callable[[DictConfig], Path], composed: DictConfig, stopped: str = "stopped: go on with resume=true"
+    train: Callable[[DictConfig], Path], composed: DictConfig, stopped: str = "stopped: resume with resume=true"
 ) -> None:
-    """Runs `train` and tells how it ended; what a person can mend without a traceback."""
+    """Runs `train` and reports how it ended; what users can fix without a traceback."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
-    from experiments.trainer import EXPECTED
+    from experiments.run.driver import EXPECTED, Stopped
 
     try:
         folder = train(composed)
     except EXPECTED as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        if HydraConfig.get().mode is RunMode.MULTIRUN:  # Hydra goes on with the other runs, and fails at the end
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # Hydra continues with the other runs, and fails at the end
             raise CompactHydraException(f"error: {error}") from error
         sys.exit(f"error: {error}")
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         sys.exit(stopped)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments import ranks
-from experiments.config import ConfigError, RunConfig, as_dict
 from experiments.files import CsvLog, write_atomically
+from experiments.run import ranks
+from experiments.run.config import ConfigError, RunConfig, as_dict
 
 SECONDS_BETWEEN_LINES = 30
 
@@ -57,9 +57,16 @@ class UpdateMetrics:
         if not self.values:
             return {}
         self.check()
-        means = torch.stack(self.values).mean(0).tolist()
+        means = torch.stack(self.values).cpu().double().mean(0).tolist()  # the sum of large ones overflows float32
         self.values, self.frames = [], []
         return dict(zip(self.names, means, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `mean` has not returned yet."""
+        return {"names": list(self.names), "values": list(self.values), "frames": list(self.frames)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.names, self.values, self.frames = list(state["names"]), list(state["values"]), list(state["frames"])
 
 
 class Progress:
@@ -137,18 +144,18 @@ class Log:
         config: of the run.
         folder: of the run.
         count: where the run starts or goes on; later rows are dropped from the CSV files.
-        next_eval: evaluations from this count on are to come; rows of them are dropped.
+        evaluated: where the last evaluation was; rows of later ones are dropped, as they will be played again.
         total: where the run ends.
         counter: what is counted, and the column that holds it.
     """
 
     def __init__(
-        self, config: RunConfig, folder: Path, count: int, next_eval: int, total: int, counter: str = "frame"
+        self, config: RunConfig, folder: Path, count: int, evaluated: int, total: int, counter: str = "frame"
     ) -> None:
         self.counter = counter
         self.tables = {
             "train": CsvLog(folder / "train.csv", count, counter),
-            "eval": CsvLog(folder / "eval.csv", min(count, next_eval - 1), counter),
+            "eval": CsvLog(folder / "eval.csv", evaluated, counter),
         }
         name = f"{config.task} {config.agent['name']} seed {config.seed}"
         self.progress = Progress(name, total, count, counter)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments import config as configuration
-from experiments.checkpoint import load_checkpoint
-from experiments.command import for_hydra
-from experiments.config import ConfigError
 from experiments.evaluate import main as evaluate
-from experiments.pretrained import settle_encoder
-from experiments.trainer import Trainer
+from experiments.run import config as configuration
+from experiments.run.checkpoint import load_checkpoint
+from experiments.run.command import for_hydra
+from experiments.run.config import ConfigError
+from experiments.run.online import OnlineRun
+from experiments.run.pretrained import settle_encoder
 from rlrep import PixelEncoder
 from tests.experiments.conftest import ROOT, TINY
 
@@ -65,7 +65,7 @@ def test_an_encoder_is_fine_tuned_from_its_weights(encoder: Path, tmp_path: Path
     assert config.agent["name"] == "drqv2+pretrained"
     settle_encoder(config, None)
     pretrained = PixelEncoder.from_pretrained(encoder).state_dict()
-    with closing(Trainer(config, tmp_path / "run")) as trainer:
+    with closing(OnlineRun(config, tmp_path / "run")) as trainer:
         assert all(equal(trainer.agent.encoder.state_dict(), pretrained))
         trainer.run()
         assert not any(equal(trainer.agent.encoder.state_dict(), pretrained))
@@ -76,17 +76,17 @@ def test_a_resumed_run_does_not_need_the_encoder_any_more(
 ) -> None:
     overrides = ("agent=drqv2", f"encoder.path={encoder}", "checkpoint_every_frames=1000", "num_train_frames=2000")
     whole = run(*overrides, f"run_dir={tmp_path}/whole")
-    advance = Trainer.advance
+    advance = OnlineRun.advance
 
-    def interrupted(trainer: Trainer) -> Any:
+    def interrupted(trainer: OnlineRun) -> Any:
         if trainer.frame == 1500:
             raise KeyboardInterrupt
         return advance(trainer)
 
-    monkeypatch.setattr(Trainer, "advance", interrupted)
+    monkeypatch.setattr(OnlineRun, "advance", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(*overrides)
-    monkeypatch.setattr(Trainer, "advance", advance)
+    monkeypatch.setattr(OnlineRun, "advance", advance)
     shutil.rmtree(encoder)
     folder = run(*overrides, "resume=true")
     assert all(equal(weights(folder), weights(whole)))

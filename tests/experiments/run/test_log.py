@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.files import CsvLog
-from experiments.log import NonFiniteLoss, UpdateMetrics
+from experiments.run.log import NonFiniteLoss, UpdateMetrics
 
 Run = Callable[..., Path]
 

@@ -75,21 +75,23 @@ GIVEN_BY_US = {"encoder", "action_space", "objectives", "joint", "augment", "ret
 
 # What may change when a run is resumed; a checkpoint means nothing under another value of the rest. Where the offline
 # data lie may: the checkpoint tells what they held.
-FREE_ON_RESUME = {
-    "resume",
-    "run_dir",
-    "device",
-    "offline.data",
-    "offline.cache",
-    "num_train_frames",
-    "num_eval_episodes",
-    "eval_every_frames",
-    "save_snapshot",
-    "save_video",
-    "use_tb",
-    "use_wandb",
-    "wandb",
-}
+FREE_ON_RESUME = frozenset(
+    {
+        "resume",
+        "run_dir",
+        "device",
+        "offline.data",
+        "offline.cache",
+        "num_train_frames",
+        "num_eval_episodes",
+        "eval_every_frames",
+        "save_snapshot",
+        "save_video",
+        "use_tb",
+        "use_wandb",
+        "wandb",
+    }
+)
 
 
 Config = TypeVar("Config")
@@ -359,8 +361,13 @@ def typed_as(schema: type[Config], config: DictConfig) -> Config:
     return built
 
 
-def check_precision(config: RunConfig) -> None:
-    """Refuses to begin a run in bfloat16 where that is no faster; one that was begun elsewhere can be gone on with."""
+def settle_precision(config: RunConfig, saved: RunConfig | None, composed: DictConfig) -> None:
+    """Refuses to begin a run in bfloat16 where that is no faster; one that was begun elsewhere can be resumed, in its
+    own precision where that is automatic."""
+    if saved is not None:
+        if composed.encoder.precision == "auto":
+            config.encoder.precision = saved.encoder.precision
+        return
     if config.encoder.precision == "bfloat16" and not supports_bfloat16(config.device):
         raise ConfigError(
             f"encoder.precision=bfloat16, but {config.device} here computes it no faster than float32 (that takes a "

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.utils import to_absolute_path
 from torch import nn
 
-from experiments.config import ConfigError, RunConfig
+from experiments.run.config import ConfigError, RunConfig
 
 ARCHITECTURE = ("channels", "strides", "out_dim")
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"

@@ -16,9 +16,9 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from experiments import ranks
-from experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from experiments.trainer import Trainer
+from experiments.run import ranks
+from experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from experiments.run.online import OnlineRun
 from tests.experiments.conftest import ROOT, TINY, run_in
 
 Run = Callable[..., Path]
@@ -73,13 +73,13 @@ def go_on(rank: int, folder: Path, port: int, *overrides: str) -> None:
     torch.set_num_threads(1)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
-    save = Trainer.save
+    save = OnlineRun.save
 
-    def save_agent_too(trainer: Trainer, at_episode_start: np.ndarray) -> None:
+    def save_agent_too(trainer: OnlineRun) -> None:
         torch.save(trainer.agent.state_dict(), folder / f"agent_{rank}_{trainer.step}.pt")
-        save(trainer, at_episode_start)
+        save(trainer)
 
-    with patch.object(Trainer, "save", save_agent_too):
+    with patch.object(OnlineRun, "save", save_agent_too):
         run_in(folder, *overrides)
 
 

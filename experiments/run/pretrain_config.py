@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config import (
+from experiments.run.config import (
     ConfigError,
     NoiseConfig,
     WandbConfig,
@@ -29,7 +29,7 @@ ENVIRONMENT = "env:"
 POSITIVE = ("image_size", "frame_stack", "horizon", "num_frames", "steps", "batch_size", "lr", "validate_every")
 
 # What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
-FREE_ON_RESUME = {"resume", "run_dir", "device", "steps", "patience", "cache", "use_wandb", "wandb"}
+FREE_ON_RESUME = frozenset({"resume", "run_dir", "device", "steps", "patience", "cache", "use_wandb", "wandb"})
 
 
 @dataclass

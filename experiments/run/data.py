@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from hydra.utils import to_absolute_path
 
-from experiments import ranks
-from experiments.checkpoint import CheckpointError
-from experiments.config import ConfigError, longest_horizon
+from experiments.run import ranks
+from experiments.run.checkpoint import CheckpointError
+from experiments.run.config import ConfigError, longest_horizon
 from rlrep.data import Dataset, open_dataset
 from rlrep.replay import ReplayError
 

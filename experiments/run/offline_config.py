@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.checkpoint import CONFIG
-from experiments.config import ConfigError, RunConfig, TrainConfig, explanation, load_as, located, settle, typed_as
+from experiments.run.checkpoint import CONFIG
+from experiments.run.config import ConfigError, RunConfig, TrainConfig, explanation, load_as, located, settle, typed_as
 from rlrep.data.sources import READERS
 
 if TYPE_CHECKING:
@@ -28,22 +28,24 @@ USUAL_ACTION_REPEAT = 2  # V-D4RL's, whose files do not tell
 COMMON_FOLDER = re.compile(r"\d+px|seed_\d+|rank_\d+|replay")
 
 # What may change when a run is resumed. `dataset` may: the checkpoint tells what it held.
-FREE_ON_RESUME = {
-    "resume",
-    "run_dir",
-    "device",
-    "dataset",
-    "data",
-    "cache",
-    "replay_storage",
-    "num_updates",
-    "num_eval_episodes",
-    "eval_every_updates",
-    "save_video",
-    "use_tb",
-    "use_wandb",
-    "wandb",
-}
+FREE_ON_RESUME = frozenset(
+    {
+        "resume",
+        "run_dir",
+        "device",
+        "dataset",
+        "data",
+        "cache",
+        "replay_storage",
+        "num_updates",
+        "num_eval_episodes",
+        "eval_every_updates",
+        "save_video",
+        "use_tb",
+        "use_wandb",
+        "wandb",
+    }
+)
 
 
 @dataclass

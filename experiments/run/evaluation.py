@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from envs import make_env, make_vector_env
-from experiments.config import RunConfig, TrainConfig
 from experiments.files import write_atomically
+from experiments.run.config import RunConfig, TrainConfig
 
 # Evaluation draws its episodes from another seed than training; they are the same at every evaluation of a run.
 EVALUATION_SEED = 1_000_003

@@ -10,9 +10,9 @@ from hydra.utils import to_absolute_path
 
 from agents import Agent
 from agents.schedule import parse_schedule
-from experiments.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
-from experiments.config import ConfigError, RunConfig, TrainConfig, flat
-from experiments.offline_config import OfflineConfig, load
+from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
+from experiments.run.config import ConfigError, RunConfig, TrainConfig, flat
+from experiments.run.offline_config import OfflineConfig, load
 
 # What the weights and the optimizers mean nothing without; the rest may change at the switch.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")
