@@ -149,7 +149,7 @@ def ratio(slower: Row | None, faster: Row | None) -> str:
 SECTIONS: list[tuple[str, tuple[str, ...], Callable[[list[Row]], list[Line]]]] = [
     (
         "**Update.** fast is ours; eager is the same in float32 with every acceleration off; sb3 is the SAC of\n"
-        "Stable-Baselines3 with CnnPolicy, with the sampling that its update includes. Medians of blocks in turns.\n"
+        "Stable-Baselines3 with CnnPolicy. All sample their batch from a replay. Medians of blocks in turns.\n"
         "Peak memory is the whole process's, on CUDA torch's.",
         ("update", "joint_update"),
         update_section,
