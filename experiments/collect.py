@@ -30,7 +30,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from envs import make_env
 from experiments.evaluate import checkpoint_policy, random_policy
-from experiments.results.curves import read_returns
+from experiments.results.runs import read_returns
 from experiments.run import config as configuration
 from experiments.run.checkpoint import CONFIG
 from experiments.run.command import start, tell
