@@ -395,8 +395,11 @@ def settle(config: DictConfig) -> None:
         raise ConfigError(f"objectives: it is a list, write objectives=[{config.objectives}]")
     added = [short_name(name) for name in config.objectives if name != config.agent.name]
     for name in config.objectives:
-        given = config.objective.get(name, {})
-        config.objective[name] = defaults_of(objective_class(name)) | dict(given)
+        given = dict(config.objective.get(name, {}))
+        short = short_name(name)
+        if short != name:  # the options of my_package.my_file:MyObjective may be typed as objective.MyObjective.…
+            given |= dict(config.objective.pop(short, {}))
+        config.objective[name] = defaults_of(objective_class(name)) | given
     if config.get("init"):
         added.append("init")
     if config.encoder.path or config.encoder.freeze:

@@ -27,10 +27,10 @@ from experiments.run.checkpoint import (
     random_state,
     set_random_state,
 )
-from experiments.run.config import load_as, objective_class
+from experiments.run.config import ConfigError, load_as, objective_class
 from experiments.run.driver import Run, claim, conduct
 from experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
-from experiments.run.pretrain_config import FREE_ON_RESUME, READ_ACTIONS, PretrainConfig, complete
+from experiments.run.pretrain_config import FREE_ON_RESUME, PretrainConfig, complete
 from experiments.run.pretrained import DESCRIPTION, WEIGHTS
 from experiments.run.reconstructions import draw_reconstructions, draws
 from experiments.run.sources import open_source
@@ -159,14 +159,35 @@ class PretrainRun(Run):
 
 
 def build_objective(config: PretrainConfig, data: EpisodeDataset) -> Objective:
-    """The objective around a new encoder, for the data's observations and, if it reads them, actions."""
-    encoder = PixelEncoder(data.observation_shape, **config.encoder.options)
+    """The objective around a new encoder, for the data's observations and, if it needs them, actions."""
+    needs_actions = objective_class(config.objective).needs_actions
+    actions = action_space(data) if needs_actions else None
+    return built(config, data.observation_shape, actions, data.frames.shape[1]).to(config.device)
+
+
+def check_objective(config: PretrainConfig) -> None:
+    """Refuses an objective that no source can serve, before anything is decoded or played.
+
+    Raises:
+        ConfigError: if it reads rewards.
+        ValueError: for options that it refuses.
+    """
+    actions = spaces.Discrete(2) if objective_class(config.objective).needs_actions else None
+    objective = built(config, (3 * config.frame_stack, config.image_size, config.image_size), actions, 3)
+    if "reward" in objective.window.needs:
+        raise ConfigError(
+            f"{type(objective).__name__} reads rewards, which the sources of a pre-training lack: use it in "
+            f"experiments.train or experiments.offline, objectives=[{config.objective}]"
+        )
+
+
+def built(config: PretrainConfig, shape: tuple[int, ...], actions: Any, frame_channels: int) -> Objective:
     options = config.options | {"augment": RandomShift(config.shift)}
+    fixed = {"horizon": config.horizon, "frame_channels": frame_channels}
     takes = parameters_of(objective_class(config.objective))
-    fixed = {"horizon": config.horizon, "frame_channels": data.frames.shape[1]}
     options |= {name: value for name, value in fixed.items() if name in takes}
-    actions = action_space(data) if config.objective in READ_ACTIONS else None
-    return make_objective(config.objective, encoder, actions, **options).to(config.device)
+    encoder = PixelEncoder(shape, **config.encoder.options)
+    return make_objective(config.objective, encoder, actions, **options)
 
 
 def action_space(data: EpisodeDataset) -> Any:
@@ -180,6 +201,7 @@ def action_space(data: EpisodeDataset) -> Any:
 def open_pretraining(composed: DictConfig, opened: ExitStack) -> PretrainRun:
     """The run that a composed configuration asks for."""
     config = complete(composed)
+    check_objective(config)
     keep_pages()
     folder = Path(to_absolute_path(config.run_dir))
     opened.enter_context(locked(folder))

@@ -13,9 +13,9 @@ from hydra.utils import to_absolute_path
 
 import envs  # noqa: F401  (registers)
 from envs.noise import Noise
-from experiments.run.config import ConfigError, located
+from experiments.run.config import ConfigError, located, objective_class
 from experiments.run.log import Progress
-from experiments.run.pretrain_config import ENVIRONMENT, READ_ACTIONS, PretrainConfig
+from experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig
 from rlrep.data import EpisodeDataset, open_video, record
 from rlrep.data.decode import WithoutActions
 from rlrep.registry import unknown
@@ -29,7 +29,7 @@ def open_source(config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]
     """
     if config.streams:
         return split(play(config), config)
-    if config.objective not in READ_ACTIONS:
+    if not objective_class(config.objective).needs_actions:
         return split(watch(config, actions=False), config)
     try:
         return split(watch(config, actions=True), config)
