@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from agents import AGENTS, PATHS, find_agent
+from agents import PATHS, find_agent
 from envs import TASKS
 from experiments.run.options import ConfigError, check, defaults, is_a, option, section
 from rlrep import OBJECTIVES, Objective
@@ -245,11 +245,10 @@ class RunConfig(AnyRunConfig):
         check_task(self.task)
         found = {name: objective_class(name) for name in (*self.objectives, *self.objective)}
         super().__post_init__()
-        check_options(
-            "agent", self.agent_options, find_agent(self.agent["algorithm"]), known=self.agent["algorithm"] in AGENTS
-        )
+        agent = find_agent(self.agent["algorithm"])
+        check_options("agent", self.agent_options, agent, known=is_ours(agent))
         for name in self.objectives:
-            check_options(f"objective.{name}", self.objective.get(name, {}), found[name], known=name in OBJECTIVES)
+            check_options(f"objective.{name}", self.objective.get(name, {}), found[name], known=is_ours(found[name]))
         if self.agent_options.get("critic_target_tau", 0) > 1:
             raise ConfigError(f"agent.critic_target_tau must be at most 1, got {self.agent['critic_target_tau']}")
         if len(set(self.objectives)) < len(self.objectives):
@@ -395,7 +394,7 @@ def settle(config: DictConfig) -> None:
         raise ConfigError(f"objectives: it is a list, write objectives=[{config.objectives}]")
     added = [short_name(name) for name in config.objectives if name != config.agent.name]
     for name in config.objectives:
-        given = config.objective.get(name, {})
+        given = config.objective.pop(short_name(name), None) or config.objective.get(name, {})
         config.objective[name] = defaults_of(objective_class(name)) | dict(given)
     if config.get("init"):
         added.append("init")
@@ -435,6 +434,11 @@ def objective_class(name: str) -> type[Objective]:
         ValueError: for what is neither.
     """
     return find_objective(name)
+
+
+def is_ours(built: type) -> bool:
+    """Whether a class is of this project, and not one that users brought."""
+    return built.__module__.partition(".")[0] in ("agents", "rlrep")
 
 
 def short_name(name: str) -> str:

@@ -51,7 +51,6 @@ class PretrainRun(Run):
     """
 
     counter = "update"
-    longer = "steps or patience"
 
     def __init__(self, config: PretrainConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
@@ -87,6 +86,10 @@ class PretrainRun(Run):
     def at_end(self) -> bool:
         """Whether all updates are made, or the validation loss has not improved for long enough."""
         return self.trainer.finished
+
+    @property
+    def longer(self) -> str:
+        return "steps" if self.trainer.updates >= self.trainer.steps else "patience"
 
     @property
     def headline(self) -> str:
@@ -140,6 +143,7 @@ class PretrainRun(Run):
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
+        self.finished &= (self.folder / PICTURE).exists() or not draws(self.trainer.objective)
         self.trainer.load_state_dict(state["trainer"])
         set_random_state(state["random"])
 
