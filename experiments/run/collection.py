@@ -29,7 +29,7 @@ from hydra.utils import to_absolute_path
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from envs import make_env
-from experiments.results.curves import read_returns
+from experiments.results.runs import read_returns
 from experiments.run import config as configuration
 from experiments.run.checkpoint import CONFIG
 from experiments.run.config import ConfigError, TrainConfig, refusals

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
-from agents import Agent, accelerated_update, make_agent
+from agents import Agent, accelerate, make_agent
 from experiments.run.allocator import keep_pages
 from experiments.speed.roofline import ceilings, count_work, synchronize, timed
 from rlrep import ReplayBuffer
@@ -107,22 +107,24 @@ def peak_memory(device: torch.device) -> int:
 def update(
     agent: str, batch_size: int, path: str, update: str, device: torch.device, image_size: int, channels: int
 ) -> Subject:
-    """An agent's update, again and again on one batch that a replay drew."""
-    built = build(agent, path, update, device, image_size, channels)
-    replay = filled_replay(image_size, batch_size + 2 * LONG_EPISODE, "memory", device)
-    batch = replay.sample(batch_size)
-    run = accelerated_update(built) if path == "fast" else built.update
-    return Subject({"update": lambda: run(batch, STEP)}, facts(built))
+    """An agent's update, with the sampling that it includes."""
+    built = build(agent, batch_size, path, update, device, image_size, channels)
+    if path == "fast":
+        accelerate(built)
+    replay = filled_replay(image_size, batch_size + 2 * LONG_EPISODE, storage_of(device), device)
+    return Subject({"update": lambda: built.update(replay, STEP)}, facts(built))
 
 
 def act(agent: str, path: str, device: torch.device, image_size: int, channels: int) -> Subject:
     """Encoding one observation, and acting with exploration."""
-    built = build(agent, path, "separate", device, image_size, channels)
+    built = build(agent, 1, path, "separate", device, image_size, channels)
     observation = random_observations(image_size, 1)
     return Subject({"act": lambda: built.act(observation, STEP)}, facts(built))
 
 
-def build(agent: str, path: str, update: str, device: torch.device, image_size: int, channels: int) -> Agent:
+def build(
+    agent: str, batch_size: int, path: str, update: str, device: torch.device, image_size: int, channels: int
+) -> Agent:
     precision = "bfloat16" if path == "fast" and supports_bfloat16(device) else "float32"
     return make_agent(
         observation_shape=(3 * FRAME_STACK, image_size, image_size),
@@ -132,8 +134,14 @@ def build(agent: str, path: str, update: str, device: torch.device, image_size: 
         device=device,
         path=path,
         joint=update == "joint",
+        batch_size=batch_size,
         **AGENTS[agent],
     )
+
+
+def storage_of(device: torch.device) -> str:
+    """Where a run keeps frames that fit: beside the agent."""
+    return str(device) if device.type == "cuda" else "memory"
 
 
 def facts(agent: Agent) -> Row:
@@ -168,19 +176,20 @@ def adding(replay: ReplayBuffer, image_size: int) -> Callable[[], None]:
     rng = np.random.default_rng(0)
     observations = random_observations(image_size, 64)
     actions = rng.uniform(-1, 1, (64, 1, ACTION_DIM)).astype(np.float32)
-    step = 0
+    step = place = 0
 
     def add() -> None:
-        nonlocal step
-        step += 1
+        nonlocal step, place
+        step, ends = step + 1, (step + 1) % LONG_EPISODE == 0
         replay.add(
-            observation=observations[step % 64][None],
-            action=actions[step % 64],
+            observation=observations[place][None],
+            action=actions[place],
             reward=np.ones(1),
-            next_observation=observations[(step + 1) % 64][None],
+            next_observation=observations[(place + 1) % 64][None],
             terminated=np.zeros(1, bool),
-            truncated=np.array([step % LONG_EPISODE == 0]),
+            truncated=np.array([ends]),
         )
+        place = (place + (FRAME_STACK if ends else 1)) % 64  # an episode starts elsewhere than the last one ended
 
     return add
 
@@ -248,16 +257,17 @@ def roofline(
     agent: str, batch_size: int, path: str, update: str, device: torch.device, image_size: int, channels: int
 ) -> list[Row]:
     """The work of one update, the device's ceilings, and the time that the update takes next to them."""
-    plain = build(agent, path, update, device, image_size, channels)
-    batch = filled_replay(image_size, batch_size + 2 * LONG_EPISODE, "memory", device).sample(batch_size)
-    plain.update(batch, STEP)  # Adam makes its state
-    operations, moved = count_work(lambda: plain.update(batch, STEP))
-    precision = plain.encoder.precision
-    operations_per_second, bytes_per_second = ceilings(device, PRECISIONS[precision])
-    run = accelerated_update(plain) if path == "fast" else plain.update
-    timed(lambda: run(batch, STEP), device, 5 if device.type == "cuda" else 1)
+    built = build(agent, batch_size, path, update, device, image_size, channels)
+    replay = filled_replay(image_size, batch_size + 2 * LONG_EPISODE, storage_of(device), device)
+    run = lambda: built.update(replay, STEP)  # noqa: E731
+    run()  # Adam makes its state
+    operations, moved = count_work(run)
+    operations_per_second, bytes_per_second = ceilings(device, PRECISIONS[built.encoder.precision])
+    if path == "fast":
+        accelerate(built)
+    timed(run, device, 5 if device.type == "cuda" else 1)
     repeats = 50 if device.type == "cuda" else 1
-    seconds = statistics.median(timed(lambda: run(batch, STEP), device, repeats) for _ in range(5))
+    seconds = statistics.median(timed(run, device, repeats) for _ in range(5))
     limits = {"compute": operations / operations_per_second, "memory": moved / bytes_per_second}
     return [
         {
@@ -272,7 +282,7 @@ def roofline(
             "memory_ceiling_seconds": limits["memory"],
             "bound_by": max(limits, key=lambda name: limits[name]),
             "share_of_roofline": max(limits.values()) / seconds,
-            **facts(plain),
+            **facts(built),
         }
     ]
 

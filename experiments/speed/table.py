@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from experiments.results.tables import markdown
+
 Row = dict[str, Any]
 Line = dict[str, str]
 
@@ -27,20 +29,10 @@ def report(machine: Row, rows: Sequence[Row], left_out: Mapping[str, str]) -> st
     for title, what, section in SECTIONS:
         chosen = [row for row in rows if row["what"] in what]
         if chosen:
-            parts.append(f"{title}\n\n{table(section(chosen))}")
+            parts.append(f"{title}\n\n{markdown(section(chosen))}")
     if left_out:
         parts.append("\n".join(["**Left out**", "", *(f"- {title}: {reason}" for title, reason in left_out.items())]))
     return "\n\n".join(parts)
-
-
-def table(lines: list[Line]) -> str:
-    """An aligned Markdown table; a column that is empty in all lines is dropped."""
-    names = [name for name in lines[0] if any(line[name] for line in lines)]
-    widths = [max(3, len(name), *(len(line[name]) for line in lines)) for name in names]
-    cells = [names, ["-" * width for width in widths], *([line[name] for name in names] for line in lines)]
-    return "\n".join(
-        f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in cells
-    )
 
 
 def update_section(rows: list[Row]) -> list[Line]:
@@ -157,7 +149,7 @@ def ratio(slower: Row | None, faster: Row | None) -> str:
 SECTIONS: list[tuple[str, tuple[str, ...], Callable[[list[Row]], list[Line]]]] = [
     (
         "**Update.** fast is ours; eager is the same in float32 with every acceleration off; sb3 is the SAC of\n"
-        "Stable-Baselines3 with CnnPolicy, with the sampling that its update includes. Medians of blocks in turns.\n"
+        "Stable-Baselines3 with CnnPolicy. All sample their batch from a replay. Medians of blocks in turns.\n"
         "Peak memory is the whole process's, on CUDA torch's.",
         ("update", "joint_update"),
         update_section,

@@ -294,5 +294,5 @@ def rows(results: Results) -> list[dict[str, object]]:
     for cell in results.every:
         row = {name: value for name, value in asdict(cell).items() if name not in ("curve", "pictures")}
         renamed = {("return" if name == "final_return" else name): value for name, value in row.items()}
-        table.append({name: "" if value != value else value for name, value in renamed.items()})
+        table.append(renamed)
     return table

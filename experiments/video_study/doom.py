@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from envs import DoomPixels
 from envs.noise import Noise, NoiseProcess
-from experiments.video_study.pixels import Samples, Settings, noise_picture
+from experiments.video_study.domain import Samples, Settings, noise_picture
 from rlrep.data import EpisodeDataset, record
 
 NUM_ENVS = 8
@@ -54,7 +54,7 @@ class Latent(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class DoomDomain:
-    """See `experiments.video_study.pixels.Domain`. Half of the actions in the videos are random, half those of a player that
+    """See `domain.Domain`. Half of the actions in the videos are random, half those of a player that
     knows the state, as in the grid world; a state's label is what of it can be seen.
 
     Shapes lie on everything, as little of these pictures is dark. Returns of Basic are in units of 100.

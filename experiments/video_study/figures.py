@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from experiments.files import write_atomically
-from experiments.results.curves import COLOURS
+from experiments.results import curves
+from experiments.results.curves import COLOURS, GREY, save, styled
+from experiments.results.statistics import Means, fit_growth, over_seeds, seed_mean
 from experiments.video_study.cells import (
     DOMAINS,
     METHODS,
@@ -31,7 +31,6 @@ from experiments.video_study.cells import (
     sweep,
     values,
 )
-from experiments.video_study.intervals import fit_growth, mean_interval
 
 COLOUR = {
     "temporal_contrastive": COLOURS[0],
@@ -42,13 +41,13 @@ COLOUR = {
     "oracle": COLOURS[6],
     "random": "0.5",
 }
-RANDOM_POLICY = "0.45"
 SAMPLES = 1
-DPI = 120
+LEAST_SCORE = -0.3  # that a panel of probes shows
 
 Ends = Mapping[str, tuple[float, float] | None]
 
 
+@styled()
 def draw(results: Results, out: Path) -> dict[str, Path]:
     """Every picture that the cells allow, as `out/NAME.png`; the keys are their names without the ending."""
     figures: dict[str, Figure | None] = {}
@@ -62,10 +61,8 @@ def draw(results: Results, out: Path) -> dict[str, Path]:
     paths = {}
     for name, figure in figures.items():
         if figure is not None:
-            picture = io.BytesIO()
-            figure.savefig(picture, format="png", dpi=DPI)
             paths[name] = out / f"{name}.png"
-            write_atomically(paths[name], picture.getvalue())
+            save(figure, paths[name])
     return paths
 
 
@@ -80,10 +77,10 @@ def returns(results: Results, domain: str) -> Figure | None:
         cells = [*core(results, domain, noise=noise), *oracle(results, domain, noise)]
         lines = {}
         for method in METHODS:
-            curves = [np.array(c.curve) for c in unique(select(cells, method=method)) if len(c.curve) > 1]
-            if curves:
-                steps, runs = align(curves)
-                lines[method] = band(panel, steps, runs, method)
+            shown = [np.array(c.curve).T for c in unique(select(cells, method=method)) if len(c.curve) > 1]
+            if shown:
+                steps, runs = curves.align([(x, y) for x, y in shown])
+                lines[method] = band(panel, steps, over_seeds(runs), method, marker="")
         dress(panel, f"{NOISES[noise]}, {seeds(cells)}", "environment steps")
         panel.xaxis.set_major_formatter(FuncFormatter(thousands))
         random_policy(panel, cells, named=noise == noises[0])  # where the curves end far above it
@@ -99,19 +96,19 @@ def probes(results: Results, domain: str) -> Figure | None:
     noises = [noise for noise in NOISES if core(results, domain, noise=noise)]
     if not noises:
         return None
-    figure = Figure(figsize=(16, 9), layout="constrained")
+    figure = Figure(figsize=(16, 9))
     shown = seeds(core(results, domain))
     figure.suptitle(f"{DOMAINS[domain]}: what can be read from frozen features ({shown})", fontsize=20)
     grid = figure.subplots(2, len(noises), squeeze=False)
     for noise, (above, below) in zip(noises, grid.T, strict=True):
         cells = [*core(results, domain, noise=noise), *oracle(results, domain, noise)]
         bars(above, cells, "state", f"state read, {NOISES[noise]}", state_unit(domain))
-        above.set_xlim(max(-0.3, min(0.0, above.dataLim.xmin)) - 0.05, 1.22)
+        above.set_xlim(min(0.0, above.dataLim.xmin) - 0.05, 1.22)
         if noise == "none":
             explain(below)
             continue
         bars(below, select(cells, noise=noise), "noise", f"noise read, {NOISES[noise]}", "R² (0: nothing)")
-        below.set_xlim(max(-0.3, min(0.0, below.dataLim.xmin)) - 0.05, 1.22)
+        below.set_xlim(min(0.0, below.dataLim.xmin) - 0.05, 1.22)
     return figure
 
 
@@ -120,11 +117,14 @@ def bars(panel: Axes, cells: Sequence[Cell], what: str, title: str, unit: str) -
     for row, method in enumerate(methods):
         cells_of = unique(select(cells, method=method))
         linear, mlp = values(cells_of, f"{what}_linear"), values(cells_of, f"{what}_mlp")
-        mean, (low, high) = linear.mean(), (end[0] for end in mean_interval(linear[:, None]))
+        found = seed_mean(linear)
+        mean, high = found.value, found.high
         panel.barh(row, mean, height=0.7, color=COLOUR[method], alpha=0.85)
-        panel.plot([low, high], [row + 0.15, row + 0.15], color="black", linewidth=2)
+        panel.plot([found.low, high], [row + 0.15, row + 0.15], color="black", linewidth=2)
         if len(mlp):
-            panel.plot(mlp.mean(), row - 0.15, "D", color="white", markeredgecolor="black", markersize=7)
+            marker = "D" if mlp.mean() >= LEAST_SCORE else "<"  # an arrow at the edge: it scores less
+            at = max(mlp.mean(), LEAST_SCORE)
+            panel.plot(at, row - 0.15, marker, color="white", markeredgecolor="black", markersize=7)
         edge = np.nanmax([mean, high, mlp.mean() if len(mlp) else mean])
         panel.text(max(edge, 0) + 0.05, row, f"{mean:.2f}".replace("-0.00", "0.00"), va="center", fontsize=13)
     panel.set_yticks(range(len(methods)), [METHODS[m] for m in methods])
@@ -140,7 +140,7 @@ def explain(panel: Axes) -> None:
     lines = (
         "bar and number: linear probe",
         "black line: its 95 % interval",
-        "diamond: MLP probe",
+        f"diamond: MLP probe (arrow: below {LEAST_SCORE:g})",
     )
     panel.text(0.0, 0.8, "\n".join(lines), fontsize=14, va="top", linespacing=1.7, transform=panel.transAxes)
 
@@ -158,7 +158,7 @@ def reconstructions(results: Results, domain: str) -> Figure | None:
     if not chosen:
         return None
     columns = ["observation", *(m for m in METHODS if any(m in row for _, row in chosen))]
-    figure = Figure(figsize=(2.3 * len(columns) + 0.6, 2.3 * len(chosen) + 1.1), layout="constrained")
+    figure = Figure(figsize=(2.3 * len(columns) + 0.6, 2.3 * len(chosen) + 1.1))
     figure.suptitle(f"{DOMAINS[domain]}: reconstructed from frozen features", fontsize=20)
     grid = figure.subplots(len(chosen), len(columns), squeeze=False)
     for panel in grid.flat:
@@ -269,7 +269,7 @@ def lock(cells: Sequence[LockCell]) -> Figure | None:
     most = max(c.max_episodes for c in cells)
     panel.set_ylim(top=max(1.5 * max(c.episodes for c in cells), 1.5 * max(y for _, y in ends.values())))
     if not all(c.solved for c in cells):
-        panel.axhline(most, color=RANDOM_POLICY, linestyle="--", linewidth=1.6)
+        panel.axhline(most, color=GREY, linestyle="--", linewidth=1.6)
         panel.annotate("given up (△: unsolved)", (horizons[0], most), (0, 5), textcoords="offset points", fontsize=13)
     label_lines(panel, ends, names)
     return figure
@@ -296,19 +296,14 @@ def seeds(cells: Iterable[Cell]) -> str:
 
 def canvas(panels: int, title: str) -> tuple[Figure, list[Axes]]:
     """A slide's width for three panels; one panel alone gets the shape of a slide's half."""
-    figure = Figure(figsize=(max(10.0, 6.4 * panels), 6.0), layout="constrained")
+    figure = Figure(figsize=(max(10.0, 6.4 * panels), 6.0))
     figure.suptitle(title, fontsize=20)
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
 def dress(panel: Axes, title: str, unit: str) -> None:
-    panel.set_title(title, fontsize=17)
-    panel.set_xlabel(unit, fontsize=15)
-    panel.tick_params(labelsize=13, length=3, color="0.6")
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color("0.6")
-    panel.grid(axis="y", color="0.92")
-    panel.set_axisbelow(True)
+    panel.set_title(title)
+    panel.set_xlabel(unit)
 
 
 def unique(cells: Iterable[Cell]) -> list[Cell]:
@@ -316,44 +311,28 @@ def unique(cells: Iterable[Cell]) -> list[Cell]:
     return list({cell.seed: cell for cell in cells}.values())
 
 
-def align(curves: Sequence[Array]) -> tuple[Array, Array]:
-    """Steps that all curves cover, and the curves there: (steps,), (seeds, steps)."""
-    first, last = max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves)
-    steps = np.unique(np.concatenate([c[:, 0] for c in curves]))
-    steps = steps[(first <= steps) & (steps <= last)]
-    return steps, np.stack([np.interp(steps, c[:, 0], c[:, 1]) for c in curves])
-
-
-def band(panel: Axes, x: Array, runs: Array, method: str, marker: str = "") -> tuple[float, float]:
+def band(panel: Axes, x: Array, means: Means, method: str, marker: str = "o") -> tuple[float, float]:
     """The mean over seeds and its interval; returns the line's end."""
-    mean, (low, high) = runs.mean(axis=0), mean_interval(runs)
-    style = "--" if method == "random" else "-"
-    panel.plot(x, mean, style, color=COLOUR[method], linewidth=2.6, marker=marker, markersize=7)
-    panel.fill_between(x, low, high, color=COLOUR[method], alpha=0.16, linewidth=0)
-    return float(x[-1]), float(mean[-1])
+    line = "--" if method == "random" else "-"
+    curves.band(panel, x, means, COLOUR[method], line=line, marker=marker)
+    return float(x[-1]), float(means.mean[-1])
 
 
 def against(panel: Axes, cells: Sequence[Cell], x: str, measure: str) -> tuple[float, float] | None:
     """A measure against what a sweep varies; an interval at each point, as seeds may be missing at some."""
-    points = []
-    for group in settings(cells):
-        runs = values(group, measure)
-        if len(runs):
-            low, high = (end[0] for end in mean_interval(runs[:, None]))
-            points.append((values(group, x).mean(), runs.mean(), low, high))
+    points = {float(values(group, x).mean()): values(group, measure) for group in settings(cells)}
+    points = {at: runs for at, runs in sorted(points.items()) if len(runs)}
     if not points:
         return None
-    method = cells[0].method
-    at, mean, low, high = np.array(sorted(points)).T
-    style = "--" if method == "random" else "-"
-    panel.plot(at, mean, style, color=COLOUR[method], linewidth=2.6, marker="o", markersize=7)
-    panel.fill_between(at, low, high, color=COLOUR[method], alpha=0.16, linewidth=0)
-    return float(at[-1]), float(mean[-1])
+    padded = np.full((max(map(len, points.values())), len(points)), nan)
+    for column, runs in enumerate(points.values()):
+        padded[: len(runs), column] = runs
+    return band(panel, np.array(list(points)), over_seeds(padded), cells[0].method)
 
 
 def random_policy(panel: Axes, cells: Sequence[Cell], named: bool = True) -> None:
     name = "random policy" if named else ""
-    level(panel, float(values(cells, "random_return").mean()), RANDOM_POLICY, name, below=True)
+    level(panel, float(values(cells, "random_return").mean()), GREY, name, below=True)
 
 
 def reference(panel: Axes, results: Results, domain: str, noise: str) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from envs.gridworld import VectorGridWorld, grid_table
 from envs.noise import NoiseProcess
-from experiments.video_study.pixels import Samples, Settings, noise_picture
+from experiments.video_study.domain import Samples, Settings, noise_picture
 from experiments.video_study.ppo import GridVecEnv
 from rlrep.data import EpisodeDataset
 
@@ -19,7 +19,7 @@ OPTIMAL = 0.5  # the probability that the recorded behaviour takes an optimal ac
 
 
 class GridDomain:
-    """See `experiments.video_study.pixels.Domain`. A state's label is its number; the goal, where episodes end, has none."""
+    """See `domain.Domain`. A state's label is its number; the goal, where episodes end, has none."""
 
     shape: tuple[int, ...] = VectorGridWorld.observation_space.shape
     action_space = VectorGridWorld.action_space

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import csv
 import html
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -14,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.files import write_atomically
-from experiments.speed.table import table as markdown_table
+from experiments.results import tables
+from experiments.results.statistics import contrast, seed_mean
 from experiments.video_study.cells import (
     DOMAINS,
     METHODS,
@@ -33,7 +32,6 @@ from experiments.video_study.cells import (
     values,
 )
 from experiments.video_study.figures import draw
-from experiments.video_study.intervals import contrast, mean_interval
 from experiments.video_study.verdicts import CONFIRMED, REFUTED, UNDECIDED, Part, Verdict, percent, share_kept, verdicts
 
 INTERVALS = (
@@ -63,8 +61,8 @@ LOCK = (
     "as many states as one factor has. A run is the worse of two locks that differ in which factor is controlled, as "
     "in the theorem; an encoder from video is the same in both, so what it costs in one it saves in the other, whose "
     "episodes stand beside.",
-    "The encoders are models made for the lock (experiments/video_study/lock.py): a binary code of the picture, learned by "
-    "each method's loss in expectation over the code, with level and gap told and both codes kept in use.",
+    "The encoders are models made for the lock (experiments/video_study/lock.py): a binary code of the picture, "
+    "learned by each method's loss in expectation over the code, with level and gap told and both codes kept in use.",
 )
 UNITS = (
     "state: the share of states told right by a probe of frozen features (R² of the latent state in ViZDoom). noise: "
@@ -122,7 +120,7 @@ def write_report(cells_folder: Path, out_folder: Path, quick: bool = False) -> l
     judged = verdicts(results)
     pictures = draw(results, out_folder)
     blocks = compose(results, judged, pictures, quick)
-    write_atomically(out_folder / "results.csv", as_csv(rows(results)).encode())
+    tables.write_csv(out_folder / "results.csv", rows(results))
     write_atomically(out_folder / "report.html", as_html(blocks).encode())
     write_atomically(out_folder / "report.md", as_markdown(blocks).encode())
     return judged
@@ -388,10 +386,7 @@ def cells_line(cells: Sequence[Cell], measures: dict[str, str]) -> Line:
 
 def interval(seeds: Array) -> str:
     """`mean [low, high]` over seeds; without the interval for fewer than three seeds, empty for none."""
-    if not len(seeds):
-        return ""
-    low, high = (end[0] for end in mean_interval(seeds[:, None]))
-    return f"{seeds.mean():.3g}" + ("" if np.isnan(low) else f" [{low:.3g}, {high:.3g}]")
+    return seed_mean(seeds).text(3, "g") if len(seeds) else ""
 
 
 def counts(groups: Iterable[Sequence[Cell]]) -> str:
@@ -430,14 +425,6 @@ def machine_block(results: Results) -> list[Block]:
     return [Block("text", f"Measured on: {'; '.join(machines)}.")] if machines else []
 
 
-def as_csv(lines: Sequence[dict[str, object]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
-
-
 def as_markdown(blocks: Sequence[Block]) -> str:
     return "\n\n".join(map(markdown, blocks)) + "\n"
 
@@ -450,7 +437,7 @@ def markdown(block: Block) -> str:
     if block.kind == "code":
         return f"```\n{block.text}\n```"
     if block.kind == "table":
-        return markdown_table(list(block.lines))
+        return tables.markdown(block.lines)
     if block.picture:
         return f"![{block.text}]({block.picture.name})"
     return block.text
@@ -473,21 +460,8 @@ def markup(block: Block) -> str:
     if block.kind == "code":
         return f"<pre>{text}</pre>"
     if block.kind == "table":
-        return html_table(block.lines)
+        return tables.as_html(block.lines, (CONFIRMED, REFUTED, UNDECIDED))
     if block.picture:
         content = base64.b64encode(block.picture.read_bytes()).decode()
         return f'<img alt="{text}" src="data:image/png;base64,{content}">'
     return f"<p>{text}</p>"
-
-
-def html_table(lines: Sequence[Line]) -> str:
-    """A column that is empty in all lines is dropped; a verdict has its colour."""
-    names = [name for name in lines[0] if any(line[name] for line in lines)]
-
-    def cell(value: str) -> str:
-        style = f' class="{value}"' if value in (CONFIRMED, REFUTED, UNDECIDED) else ""
-        return f"<td{style}>{html.escape(value)}</td>"
-
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    body = "\n".join(f"<tr>{''.join(cell(line[name]) for name in names)}</tr>" for line in lines)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"

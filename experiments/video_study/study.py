@@ -1,15 +1,8 @@
-"""Which methods survive which noise: `python -m experiments.video_theory`, or `make theory`.
-
-Reruns the question of *Towards Principled Representation Learning from Videos for RL* (arXiv 2403.13765): encoders are
-trained on videos, probed, frozen, and used by PPO. Every cell (a method, a noise, a seed) is a file in OUT/cells; what
-is there is not run again, so that the study can be stopped and resumed. At its end it reports on all that is there.
-"""
+"""The study's jobs, and doing those whose cells are missing: in processes side by side, or on Ray."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,8 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from envs.vector import processor_count
-from experiments.files import FolderInUse, locked, write_atomically
+from experiments.files import write_atomically
 from experiments.video_study.cells import METHODS, read_content
 from experiments.video_study.jobs import NOISES, Job, LockJob
 from rlrep.registry import look_up
@@ -91,7 +83,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     import torch
 
     from experiments.run.allocator import keep_pages
-    from experiments.speed.bench import describe_machine
+    from experiments.speed.machine import describe_machine
 
     torch.set_num_threads(1)
     keep_pages()
@@ -172,20 +164,20 @@ def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick
     return failed
 
 
-def chosen_jobs(options: argparse.Namespace) -> list[Job | LockJob]:
+def chosen_jobs(studies: Sequence[str], methods: Sequence[str] | None, seeds: int) -> list[Job | LockJob]:
     """The jobs of the studies asked for.
 
     Raises:
         ValueError: for an unknown study or method, or a method that none of the studies has.
     """
-    for method in options.methods or ():
+    for method in methods or ():
         look_up("method", method, dict.fromkeys(METHODS))
     jobs: list[Job | LockJob] = []
-    for name in options.studies:
-        jobs += look_up("study", name, STUDIES)(options.methods or CORE_METHODS, options.seeds)
-    jobs = [job for job in jobs if not options.methods or job.method in options.methods]
+    for name in studies:
+        jobs += look_up("study", name, STUDIES)(methods or CORE_METHODS, seeds)
+    jobs = [job for job in jobs if not methods or job.method in methods]
     if not jobs:
-        raise ValueError(f"{' and '.join(options.studies)} has no job for {' or '.join(options.methods)}")
+        raise ValueError(f"{' and '.join(studies)} has no job for {' or '.join(methods or ())}")
     return list(dict.fromkeys(jobs))
 
 
@@ -207,44 +199,3 @@ def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list
             failed.append(f"{running[task].name}: {str(error).strip().splitlines()[-1]}")
     ray.shutdown()
     return failed
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.video_theory", description=__doc__.split("\n")[0])
-    parser.add_argument("studies", nargs="*", default=["core"], help=f"of {', '.join(STUDIES)}; core by default")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; all but VQ by default")
-    parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="folder of cells, pictures and report")
-    parser.add_argument("--workers", type=int, default=processor_count(), help="processes side by side, a thread each")
-    parser.add_argument("--ray", action="store_true", help="run the cells on Ray instead")
-    parser.add_argument("--report", action="store_true", help="only write the report of the cells that there are")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, in OUT/quick, to see that all runs")
-    options = parser.parse_args(arguments)
-    if min(options.seeds, options.workers) < 1:
-        parser.error("--seeds and --workers must be at least 1")
-    try:
-        jobs = [] if options.report else chosen_jobs(options)
-        if options.quick:  # no cell of it may pass for one of the study
-            options.out /= "quick"
-        with locked(options.out):
-            if options.ray:
-                failed = run_on_ray(jobs, options.out, options.quick)
-            else:
-                failed = run_missing(jobs, options.out, options.workers, options.quick)
-            from experiments.video_study.report import write_report
-
-            write_report(options.out, options.out, options.quick)
-    except (ValueError, FolderInUse, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on with what is missing", file=sys.stderr)
-        return 1
-    print(f"report: {options.out / 'report.md'}, {options.out / 'report.html'}")
-    for line in failed:
-        print(f"failed: {line}", file=sys.stderr)
-    return int(bool(failed))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,6 +15,7 @@ from math import isfinite, log, nan
 
 import numpy as np
 
+from experiments.results.statistics import Estimate, Growth, contrast, fit_growth
 from experiments.video_study.cells import (
     METHODS,
     NOISES,
@@ -29,7 +30,6 @@ from experiments.video_study.cells import (
     state_unit,
     values,
 )
-from experiments.video_study.intervals import Estimate, Growth, contrast, fit_growth
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 

@@ -11,8 +11,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.comparison.report import main, read_results, score, summarize
-from experiments.results.curves import RunError
+from experiments.comparison.scores import read_results, score, summarize
+from experiments.offline_report import main
+from experiments.results.runs import RunError
 from experiments.run.config import as_dict
 from experiments.run.offline_config import completed, requested
 from rlrep.data import Provenance
@@ -82,7 +83,8 @@ def test_the_report_holds_every_agent_on_every_data_set(runs: Path, tmp_path: Pa
     found = {(r["data"], r["agent"], r["taco"], r["statistic"]): r for r in table(tmp_path / "report.csv")}
     one = found["cheetah_run medium", "td3_bc", "1", "return"]
     assert (float(one["value"]), one["runs"]) == (94, "3")
-    assert 92 <= float(one["low"]) < 94 < float(one["high"]) <= 96
+    half = 4.302653 * 2 / 3**0.5  # a t interval of 92, 94 and 96
+    assert [float(one["low"]), float(one["high"])] == pytest.approx([94 - half, 94 + half], rel=1e-5)
     assert float(found["cheetah_run medium", "td3_bc", "1", "score"]["value"]) == 42
     assert float(found["all", "bc", "0", "mean score"]["value"]) == 47
     assert {agent: float(found["all", agent, "", "P(improvement)"]["value"]) for agent in ("bc", "td3_bc", "all")} == {
@@ -91,8 +93,24 @@ def test_the_report_holds_every_agent_on_every_data_set(runs: Path, tmp_path: Pa
         "all": 1,
     }
     text = " ".join((tmp_path / "report.md").read_text().split())
-    assert "| cheetah_run medium | td3_bc | 74.0 [72.0, 76.0] | 94.0 [92.0, 96.0] | 32.0 [31.0, 33.0] |" in text
+    assert "| cheetah_run medium | td3_bc | 74.0 [69.0, 79.0] | 94.0 [89.0, 99.0] | 32.0 [29.5, 34.5] |" in text
     assert "P(+TACO better)" in text
+
+
+def test_the_report_can_be_made_again_from_its_own_table_of_runs(runs: Path, tmp_path: Path) -> None:
+    main([str(runs), "--out", str(tmp_path / "first")])
+    main([str(tmp_path / "first" / "runs.csv"), "--out", str(tmp_path / "second")])
+    for name in ("report.md", "report.csv", "runs.csv"):
+        assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
+    with pytest.raises(RunError, match=r"no runs\.csv of a report on curl"):
+        read_results([tmp_path / "first" / "runs.csv"], "curl")
+
+
+def test_fewer_than_ten_seeds_have_t_intervals_or_none(runs: Path, tmp_path: Path) -> None:
+    main([str(runs), "--out", str(tmp_path)])
+    for row in table(tmp_path / "report.csv"):
+        assert bool(row["low"]) == (row["statistic"] in ("return", "score", "mean score")), row
+        assert bool(row["chance_low"]) == (row["statistic"] == "P(improvement)")
 
 
 def test_without_returns_of_the_expert_there_are_no_scores(tmp_path: Path) -> None:
@@ -133,7 +151,7 @@ def test_other_data_of_the_same_name_are_told(tmp_path: Path, caplog: pytest.Log
         write_run(tmp_path / str(seed), "medium", [5.0, 50.0], seed, "agent=bc", fingerprint=fingerprint)
     read_results([tmp_path], "taco")
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}/3: its data are not those of {tmp_path}/1, though both are cheetah_run medium"
+        f"{tmp_path}/3: its data differ from those of {tmp_path}/1, though both are cheetah_run medium"
     ]
 
 
@@ -173,7 +191,7 @@ def test_runs_that_differ_in_more_than_the_objective_are_told(tmp_path: Path, ca
     read_results([tmp_path], "taco")
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}/c: compared with {tmp_path}/a, a run of another configuration: "
-        f"update=joint (the run has separate); agent.alpha=3 (the run has 2.5)"
+        "update=joint (there separate); agent.alpha=3 (there 2.5)"
     ]
 
 

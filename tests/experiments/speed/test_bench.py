@@ -16,9 +16,11 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.speed import bench as benchmark
-from experiments.speed import measure
-from experiments.speed.bench import Benchmark, Contender, Options, Point, main, parse, plan, with_shares
+from experiments.benchmark import main
+from experiments.speed import bench, measure
+from experiments.speed.bench import Benchmark, with_shares
+from experiments.speed.options import WHAT, Options, parse
+from experiments.speed.points import Contender, Point, plan
 from experiments.speed.roofline import count_work
 from rlrep import PixelEncoder
 
@@ -201,7 +203,7 @@ def test_bytes_are_counted_where_they_move() -> None:
         (["path=quick"], "unknown path 'quick': known: eager, fast, sb3"),
         (["update=jont"], "did you mean joint?"),
         (["task=cheetah_rn"], "did you mean cheetah_run"),
-        (["batch=64,x"], "batch must be a whole number of at least 1, got 'x'"),
+        (["batch=64,x"], "batch must be a whole number of at least 1, got '64,x'"),
         (["batch=0"], "batch must be a whole number of at least 1"),
         (["image_size=16"], "image_size must be a whole number of at least 17, got '16'"),
         (["seconds=-1"], "seconds must be a number greater than 0, got '-1'"),
@@ -266,8 +268,8 @@ def test_what_this_machine_lacks_is_no_failure() -> None:
         measure.sb3_update(4, "sb3", torch.device("cpu"), image_size=20)
     running = Benchmark(parse(["update", "device=cpu", "agent=sac", "batch=4"]))
     (point,) = running.points
-    with closing(benchmark.Child(point.contenders[2], running.options, "/tmp")) as child:
-        running.leave_out(point, child, benchmark.ChildFailed("not here", fault=False))
+    with closing(bench.Child(point.contenders[2], running.options, "/tmp")) as child:
+        running.leave_out(point, child, bench.ChildFailed("not here", fault=False))
     assert running.left_out == {"update sac batch 4 (sb3)": "not here"} and not running.failed
 
 
@@ -282,7 +284,7 @@ def test_the_update_that_matters_most_comes_first() -> None:
         ("sb3", None),
     ]
     titles = {point.title.split()[0] for point in points}
-    assert titles == set(benchmark.WHAT)
+    assert titles == set(WHAT)
     assert sum(point.title.startswith("update") for point in points) == 12
 
 
@@ -294,8 +296,8 @@ def test_words_choose_what_is_measured() -> None:
 
 def test_a_child_that_is_killed_is_noticed() -> None:
     contender = Contender("act", {"agent": "sac", "path": "fast", "image_size": 20, "channels": 4}, {"path": "fast"})
-    with closing(benchmark.Child(contender, Options(device="cpu"), "/tmp")) as child:
+    with closing(bench.Child(contender, Options(device="cpu"), "/tmp")) as child:
         os.kill(child.process.pid or 0, signal.SIGKILL)
-        with pytest.raises(benchmark.ChildFailed, match="exit code -9, often for want of memory"):
+        with pytest.raises(bench.ChildFailed, match="exit code -9, often for want of memory"):
             child.time("act", 1, time.monotonic() + 60)
     assert not multiprocessing.active_children()

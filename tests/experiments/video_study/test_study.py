@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from envs.gridworld import VectorGridWorld, grid_table
 from experiments import video_theory
-from experiments.video_study import pixels
+from experiments.video_study import pixels, study
 from experiments.video_study.cells import METHODS, read_results
 from experiments.video_study.gridworld import GridDomain
 from experiments.video_study.jobs import Job, LockJob
@@ -121,7 +121,7 @@ def test_a_study_runs_what_is_missing_and_reports(tmp_path: Path, capsys: pytest
 
 def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     jobs = [Job("gridworld", "core", "nothing", "none", 0), Job("gridworld", "core", "oracle", "none", 0)]
-    (failure,) = video_theory.run_missing(jobs, tmp_path, workers=2, quick=True)
+    (failure,) = study.run_missing(jobs, tmp_path, workers=2, quick=True)
     assert "nothing" in failure
     assert [path.stem for path in (tmp_path / "cells").iterdir()] == [jobs[1].name]
 
@@ -142,7 +142,7 @@ def test_unknown_names_are_refused(
 
 
 def test_cells_have_names_of_their_own() -> None:
-    jobs = {job for study in video_theory.STUDIES.values() for job in study(METHODS, 2)}
+    jobs = {job for study in study.STUDIES.values() for job in study(METHODS, 2)}
     assert len({job.name for job in jobs}) == len(jobs)
     assert any(isinstance(job, LockJob) for job in jobs)
 
@@ -173,8 +173,8 @@ def test_cell_of_other_noise_is_not_taken_for_done(tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir()
     cell = tmp_path / "cells" / f"{job.name}.json"
     cell.write_text(json.dumps(job.description))
-    assert video_theory.without_cell([job], tmp_path, quick=False) == []
+    assert study.without_cell([job], tmp_path, quick=False) == []
     for change, told in (({"size": 0.3}, "size=0.3"), ({"settings": {"frames": 1}}, "settings={'frames': 1}")):
         cell.write_text(json.dumps(job.description | change))
         with pytest.raises(ValueError, match=rf"seed0.json is of another study \({told}\).*--out"):
-            video_theory.without_cell([job], tmp_path, quick=False)
+            study.without_cell([job], tmp_path, quick=False)

@@ -1,0 +1,39 @@
+"""Offline runs in one table and one picture: python -m experiments.offline_report RUN [RUN ...] --out FOLDER
+
+A run is the folder of a finished experiments.offline; a folder of runs stands for all runs in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.comparison.report import write_report
+from experiments.comparison.scores import read_results
+from rlrep import OBJECTIVES
+from rlrep.registry import look_up
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.offline_report", description="Compare offline runs.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or a folder with runs in it")
+    parser.add_argument("--out", default=Path("offline_report"), type=Path, help="folder (default: %(default)s)")
+    parser.add_argument("--objective", default="taco", help="what is compared with its absence (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        look_up("objective", options.objective, OBJECTIVES)
+        text = write_report(read_results(options.runs, options.objective), options.out, options.objective)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    print(f"{options.out}: report.md, report.csv, runs.csv, report.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

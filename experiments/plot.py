@@ -1,0 +1,55 @@
+"""Learning curves: `python -m experiments.plot RUN [RUN ...] --group agent --out curve.png`.
+
+A run is a folder with `config.yaml` and `eval.csv`; a folder of runs stands for all runs in it, and a table that this
+command wrote for its curves. Runs with the same label are seeds of one curve: their mean, with its 95 % t interval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.results.curves import draw_runs, summary
+
+
+def as_pair(text: str) -> tuple[str, str]:
+    value, found, name = text.partition("=")
+    if not (value and found and name):
+        raise ValueError(f"--names takes VALUE=NAME, got {text!r}")
+    return value, name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.plot", description="Draw runs together.")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, a folder of runs, or a CSV of curves")
+    parser.add_argument("--group", default="agent.name", metavar="KEY", help="config key; a curve for each value")
+    parser.add_argument("--names", nargs="+", metavar="VALUE=NAME", help="VALUE may be its end only")
+    parser.add_argument("--out", default=Path("curve.png"), type=Path, help="picture (default: %(default)s)")
+    parser.add_argument("--csv", type=Path, help="the numbers drawn (default: beside the picture)")
+    parser.add_argument("--title")
+    parser.add_argument("--random", type=float, metavar="RETURN", help="the random policy's return, where runs lack it")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        curves = draw_runs(
+            options.runs,
+            options.out,
+            group=options.group,
+            names=dict(as_pair(text) for text in options.names or ()),
+            csv_out=options.csv,
+            title=options.title,
+            random_return=options.random,
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(summary(curves, options.group))
+    print(f"\n{options.out} drawn from {options.csv or options.out.with_suffix('.csv')}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Which methods survive which noise: `python -m experiments.video_theory`, or `make theory`.
+
+Reruns the question of *Towards Principled Representation Learning from Videos for RL* (arXiv 2403.13765): encoders are
+trained on videos, probed, frozen, and used by PPO. Every cell (a method, a noise, a seed) is a file in OUT/cells; what
+is there is not run again, so that the study can be stopped and resumed. At its end it reports on all that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from envs.vector import processor_count
+from experiments.files import FolderInUse, locked
+from experiments.video_study.cells import METHODS
+from experiments.video_study.report import write_report
+from experiments.video_study.study import STUDIES, chosen_jobs, run_missing, run_on_ray
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.video_theory", description="Which methods survive which noise."
+    )
+    parser.add_argument("studies", nargs="*", default=["core"], help=f"of {', '.join(STUDIES)}; core by default")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; all but VQ by default")
+    parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="folder of cells, pictures and report")
+    parser.add_argument("--workers", type=int, default=processor_count(), help="processes side by side, a thread each")
+    parser.add_argument("--ray", action="store_true", help="run the cells on Ray instead")
+    parser.add_argument("--report", action="store_true", help="only write the report of the cells that there are")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, in OUT/quick, to see that all runs")
+    options = parser.parse_args(arguments)
+    if min(options.seeds, options.workers) < 1:
+        parser.error("--seeds and --workers must be at least 1")
+    try:
+        jobs = [] if options.report else chosen_jobs(options.studies, options.methods, options.seeds)
+        if options.quick:  # no cell of it may pass for one of the study
+            options.out /= "quick"
+        with locked(options.out):
+            if options.ray:
+                failed = run_on_ray(jobs, options.out, options.quick)
+            else:
+                failed = run_missing(jobs, options.out, options.workers, options.quick)
+            write_report(options.out, options.out, options.quick)
+    except (ValueError, FolderInUse, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped: the same command continues with what is missing", file=sys.stderr)
+        return 1
+    print(f"report: {options.out / 'report.md'}, {options.out / 'report.html'}")
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
