@@ -23,12 +23,8 @@ from experiments.run.config import (
     typed_as,
 )
 from experiments.run.options import option, options_of, section
-from rlrep import OBJECTIVES
 from rlrep.encoders import supports_bfloat16
 
-# What pairs of observations are enough for; the other objectives read rewards or whole sequences of actions.
-PAIR_OBJECTIVES = ("autoencoder", "curl", "forward_model", "inverse_model", "temporal_contrastive")
-READ_ACTIONS = {"inverse_model"}
 ENVIRONMENT = "env:"
 
 # What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
@@ -70,12 +66,6 @@ class PretrainConfig(AnyRunConfig):
 
     def __post_init__(self) -> None:
         kind = objective_class(self.objective)
-        if self.objective in OBJECTIVES and self.objective not in PAIR_OBJECTIVES:
-            raise ConfigError(
-                f"objective={self.objective} reads rewards and sequences of actions, which pairs of observations do "
-                f"not have: use it in experiments.train (objectives=[{self.objective}]), or choose from "
-                f"{', '.join(PAIR_OBJECTIVES)}"
-            )
         for name in ("horizon", "frame_channels"):
             if name in self.options:
                 raise ConfigError(f"options.{name} follows the data: leave it out (horizon=K sets the largest gap)")
