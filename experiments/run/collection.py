@@ -33,6 +33,7 @@ from experiments.results.runs import read_returns
 from experiments.run import config as configuration
 from experiments.run.checkpoint import CONFIG
 from experiments.run.config import ConfigError, TrainConfig, refusals
+from experiments.run.config_file import register, typed_as
 from experiments.run.evaluation import Policy, environment_options, evaluate
 from experiments.run.log import Progress
 from experiments.run.options import check, option
@@ -71,7 +72,7 @@ class CollectConfig:
         check(self)
 
 
-configuration.register("collect_options", CollectConfig)
+register("collect_options", CollectConfig)
 
 
 @dataclass(frozen=True)
@@ -314,7 +315,7 @@ def collect(composed: DictConfig) -> Path:
         if OmegaConf.is_missing(composed, name):
             raise ConfigError(f"{name} is missing: give {hint}")
     with refusals():
-        config = configuration.typed_as(CollectConfig, composed)
+        config = typed_as(CollectConfig, composed)
         run, out = Path(to_absolute_path(config.run)), Path(to_absolute_path(config.out))
         check_target(out, config.format)
         configuration.import_modules(config.imports)

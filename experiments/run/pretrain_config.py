@@ -17,11 +17,10 @@ from experiments.run.config import (
     import_modules,
     is_ours,
     objective_class,
-    register,
     resolve_device,
     short_name,
-    typed_as,
 )
+from experiments.run.config_file import register, typed_as
 from experiments.run.options import option, options_of, section
 from rlrep.encoders import supports_bfloat16
 

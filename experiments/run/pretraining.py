@@ -27,7 +27,8 @@ from experiments.run.checkpoint import (
     random_state,
     set_random_state,
 )
-from experiments.run.config import ConfigError, load_as, objective_class
+from experiments.run.config import ConfigError, objective_class
+from experiments.run.config_file import load_as
 from experiments.run.driver import Run, claim, conduct
 from experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
 from experiments.run.pretrain_config import FREE_ON_RESUME, PretrainConfig, complete

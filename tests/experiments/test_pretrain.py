@@ -312,7 +312,10 @@ def test_one_video_must_be_long_enough_to_be_cut(run: Run, videos: Path) -> None
     ("overrides", "message"),
     [
         ("objective=inverse_model", "inverse_model reads actions: .* Use data recorded with actions"),
-        ("objective=taco", r"objective=taco reads rewards, which .* do not have: use it in experiments.train \(objectives=\[taco\]\)"),
+        (
+            "objective=taco",
+            r"objective=taco reads rewards, which .* do not have: use it in experiments.train \(objectives=\[taco\]\)",
+        ),
         ("objective=autoencoderr", "unknown objective 'autoencoderr': did you mean autoencoder"),
         ("source=env:carpole_balance", "unknown environment 'carpole_balance': did you mean cartpole_balance"),
         ("source=nowhere", "nowhere"),

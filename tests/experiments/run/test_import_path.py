@@ -9,6 +9,7 @@ import pytest
 from experiments.evaluate import main as evaluate
 from experiments.run import config as configuration
 from experiments.run.config import ConfigError, TrainConfig, as_folder
+from experiments.run.config_file import load_as
 from tests.experiments.offline_data import run_offline, write_data
 from tests.experiments.own import Own
 from tests.experiments.run.test_config import completed
@@ -54,7 +55,7 @@ def test_a_file_that_names_a_module_imports_nothing(run: Run, tmp_path: Path) ->
     sys.path.insert(0, str(tmp_path))
     try:
         with pytest.raises(ConfigError, match=r"what is read from a file is not imported: .* imports=\[evil_module\]"):
-            configuration.load_as(TrainConfig, config)
+            load_as(TrainConfig, config)
     finally:
         sys.path.remove(str(tmp_path))
     assert "evil_module" not in sys.modules
