@@ -15,14 +15,13 @@ from experiments.run.config import (
     as_folder,
     check_options,
     import_modules,
+    is_ours,
     objective_class,
-    register,
     resolve_device,
     short_name,
-    typed_as,
 )
+from experiments.run.config_file import register, typed_as
 from experiments.run.options import option, options_of, section
-from rlrep import OBJECTIVES
 from rlrep.encoders import supports_bfloat16
 
 ENVIRONMENT = "env:"
@@ -69,7 +68,7 @@ class PretrainConfig(AnyRunConfig):
         for name in ("horizon", "frame_channels"):
             if name in self.options:
                 raise ConfigError(f"options.{name} follows the data: leave it out (horizon=K sets the largest gap)")
-        check_options("options", self.options, kind, known=self.objective in OBJECTIVES)
+        check_options("options", self.options, kind, known=is_ours(kind))
         super().__post_init__()
         known = options_of(PretrainConfig)
         others = ("cache", "skip_corrupt", "fps", "mixed_sizes") if self.streams else ("env", "num_frames")
