@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +41,7 @@ class TransitionFiles:
 
     Attributes:
         provenance: how the data were made, as far as the files tell.
-        skipped: files left out, and why.
+        skipped: files left out, and why; once they were read, also episodes left out of files that were cut.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, ValueError: as `open_dataset` does.
@@ -76,7 +76,7 @@ class TransitionFiles:
         first: dict[str, tuple[Any, Path]] = {}
         for source in self.sources:
             try:
-                for episode in _episodes(source):
+                for episode in _episodes(source, self.skipped):
                     kinds = {
                         "frames (channels, height, width)": episode.frames.shape[1:],
                         "actions": (str(episode.action.dtype), episode.action.shape[1:]),
@@ -93,10 +93,16 @@ class TransitionFiles:
                 raise ValueError(f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out") from error
 
 
-def _episodes(source: Source) -> Iterator[Transitions]:
+def _episodes(source: Source, skipped: dict[str, str] | None = None) -> Iterator[Transitions]:
+    """A source's episodes; adds to `skipped` what the source has beside them, and warns of it."""
     empty = True
     for clip in source.reader(source.path, True, True):
         empty = False
+        if clip.left_out and skipped is not None:
+            part = f"{source.path} (in part)"
+            if part not in skipped:
+                warnings.warn(f"of {source.path} only whole episodes are kept, without {clip.left_out}", stacklevel=3)
+            skipped[part] = clip.left_out
         yield _transitions(clip)
     if empty:
         raise Unreadable("it holds no whole episode")
@@ -184,7 +190,7 @@ class Dataset(ReplayBuffer):
 
     Attributes:
         provenance: how it was made, as far as is known.
-        skipped: files left out, and why.
+        skipped: files, and episodes of files that were cut, left out, and why.
         fingerprint: of all that it holds; the same wherever it lies.
     """
 
@@ -303,25 +309,31 @@ def _converted(root: Path, cache: str | Path | None, skip_corrupt: bool) -> tupl
     parent = (root if root.is_dir() else root.parent) / CACHE_FOLDER if cache is None else Path(cache).expanduser()
     folder = parent / f"transitions-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
     made_from = json.loads(json.dumps([entry for source in sources for entry in source.fingerprint()]))
-    found = _cached(folder, made_from, skip_corrupt)
+    paths = {str(source.path) for source in sources}
+    warned: Set[str] = set()
+    found = _cached(folder, made_from, paths, skip_corrupt)
     if found is None:
         with caches.locked(folder):
-            found = _cached(folder, made_from, skip_corrupt)  # another process may have made it
+            found = _cached(folder, made_from, paths, skip_corrupt)  # another process may have made it
             if found is None:
                 files = TransitionFiles(root, skip_corrupt)
                 about = dict(made_from=made_from, skipped=files.skipped)
                 with caches.replacing(folder) as temporary:
                     replay_files.write_dataset(files, temporary, files.provenance, **about)
                 found = replay_files.description(folder)
-    if found["skipped"]:
-        listed = "".join(f"\n  {file}: {reason}" for file, reason in found["skipped"].items())
-        warnings.warn(f"skipped {len(found['skipped'])} of {len(sources)} files:{listed}", stacklevel=3)
+                warned = found["skipped"].keys() - paths  # while they were read
+    skipped = {name: reason for name, reason in found["skipped"].items() if name not in warned}
+    if skipped:
+        listed = "".join(f"\n  {name}: {reason}" for name, reason in skipped.items())
+        whole = len(paths & skipped.keys())
+        what = f"{whole} of {len(sources)} files" if whole else "parts of files"
+        warnings.warn(f"skipped {what}:{listed}", stacklevel=3)
     return folder, Provenance(**found["provenance"]), found["skipped"]
 
 
-def _cached(folder: Path, made_from: list[Any], skip_corrupt: bool) -> dict[str, Any] | None:
+def _cached(folder: Path, made_from: list[Any], paths: Set[str], skip_corrupt: bool) -> dict[str, Any] | None:
     """What is recorded of the converted files in `folder`; None if they are missing, damaged, of other files, or lack
-    some that are not to be left out.
+    some of `paths` and none is to be left out.
     """
     try:
         found = replay_files.description(folder)
@@ -329,4 +341,6 @@ def _cached(folder: Path, made_from: list[Any], skip_corrupt: bool) -> dict[str,
         replay_files.check_frames(folder)
     except Unreadable:
         return None
-    return found if found.get("made_from") == made_from and (skip_corrupt or not found["skipped"]) else None
+    return (
+        found if found.get("made_from") == made_from and (skip_corrupt or not paths & found["skipped"].keys()) else None
+    )

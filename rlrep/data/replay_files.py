@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from rlrep.data.cache import GrowingArray
-from rlrep.data.clips import AT_ONCE, Clip, Unreadable, reported_as_unreadable
+from rlrep.data.clips import (
+    AT_ONCE,
+    Clip,
+    Unreadable,
+    read_json,
+    read_text,
+    regular_size,
+    reported_as_unreadable,
+)
 from rlrep.data.transitions import Provenance, Transitions, sealed, unsealed
 from rlrep.replay.storage import FORMAT_VERSION
 
@@ -61,10 +69,10 @@ def load_rows(folder: Path) -> dict[str, np.ndarray]:
         Unreadable: if they are missing, damaged, or not what a replay holds.
     """
     with reported_as_unreadable():
-        found = json.loads((folder / "replay.json").read_text())
+        found = read_json(folder / "replay.json")
         size = (found["lanes"], found["length"])
         names = (*KINDS, "action")
-        rows = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+        rows = {name: _mapped(folder / f"{name}.npy") for name in names}
         for name, array in rows.items():
             kinds = (KINDS[name],) if name in KINDS else ACTION_KINDS
             axes = {"frame": 5, "action": 3 if array.dtype == np.float32 else 2}.get(name, 2)
@@ -82,6 +90,14 @@ def load_rows(folder: Path) -> dict[str, np.ndarray]:
         return rows
 
 
+def _mapped(path: Path) -> np.ndarray:
+    regular_size(path)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except MemoryError as error:  # Python's parser, of too many brackets; mapping takes no memory
+        raise Unreadable(f"its {path.name} has no header") from error
+
+
 def check_frames(folder: Path) -> None:
     """Compares the frames of a data set with their checksums, once for each file: as long as size and times of
     `frame.npy` stay, it is trusted.
@@ -90,7 +106,7 @@ def check_frames(folder: Path) -> None:
         Unreadable: if they are corrupt.
     """
     with suppress(OSError, ValueError):
-        if json.loads((folder / VERIFIED).read_text()) == _stamp(folder):
+        if read_json(folder / VERIFIED) == _stamp(folder):
             return
     for clip in read_replay(folder):
         for _ in clip.chunks:
@@ -116,7 +132,7 @@ def description(folder: Path) -> dict[str, Any]:
         Unreadable: if it is damaged.
     """
     with reported_as_unreadable():
-        return unsealed((folder / DESCRIPTION).read_text())
+        return unsealed(read_text(folder / DESCRIPTION))
 
 
 def fingerprint(folder: Path) -> str:

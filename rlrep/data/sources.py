@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlrep.data.clips import Reader, missing_extra
+from rlrep.data import minari_files
+from rlrep.data.clips import Reader
 from rlrep.data.hdf5 import read_hdf5
 from rlrep.data.minari_files import read_minari
 from rlrep.data.npz import read_npz
@@ -46,19 +47,15 @@ def locate(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path.resolve()
-    if not MINARI_ID.fullmatch(str(name)):
+    if not MINARI_ID.fullmatch(str(name)) or {"", ".", ".."} & set(str(name).split("/")):
         raise FileNotFoundError(f"there is no file or folder {name}")
-    try:
-        import minari
-    except ModuleNotFoundError as error:
-        raise missing_extra("Minari", f"{name}, which is no file and so must be a Minari data set,") from error
-    try:
-        return Path(minari.load_dataset(str(name)).storage.data_path).parent
-    except FileNotFoundError as error:
+    path = minari_files.folder_of(str(name))
+    if not (path / minari_files.METADATA).is_file():
         raise FileNotFoundError(
             f"there is no file or folder {name}, and no Minari data set of that id on this machine: if it is one, "
             f"fetch it with `minari download {name}`"
-        ) from error
+        )
+    return path.resolve()
 
 
 def find(root: Path) -> list[Source]:
@@ -75,7 +72,7 @@ def find(root: Path) -> list[Source]:
     found = [Source(folder, read_replay) for folder in replays if (folder / "replay.json").is_file()]
     if found:
         return found
-    if (root / "data" / "metadata.json").is_file():
+    if (root / minari_files.METADATA).is_file():
         return [Source(root, read_minari)]
     files = list(visible_files(root))
     found = [Source(file, READERS[file.suffix.lower()]) for file in files if file.suffix.lower() in READERS]
