@@ -11,8 +11,8 @@ endif
 
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install -qq --disable-pip-version-check
-# The packages of PyPI's CUDA build of torch: their own file, since the CPU build needs none of them.
-CUDA := nvidia-|cuda-|triton==
+# In a file of their own: the build of torch that another index has is another one, and needs none of the others.
+CUDA := torch==|nvidia-|cuda-|triton==
 INSTALLED := .venv/.installed
 DRAWS := .venv/.draws-$(MUJOCO_GL)
 
@@ -62,11 +62,9 @@ lock: ## choose all versions anew as pyproject.toml asks, and note their hashes;
 	@build/lock/bin/uv pip compile -q pyproject.toml --extra all --extra dev --universal --python-version 3.10 \
 	  --generate-hashes --no-annotate --no-header --output-file build/lock/all.txt $(ARGS)
 	@echo '# Made by `make lock`. Every package but torch: versions, and the hashes of all their files.' > constraints.txt
-	@echo '# Made by `make lock`. torch, of which each build has other hashes, and what its CUDA build needs.' \
-	  > constraints-torch.txt
-	@awk '/^torch==/ { print $$1 >> "constraints-torch.txt"; skip = 1; next } \
-	  /^[A-Za-z]/ { skip = 0; file = /^($(CUDA))/ ? "constraints-torch.txt" : "constraints.txt" } \
-	  !skip { print >> file }' build/lock/all.txt
+	@echo '# Made by `make lock`. The build of torch on PyPI, and what it needs for CUDA.' > constraints-torch.txt
+	@awk '/^[A-Za-z]/ { file = /^($(CUDA))/ ? "constraints-torch.txt" : "constraints.txt" } { print >> file }' \
+	  build/lock/all.txt
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -82,7 +80,9 @@ $(INSTALLED): pyproject.toml constraints.txt constraints-torch.txt | $(RUN)
 	@$(PIP) --require-hashes --no-deps --requirement .venv/setuptools.txt
 	@$(PIP) --require-hashes --no-deps --no-build-isolation --requirement constraints.txt
 	@echo 'Installing torch (a large download the first time)'
-	@$(PIP) --constraint constraints-torch.txt torch
+	@if $(RUN) -m pip config list | grep -Eq 'index-url|find-links'; then \
+	  $(PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints-torch.txt)"; \
+	else $(PIP) --require-hashes --no-deps --requirement constraints-torch.txt; fi
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@$(RUN) -m pip check --disable-pip-version-check
 	@touch $@
