@@ -80,7 +80,7 @@ $(INSTALLED): pyproject.toml constraints.txt constraints-torch.txt | $(RUN)
 	@$(PIP) --require-hashes --no-deps --requirement .venv/setuptools.txt
 	@$(PIP) --require-hashes --no-deps --no-build-isolation --requirement constraints.txt
 	@echo 'Installing torch (a large download the first time)'
-	@if $(RUN) -m pip config list | grep -Eq 'index-url|find-links'; then \
+	@if $(RUN) -m pip config list | grep -E 'index-url|find-links' > /dev/null; then \
 	  $(PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints-torch.txt)"; \
 	else $(PIP) --require-hashes --no-deps --requirement constraints-torch.txt; fi
 	@$(PIP) --no-deps --no-build-isolation --editable .
