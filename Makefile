@@ -40,6 +40,9 @@ test-slow: $(DRAWS) ## run the slow tests
 bench: $(DRAWS) ## time everything on this machine, some 15 minutes; ARGS="update agent=taco batch=256" measures one thing
 	@$(RUN) -m experiments.benchmark $(ARGS)
 
+fuzz: $(INSTALLED) ## open 3,000 damaged and hostile files, some minutes; ARGS="--seed 1 --count 10000 --kind minari"
+	@$(RUN) -m tests.fuzz $(ARGS)
+
 lint: $(INSTALLED) ## check style and formatting
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
