@@ -23,7 +23,7 @@ from rlrep.data.clips import (
     rewards_of,
 )
 from rlrep.data.npz import MOST_DEFLATED, discounts, led_here
-from rlrep.data.pictures import newest_frames
+from rlrep.data.pictures import UNKNOWN, Layout, newest_frames
 from rlrep.data.transitions import Provenance, Transitions
 
 PROVENANCE = "provenance"
@@ -31,7 +31,7 @@ READ = {*PICTURE_KEYS, *ACTION_KEYS, "step_type", "reward", "discount"}
 FIRST, MID, LAST = 0, 1, 2
 
 
-def read_hdf5(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
+def read_hdf5(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
     """Episodes one after the other: `observation` (N, C, H, W), `step_type` (N,), 0 at the first entry of an episode;
     perhaps `action`, `reward` and `discount`, entry i what led to observation i.
     """
@@ -64,7 +64,7 @@ def read_hdf5(path: Path, actions: bool = False, rewards: bool = False) -> Itera
         @lru_cache(maxsize=1)
         def block(number: int) -> np.ndarray:
             with reported_as_unreadable():
-                return newest_frames(np.asarray(frames[number * size : (number + 1) * size]))
+                return newest_frames(np.asarray(frames[number * size : (number + 1) * size]), layout)
 
         for number, (first, end) in enumerate(zip(starts, [*starts[1:], len(frames)], strict=True)):
             clip = Clip(f"{path.name}, episode {number}", _from_blocks(block, size, first, end))

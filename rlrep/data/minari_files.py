@@ -20,20 +20,20 @@ from rlrep.data.clips import (
     reported_as_unreadable,
     rewards_of,
 )
-from rlrep.data.pictures import newest_frames
+from rlrep.data.pictures import UNKNOWN, Layout, newest_frames
 from rlrep.data.transitions import Provenance, Transitions
 
 PROVENANCE = "rlrep_provenance"
 
 
-def read_minari(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
+def read_minari(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
     """A Minari data set with pictures as observations, or under one of the usual names in a dictionary of them."""
     minari = _minari()
     with reported_as_unreadable():
         episodes = minari.MinariDataset(path / "data").iterate_episodes()
         for number, episode in enumerate(episodes):
             seen = episode.observations
-            frames = newest_frames(np.asarray(pick(seen, *PICTURE_KEYS) if isinstance(seen, dict) else seen))
+            frames = newest_frames(pick(seen, *PICTURE_KEYS) if isinstance(seen, dict) else seen, layout)
             clip = Clip(f"{path.name}, episode {number}", in_chunks(frames))
             if actions or rewards:
                 clip.action = aligned(np.asarray(episode.actions), len(frames))
