@@ -136,7 +136,7 @@ def test_vd4rl_files_fall_into_their_episodes(tmp_path: Path, monkeypatch: pytes
     blocks = []
     newest_frames = hdf5.newest_frames
     monkeypatch.setattr(hdf5, "AT_ONCE", 4)
-    monkeypatch.setattr(hdf5, "newest_frames", lambda frames: blocks.append(len(frames)) or newest_frames(frames))
+    monkeypatch.setattr(hdf5, "newest_frames", lambda frames, _: blocks.append(len(frames)) or newest_frames(frames))
     data = open_video(write_vd4rl(tmp_path / "part.hdf5", [6, 9, 5]), actions=True, **SMALL)
     assert blocks == [7, 7, 6], "each compressed block is to be read once"
     assert data.lengths.tolist() == [6, 9, 5]
@@ -181,7 +181,7 @@ def test_a_truncated_hdf5_file_is_named_and_none_of_it_is_kept(tmp_path: Path) -
 def test_a_file_that_breaks_off_in_its_second_episode_is_dropped_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaking(path: Path, actions: bool = False) -> Any:
+    def breaking(path: Path, actions: bool, **_: Any) -> Any:
         for number, clip in enumerate(npz.read_npz(path, actions)):
             yield clip
             if path.name == "b.npz":

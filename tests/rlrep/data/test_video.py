@@ -6,6 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -219,12 +220,27 @@ def test_mixed_frame_rates_are_refused_unless_one_is_chosen(write_video: WriteVi
 
 def test_dropping_frames_does_not_depend_on_the_pieces() -> None:
     frames = np.arange(100)[:, None]
-    for share in (decode.Fraction(1, 3), decode.Fraction(24, 25)):
-        whole = np.concatenate(list(decode._thinned(iter([frames]), share)))
-        pieces = np.concatenate(list(decode._thinned(iter(np.split(frames, [1, 7, 50])), share)))
+    times = [Fraction(number, 25) for number in range(100)]
+    for share in (Fraction(1, 3), Fraction(24, 25), Fraction(1)):
+        whole = np.concatenate(list(decode._thinned([frames], times, 25 * share, [])))
+        pieces = np.concatenate(list(decode._thinned(np.split(frames, [1, 7, 50]), times, 25 * share, [])))
         assert np.array_equal(whole, pieces)
         assert whole[0] == 0
         assert len(whole) == int(np.ceil(100 * share))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frames_are_chosen_by_their_times_so_that_steps_are_even(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    steps = rng.choice([Fraction(1, 100), Fraction(1, 30), Fraction(1, 10)], 400)
+    times = [Fraction(5) + time for time in np.cumsum(steps)]
+    kept: list[Fraction] = []
+    chosen = np.concatenate(list(decode._thinned(np.split(np.arange(400)[:, None], 20), times, Fraction(5), kept)))
+    assert [times[number] for number in chosen[:, 0]] == kept
+    # Each is within half the longest step of its tick.
+    assert np.diff(np.array(kept, float)).min() >= 0.2 - 0.1 - 1e-9
+    assert np.diff(np.array(kept, float)).max() <= 0.2 + 0.1 + 1e-9
+    assert len(kept) == pytest.approx(5 * float(times[-1] - times[0]), abs=1.1)
 
 
 def test_a_folder_without_videos_says_what_is_read(tmp_path: Path) -> None:
@@ -281,5 +297,5 @@ def test_a_cache_tells_what_it_was_made_from(write_video: WriteVideo) -> None:
     video = write_video("a.mp4")
     open_video(video, **SMALL)
     (index,) = video.parent.glob(".rlrep-cache/*/index.json")
-    made_from = json.loads(index.read_text())["made_from"]
+    made_from = json.loads(index.read_text())["content"]["made_from"]
     assert made_from["files"] == [[str(video), video.stat().st_size, video.stat().st_mtime_ns]]
