@@ -269,7 +269,7 @@ def filling(folder: Path) -> Iterator[Path]:
         try:
             temporary.rename(folder)  # fails unless the folder is empty
         except OSError as error:
-            kept = Path(mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+            kept = Path(mkdtemp(prefix=f"{folder.name[:40]}.", dir=folder.parent))
             temporary.rename(kept)
             raise FileExistsError(
                 f"{folder} can't be replaced any more ({error.strerror}): what was written is in {kept}"
