@@ -200,7 +200,7 @@ def _thinned(
     def take() -> Iterator[np.ndarray]:
         assert best is not None
         time = times[0] + at / rate
-        if not kept or (time - kept[-1]) * rate >= Fraction(1, 2):
+        if not kept or (time - kept[-1]) * rate > Fraction(1, 2):
             kept.append(time)
             yield best
 

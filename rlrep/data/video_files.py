@@ -165,10 +165,10 @@ def _check_is_whole(container: Any, rate: Fraction | None, seconds: Fraction, ot
         stated = stream.duration * stream.time_base
     else:
         stated = _matroska_duration(stream.metadata)
-        if stated is None:  # the longest stream's is all there is
+        # A tag that says more than the whole is from before the video was cut. Without one, all that is known is how
+        # long the longest stream lasts.
+        if whole is not None and (stated is None or stated > whole + 1):
             stated, seconds = whole, max(seconds, others)
-        elif whole is not None:  # a tag may be left from before a video was cut
-            stated = min(stated, whole)
     # Containers round, and how long the last picture stands is a guess.
     if rate and stated and stated - seconds > max(1.5 / rate, 0.01 * stated):
         raise Unreadable(f"it is truncated: {float(seconds):.2f} of {float(stated):.2f} seconds could be decoded")
