@@ -14,10 +14,10 @@ import torch
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from agents import AGENTS, PATHS
 from envs import TASKS
+from experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep import OBJECTIVES
 from rlrep.encoders import PRECISIONS, STRIDES, supports_bfloat16
 from rlrep.registry import look_up
@@ -479,8 +479,8 @@ def load_as(schema: type[Config], path: Path) -> Config:
     if not path.exists():
         raise ConfigError(f"{path.parent} is not a run: it has no {path.name}")
     try:
-        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
-    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
+        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), read_yaml(path)))
+    except (OmegaConfBaseException, UnusableYaml, OSError) as error:
         raise ConfigError(f"{path} is damaged or from another version: {explanation(error)}") from error
     assert isinstance(built, schema)
     return built

@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,7 +135,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (one, two):
         command.add_argument("--skip-corrupt", action="store_true", help="leave out files that can't be used")
     options = parser.parse_args(arguments)
-    warnings.filterwarnings("ignore", module="minari")
     try:
         if options.command == "info":
             info(options.path, options.picture, options.skip_corrupt)

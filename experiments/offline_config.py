@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.checkpoint import CONFIG
 from experiments.config import ConfigError, RunConfig, TrainConfig, explanation, load_as, located, settle, typed_as
+from experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.data.sources import READERS
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def load(path: Path) -> OfflineConfig | TrainConfig:
         ConfigError: if there is none, or it is damaged.
     """
     try:
-        offline = "dataset" in OmegaConf.load(path)
-    except Exception:  # told by what reads it again
+        offline = "dataset" in read_yaml(path)
+    except (OSError, UnusableYaml):  # told by what reads it again
         offline = False
     return load_as(OfflineConfig, path) if offline else load_as(TrainConfig, path)

@@ -21,10 +21,10 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from experiments.files import write_atomically
 from experiments.intervals import RESAMPLES
+from experiments.yaml_files import UnusableYaml, read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -113,12 +113,9 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 def read_config(folder: Path) -> DictConfig:
     try:
-        config = OmegaConf.load(folder / "config.yaml")
-    except (OSError, YAMLError, UnicodeDecodeError) as error:
+        return read_yaml(folder / "config.yaml")
+    except (OSError, UnusableYaml) as error:
         raise RunError(f"{folder}: cannot read config.yaml ({error}); train writes it at its start") from error
-    if not isinstance(config, DictConfig):
-        raise RunError(f"{folder}: config.yaml must be a mapping, as train writes it")
-    return config
 
 
 def read_returns(path: Path) -> tuple[Array, Array]:

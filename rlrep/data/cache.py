@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.data.clips import AT_ONCE, CanNotRead, Unreadable
+from rlrep.data.clips import AT_ONCE, CanNotRead, Unreadable, read_json, regular_size
 from rlrep.data.locks import InUse, held
 from rlrep.data.transitions import sealed, unsealed
 
@@ -114,6 +114,7 @@ def load(folder: Path, made_from: dict[str, Any]) -> Stored | None:
     compared with their checksums when they are opened for the first time, see `is_verified`.
     """
     try:
+        regular_size(folder / "index.json")
         index = Index(**unsealed((folder / "index.json").read_text()))
         if index.version != FORMAT_VERSION or index.made_from != made_from:
             return None
@@ -137,6 +138,7 @@ def load(folder: Path, made_from: dict[str, Any]) -> Stored | None:
 
 
 def _mapped(path: Path) -> np.ndarray:
+    regular_size(path)
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise Unreadable(f"{path.name} is an archive of arrays")
@@ -156,15 +158,17 @@ def is_verified(path: Path) -> bool:
     is another file.
     """
     try:
-        return bool(json.loads((path.parent / VERIFIED).read_text()) == _stamp(path))
+        return bool(read_json(path.parent / VERIFIED) == _stamp(path))
     except (OSError, ValueError):
         return False
 
 
 def mark_verified(path: Path) -> None:
     """Remembers that a file is as its checksums say, if something can be written beside it."""
+    verified = path.parent / VERIFIED
     with suppress(OSError):
-        (path.parent / VERIFIED).write_text(json.dumps(_stamp(path)))
+        if verified.is_file() or not verified.exists():  # writing to a pipe waits for ever
+            verified.write_text(json.dumps(_stamp(path)))
 
 
 def _stamp(path: Path) -> list[int]:

@@ -7,10 +7,13 @@ file is raised as `Unreadable`, whose message need not name the file: whoever ca
 from __future__ import annotations
 
 import errno
+import json
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,10 @@ import numpy as np
 AT_ONCE = 16
 PICTURE_KEYS = ("observation", "image", "frames", "obs", "observations", "pixels", "rgb")
 ACTION_KEYS = ("action", "actions")
+# What a compressed file may unpack to in memory: this many bytes, or this many times its own size if that is more.
+UNPACKED_BYTES = 1 << 28
+UNPACKED_TIMES = 20
+LARGEST_TEXT = 1 << 26
 
 
 class Unreadable(ValueError):
@@ -96,6 +103,55 @@ def reported_as_unreadable() -> Iterator[None]:
         if type(error).__name__ in ("DecoderNotFoundError", "DemuxerNotFoundError") or "required filter" in str(error):
             raise Unavailable(f"no decoder for it is installed ({error})") from error
         raise Unreadable(f"it is corrupt or truncated ({type(error).__name__}: {error})") from error
+
+
+def regular_size(path: Path) -> int:
+    """Bytes of a regular file, or of the one that a link leads to.
+
+    Raises:
+        Unreadable: for anything else. Opening a pipe waits for ever, and a device may have no end.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise Unreadable(f"its {path.name} is not a regular file")
+    return found.st_size
+
+
+def read_text(path: Path) -> str:
+    """A text file of up to 64 MiB.
+
+    Raises:
+        Unreadable: if it is larger, not a regular file, or not text.
+    """
+    with reported_as_unreadable():
+        size = regular_size(path)
+        if size > LARGEST_TEXT:
+            raise Unreadable(f"its {path.name} has {size} bytes, and at most {LARGEST_TEXT} are read")
+        return path.read_text(encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of up to 64 MiB.
+
+    Raises:
+        Unreadable: as `read_text` does, and if it is not JSON.
+    """
+    with reported_as_unreadable():
+        return json.loads(read_text(path))
+
+
+def check_unpacked(name: str, unpacked: int, size: int) -> None:
+    """Refuses what would take far more memory than its file of `size` bytes.
+
+    Raises:
+        Unreadable: the message states the bound.
+    """
+    bound = max(UNPACKED_BYTES, UNPACKED_TIMES * size)
+    if unpacked > bound:
+        raise Unreadable(
+            f"its {name} would unpack to {unpacked / 1e6:.0f} MB, and at most {bound / 1e6:.0f} MB are read from a "
+            f"file of its size: store it without compression, or as shorter episodes"
+        )
 
 
 def missing_extra(package: str, reads: str) -> ModuleNotFoundError:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,7 +118,9 @@ class TransitionFiles:
                 if clip.left_out and skipped is not None:
                     part = f"{source.path} (in part)"
                     if part not in skipped:
-                        warnings.warn(f"{source.path} is read in part, without {clip.left_out}", stacklevel=3)
+                        warnings.warn(
+                            f"of {source.path} only whole episodes are kept, without {clip.left_out}", stacklevel=3
+                        )
                     skipped[part] = clip.left_out
                 yield _transitions(clip)
         except CanNotRead as error:
@@ -222,7 +224,7 @@ class Dataset(ReplayBuffer):
 
     Attributes:
         provenance: how it was made, as far as is known.
-        skipped: files left out, and why.
+        skipped: files, and episodes of files that were cut, left out, and why.
         fingerprint: of all that it holds; the same wherever it lies.
     """
 
@@ -351,9 +353,11 @@ def _converted(
     made_from = json.loads(json.dumps([entry for source in sources for entry in source.fingerprint()]))
     if layout != UNKNOWN:
         made_from.append(vars(layout))
+    paths = {str(source.path) for source in sources}
+    warned: Set[str] = set()
 
     def cached() -> dict[str, Any] | None:
-        found = _cached(folder, made_from, skip_corrupt)
+        found = _cached(folder, made_from, paths, skip_corrupt)
         retry = set() if found is None else set(found.get("retry", ()))
         return None if any(is_supported(one, layout) for one in sources if str(one.path) in retry) else found
 
@@ -367,15 +371,19 @@ def _converted(
                 with caches.replacing(folder) as temporary:
                     replay_files.write_dataset(files, temporary, files.provenance, **about)
                 found = replay_files.description(folder)
-    if found["skipped"]:
-        listed = "".join(f"\n  {file}: {reason}" for file, reason in found["skipped"].items())
-        warnings.warn(f"skipped {len(found['skipped'])} of {len(sources)} files:{listed}", stacklevel=3)
+                warned = found["skipped"].keys() - paths  # while they were read
+    skipped = {name: reason for name, reason in found["skipped"].items() if name not in warned}
+    if skipped:
+        listed = "".join(f"\n  {name}: {reason}" for name, reason in skipped.items())
+        whole = len(paths & skipped.keys())
+        what = f"{whole} of {len(sources)} files" if whole else "parts of files"
+        warnings.warn(f"skipped {what}:{listed}", stacklevel=3)
     return folder, Provenance(**found["provenance"]), found["skipped"]
 
 
-def _cached(folder: Path, made_from: list[Any], skip_corrupt: bool) -> dict[str, Any] | None:
+def _cached(folder: Path, made_from: list[Any], paths: Set[str], skip_corrupt: bool) -> dict[str, Any] | None:
     """What is recorded of the converted files in `folder`; None if they are missing, damaged, of other files, or lack
-    some that are not to be left out.
+    some of `paths` and none is to be left out.
     """
     try:
         found = replay_files.description(folder)
@@ -383,4 +391,6 @@ def _cached(folder: Path, made_from: list[Any], skip_corrupt: bool) -> dict[str,
         replay_files.check_frames(folder)
     except Unreadable:
         return None
-    return found if found.get("made_from") == made_from and (skip_corrupt or not found["skipped"]) else None
+    return (
+        found if found.get("made_from") == made_from and (skip_corrupt or not paths & found["skipped"].keys()) else None
+    )

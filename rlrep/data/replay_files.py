@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlrep.data.cache import GrowingArray, is_verified, mark_verified
-from rlrep.data.clips import AT_ONCE, Clip, Unreadable, reported_as_unreadable
+from rlrep.data.clips import AT_ONCE, Clip, Unreadable, read_json, read_text, regular_size, reported_as_unreadable
 from rlrep.data.pictures import UNKNOWN, Layout
 from rlrep.data.transitions import Provenance, Transitions, sealed, unsealed
 from rlrep.replay.storage import FORMAT_VERSION
@@ -67,10 +67,10 @@ def load_rows(folder: Path) -> dict[str, np.ndarray]:
         Unreadable: if they are missing, damaged, or not what a replay holds.
     """
     with reported_as_unreadable():
-        found = json.loads((folder / "replay.json").read_text())
+        found = read_json(folder / "replay.json")
         size = (found["lanes"], found["length"])
         names = (*KINDS, "action")
-        rows = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+        rows = {name: _mapped(folder / f"{name}.npy") for name in names}
         for name, array in rows.items():
             kinds = (KINDS[name],) if name in KINDS else ACTION_KINDS
             axes = {"frame": 5, "action": 3 if array.dtype == np.float32 else 2}.get(name, 2)
@@ -88,6 +88,14 @@ def load_rows(folder: Path) -> dict[str, np.ndarray]:
                 if name != "frame" and _crc32(array) != stated.get(name):
                     raise Unreadable(f"its {name}.npy is corrupt: its checksum is another")
         return rows
+
+
+def _mapped(path: Path) -> np.ndarray:
+    regular_size(path)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except MemoryError as error:  # Python's parser, of too many brackets; mapping takes no memory
+        raise Unreadable(f"its {path.name} has no header") from error
 
 
 def check_frames(folder: Path) -> None:
@@ -112,7 +120,7 @@ def description(folder: Path) -> dict[str, Any]:
         Unreadable: if it is damaged, or describes something else.
     """
     with reported_as_unreadable():
-        found = unsealed((folder / DESCRIPTION).read_text())
+        found = unsealed(read_text(folder / DESCRIPTION))
         for name, kind in DESCRIBED.items():
             if not isinstance(found.get(name), kind):
                 raise Unreadable(f"its {DESCRIPTION} is not that of a data set: it has no {name}")

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrep.data.clips import CanNotRead, Clip, Reader, Unreadable, missing_extra
+from rlrep.data import minari_files
+from rlrep.data.clips import CanNotRead, Clip, Reader, Unreadable
 from rlrep.data.hdf5 import read_hdf5
 from rlrep.data.minari_files import read_minari
 from rlrep.data.npz import read_npz
@@ -40,10 +41,13 @@ class Source:
 
     def fingerprint(self) -> list[list[str | int]]:
         """Name, size and time of change of each file; hidden ones do not count."""
-        if is_dangling(self.path):
-            return [[str(self.path), os.readlink(self.path)]]
-        files = [self.path] if self.path.is_file() else visible_files(self.path)
-        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        files = visible_files(self.path) if self.path.is_dir() else [self.path]
+        return [
+            [str(file), os.readlink(file)]
+            if is_dangling(file)
+            else [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+            for file in files
+        ]
 
 
 def locate(name: str | Path) -> Path:
@@ -55,19 +59,15 @@ def locate(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path.resolve()
-    if not MINARI_ID.fullmatch(str(name)):
+    if not MINARI_ID.fullmatch(str(name)) or {"", ".", ".."} & set(str(name).split("/")):
         raise FileNotFoundError(f"there is no file or folder {name}")
-    try:
-        import minari
-    except ModuleNotFoundError as error:
-        raise missing_extra("Minari", f"{name}, which is no file and so must be a Minari data set,") from error
-    try:
-        return Path(minari.load_dataset(str(name)).storage.data_path).parent
-    except FileNotFoundError as error:
+    path = minari_files.folder_of(str(name))
+    if not (path / minari_files.METADATA).is_file():
         raise FileNotFoundError(
             f"there is no file or folder {name}, and no Minari data set of that id on this machine: if it is one, "
             f"fetch it with `minari download {name}`"
-        ) from error
+        )
+    return path.resolve()
 
 
 def find(root: Path) -> list[Source]:
@@ -84,7 +84,7 @@ def find(root: Path) -> list[Source]:
     found = [Source(folder, read_replay) for folder in replays if (folder / "replay.json").is_file()]
     if found:
         return found
-    if (root / "data" / "metadata.json").is_file():
+    if (root / minari_files.METADATA).is_file():
         return [Source(root, read_minari)]
     files = list(visible_files(root))
     found = [

@@ -309,10 +309,11 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("step_type", [0, 1, 1, 2, 0, 1, 1, 1], "then 2, and its entry 3 is 1"),
-        ("step_type", [0, 1, 1, 2, 0, 2, 1, 2], "its entry 1 is 2"),
+        ("step_type", [0, 1, 1, 2, 0, 1, 5, 2], "and entry 6 is 5"),
+        ("step_type", [1, 1, 1, 2, 1, 1, 1, 1], "holds no 0"),
+        ("step_type", [0, 1, 1, 1, 1, 1, 1, 1], "no whole episode, only 1 incomplete episode"),
         ("reward", [0, 1, np.nan, 1, 0, 1, 1, 1], r"episode 0: rewards must be finite, and that of step 1 is nan"),
-        ("reward", [0, 1, 1], "as many entries of each kind"),
+        ("reward", [0, 1, 1], r"rows from 3 on, which not all arrays have \(8 of pictures, .* 3 of reward"),
     ],
 )
 def test_a_wrong_entry_of_an_hdf5_file_is_named(tmp_path: Path, name: str, value: list[float], message: str) -> None:
