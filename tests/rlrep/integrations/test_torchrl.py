@@ -9,13 +9,13 @@ import torch
 from gymnasium import spaces
 from tensordict import TensorDict
 from torch import nn
-from torchrl.data import LazyTensorStorage, RandomSampler, ReplayBuffer, SliceSampler
+from torchrl.data import Bounded, LazyTensorStorage, RandomSampler, ReplayBuffer, SliceSampler
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.modules import QValueActor
 from torchrl.objectives import DQNLoss
 
 from rlrep import PixelEncoder, make_objective
-from rlrep.integrations.torchrl import ObjectiveLoss, windows
+from rlrep.integrations.torchrl import ObjectiveLoss, Scale, windows
 
 SHAPE = (3, 20, 20)
 EPISODES = (7, 5, 9)
@@ -169,3 +169,43 @@ def test_pixels_that_are_floats_or_of_another_shape_are_refused() -> None:
     other = ObjectiveLoss(make_objective("curl", PixelEncoder((3, 24, 24), channels=4), None), slice_len=3)
     with pytest.raises(ValueError, match=r"shape \(3, 24, 24\), 'pixels' holds \(3, 20, 20\).*PermuteTransform"):
         other(replay(slices()).sample())
+
+
+def continuous(low: float, high: float) -> TensorDict:
+    """The transitions with two-dimensional actions that go from one bound to the other."""
+    rows = transitions()
+    return rows.set("action", torch.linspace(low, high, len(rows))[:, None].expand(-1, 2).contiguous())
+
+
+def continuous_loss(**options: Any) -> ObjectiveLoss:
+    torch.manual_seed(0)
+    encoder = PixelEncoder(SHAPE, channels=4, out_dim=8)
+    objective = make_objective("taco", encoder, spaces.Box(-200, 200, (2,)), horizon=3, feature_dim=8, hidden_dim=16)
+    return ObjectiveLoss(objective, slice_len=3, **options)
+
+
+@pytest.mark.parametrize("worst", [200.0, -1.1, torch.nan, torch.inf])
+@pytest.mark.parametrize("row", [0, 2, 5])
+def test_actions_outside_of_minus_1_to_1_are_refused(worst: float, row: int) -> None:
+    batch = continuous(-1, 1)[:6].clone()
+    continuous_loss()(batch)
+    batch["action"][row, 1] = worst
+    with pytest.raises(ValueError, match=r"actions in \[-1, 1\].*action_space=env.action_spec"):
+        continuous_loss()(batch)
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-3, 200, (2,)), Bounded(-3, 200, (2,))])
+def test_actions_are_scaled_from_the_space_that_is_given(space: Any) -> None:
+    batch = windows(continuous(-3, 200)[:6], 3, 3, scale=Scale(space))
+    expected = windows(continuous(-1, 1)[:6], 3, 3)
+    for key in ("action", "action_sequence"):
+        torch.testing.assert_close(batch[key], expected[key], rtol=0, atol=1e-5)
+    continuous_loss(action_space=space)(continuous(-3, 200)[-9:])
+    with pytest.raises(ValueError, match=r"got .* after scaling"):
+        continuous_loss(action_space=space)(continuous(-3, 300)[-9:])
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-torch.inf, torch.inf, (2,)), spaces.Discrete(3)])
+def test_a_space_without_finite_bounds_is_refused(space: Any) -> None:
+    with pytest.raises(ValueError, match="finite bounds"):
+        continuous_loss(action_space=space)
