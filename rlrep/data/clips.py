@@ -6,6 +6,7 @@ file is raised as `Unreadable`, whose message need not name the file: whoever ca
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,24 @@ class Unreadable(ValueError):
     """A file that can't be used, whatever is asked of it."""
 
 
+class Unavailable(Unreadable):
+    """A file that can't be used for now: a part of it is missing, or nothing that is installed decodes it."""
+
+
+class CanNotRead(OSError):
+    """A file that can't be read now, whatever it holds: rights, locks, or too many open files."""
+
+
+# What the system says of files that may be whole, and are read another time.
+PASSING = {
+    *(errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EBUSY, errno.EDEADLK, errno.EINTR, errno.EIO, errno.EMFILE),
+    *(errno.ENFILE, errno.ENODEV, errno.ENOLCK, errno.ENOMEM, errno.ENOTCONN, errno.ENXIO, errno.ESTALE),
+    *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET),
+}
+# The same words are FFmpeg's for damage.
+NOT_OF_FFMPEG = {errno.EPERM, errno.EAGAIN, errno.EIO, errno.ENOMEM}
+
+
 @dataclass
 class Clip:
     """One episode.
@@ -39,6 +58,7 @@ class Clip:
         name: says which one it is.
         chunks: its pictures in order, (t, C, H, W) uint8 each; to be read before the next clip is asked for.
         fps: pictures a second, where the source tells.
+        times: seconds at which the pictures yielded so far are shown, where the source tells.
         action: (T, A) float32 or (T,) int64, row i taken at picture i, the last unused; None unless wanted and there.
         reward: (T - 1,) float32, row i what action i brought; None unless wanted.
         terminated: whether it really ended; known where rewards are wanted.
@@ -48,6 +68,7 @@ class Clip:
     name: str
     chunks: Iterator[np.ndarray]
     fps: Fraction | None = None
+    times: list[Fraction] | None = None
     action: np.ndarray | None = None
     reward: np.ndarray | None = None
     terminated: bool = False
@@ -59,12 +80,28 @@ Reader = Callable[..., Iterator[Clip]]
 
 @contextmanager
 def reported_as_unreadable() -> Iterator[None]:
-    """Whatever a library's parser meets in a damaged file, as `Unreadable`."""
+    """Whatever a library's parser meets in a damaged file, as `Unreadable`.
+
+    Raises:
+        CanNotRead: for the system's errors, which say nothing about what a file holds.
+    """
     try:
         yield
-    except (Unreadable, ModuleNotFoundError, MemoryError):
+    except (Unreadable, CanNotRead, ImportError):
         raise
     except Exception as error:
+        of_ffmpeg = type(error).__module__.startswith("av.")
+        if isinstance(error, MemoryError) and not of_ffmpeg:
+            raise
+        if isinstance(error, FileNotFoundError):
+            raise Unavailable(f"a file is missing: {error.filename or error}") from error
+        number = getattr(error, "errno", None)
+        if isinstance(error, OSError) and number in PASSING - (NOT_OF_FFMPEG if of_ffmpeg else set()):
+            raise CanNotRead(number, f"can't be read now ({error}): it may be whole") from error
+        if isinstance(error, MemoryError):
+            raise Unavailable(f"there is not enough memory to decode it ({error})") from error
+        if type(error).__name__ in ("DecoderNotFoundError", "DemuxerNotFoundError") or "required filter" in str(error):
+            raise Unavailable(f"no decoder for it is installed ({error})") from error
         raise Unreadable(f"it is corrupt or truncated ({type(error).__name__}: {error})") from error
 
 

@@ -24,7 +24,7 @@ from rlrep.data.clips import (
     rewards_of,
 )
 from rlrep.data.npz import discounts, led_here
-from rlrep.data.pictures import newest_frames
+from rlrep.data.pictures import UNKNOWN, Layout, newest_frames
 from rlrep.data.safe_hdf5 import Group, create_rows, opened, writing
 from rlrep.data.transitions import Provenance, Transitions
 
@@ -32,7 +32,7 @@ PROVENANCE = "provenance"
 FIRST, MID, LAST = 0, 1, 2
 
 
-def read_hdf5(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
+def read_hdf5(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
     """Episodes one after the other: `observation` (N, C, H, W), `step_type` (N,), 0 at the first entry of an episode
     and 2 at its last; perhaps `action`, `reward` and `discount`, entry i what led to observation i.
 
@@ -64,7 +64,7 @@ def read_hdf5(path: Path, actions: bool = False, rewards: bool = False) -> Itera
         @lru_cache(maxsize=1)
         def block(number: int) -> np.ndarray:
             with reported_as_unreadable():
-                return newest_frames(np.asarray(frames[number * size : (number + 1) * size]))
+                return newest_frames(np.asarray(frames[number * size : (number + 1) * size]), layout)
 
         for number, (first, end) in enumerate(spans):
             clip = Clip(f"{path.name}, episode {number}", _from_blocks(block, size, first, end))

@@ -29,7 +29,7 @@ from rlrep.data.clips import (
     reported_as_unreadable,
     rewards_of,
 )
-from rlrep.data.pictures import newest_frames
+from rlrep.data.pictures import UNKNOWN, Layout, newest_frames
 from rlrep.data.safe_hdf5 import Group, create_rows, opened, writing
 from rlrep.data.transitions import Provenance, Transitions
 
@@ -46,7 +46,7 @@ def folder_of(name: str) -> Path:
     return (Path(root) if root else Path.home() / ".minari" / "datasets") / name
 
 
-def read_minari(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
+def read_minari(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
     """A Minari data set in HDF5 with pictures as observations, or under one of the usual names in a dictionary of them.
 
     Raises:
@@ -65,11 +65,18 @@ def read_minari(path: Path, actions: bool = False, rewards: bool = False) -> Ite
             raise Unreadable(f"its metadata tells of {count!r} episodes, and its HDF5 file holds {found}")
         for number in range(count):
             with reported_as_unreadable():
-                yield _episode(_group(file, f"episode_{number}"), keys, space, number, path, actions, rewards)
+                yield _episode(_group(file, f"episode_{number}"), keys, space, number, path, actions, rewards, layout)
 
 
 def _episode(
-    group: Group, keys: list[str], space: dict[str, Any], number: int, path: Path, actions: bool, rewards: bool
+    group: Group,
+    keys: list[str],
+    space: dict[str, Any],
+    number: int,
+    path: Path,
+    actions: bool,
+    rewards: bool,
+    layout: Layout,
 ) -> Clip:
     holder = group
     for key in ("observations", *keys[:-1]):
@@ -81,9 +88,9 @@ def _episode(
     if rewards:
         check_unpacked(f"episode {number}", len(entry) * bytes_each, group.size)  # it is held as a whole
     if entry.shape[1:] == shape and entry.dtype == np.uint8:
-        chunks = _blocks(entry)
+        chunks = _blocks(entry, layout)
     elif entry.dtype.kind == "O" or (entry.dtype == np.uint8 and entry.ndim == 2):
-        chunks = _jpegs(entry, shape)
+        chunks = _jpegs(entry, shape, layout)
     else:
         raise Unreadable(f"its pictures are {entry.dtype} {entry.shape}, and its observation space is of {shape}")
     clip = Clip(f"{path.name}, episode {number}", chunks)
@@ -108,13 +115,13 @@ def _loaded(group: Group, name: str) -> np.ndarray:
     return np.asarray(entry)
 
 
-def _blocks(entry: Any) -> Iterator[np.ndarray]:
+def _blocks(entry: Any, layout: Layout) -> Iterator[np.ndarray]:
     for at in range(0, len(entry), AT_ONCE):
         with reported_as_unreadable():
-            yield newest_frames(np.asarray(entry[at : at + AT_ONCE]))
+            yield newest_frames(np.asarray(entry[at : at + AT_ONCE]), layout)
 
 
-def _jpegs(entry: Any, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+def _jpegs(entry: Any, shape: tuple[int, ...], layout: Layout) -> Iterator[np.ndarray]:
     """Pictures that Minari compressed, (H, W) or (H, W, C) of `shape` each."""
     try:
         from PIL import Image
@@ -128,7 +135,7 @@ def _jpegs(entry: Any, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
                     if picture.size != (shape[1], shape[0]):  # nothing was unpacked so far
                         raise Unreadable(f"its picture {row} is {picture.size}, and its observation space {shape}")
                     pictures.append(np.asarray(picture).reshape(shape))
-            yield newest_frames(np.stack(pictures))
+            yield newest_frames(np.stack(pictures), layout)
 
 
 def _check_ends(group: Group, steps: int, name: str) -> bool:

@@ -27,7 +27,7 @@ from rlrep.data.clips import (
     reported_as_unreadable,
     rewards_of,
 )
-from rlrep.data.pictures import newest_frames
+from rlrep.data.pictures import UNKNOWN, Layout, newest_frames
 from rlrep.data.transitions import Provenance, Transitions
 
 PROVENANCE = "provenance.json"
@@ -35,7 +35,7 @@ STACK = 3
 PART = 1 << 20
 
 
-def read_npz(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
+def read_npz(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
     """One episode: pictures as `observation`, `image`, `frames` or `obs`, perhaps `action`, `reward` and what tells
     whether it ended. Also V-D4RL's 64-pixel files and the episodes of DrQ-v2's replay.
     """
@@ -47,13 +47,13 @@ def read_npz(path: Path, actions: bool = False, rewards: bool = False) -> Iterat
     arrays, names = load_arrays(path, wanted)
     with reported_as_unreadable():
         pictures = pick(arrays or dict.fromkeys(names), *PICTURE_KEYS)
-        frames = newest_frames(pictures)
+        frames = newest_frames(pictures, layout)
         clip = Clip(path.name, in_chunks(frames))
         if rewards or (actions and not arrays.keys().isdisjoint(ACTION_KEYS)):
             as_dm_env = not names.isdisjoint(("discount", "is_first"))
             clip.action = aligned(pick(arrays, *ACTION_KEYS), len(frames), led_here=as_dm_env)
         if rewards:
-            _check_stacks(pictures, frames)
+            _check_stacks(layout.channels_first(pictures), frames)
             place = np.arange(len(frames))
             if "is_first" in arrays:
                 check_marks("is_first", arrays["is_first"], place == 0)
@@ -117,11 +117,8 @@ def _load_array(member: IO[bytes], name: str, size: int) -> np.ndarray:
 
 
 def _check_stacks(pictures: np.ndarray, frames: np.ndarray) -> None:
-    """Refuses stacked frames of which not all are those of the rows before: only the newest ones are kept."""
-    if pictures.shape[1:] in (frames.shape[1:], (*frames.shape[2:], frames.shape[1])):
-        return
-    channels_first = pictures if pictures.shape[2:] == frames.shape[2:] else np.moveaxis(pictures, 3, 1)
-    older = np.split(channels_first, channels_first.shape[1] // 3, axis=1)[-2::-1]
+    """Refuses stacks (T, F·C, H, W) of which not all frames are those of the rows before: only the newest is kept."""
+    older = np.split(pictures, pictures.shape[1] // frames.shape[1], axis=1)[-2::-1]
     for back, stacked in enumerate(older, 1):
         row = np.maximum(np.arange(len(frames)) - back, 0)
         if not np.array_equal(stacked, frames[row]):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from rlrep.data.clips import AT_ONCE, Clip, Unreadable, missing_extra, reported_as_unreadable
+from rlrep.data.pictures import UNKNOWN, Layout
 
 
-def read_video(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
-    """A video file; of several video streams the first."""
+def read_video(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
+    """A video file, always RGB; of several video streams the first."""
     if rewards:
         raise Unreadable("it is a video, which holds no actions and rewards: open_video is for these")
     try:
@@ -23,7 +24,7 @@ def read_video(path: Path, actions: bool = False, rewards: bool = False) -> Iter
         raise missing_extra("PyAV", "videos") from error
 
     with reported_as_unreadable():
-        container = av.open(str(path))
+        container = av.open(_name(path))
     with container:
         if not container.streams.video:
             kinds = " and ".join(sorted({stream.type for stream in container.streams}))
@@ -31,58 +32,153 @@ def read_video(path: Path, actions: bool = False, rewards: bool = False) -> Iter
                 f"it has no pictures, only {kinds}" if kinds else "it is corrupt or truncated: it is empty"
             )
         rate = container.streams.video[0].average_rate
-        yield Clip(path.name, _decode(path, container, rate), rate)
+        times: list[Fraction] = []
+        clip = Clip(path.name, _decode(container, rate, times), rate, times)
+        if path.suffix.lower() == ".gif":
+            clip.left_out = _check_gif(path)
+        yield clip
 
 
-def _decode(path: Path, container: Any, rate: Fraction | None) -> Iterator[np.ndarray]:
+def _name(path: Path) -> Any:
+    """What PyAV opens: it knows no names but UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.open("rb")
+    return str(path)
+
+
+def _decode(container: Any, rate: Fraction | None, times: list[Fraction]) -> Iterator[np.ndarray]:
+    """The pictures, (t, 3, H, W), and in `times` when they are shown."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     pictures: list[np.ndarray] = []
-    start, end = None, 0.0
+    usual = 1 / rate if rate else Fraction(0)
+    end = others_end = Fraction(0)
     with reported_as_unreadable():
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise Unreadable(f"the picture at {frame.time} s is corrupt")
-            picture = frame.to_ndarray(format="rgb24")
-            if pictures and picture.shape != pictures[0].shape:
-                raise Unreadable(f"its pictures change from {_size(pictures[0])} to {_size(picture)}")
-            pictures.append(picture)
-            start = frame.time if start is None else start
-            end = (frame.time or 0.0) + float(max((frame.duration or 0) * frame.time_base, 1 / rate if rate else 0))
-            if len(pictures) == AT_ONCE:
-                yield np.moveaxis(np.stack(pictures), 3, 1)
-                pictures.clear()
+        for packet in container.demux():
+            if packet.stream.index != stream.index:
+                others_end = max(others_end, _end(packet, Fraction(0)))
+                continue
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise Unreadable(f"the picture at {frame.time} s is corrupt")
+                picture = _as_shown(frame)
+                if pictures and picture.shape != pictures[0].shape:
+                    raise Unreadable(f"its pictures change from {_size(pictures[0])} to {_size(picture)}")
+                pictures.append(picture)
+                if frame.pts is None:
+                    times.append(times[-1] + usual if times else Fraction(0))
+                else:
+                    times.append(frame.pts * frame.time_base)
+                end = max(end, _end(frame, usual))
+                if len(pictures) == AT_ONCE:
+                    yield np.moveaxis(np.stack(pictures), 3, 1)
+                    pictures.clear()
     if pictures:
         yield np.moveaxis(np.stack(pictures), 3, 1)
-    if start is None:
+    if not times:
         raise Unreadable("it is corrupt or truncated: no picture could be decoded")
-    _check_is_whole(path, container, rate, end - min(start, 0.0))
+    _check_is_whole(container, rate, end - min(times[0], Fraction(0)), others_end)
+
+
+def _end(part: Any, usual: Fraction) -> Fraction:
+    """Seconds at which a packet or frame ends, 0 where it does not say when it starts."""
+    if part.pts is None or not part.time_base:
+        return Fraction(0)
+    return part.pts * part.time_base + max((part.duration or 0) * part.time_base, usual)
+
+
+def _as_shown(frame: Any) -> np.ndarray:
+    """A frame as (H, W, 3), turned and mirrored as its display matrix says, which cameras write into their files.
+
+    Raises:
+        Unreadable: for a matrix that is more than quarter turns and mirrors.
+    """
+    picture: np.ndarray = frame.to_ndarray(format="rgb24")
+    found = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return picture
+    # A pixel at (x, y) is shown at (a·x + c·y, b·x + d·y), y downwards (ISO/IEC 14496-12, 6.2.2).
+    a, b, _, c, d = np.frombuffer(found, np.int32)[:5].tolist()
+    if a and d and not b and not c:
+        across, down = a, d
+    elif b and c and not a and not d:
+        picture = picture.swapaxes(0, 1)
+        across, down = c, b
+    else:
+        raise Unreadable(
+            f"its pictures are to be turned by {frame.rotation} degrees: only quarter turns and mirrors are read, so "
+            f"turn it with a video editor"
+        )
+    return picture[:: 1 if down > 0 else -1, :: 1 if across > 0 else -1]
 
 
 def _size(picture: np.ndarray) -> str:
     return f"{picture.shape[1]}x{picture.shape[0]}"
 
 
-def _check_is_whole(path: Path, container: Any, rate: Fraction | None, seconds: float) -> None:
-    """Refuses a video that ends before its header says: decoders pass over a missing end in silence."""
-    if path.suffix.lower() == ".gif":
-        with path.open("rb") as file:
-            file.seek(-min(path.stat().st_size, 32), io.SEEK_END)
-            if not file.read().rstrip(b"\0").endswith(b";"):
-                raise Unreadable("it is truncated: the byte that ends a GIF is missing")
-    stated = _stated_seconds(container)
+def _check_gif(path: Path) -> str:
+    """Walks over the blocks of a GIF, whose decoder passes over a missing end in silence (GIF89a specification).
+
+    Returns:
+        What may be left out: without the byte that ends it, a GIF may have lost whole pictures.
+
+    Raises:
+        Unreadable: if it breaks off within a block.
+    """
+
+    def read(count: int) -> bytes:
+        found = file.read(count)
+        if len(found) < count:
+            raise Unreadable("it is truncated: it breaks off within a picture")
+        return found
+
+    def skip_colours(flags: int) -> None:
+        if flags & 0x80:
+            read(3 << (flags & 7) + 1)
+
+    with reported_as_unreadable(), path.open("rb") as file:
+        skip_colours(read(13)[10])
+        while (kind := file.read(1)) != b";":
+            if kind == b"":
+                return "what may follow its last whole picture: the byte that ends a GIF is missing"
+            if kind == b",":
+                skip_colours(read(9)[8])
+                read(1)
+            elif kind == b"!":
+                read(1)
+            else:
+                raise Unreadable(f"it is corrupt: no block of a GIF begins with {kind!r}")
+            while size := read(1)[0]:
+                read(size)
+    return ""
+
+
+def _check_is_whole(container: Any, rate: Fraction | None, seconds: Fraction, others: Fraction) -> None:
+    """Refuses a video that ends before its header says: decoders pass over a missing end in silence. `others` is the
+    end of the last packet of other streams.
+    """
+    stream = container.streams.video[0]
+    whole = None if container.duration is None else Fraction(container.duration, 1_000_000)
+    if stream.duration is not None:
+        stated = stream.duration * stream.time_base
+    else:
+        stated = _matroska_duration(stream.metadata)
+        # A tag that says more than the whole is from before the video was cut. Without one, all that is known is how
+        # long the longest stream lasts.
+        if whole is not None and (stated is None or stated > whole + 1):
+            stated, seconds = whole, max(seconds, others)
     # Containers round, and how long the last picture stands is a guess.
     if rate and stated and stated - seconds > max(1.5 / rate, 0.01 * stated):
-        raise Unreadable(f"it is truncated: {seconds:.2f} of {stated:.2f} seconds could be decoded")
+        raise Unreadable(f"it is truncated: {float(seconds):.2f} of {float(stated):.2f} seconds could be decoded")
 
 
-def _stated_seconds(container: Any) -> float | None:
-    """How long the container says that its video is; Matroska says it of each stream in a tag."""
-    stream = container.streams.video[0]
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION")
-    if tag is not None:
-        hours, minutes, seconds = tag.split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    return None if container.duration is None else container.duration / 1e6
+def _matroska_duration(tags: Mapping[str, str]) -> Fraction | None:
+    """Seconds that a stream lasts, which Matroska's writers put into a tag, perhaps with a language after its name."""
+    for name, text in tags.items():
+        found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text.strip())
+        if found and re.fullmatch(r"DURATION(-\w+)?", name, re.IGNORECASE):
+            hours, minutes, seconds = map(Fraction, found.groups())
+            return 3600 * hours + 60 * minutes + seconds
+    return None
