@@ -142,9 +142,11 @@ def test_a_truncated_video_is_named(write_video: WriteVideo, ending: str, share:
 def test_a_corrupt_video_is_named(write_video: WriteVideo) -> None:
     video = write_video("a.mp4", frames=12, detail=20)
     content = bytearray(video.read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 200] = bytes(range(200))
+    first, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    for at in range(first + 20, end - 20, 64):  # in every picture: what x264 writes differs from one time to the other
+        content[at : at + 20] = bytes(range(20))
     video.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.mp4 can't be used: it is corrupt"):
+    with pytest.raises(ValueError, match=r"a\.mp4 can't be used: (it is corrupt|the picture at .* is corrupt)"):
         open_video(video, **SMALL)
 
 
