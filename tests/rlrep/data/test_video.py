@@ -435,6 +435,24 @@ def test_what_follows_or_lacks_a_gifs_last_byte_does_no_harm(write_video: WriteV
             open_video(path, **SMALL)
 
 
+def test_where_no_duration_is_stated_a_missing_end_is_refused_or_told(write_video: WriteVideo) -> None:
+    for ending, message in ((".ogv", "truncated: it breaks off within a page"), (".ts", "breaks off within one")):
+        path = write_video(f"a{ending}", frames=12, detail=60)
+        content = path.read_bytes()
+        for share in (0.5, 0.7, 0.9):
+            path.write_bytes(content[: int(share * len(content)) | 1])
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                with pytest.raises((ValueError, UserWarning), match=message):
+                    open_video(path, **SMALL)
+    path = write_video("b.ogv", frames=12, detail=60)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"OggS") + 5] &= ~4
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"b\.ogv: left out what may follow .*none is marked as the end"):
+        open_video(path, **SMALL)
+
+
 @pytest.mark.parametrize("part", ["frames", "index", "action"])
 def test_one_flipped_bit_in_a_cache_makes_it_anew(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
