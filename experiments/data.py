@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +23,14 @@ from experiments.files import write_atomically
 from experiments.offline_config import told_by_run
 from experiments.reconstructions import COLUMNS, pictures, png
 from rlrep.data import TransitionFiles, Transitions, write_transitions
-from rlrep.data.dataset import WRITERS
+from rlrep.data.dataset import WRITERS, check_target
 
+# What messages of the library call the command's options.
+OPTIONS = {
+    "skip_corrupt=True": "--skip-corrupt",
+    "frame_channels=": "--frame-channels=",
+    "channels_last=True or False": "--channels-last or --no-channels-last",
+}
 # Episodes in the picture, from the lowest return to the highest.
 SHOWN = 5
 
@@ -49,9 +57,8 @@ class Summary:
         self.highest = np.maximum(self.highest, episode.action.max(0))
 
 
-def info(path: str, picture: Path | None, skip_corrupt: bool) -> None:
+def info(files: TransitionFiles, picture: Path | None) -> None:
     """Prints what a data set holds, and draws a contact sheet of it."""
-    files = TransitionFiles(path, skip_corrupt)
     summary = Summary()
     sheet: dict[int, np.ndarray] = {}
     for number, episode in enumerate(files):
@@ -62,7 +69,9 @@ def info(path: str, picture: Path | None, skip_corrupt: bool) -> None:
     rows = shown(summary.returns)
     named = {f"episode {number}\nreturn {summary.returns[number]:.4g}": sheet[number] for number in rows}
     columns = [f"{round(100 * i / (COLUMNS - 1))} %" for i in range(COLUMNS)]
-    write_atomically(target, png(named, columns, f"{files.root.name}: from an episode's first frame to its last"))
+    write_atomically(
+        target, png(named, columns, f"{printable(files.root.name)}: from an episode's first frame to its last")
+    )
     print(f"{'picture':<16}{target}")
 
 
@@ -107,9 +116,13 @@ def default_picture(root: Path) -> Path:
     return root.with_name(f"{root.name}.png")
 
 
-def convert(source: str, target: str, format: str, skip_corrupt: bool, known: dict[str, object]) -> None:
+def printable(name: str) -> str:
+    """A file's name as text: names need not be UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def convert(files: TransitionFiles, target: str, format: str, known: dict[str, object]) -> None:
     """Writes a data set in another format; `known` is what the person tells of how it was made."""
-    files = TransitionFiles(source, skip_corrupt)
     told = {name: value for name, value in known.items() if value is not None}
     provenance = dataclasses.replace(told_by_run(files.provenance), **told)  # type: ignore[arg-type]
     write_transitions(files, target, provenance, format=format)
@@ -134,15 +147,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         two.add_argument(f"--{name}", type=kind, help="recorded, where the source does not say it or says it wrongly")
     for command in (one, two):
         command.add_argument("--skip-corrupt", action="store_true", help="leave out files that can't be used")
+        command.add_argument(
+            "--frame-channels", type=int, help="channels of a frame where pictures hold several: 1 for grey, 3 for RGB"
+        )
+        command.add_argument(
+            "--channels-last",
+            action=argparse.BooleanOptionalAction,
+            help="whether pictures are (height, width, channels), where their shape leaves it open",
+        )
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that are not UTF-8
     try:
+        if options.command == "convert":
+            check_target(options.target, options.format)  # before all files are read
+        files = TransitionFiles(
+            options.path if options.command == "info" else options.source,
+            options.skip_corrupt,
+            channels_last=options.channels_last,
+            frame_channels=options.frame_channels,
+        )
         if options.command == "info":
-            info(options.path, options.picture, options.skip_corrupt)
+            info(files, options.picture)
         else:
             known = {name: getattr(options, name) for name in ("task", "level", "random_return", "expert_return")}
-            convert(options.source, options.target, options.format, options.skip_corrupt, known)
+            convert(files, options.target, options.format, known)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}".replace("skip_corrupt=True", "--skip-corrupt"), file=sys.stderr)
+        message = f"error: {error}"
+        for name, option in OPTIONS.items():
+            message = message.replace(name, option)
+        print(message, file=sys.stderr)
         return 1
     return 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ import numpy as np
 
 from rlrep.data.clips import AT_ONCE, Clip, Unreadable, missing_extra, reported_as_unreadable
 from rlrep.data.pictures import UNKNOWN, Layout
+
+LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes of an Ogg page
+TRANSPORT_PACKETS = (188, 192, 204)  # bytes: plain, with time codes, with error correction
 
 
 def read_video(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
@@ -34,8 +37,10 @@ def read_video(path: Path, actions: bool = False, rewards: bool = False, layout:
         rate = container.streams.video[0].average_rate
         times: list[Fraction] = []
         clip = Clip(path.name, _decode(container, rate, times), rate, times)
-        if path.suffix.lower() == ".gif":
-            clip.left_out = _check_gif(path)
+        check_end = CHECKS.get(path.suffix.lower())
+        if check_end is not None:
+            with reported_as_unreadable():
+                clip.left_out = check_end(path)
         yield clip
 
 
@@ -138,7 +143,7 @@ def _check_gif(path: Path) -> str:
         if flags & 0x80:
             read(3 << (flags & 7) + 1)
 
-    with reported_as_unreadable(), path.open("rb") as file:
+    with path.open("rb") as file:
         skip_colours(read(13)[10])
         while (kind := file.read(1)) != b";":
             if kind == b"":
@@ -153,6 +158,39 @@ def _check_gif(path: Path) -> str:
             while size := read(1)[0]:
                 read(size)
     return ""
+
+
+def _check_ogg(path: Path) -> str:
+    """Looks at the last page of an Ogg file, which states no duration (RFC 3533, section 6).
+
+    Returns:
+        What may be left out: without a page that ends its stream, pictures may have been lost.
+
+    Raises:
+        Unreadable: if it breaks off within a page.
+    """
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - LARGEST_PAGE, 0))
+        tail = file.read()
+    page = tail[max(tail.rfind(b"OggS"), 0) :]
+    lengths = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    if len(page) < 27 + page[26] + sum(lengths):
+        raise Unreadable("it is truncated: it breaks off within a page")
+    return "" if page[5] & 4 else "what may follow its last page: none is marked as the end"
+
+
+def _check_transport_stream(path: Path) -> str:
+    """What may be left out of an MPEG transport stream, which states no duration: it has packets of one size."""
+    whole = any(path.stat().st_size % size == 0 for size in TRANSPORT_PACKETS)
+    return "" if whole else "what may follow its last packet: it breaks off within one"
+
+
+# The containers that state no duration, and have another mark of their end.
+CHECKS: dict[str, Callable[[Path], str]] = {
+    ".gif": _check_gif,
+    ".ogv": _check_ogg,
+    **dict.fromkeys((".ts", ".mts", ".m2ts"), _check_transport_stream),
+}
 
 
 def _check_is_whole(container: Any, rate: Fraction | None, seconds: Fraction, others: Fraction) -> None:

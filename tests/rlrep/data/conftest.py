@@ -39,7 +39,6 @@ def write_video(tmp_path: Path) -> WriteVideo:
         with av.open(str(path), "w") as file:
             stream = file.add_stream(codec, rate=fps)
             stream.width, stream.height, stream.pix_fmt = *size, pixels
-            stream.codec_context.thread_count = 1  # x264's files differ from one time to the other with several
             for number in range(frames):
                 picture = np.full((size[1], size[0], 3), step * number, np.uint8)
                 picture += rng.integers(0, detail + 1, picture.shape, np.uint8)
