@@ -179,7 +179,9 @@ def damage(folder: Path, rng: random.Random, kind: str) -> str:
 
 def replace(path: Path, rng: random.Random) -> str:
     """Puts something that is no regular file of this kind in place of a file."""
-    how = rng.choice(("fifo", "zero", "dangling", "loop", "folder", "empty", "sparse", "nothing", "passwd"))
+    how = rng.choice(("fifo", "zero", "dangling", "loop", "empty", "sparse", "passwd"))
+    if path.suffix != ".npz":  # a folder of episodes may have one fewer
+        how = rng.choice((how, how, how, "folder", "nothing"))
     path.unlink()
     if how == "fifo":
         os.mkfifo(path)
@@ -475,10 +477,9 @@ def run(kinds: tuple[str, ...], seed: int, count: int, jobs: int = 2) -> Iterato
 
 
 def wrong(result: Result) -> bool:
-    """Whether it must not be."""
-    return result.outcome in ("traceback", "crash", "hang", "memory") or (
-        result.outcome == "changed" and result.kind not in UNCHECKED
-    )
+    """Whether it must not be. An array that was written anew has other content, and a checksum of that."""
+    silent = result.outcome == "changed" and result.kind not in UNCHECKED and not result.how.startswith("array")
+    return silent or result.outcome in ("traceback", "crash", "hang", "memory")
 
 
 def table(results: list[Result]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import sys
 import zipfile
 from collections.abc import Callable
@@ -215,6 +216,34 @@ def test_what_is_not_a_regular_file_is_never_waited_for(tmp_path: Path, format: 
         for reader in READERS:
             with pytest.raises(ValueError, match=r"can't be used|holds no videos"):
                 reader(tmp_path / "data")
+
+
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXTINF:9,\nother.mp4\n"])
+@pytest.mark.parametrize("ending", [".avi", ".mp4", ".gif", ".mkv"])
+def test_a_video_can_not_name_other_files(write_video: Any, text: str, ending: str) -> None:
+    other = write_video("other.mp4")
+    path = other.with_name(f"playlist{ending}")
+    path.write_text(text)
+    with pytest.raises(ValueError, match="can't be used: it is corrupt"):
+        open_video(path, **SMALL)
+
+
+@pytest.mark.parametrize(("screen", "picture"), [((60_000, 60_000), (8, 8)), ((8, 8), (60_000, 60_000))])
+def test_pictures_of_a_video_are_bounded(tmp_path: Path, screen: tuple[int, int], picture: tuple[int, int]) -> None:
+    colours, data = b"\x80\0\0" + bytes(6), b"\0\x02\x02\x4c\x01\0;"
+    block = b"," + struct.pack("<HHHH", 0, 0, *picture)
+    (tmp_path / "a.gif").write_bytes(b"GIF89a" + struct.pack("<HH", *screen) + colours + block + data)
+    with pytest.raises(ValueError, match="60000x60000 are larger than the 67108864 pixels"):
+        open_video(tmp_path / "a.gif", **SMALL)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("ending", [".npz", ".mp4", ".hdf5"])
+def test_a_pipe_among_episodes_is_not_passed_over(tmp_path: Path, ending: str, kind: str) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="drqv2")
+    path = tmp_path / f"data/more{ending}"
+    os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
+    refused(tmp_path / "data", "it is not a regular file")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, "\ud800", "", "null", "[]"])
