@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from envs import OpenGLError
-from experiments import config as configuration
-from experiments.checkpoint import CHECKPOINT, CONFIG, CheckpointError, fitting, load_checkpoint
-from experiments.config import ConfigError, RunConfig, refusals
-from experiments.evaluation import Evaluation, Policy, evaluate, make_evaluation_env, write_video
 from experiments.files import write_atomically
-from experiments.offline_config import OfflineConfig, load
-from experiments.trainer import build_agent
+from experiments.run import config as configuration
+from experiments.run.agent import build_agent
+from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError, fitting, load_checkpoint
+from experiments.run.config import ConfigError, RunConfig, refusals
+from experiments.run.evaluation import Evaluation, Policy, evaluate, make_evaluation_env, write_video
+from experiments.run.offline_config import OfflineConfig, load
 
 
 def checkpoint_policy(config: RunConfig, checkpoint: Path, env: object) -> tuple[Policy, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 LARGEST = 1 << 17
@@ -21,29 +21,29 @@ class UnusableYaml(ValueError):
     """A file that can't be read as a configuration."""
 
 
-def read_yaml(path: Path) -> DictConfig:
+def read_yaml(path: Path, resolve: bool = True) -> dict[str, Any]:
     """The mapping in a YAML file, which may be anybody's.
 
     Aliases are refused, since nested ones unpack without bound. A value `${key}` stands for the plain value of a key of
     the same file; other interpolations are refused, since resolvers such as `${oc.env:X}` read what is not in the file.
+    Without `resolve` all of them stay texts, which OmegaConf must not get.
 
     Raises:
         OSError: if it can't be opened.
         UnusableYaml: if it is not a regular file, larger than 128 KiB, nested deeper than 40 levels, not YAML or no
             mapping.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
         raise UnusableYaml(f"it is not a regular file of at most {LARGEST} bytes")
     try:
         text = path.read_text(encoding="utf-8")
         _check_events(text)
-        config = OmegaConf.load(io.StringIO(text))
-        if not isinstance(config, DictConfig):
-            raise UnusableYaml("it must be a mapping")
-        # Nothing of what comes out is an interpolation, whatever the loader made of it.
-        plain = OmegaConf.to_container(config, resolve=False)
-        return OmegaConf.create(_resolved(plain, plain))
+        plain: Any = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+        if not isinstance(plain, dict) or not all(isinstance(name, str) for name in plain):
+            raise UnusableYaml("it must be a mapping of names")
+        found: dict[str, Any] = _resolved(plain, plain) if resolve else plain
+        return found
     except UnusableYaml:
         raise
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, AttributeError, TypeError) as error:

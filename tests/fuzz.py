@@ -63,7 +63,7 @@ def make(kind: str, folder: Path) -> None:
     elif kind == "checkpoint":
         import torch
 
-        from experiments.checkpoint import save_checkpoint
+        from experiments.run.checkpoint import save_checkpoint
 
         generator = torch.Generator().manual_seed(0)
         weights = {f"weight_{number}": torch.randn(9, 7, generator=generator) for number in range(4)}
@@ -306,7 +306,7 @@ def read_encoder(folder: Path, cache: Path) -> str:
 
 
 def read_checkpoint(folder: Path, cache: Path) -> str:
-    from experiments.checkpoint import load_checkpoint
+    from experiments.run.checkpoint import load_checkpoint
 
     state = load_checkpoint(folder / "latest.pt")
     weights = {name: array.numpy() for name, array in state.pop("agent").items()}
@@ -314,10 +314,9 @@ def read_checkpoint(folder: Path, cache: Path) -> str:
 
 
 def read_config(folder: Path, cache: Path) -> str:
-    from experiments.plot import read_config
+    from experiments.results.runs import read_config
 
-    config = read_config(folder)
-    return digest(str(config))
+    return digest(str(read_config(folder)))
 
 
 def readers(kind: str) -> list[Callable[[Path, Path], str]]:
@@ -329,7 +328,7 @@ def readers(kind: str) -> list[Callable[[Path, Path], str]]:
 
 def documented() -> tuple[type[Exception], ...]:
     """What readers may raise: each names what is wrong."""
-    from experiments.checkpoint import CheckpointError
+    from experiments.run.checkpoint import CheckpointError
     from rlrep.replay import ReplayError
 
     return (ValueError, OSError, ReplayError, CheckpointError)

@@ -61,10 +61,9 @@ def _decode(container: Any, rate: Fraction | None, times: list[Fraction]) -> Ite
     """The pictures, (t, 3, H, W), and in `times` when they are shown."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
-    if stream.codec_context is None:
-        raise Unreadable("it is corrupt, or in a codec that PyAV does not have")
-    _check_pixels(stream.codec_context.width, stream.codec_context.height)
-    stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # later pictures may be larger
+    if stream.codec_context is not None:  # there is a decoder
+        _check_pixels(stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # later pictures may be larger
     pictures: list[np.ndarray] = []
     usual = 1 / rate if rate else Fraction(0)
     end = others_end = Fraction(0)

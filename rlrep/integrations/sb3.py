@@ -180,16 +180,14 @@ class Attached:
         for _ in range((model._n_updates - updates) * per_update):
             try:
                 batch = source.windows(self.batch_size, self.objectives.window, model.gamma, self.rng)
-                own = {
-                    size: source.windows(size, window, model.gamma, self.rng)
-                    for size, window in self.objectives.own_batches.items()
-                }
+                sizes = self.objectives.own_batches.items()
+                own = {size: source.windows(size, window, model.gamma, self.rng) for size, window in sizes}
             except ReplayError:
                 # The replay of a loaded model starts empty.
                 if isinstance(source, SequenceReplayBuffer) and source.size() < self.largest_batch:
                     break
                 raise
-            for name, value in self.step(batch, own).items():
+            for name, value in (self.step(batch, own) if own else self.step(batch)).items():
                 recorded[name].append(value)
         for name, values in recorded.items():
             model.logger.record_mean(f"rlrep/{name}", torch.stack(values).mean().item())
@@ -204,7 +202,7 @@ class Attached:
         rate = optimizer.param_groups[0]["lr"]
         return max(rate / self.largest_rate, 0.0) if self.largest_rate > 0 else 0.0
 
-    def step(self, batch: TensorDict, own: Mapping[int, TensorDict]) -> dict[str, Tensor]:
+    def step(self, batch: TensorDict, own: Mapping[int, TensorDict] | None = None) -> dict[str, Tensor]:
         """One step of Adam down the sum of the objectives' losses; these and their metrics, detached."""
         with self.randomness.used():
             loss, metrics = self.objectives(batch, own=own)
@@ -310,10 +308,10 @@ def _build(objectives: Options, encoder: nn.Module, model: BaseAlgorithm) -> Obj
     """
     if not objectives:
         raise ValueError("no objectives given: name some of rlrep.OBJECTIVES")
-    built = []
+    built = {}
     for name, options in objectives.items():
         try:
-            built.append(make_objective(name, encoder, model.action_space, **options))  # type: ignore[arg-type]
+            built[name] = make_objective(name, encoder, model.action_space, **options)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name} can't be attached to this {type(model).__name__}: {error}") from error
     return Objectives(built).to(model.device)

@@ -267,6 +267,7 @@ def test_objectives_of_different_horizons_learn_from_one_batch(joint: bool) -> N
         objective_options=options,
         encoder_options={"channels": 4},
         joint=joint,
+        batch_size=4,
         **SMALL,
     )
     assert agent.window == Window(3, (2, 4, Gap(5)), actions=4)
@@ -291,7 +292,7 @@ def test_an_objective_may_have_a_batch_of_its_own() -> None:
 def test_what_a_replay_can_never_serve_is_refused_before_anything_is_drawn() -> None:
     replay = filled_replay()
     with pytest.raises(ValueError, match=r"capacity=60 leaves 60 rows .* one sample spans 81"):
-        build("taco", objective_options={"taco": SMALL | {"horizon": 80}}).check(replay)
+        build("taco", objective_options={"taco": SMALL | {"horizon": 80}}, batch_size=4).check(replay)
     with pytest.raises(ValueError, match=r"TACO reads batches of 100, and this replay hold"):
         build("taco", objective_options={"taco": SMALL | {"batch_size": 100}}, batch_size=4).check(replay)
     build("taco", batch_size=4).check(replay)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import ConfigError, load
-from experiments.offline_config import load as load_offline
-from experiments.plot import RunError, read_config
+from experiments.results.runs import RunError, read_config
+from experiments.run.config import ConfigError, load
+from experiments.run.offline_config import load as load_offline
 from experiments.yaml_files import UnusableYaml, read_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -50,8 +50,11 @@ def test_a_harmful_configuration_is_refused_at_once(tmp_path: Path, text: str) -
         load(tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match=r"config\.yaml is damaged"):
         load_offline(tmp_path / "config.yaml")
-    with pytest.raises(RunError, match=r"cannot read config\.yaml"):
-        read_config(tmp_path)
+    if "${" in text:  # what only looks at finished runs leaves texts as they are
+        assert "${" in str(read_config(tmp_path))
+    else:
+        with pytest.raises(RunError, match=r"cannot read config\.yaml"):
+            read_config(tmp_path)
     assert time.perf_counter() - start < 20
 
 

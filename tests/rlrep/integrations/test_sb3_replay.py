@@ -116,7 +116,7 @@ def test_sequences_do_not_change_what_the_agent_draws() -> None:
 def test_the_ring_forgets_the_oldest_and_keeps_stacks_whole() -> None:
     buffer = build(SequenceReplayBuffer, environment(), size=40)
     fill(buffer, environment(), 100)
-    assert buffer.frames.window == 20 and buffer.size() <= 40
+    assert buffer.frames.kept == 20 and buffer.size() <= 40
     samples = buffer.sample(500)
     assert ((count(samples.next_observations) - count(samples.observations)) == 1).all()
 
