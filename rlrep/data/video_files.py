@@ -127,7 +127,8 @@ def _check_gif(path: Path) -> str:
     """Walks over the blocks of a GIF, whose decoder passes over a missing end in silence (GIF89a specification).
 
     Returns:
-        What may be left out: without the byte that ends it, a GIF may have lost whole pictures.
+        What may be left out: without the byte that ends it, a GIF may have lost whole pictures; with one within it,
+        a damaged one has.
 
     Raises:
         Unreadable: if it breaks off within a block.
@@ -157,7 +158,8 @@ def _check_gif(path: Path) -> str:
                 raise Unreadable(f"it is corrupt: no block of a GIF begins with {kind!r}")
             while size := read(1)[0]:
                 read(size)
-    return ""
+        rest = len(file.read().strip(b"\0\r\n "))
+    return f"the {rest} bytes after the one that ends a GIF: it may be damaged before them" if rest else ""
 
 
 def _check_ogg(path: Path) -> str:
