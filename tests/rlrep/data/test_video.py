@@ -439,14 +439,14 @@ def test_what_follows_or_lacks_a_gifs_last_byte_does_no_harm(write_video: WriteV
 
 
 def test_where_no_duration_is_stated_a_missing_end_is_refused_or_told(write_video: WriteVideo) -> None:
-    for ending, message in ((".ogv", "truncated: it breaks off within a page"), (".ts", "breaks off within one")):
+    for ending, mark in ((".ogv", "truncated: it breaks off within a page"), (".ts", "breaks off within one")):
         path = write_video(f"a{ending}", frames=12, detail=60)
         content = path.read_bytes()
         for share in (0.5, 0.7, 0.9):
             path.write_bytes(content[: int(share * len(content)) | 1])
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                with pytest.raises((ValueError, UserWarning), match=message):
+                with pytest.raises((ValueError, UserWarning), match=rf"{mark}|is corrupt"):
                     open_video(path, **SMALL)
     path = write_video("b.ogv", frames=12, detail=60)
     content = bytearray(path.read_bytes())
