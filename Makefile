@@ -40,6 +40,9 @@ test-slow: $(DRAWS) ## run the slow tests
 bench: $(DRAWS) ## time everything on this machine, some 15 minutes; ARGS="update agent=taco batch=256" measures one thing
 	@$(RUN) -m experiments.benchmark $(ARGS)
 
+fuzz: $(INSTALLED) ## open 3,000 damaged and hostile files, some minutes; ARGS="--seed 1 --count 10000 --kind minari"
+	@$(RUN) -m tests.fuzz $(ARGS)
+
 lint: $(INSTALLED) ## check style and formatting
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
@@ -80,7 +83,7 @@ $(INSTALLED): pyproject.toml constraints.txt constraints-torch.txt | $(RUN)
 	@$(PIP) --require-hashes --no-deps --requirement .venv/setuptools.txt
 	@$(PIP) --require-hashes --no-deps --no-build-isolation --requirement constraints.txt
 	@echo 'Installing torch (a large download the first time)'
-	@if $(RUN) -m pip config list | grep -Eq 'index-url|find-links'; then \
+	@if $(RUN) -m pip config list | grep -E 'index-url|find-links' > /dev/null; then \
 	  $(PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints-torch.txt)"; \
 	else $(PIP) --require-hashes --no-deps --requirement constraints-torch.txt; fi
 	@$(PIP) --no-deps --no-build-isolation --editable .

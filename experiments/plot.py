@@ -127,6 +127,8 @@ def read_returns(path: Path) -> tuple[Array, Array]:
     """
     folder, name = path.parent, path.name
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is not a regular file")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{folder}: cannot read {name} ({error}); let the run write it first") from error

@@ -60,7 +60,8 @@ def read_minari(path: Path, actions: bool = False, rewards: bool = False, layout
         space, keys = _pictures(about["observation_space"])
         count = about.get("total_episodes")
     with opened(path / ROWS) as file:
-        found = sum(name.startswith("episode_") for name in file)
+        with reported_as_unreadable():
+            found = sum(name.startswith("episode_") for name in file)
         if type(count) is not int or count != found:
             raise Unreadable(f"its metadata tells of {count!r} episodes, and its HDF5 file holds {found}")
         for number in range(count):

@@ -88,7 +88,7 @@ def find(root: Path) -> list[Source]:
         return [Source(root, read_minari)]
     files = list(visible_files(root))
     found = [
-        Source(file, read_dangling if is_dangling(file) else READERS[file.suffix.lower()])
+        Source(file, READERS[file.suffix.lower()] if file.is_file() else read_nothing)
         for file in files
         if file.suffix.lower() in READERS or is_dangling(file)
     ]
@@ -106,14 +106,16 @@ def is_dangling(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def read_dangling(path: Path, *_: Any, **options: Any) -> Iterator[Clip]:
-    """Refuses a link to nothing, which may have been one to data."""
-    raise Unreadable(f"it is a link to {os.readlink(path)}, where nothing is: make the link anew, or delete it")
+def read_nothing(path: Path, *_: Any, **options: Any) -> Iterator[Clip]:
+    """Refuses what stands where data may have been: a link to nothing, a pipe or a device."""
+    if is_dangling(path):
+        raise Unreadable(f"it is a link to {os.readlink(path)}, where nothing is: make the link anew, or delete it")
+    raise Unreadable("it is not a regular file, and reading it may never end: delete it, or put the file in its place")
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """All files below a folder, links to nothing among them, but hidden ones and those in hidden folders, in the order
-    of their names. Links to folders are followed, but each folder is read once, under the first of its names.
+    """All files below a folder, links to nothing and pipes among them, but hidden ones and those in hidden folders, in
+    the order of their names. Links to folders are followed, but each folder is read once, under the first of its names.
 
     Raises:
         CanNotRead: if one of the folders can't be read.
@@ -131,5 +133,5 @@ def visible_files(folder: Path) -> list[Path]:
         seen.add((found.st_dev, found.st_ino))
         folders[:] = sorted(each for each in folders if new and not each.startswith("."))
         paths = [here / each for each in names if new and not each.startswith(".")]
-        files += [path for path in paths if path.is_file() or is_dangling(path)]
+        files += [path for path in paths if not path.is_dir()]
     return sorted(files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -10,15 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.data.clips import AT_ONCE, Clip, Unreadable, missing_extra, reported_as_unreadable
+from rlrep.data.clips import AT_ONCE, UNPACKED_BYTES, Clip, Unreadable, missing_extra, reported_as_unreadable
 from rlrep.data.pictures import UNKNOWN, Layout
 
 LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes of an Ogg page
 TRANSPORT_PACKETS = (188, 192, 204)  # bytes: plain, with time codes, with error correction
 
 
+# FFmpeg goes by what is in a file, and knows playlists and scripts that name other files: these are not read.
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,ogg,asf,flv"
+LIMITS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+MOST_PIXELS = 1 << 26  # of a picture; 8K has half of that
+
+
 def read_video(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
-    """A video file, always RGB; of several video streams the first."""
+    """A video file, always RGB; of several video streams the first. Its pictures may have up to 67 million pixels."""
     if rewards:
         raise Unreadable("it is a video, which holds no actions and rewards: open_video is for these")
     try:
@@ -26,8 +33,10 @@ def read_video(path: Path, actions: bool = False, rewards: bool = False, layout:
     except ModuleNotFoundError as error:
         raise missing_extra("PyAV", "videos") from error
 
+    check_end = CHECKS.get(path.suffix.lower())
     with reported_as_unreadable():
-        container = av.open(_name(path))
+        left_out = "" if check_end is None else check_end(path)  # FFmpeg looks for a GIF's begin in all of a file
+        container = av.open(_name(path), options=LIMITS)
     with container:
         if not container.streams.video:
             kinds = " and ".join(sorted({stream.type for stream in container.streams}))
@@ -36,12 +45,7 @@ def read_video(path: Path, actions: bool = False, rewards: bool = False, layout:
             )
         rate = container.streams.video[0].average_rate
         times: list[Fraction] = []
-        clip = Clip(path.name, _decode(container, rate, times), rate, times)
-        check_end = CHECKS.get(path.suffix.lower())
-        if check_end is not None:
-            with reported_as_unreadable():
-                clip.left_out = check_end(path)
-        yield clip
+        yield Clip(path.name, _decode(container, rate, times), rate, times, left_out=left_out)
 
 
 def _name(path: Path) -> Any:
@@ -57,6 +61,10 @@ def _decode(container: Any, rate: Fraction | None, times: list[Fraction]) -> Ite
     """The pictures, (t, 3, H, W), and in `times` when they are shown."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
+    if stream.codec_context is None:
+        raise Unreadable("it is corrupt, or in a codec that PyAV does not have")
+    _check_pixels(stream.codec_context.width, stream.codec_context.height)
+    stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # later pictures may be larger
     pictures: list[np.ndarray] = []
     usual = 1 / rate if rate else Fraction(0)
     end = others_end = Fraction(0)
@@ -77,7 +85,7 @@ def _decode(container: Any, rate: Fraction | None, times: list[Fraction]) -> Ite
                 else:
                     times.append(frame.pts * frame.time_base)
                 end = max(end, _end(frame, usual))
-                if len(pictures) == AT_ONCE:
+                if len(pictures) == AT_ONCE or len(pictures) * picture.nbytes > UNPACKED_BYTES:
                     yield np.moveaxis(np.stack(pictures), 3, 1)
                     pictures.clear()
     if pictures:
@@ -119,6 +127,11 @@ def _as_shown(frame: Any) -> np.ndarray:
     return picture[:: 1 if down > 0 else -1, :: 1 if across > 0 else -1]
 
 
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise Unreadable(f"its pictures of {width}x{height} are larger than the {MOST_PIXELS} pixels that are read")
+
+
 def _size(picture: np.ndarray) -> str:
     return f"{picture.shape[1]}x{picture.shape[0]}"
 
@@ -145,12 +158,18 @@ def _check_gif(path: Path) -> str:
             read(3 << (flags & 7) + 1)
 
     with path.open("rb") as file:
-        skip_colours(read(13)[10])
+        header = read(13)
+        if header[:6] not in (b"GIF87a", b"GIF89a"):
+            raise Unreadable("it is corrupt: it does not begin like a GIF")
+        _check_pixels(*struct.unpack("<HH", header[6:10]))
+        skip_colours(header[10])
         while (kind := file.read(1)) != b";":
             if kind == b"":
                 return "what may follow its last whole picture: the byte that ends a GIF is missing"
             if kind == b",":
-                skip_colours(read(9)[8])
+                about = read(9)
+                _check_pixels(*struct.unpack("<HH", about[4:8]))
+                skip_colours(about[8])
                 read(1)
             elif kind == b"!":
                 read(1)

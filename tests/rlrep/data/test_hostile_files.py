@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import sys
 import zipfile
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 from experiments import data
 from rlrep.data import Provenance, TransitionFiles, clips, open_dataset, open_video, write_transitions
 from rlrep.data.safe_hdf5 import opened
+from tests.rlrep.data.harm import HARM
 from tests.rlrep.data.transition_files import episodes
 
 SMALL: dict[str, Any] = dict(image_size=8, frame_stack=1, max_gap=2)
@@ -81,118 +83,6 @@ def test_an_id_leads_nowhere_but_to_minaris_folder(
             with pytest.raises(FileNotFoundError, match="no file or folder"):
                 open_video(given, **SMALL)
     assert len(open_video("outsides-v0", **SMALL).lengths) == 4  # what the user put there may be a link
-
-
-def external_link(file: Any, name: str, secret: Path) -> None:
-    del file[name]
-    file[name] = h5py.ExternalLink(str(secret), "reward")
-
-
-def soft_link(file: Any, name: str, secret: Path) -> None:
-    file.move(name, name + "_moved")
-    file[name] = h5py.SoftLink(f"{file.name}/{name}_moved")
-
-
-def external_storage(file: Any, name: str, secret: Path) -> None:
-    shape, dtype = file[name].shape, file[name].dtype
-    del file[name]
-    file.create_dataset(name, shape, dtype, external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
-
-
-def virtual(file: Any, name: str, secret: Path) -> None:
-    shape, dtype = file[name].shape, file[name].dtype
-    layout = h5py.VirtualLayout(shape, dtype)
-    layout[:] = h5py.VirtualSource(str(secret), "reward", shape, dtype)
-    del file[name]
-    file.create_virtual_dataset(name, layout)
-
-
-def no_storage(file: Any, name: str, secret: Path) -> None:
-    shape, dtype = file[name].shape, file[name].dtype
-    del file[name]
-    file.create_dataset(name, shape, dtype)  # nothing was written: it would be read as zeros
-
-
-def no_chunks(file: Any, name: str, secret: Path) -> None:
-    shape, dtype = file[name].shape, file[name].dtype
-    del file[name]
-    file.create_dataset(name, shape, dtype, chunks=shape, compression="gzip")
-
-
-def half_of_the_chunks(file: Any, name: str, secret: Path) -> None:
-    array = file[name][:]
-    del file[name]
-    chunked = file.create_dataset(name, array.shape, array.dtype, chunks=(1, *array.shape[1:]))
-    chunked[::2] = array[::2]
-
-
-def huge(file: Any, name: str, secret: Path) -> None:
-    shape, dtype = file[name].shape, file[name].dtype
-    del file[name]
-    file.create_dataset(name, (10**7, *shape[1:]), dtype, chunks=(100, *shape[1:]), compression="gzip")
-
-
-def huge_chunks(file: Any, name: str, secret: Path) -> None:
-    array = file[name][:]
-    del file[name]
-    chunks = ((1 << 22) // array[:1].nbytes, *array.shape[1:])
-    file.create_dataset(
-        name, data=array, maxshape=(None, *array.shape[1:]), chunks=chunks, compression="gzip", compression_opts=9
-    )
-
-
-def twice_compressed(file: Any, name: str, secret: Path) -> None:
-    array = file[name][:]
-    del file[name]
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_chunk(array.shape)
-    plist.set_deflate(1)
-    plist.set_deflate(1)
-    new = h5py.h5d.create(
-        file.id, name.encode(), h5py.h5t.py_create(array.dtype), h5py.h5s.create_simple(array.shape), plist
-    )
-    h5py.Dataset(new)[...] = array
-
-
-def plugin_filter(file: Any, name: str, secret: Path) -> None:
-    array = file[name][:].astype(np.uint8 if file[name].dtype == bool else file[name].dtype)
-    del file[name]
-    file.create_dataset(name, data=array, chunks=array.shape, scaleoffset=0 if array.dtype.kind in "iu" else 3)
-
-
-def strings(file: Any, name: str, secret: Path) -> None:
-    count = len(file[name])
-    del file[name]
-    file[name] = ["text"] * count
-
-
-def one_value(file: Any, name: str, secret: Path) -> None:
-    dtype = file[name].dtype
-    del file[name]
-    file[name] = dtype.type(1)
-
-
-def named_type(file: Any, name: str, secret: Path) -> None:
-    del file[name]
-    file[name] = np.dtype("f8")
-
-
-HARM = [
-    external_link,
-    soft_link,
-    external_storage,
-    virtual,
-    no_storage,
-    no_chunks,
-    half_of_the_chunks,
-    huge,
-    huge_chunks,
-    twice_compressed,
-    plugin_filter,
-    strings,
-    one_value,
-    named_type,
-]
 
 
 @pytest.mark.parametrize("harm", HARM)
@@ -326,6 +216,34 @@ def test_what_is_not_a_regular_file_is_never_waited_for(tmp_path: Path, format: 
         for reader in READERS:
             with pytest.raises(ValueError, match=r"can't be used|holds no videos"):
                 reader(tmp_path / "data")
+
+
+@pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXTINF:9,\nother.mp4\n"])
+@pytest.mark.parametrize("ending", [".avi", ".mp4", ".gif", ".mkv"])
+def test_a_video_can_not_name_other_files(write_video: Any, text: str, ending: str) -> None:
+    other = write_video("other.mp4")
+    path = other.with_name(f"playlist{ending}")
+    path.write_text(text)
+    with pytest.raises(ValueError, match="can't be used: it is corrupt"):
+        open_video(path, **SMALL)
+
+
+@pytest.mark.parametrize(("screen", "picture"), [((60_000, 60_000), (8, 8)), ((8, 8), (60_000, 60_000))])
+def test_pictures_of_a_video_are_bounded(tmp_path: Path, screen: tuple[int, int], picture: tuple[int, int]) -> None:
+    colours, data = b"\x80\0\0" + bytes(6), b"\0\x02\x02\x4c\x01\0;"
+    block = b"," + struct.pack("<HHHH", 0, 0, *picture)
+    (tmp_path / "a.gif").write_bytes(b"GIF89a" + struct.pack("<HH", *screen) + colours + block + data)
+    with pytest.raises(ValueError, match="60000x60000 are larger than the 67108864 pixels"):
+        open_video(tmp_path / "a.gif", **SMALL)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("ending", [".npz", ".mp4", ".hdf5"])
+def test_a_pipe_among_episodes_is_not_passed_over(tmp_path: Path, ending: str, kind: str) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="drqv2")
+    path = tmp_path / f"data/more{ending}"
+    os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
+    refused(tmp_path / "data", "it is not a regular file")
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 10_000, "\ud800", "", "null", "[]"])
