@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.data.clips import AT_ONCE, UNPACKED_BYTES, Clip, Unreadable, missing_extra, reported_as_unreadable
+from rlrep.data.clips import (
+    AT_ONCE,
+    UNPACKED_BYTES,
+    Clip,
+    Unavailable,
+    Unreadable,
+    missing_extra,
+    reported_as_unreadable,
+)
 from rlrep.data.pictures import UNKNOWN, Layout
 
 LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes of an Ogg page
@@ -62,7 +70,7 @@ def _decode(container: Any, rate: Fraction | None, times: list[Fraction]) -> Ite
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     if stream.codec_context is None:
-        raise Unreadable("it is corrupt, or in a codec that PyAV does not have")
+        raise Unavailable("no decoder for it is installed with PyAV")
     _check_pixels(stream.codec_context.width, stream.codec_context.height)
     stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # later pictures may be larger
     pictures: list[np.ndarray] = []

@@ -543,7 +543,9 @@ def test_a_video_without_a_decoder_is_read_once_there_is_one(
             assert open_video(bad.parent, skip_corrupt=True, **SMALL).num_episodes == 1
     opened = av.open
     (bad.parent.parent / "whole.mp4").write_bytes(whole)
-    monkeypatch.setattr(av, "open", lambda path: opened(str(path).replace("v/b.mp4", "whole.mp4")))
+    monkeypatch.setattr(
+        av, "open", lambda path, **options: opened(str(path).replace("v/b.mp4", "whole.mp4"), **options)
+    )
     assert open_video(bad.parent, skip_corrupt=True, **SMALL).num_episodes == 2, "the same file, with another decoder"
 
 
