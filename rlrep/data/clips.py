@@ -97,7 +97,8 @@ def reported_as_unreadable() -> Iterator[None]:
             raise Unavailable(f"a file is missing: {error.filename or error}") from error
         number = getattr(error, "errno", None)
         if isinstance(error, OSError) and number in PASSING - (NOT_OF_FFMPEG if of_ffmpeg else set()):
-            raise CanNotRead(number, f"can't be read now ({error}): it may be whole") from error
+            advice = "it may be whole, so make it readable and try again"
+            raise CanNotRead(number, f"can't be read now ({error}): {advice}") from error
         if isinstance(error, MemoryError):
             raise Unavailable(f"there is not enough memory to decode it ({error})") from error
         if type(error).__name__ in ("DecoderNotFoundError", "DemuxerNotFoundError") or "required filter" in str(error):

@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.data.clips import AT_ONCE, UNPACKED_BYTES, Clip, Unreadable, missing_extra, reported_as_unreadable
+from rlrep.data.clips import (
+    AT_ONCE,
+    UNPACKED_BYTES,
+    Clip,
+    Unavailable,
+    Unreadable,
+    missing_extra,
+    reported_as_unreadable,
+)
 from rlrep.data.pictures import UNKNOWN, Layout
 
 LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes of an Ogg page
@@ -61,9 +69,10 @@ def _decode(container: Any, rate: Fraction | None, times: list[Fraction]) -> Ite
     """The pictures, (t, 3, H, W), and in `times` when they are shown."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
-    if stream.codec_context is not None:  # there is a decoder
-        _check_pixels(stream.codec_context.width, stream.codec_context.height)
-        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # later pictures may be larger
+    if stream.codec_context is None:
+        raise Unavailable("no decoder for it is installed with PyAV")
+    _check_pixels(stream.codec_context.width, stream.codec_context.height)
+    stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # later pictures may be larger
     pictures: list[np.ndarray] = []
     usual = 1 / rate if rate else Fraction(0)
     end = others_end = Fraction(0)
@@ -139,7 +148,8 @@ def _check_gif(path: Path) -> str:
     """Walks over the blocks of a GIF, whose decoder passes over a missing end in silence (GIF89a specification).
 
     Returns:
-        What may be left out: without the byte that ends it, a GIF may have lost whole pictures.
+        What may be left out: without the byte that ends it, a GIF may have lost whole pictures; with one within it,
+        a damaged one has.
 
     Raises:
         Unreadable: if it breaks off within a block.
@@ -175,7 +185,8 @@ def _check_gif(path: Path) -> str:
                 raise Unreadable(f"it is corrupt: no block of a GIF begins with {kind!r}")
             while size := read(1)[0]:
                 read(size)
-    return ""
+        rest = len(file.read().strip(b"\0\r\n "))
+    return f"the {rest} bytes after the one that ends a GIF: it may be damaged before them" if rest else ""
 
 
 def _check_ogg(path: Path) -> str:
