@@ -33,6 +33,7 @@ INCIDENTAL = {
     "seed",
     "run_dir",
     "resume",
+    "imports",
     "device",
     "dataset",
     "data",
@@ -273,11 +274,16 @@ def read_column(path: Path, name: str) -> Array:
 def differences(ours: Config, theirs: Config, free: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
     """The settings in which two runs learn differently, and the values of both; `free` ones do not count."""
     new, old = flat(ours), flat(theirs)
+
+    def known(value: Any) -> Any:
+        """A path of a seed, `init` for one, is the same for all seeds."""
+        return re.sub(r"seed_\d+", "seed", value) if isinstance(value, str) else value
+
     ignored = {*INCIDENTAL, *free}
     return {
         name: (new.get(name), old.get(name))
         for name in new | old
-        if not {name, name.partition(".")[0]} & ignored and new.get(name) != old.get(name)
+        if not {name, name.partition(".")[0]} & ignored and known(new.get(name)) != known(old.get(name))
     }
 
 

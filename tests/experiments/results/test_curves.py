@@ -249,7 +249,10 @@ def test_runs_of_several_configurations_in_one_curve_are_named(
     runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = runs / "taco" / "1" / "config.yaml"
-    config.write_text(config.read_text() + "noise:\n  kind: shapes\nrun_dir: elsewhere\n")
+    for seed in (0, 1, 2):
+        other = runs / "taco" / str(seed) / "config.yaml"
+        other.write_text(other.read_text() + f"init: runs/offline/seed_{seed}\nrun_dir: elsewhere/{seed}\n")
+    config.write_text(config.read_text() + "noise:\n  kind: shapes\n")
     draw_runs([runs], tmp_path / "curve.png")
     assert "taco on cartpole_balance joins runs of several configurations; they differ in noise.kind: " in caplog.text
 
