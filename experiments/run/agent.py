@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents import Agent, accelerated_update, make_agent
+from agents import Agent, accelerate, make_agent
 from experiments.run import ranks
 from experiments.run.checkpoint import (
     CHECKPOINT,
@@ -21,7 +21,7 @@ from experiments.run.checkpoint import (
     set_random_state,
 )
 from experiments.run.config import RunConfig
-from experiments.run.driver import Run, following
+from experiments.run.driver import Run, TrainingError, following, kept
 from experiments.run.evaluation import evaluate, make_evaluation_env, write_video
 from experiments.run.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
 from experiments.run.pretrained import load_weights
@@ -57,7 +57,10 @@ class AgentRun(Run):
         with ExitStack() as opened:
             self.eval_env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
             self.check_data()
-            self.agent = build_agent(config, self.eval_env.observation_space, self.eval_env.action_space)
+            self.agent = build_agent(
+                config, self.eval_env.observation_space, self.eval_env.action_space, self.batch_size
+            )
+            self.check_agent()
             if state is None:
                 self.initialize()
             if self.rank:
@@ -66,7 +69,8 @@ class AgentRun(Run):
             if state is not None:
                 with fitting(checkpoint):
                     self.restore(state)
-            self.update_agent = accelerated_update(self.agent) if config.path == "fast" else self.agent.update
+            if config.path == "fast":
+                accelerate(self.agent)
             log = Log(config, self.own_folder, self.count, self.evaluated, self.total, self.counter)
             self.log = opened.enter_context(closing(log))
             self.close = opened.pop_all().close
@@ -88,6 +92,9 @@ class AgentRun(Run):
 
     def check_data(self) -> None:
         """Opens finished data and checks it against the environment."""
+
+    def check_agent(self) -> None:
+        """Refuses an agent that the environment or the data can't serve."""
 
     def initialize(self) -> None:
         """Gives a new agent the weights that it starts with."""
@@ -138,7 +145,13 @@ class AgentRun(Run):
             return self.act(observation, eval_mode=True)
 
         evaluation = evaluate(policy, self.eval_env, config.num_eval_episodes, config.save_video, envs)
-        self.log.row("eval", {self.counter: self.count, **evaluation.row})
+        if not np.isfinite(evaluation.returns).all():
+            raise TrainingError(
+                f"{config.task} gave rewards that are not finite in an evaluation at {self.counter} {self.count}: "
+                f"rewards must be finite. Training stopped; {kept(self.folder)}"
+            )
+        note = "" if self.updates else " (untrained)"
+        self.log.row("eval", {self.counter: self.count, **evaluation.row}, note)
         if config.save_video:
             path = self.folder / "videos" / f"{self.count:09d}.mp4"
             write_video(path, evaluation.film, evaluation.frames_per_second)
@@ -174,7 +187,14 @@ class AgentRun(Run):
         self.updates, self.next_eval, self.evaluated = state["updates"], state["next_eval"], state["evaluated"]
 
 
-def build_agent(config: RunConfig, observation_space: Any, action_space: Any) -> Agent:
+def build_agent(config: RunConfig, observation_space: Any, action_space: Any, batch_size: int | None = None) -> Agent:
+    """The agent of a configuration.
+
+    Args:
+        config: of the run.
+        observation_space, action_space: of the environment.
+        batch_size: on this rank; the run's if None.
+    """
     return make_agent(
         config.agent["algorithm"],
         observation_space.shape,
@@ -187,6 +207,8 @@ def build_agent(config: RunConfig, observation_space: Any, action_space: Any) ->
         device=config.device,
         path=config.path,
         joint=config.update == "joint",
+        batch_size=batch_size or config.batch_size,
+        n_step=config.nstep,
         **config.agent_options,
     )
 

@@ -11,7 +11,7 @@ from hydra.utils import to_absolute_path
 
 from experiments.run import ranks
 from experiments.run.checkpoint import CheckpointError
-from experiments.run.config import ConfigError, longest_horizon
+from experiments.run.config import ConfigError
 from rlrep.data import Dataset, open_dataset
 from rlrep.replay import ReplayError
 
@@ -27,7 +27,6 @@ def open_data(path: str, config: Any, cache: str | None, skip_corrupt: bool) -> 
         frame_stack=config.frame_stack,
         n_step=config.nstep,
         discount=config.discount,
-        horizon=longest_horizon(config.objectives, config.objective),
         cache=None if cache is None else to_absolute_path(cache),
         skip_corrupt=skip_corrupt,
         device=config.device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -182,8 +183,14 @@ class Log:
     def advance(self, count: int) -> None:
         self.progress.advance(count)
 
-    def row(self, table: str, row: dict[str, Any]) -> None:
-        """Adds a row to `train` or `eval`; it holds at least the counter, and in `eval` `episode_return`."""
+    def row(self, table: str, row: dict[str, Any], note: str = "") -> None:
+        """Adds a row to `train` or `eval`; it holds at least the counter, and in `eval` `episode_return`.
+
+        Args:
+            table: its name.
+            row: values by column.
+            note: what is said behind the return while this row is the last.
+        """
         self.tables[table].append(row)
         scalars = {f"{table}/{name}": value for name, value in row.items() if name != self.counter}
         if self.wandb is not None:
@@ -191,10 +198,17 @@ class Log:
         if self.tensorboard is not None:
             for name, value in scalars.items():
                 self.tensorboard.add_scalar(name, value, row[self.counter])
-        returned = {f"{table} return": f"{row['episode_return']:.1f}"} if "episode_return" in row else {}
+        returned = {f"{table} return": f"{row['episode_return']:.1f}{note}"} if "episode_return" in row else {}
         losses = {name: value for name, value in row.items() if "loss" in name}
         shown = {name.replace("loss_", "").replace("_loss", ""): f"{value:.3g}" for name, value in losses.items()}
         self.progress.show(returned | shown)
+
+    def name_random_policy(self, until: int) -> None:
+        """Says from now on what the random policy gets: its return in training episodes until the count `until`, while
+        the agent explores at random. The untrained agent may get less."""
+        returns = [float(row["episode_return"]) for row in self.tables["train"].rows if int(row[self.counter]) <= until]
+        if returns:
+            self.progress.show({"random policy's": f"{sum(returns) / len(returns):.1f}"})
 
     def video(self, path: Path) -> None:
         if self.wandb is not None:
@@ -218,17 +232,20 @@ def start_wandb(config: Any, folder: Path, counter: str = "frame") -> Any:
     """
     import wandb
 
+    mode: Any = config.wandb.mode or os.environ.get("WANDB_MODE", "online")
+    if (given := os.environ.get("WANDB_MODE", mode)) != mode:
+        print(f"note: wandb.mode={mode} is used, not WANDB_MODE={given}", file=sys.stderr)
     path = folder / "wandb_id"
     run_id = path.read_text() if path.exists() else uuid4().hex[:8]
     try:
         run = wandb.init(
-            project=config.wandb.project,
-            mode=config.wandb.mode,
+            project=config.wandb.project or os.environ.get("WANDB_PROJECT", "rlrep"),
+            mode=mode,
             dir=folder,
             name="-".join(folder.parts[-3:]),
             config=as_dict(config),
             id=run_id,
-            resume="allow" if config.wandb.mode == "online" else None,
+            resume="allow" if mode == "online" else None,
         )
     except wandb.Error as error:
         raise ConfigError(f"Weights & Biases did not start ({error}): `wandb login`, or wandb.mode=offline") from error
@@ -243,4 +260,4 @@ def check_extras(use_wandb: bool, use_tb: bool) -> None:
 
     for wanted, package in ((use_wandb, "wandb"), (use_tb, "tensorboard")):
         if wanted and find_spec(package) is None:
-            raise ConfigError(f"{package} is not installed: pip install 'rlrep[{package}]'")
+            raise ConfigError(f"{package} is not installed: pip install {package}")

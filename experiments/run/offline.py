@@ -5,6 +5,7 @@ The folder (run_dir) holds config.yaml, train.csv, eval.csv, curve.png, videos/ 
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ class OfflineRun(AgentRun):
     def check_data(self) -> None:
         check_fit(self.data, self.config.dataset, self.eval_env, self.config, self.batch_size)
 
+    def check_agent(self) -> None:
+        self.agent.check(self.data, self.config.dataset)
+
     @property
     def count(self) -> int:
         return self.updates
@@ -76,7 +80,7 @@ class OfflineRun(AgentRun):
         return self.updates % self.config.checkpoint_every_updates == 0
 
     def make_step(self) -> None:
-        self.metrics.add(self.update_agent(self.data.sample(self.batch_size), self.updates), self.updates)
+        self.metrics.add(self.agent.update(self.data, self.updates), self.updates)
         self.updates += 1
         if self.checkpoint_due or self.updates % self.config.log_every_updates == 0:
             self.write_row()
@@ -111,6 +115,12 @@ def open_offline(composed: DictConfig, opened: ExitStack) -> OfflineRun:
     folder = Path(to_absolute_path(config.run_dir))
     saved = load_as(OfflineConfig, folder / CONFIG) if (folder / CONFIG).exists() else None
     settle_encoder(config, saved)
+    if config.agent.get("learns_from") == "play":
+        print(
+            f"note: nothing keeps {config.agent['name']} close to the data's actions, as bc, td3_bc, drqv2_bc, cql and "
+            f"iql are kept: it was made to learn from what it plays itself",
+            file=sys.stderr,
+        )
     settle_precision(config, saved, composed)
     if not ranks.rank():
         opened.enter_context(locked(folder))

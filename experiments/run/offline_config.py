@@ -8,17 +8,28 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.run.checkpoint import CONFIG
-from experiments.run.config import ConfigError, RunConfig, TrainConfig, explanation, load_as, located, settle, typed_as
+from experiments.run.config import (
+    ConfigError,
+    RunConfig,
+    TrainConfig,
+    as_folder,
+    explanation,
+    import_modules,
+    load_as,
+    located,
+    register,
+    settle,
+    typed_as,
+)
+from experiments.run.options import option
 from rlrep.data.sources import READERS
 
 if TYPE_CHECKING:
     from rlrep.data import Provenance
-
-POSITIVE_OFFLINE = ("num_updates", "log_every_updates", "eval_every_updates", "checkpoint_every_updates")
 
 # What the data say where the configuration does not.
 FROM_DATA = ("task", "image_size", "action_repeat", "camera", "run_dir")
@@ -31,6 +42,7 @@ COMMON_FOLDER = re.compile(r"\d+px|seed_\d+|rank_\d+|replay")
 FREE_ON_RESUME = frozenset(
     {
         "resume",
+        "imports",
         "run_dir",
         "device",
         "dataset",
@@ -50,24 +62,32 @@ FREE_ON_RESUME = frozenset(
 
 @dataclass
 class OfflineConfig(RunConfig):
-    """Every value of a run, see conf/offline/offline.yaml for what each means; checked on construction.
+    """Every option of a run on offline data; checked on construction. null is "as the data say".
 
-    `data` is what the data set tells of itself: its level, the returns of the random policy and of its expert, and the
+    `data` is what the data set says of itself: its level, the returns of the random policy and of its expert, and the
     fingerprint of what it holds.
     """
 
-    dataset: str
-    cache: str | None
-    skip_corrupt: bool
-    num_updates: int
-    log_every_updates: int
-    eval_every_updates: int
-    checkpoint_every_updates: int
-    data: dict[str, Any]
+    dataset: str = option(MISSING, "a file or folder of any format that `experiments.data info` knows", path=True)
+    task: str = option(None, "that the agent is evaluated on")
+    action_repeat: int = option(None, "simulator steps that an action is held for", above=0)
+    image_size: int = option(None, "height and width of a frame in pixels", above=0)
+    run_dir: str = option(None, "folder of the run; null is runs/offline/TASK_LEVEL/AGENT/seed_N", path=True)
+    stddev_schedule: str = option(
+        "linear(1.0,0.1,125000)",  # V-D4RL's is over 250,000 steps, with an update at every second
+        "standard deviation of the actor's noise, in updates",
+        referenced=True,
+    )
+    cache: str | None = option(None, "folder of the converted frames; null is .rlrep-cache beside the data", path=True)
+    skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
+    num_updates: int = option(100_000, "length of the run", above=0)
+    log_every_updates: int = option(500, "updates between rows of train.csv", above=0)
+    eval_every_updates: int = option(5000, "updates between evaluations", above=0)
+    checkpoint_every_updates: int = option(5000, "updates between checkpoints", above=0)
+    data: dict[str, Any] = option({}, "")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_positive(POSITIVE_OFFLINE)
+
+register("offline_options", OfflineConfig)
 
 
 def requested(composed: DictConfig) -> Any:
@@ -80,6 +100,7 @@ def requested(composed: DictConfig) -> Any:
         raise ConfigError("name the data: dataset=PATH, a file or folder of episodes, or the folder of a run")
     plain = OmegaConf.create(OmegaConf.to_container(composed))
     assert isinstance(plain, DictConfig)
+    import_modules(plain.imports)
     settle(plain)
     for name in FROM_DATA:
         if not OmegaConf.is_interpolation(plain, name) and plain[name] is None:
@@ -135,7 +156,9 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
         config.noise.update(provenance.made.get("distractors") or {})
     if OmegaConf.is_missing(config, "run_dir"):
         level = provenance.level or level_of(config.dataset)
-        config.run_dir = f"runs/offline/{config.task}_{level}/{config.agent['name']}/seed_{config.seed}"
+        config.run_dir = (
+            f"runs/offline/{as_folder(f'{config.task}_{level}')}/{as_folder(config.agent['name'])}/seed_{config.seed}"
+        )
     config.data = {name: value for name, value in asdict(provenance).items() if name not in ("task", "made")}
     config.data["fingerprint"] = fingerprint
     return typed_as(OfflineConfig, config)

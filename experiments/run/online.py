@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +30,8 @@ from experiments.run.evaluation import environment_options, make_evaluation_envs
 from experiments.run.initial_agent import load_agent, settle_agent
 from experiments.run.pretrained import settle_encoder
 from experiments.run.stop import signals_blocked
-from rlrep.replay import ReplayBuffer
-
-if TYPE_CHECKING:
-    from tensordict import TensorDict
+from rlrep.data import Dataset
+from rlrep.replay import Mixture, ReplayBuffer
 
 GB = 1_000_000_000
 
@@ -51,16 +49,21 @@ class OnlineRun(AgentRun):
         config = self.config
         self.num_envs = ranks.share("num_envs", config.num_envs)
         self.episode_steps = self.eval_env.unwrapped.max_episode_steps
-        config.check_episode(self.episode_steps)
-        self.data, self.data_batch_size = None, round(self.batch_size * config.offline.share)
-        if config.offline.data is None or not self.data_batch_size:
+        self.data: Dataset | None = None
+        count = round(self.batch_size * config.offline.share)
+        if config.offline.data is None or not count:
             return
         try:
             self.data = open_data(config.offline.data, config, config.offline.cache, config.offline.skip_corrupt)
         except FileNotFoundError as error:
             advice = "give their path with offline.data=PATH, or learn without them: offline.share=0"
             raise ConfigError(f"the offline data are missing, {error}: {advice}") from error
-        check_fit(self.data, config.offline.data, self.eval_env, config, self.data_batch_size)
+        check_fit(self.data, config.offline.data, self.eval_env, config, count)
+
+    def check_agent(self) -> None:
+        spans = [objective.window.span for objective in self.agent.objectives]
+        self.horizon = max(spans, default=0)
+        self.config.check_episode(self.episode_steps, self.horizon)
 
     def initialize(self) -> None:
         super().initialize()
@@ -96,7 +99,7 @@ class OnlineRun(AgentRun):
             frame_stack=config.frame_stack,
             n_step=config.nstep,
             discount=config.discount,
-            horizon=self.agent.horizon,
+            horizon=self.horizon,
             num_envs=self.num_envs,
             storage=replay_storage(config, shape),
             path=files,
@@ -104,6 +107,8 @@ class OnlineRun(AgentRun):
             device=config.device,
             seed=self.seed,
         )
+        self.memory = self.replay if self.data is None else Mixture(self.replay, self.data, config.offline.share)
+        self.agent.check(self.memory, "the replay")
         self.step = self.next_checkpoint = 0
         self.done = np.zeros(self.num_envs, bool)
         self.next_episode: Sequence[int] = [0] * self.num_envs
@@ -254,15 +259,8 @@ class OnlineRun(AgentRun):
             return
         due = int(self.steps_with_updates / self.agent.update_every_steps) + 1
         for _ in range(due - self.updates):
-            self.metrics.add(self.update_agent(self.sample(), self.step), self.count)
+            self.metrics.add(self.agent.update(self.memory, self.step), self.count)
             self.updates += 1
-
-    def sample(self) -> TensorDict:
-        """A batch of the replay, or of the replay and the offline data together."""
-        if self.data is None:
-            return self.replay.sample(self.batch_size)
-        played = self.replay.sample(self.batch_size - self.data_batch_size)
-        return torch.cat([played, self.data.sample(self.data_batch_size)])
 
     def finish(self) -> None:
         self.update()
@@ -282,6 +280,7 @@ class OnlineRun(AgentRun):
             "frames_per_second": self.log.rate,
         }
         self.log.row("train", row | metrics)
+        self.log.name_random_policy(self.agent.num_expl_steps * self.config.action_repeat)
 
     def state(self) -> dict[str, Any] | None:
         """Writes the replay's new rows, for the checkpoint that counts them."""

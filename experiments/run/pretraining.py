@@ -6,7 +6,6 @@ train.csv, checkpoints/latest.pt and, for objectives that draw, reconstructions.
 
 from __future__ import annotations
 
-import inspect
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from pathlib import Path
@@ -28,16 +27,17 @@ from experiments.run.checkpoint import (
     random_state,
     set_random_state,
 )
-from experiments.run.config import load_as
+from experiments.run.config import load_as, objective_class
 from experiments.run.driver import Run, claim, conduct
 from experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
 from experiments.run.pretrain_config import FREE_ON_RESUME, READ_ACTIONS, PretrainConfig, complete
 from experiments.run.pretrained import DESCRIPTION, WEIGHTS
 from experiments.run.reconstructions import draw_reconstructions, draws
 from experiments.run.sources import open_source
-from rlrep import OBJECTIVES, Objective, PixelEncoder, RandomShift, make_objective
+from rlrep import Objective, PixelEncoder, RandomShift, make_objective
 from rlrep.data import EpisodeDataset
 from rlrep.pretrain import Pretrainer
+from rlrep.registry import parameters_of
 
 ENCODER, PICTURE = "encoder", "reconstructions.png"
 
@@ -160,9 +160,9 @@ class PretrainRun(Run):
 
 def build_objective(config: PretrainConfig, data: EpisodeDataset) -> Objective:
     """The objective around a new encoder, for the data's observations and, if it reads them, actions."""
-    encoder = PixelEncoder(data.observation_shape, **vars(config.encoder))
+    encoder = PixelEncoder(data.observation_shape, **config.encoder.options)
     options = config.options | {"augment": RandomShift(config.shift)}
-    takes = inspect.signature(OBJECTIVES[config.objective]).parameters
+    takes = parameters_of(objective_class(config.objective))
     fixed = {"horizon": config.horizon, "frame_channels": data.frames.shape[1]}
     options |= {name: value for name, value in fixed.items() if name in takes}
     actions = action_space(data) if config.objective in READ_ACTIONS else None

@@ -17,7 +17,7 @@ def completed(*overrides: str) -> TrainConfig:
 
 def test_taco_has_the_papers_values() -> None:
     config = completed("task=quadruped_run", "agent=taco")
-    assert (config.batch_size, config.nstep, config.horizon, config.lr) == (1024, 3, 3, 1e-4)
+    assert (config.batch_size, config.nstep, config.objective["taco"]["horizon"], config.lr) == (1024, 3, 3, 1e-4)
     assert (config.feature_dim, config.hidden_dim, config.encoder.channels, config.shift) == (50, 1024, 32, 4)
     assert config.agent["latent_actions"] and config.objectives == ["taco"]
     assert config.agent["stddev_schedule"] == "linear(1.0,0.1,500000)"
