@@ -62,4 +62,4 @@ class BC(Agent):
         features = self.view(batch["observation"])
         loss = F.mse_loss(self.actor(features), batch["action"])
         metrics = self.step_encoder("actor", loss, batch, features)
-        return metrics | {"actor_loss": loss.detach()} | self.update_objectives(batch)
+        return metrics | {"actor_loss": loss.detach()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -80,6 +81,6 @@ class TD3BC(DrQV2BC):
     def get_extra_state(self) -> dict[str, Any]:
         return super().get_extra_state() | {"updates": self.updates, "actor_metrics": self.actor_metrics}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
         super().set_extra_state(state)
         self.updates, self.actor_metrics = state["updates"], state["actor_metrics"]

@@ -2,7 +2,7 @@
 
     python -m experiments.plugins.own_objective
 
-The method is the class and the line below it; the page beside this file, README.md, walks through them.
+The method is the class; the page beside this file, README.md, walks through it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import envs  # noqa: F401, which registers the environments
-from rlrep import OBJECTIVES, Objective, PixelEncoder, RandomShift
+from rlrep import Objective, PixelEncoder, RandomShift
 from rlrep.encoders import mlp, orthogonal_init
 
 
@@ -43,13 +43,14 @@ class FrameOrder(Objective):
         self.head.apply(orthogonal_init)
 
     def losses(self, observation: Tensor, future_observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        early, late = self.encode(observation), self.encode(future_observation)
+        early, late = self.encode(observation, offset=0), self.encode(future_observation, offset=self.horizon)
         forward, backward = (self.head(torch.cat(pair, 1)) for pair in ((early, late), (late, early)))
         right = torch.cat([forward > 0, backward < 0]).float().mean()
         return {"loss_order": (F.softplus(-forward) + F.softplus(backward)).mean(), "order_accuracy": right}
 
 
-OBJECTIVES["frame_order"] = FrameOrder
+# Its import path names it wherever an objective's name is asked for, `python -m experiments.train` included.
+FRAME_ORDER = "experiments.plugins.own_objective:FrameOrder"
 
 
 def in_our_agent(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
@@ -59,9 +60,9 @@ def in_our_agent(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
 
     shape = env.observation_space.shape
     assert shape is not None
-    options = {"encoder_options": {"channels": 16}, "hidden_dim": 256}
-    agent = make_agent("drqv2", shape, env.action_space, objectives=["frame_order"], **options)  # type: ignore[arg-type]
-    replay = ReplayBuffer(shape, env.action_space, 10_000, horizon=agent.horizon)
+    options: dict[str, Any] = {"encoder_options": {"channels": 16}, "hidden_dim": 256, "batch_size": 16}
+    agent = make_agent("drqv2", shape, env.action_space, objectives=[FRAME_ORDER], **options)  # type: ignore[arg-type]
+    replay = ReplayBuffer(shape, env.action_space, 10_000)
     observation, _ = env.reset(seed=0)
     metrics: dict[str, Tensor] = {}
     for step in range(steps + 32):
@@ -77,7 +78,7 @@ def in_our_agent(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
         )
         observation = env.reset()[0] if terminated or truncated else after
         if step >= 32:
-            metrics = agent.update(replay.sample(16), step)
+            metrics = agent.update(replay, step)
     return {name: metrics[name].item() for name in ("loss_order", "order_accuracy")}
 
 
@@ -90,7 +91,7 @@ def in_stable_baselines3(env: gym.Env[Any, Any], steps: int) -> dict[str, float]
     options: dict[str, Any] = dict(buffer_size=10_000, learning_starts=32, batch_size=16, seed=0)
     policy: dict[str, Any] = dict(features_extractor_kwargs=dict(channels=16))
     model = SAC("PixelPolicy", env, replay_buffer_class=SequenceReplayBuffer, policy_kwargs=policy, **options)
-    attach(model, ["frame_order"])
+    attach(model, [FRAME_ORDER])
     model.learn(steps + 32)
     return {name: model.logger.name_to_value[f"rlrep/{name}"] for name in ("loss_order", "order_accuracy")}
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import to_absolute_path
 from torch import nn
 
+<<<<<<< HEAD:experiments/pretrained.py
+from experiments.config import ConfigError, RunConfig
+from rlrep import PixelEncoder
+from rlrep.encoder_files import CONFIG as DESCRIPTION
+from rlrep.encoder_files import WEIGHTS
+=======
 from experiments.run.config import ConfigError, RunConfig
+>>>>>>> run:experiments/run/pretrained.py
 
 ARCHITECTURE = ("channels", "strides", "out_dim")
-WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 
 
 def settle_encoder(config: RunConfig, saved: RunConfig | None) -> None:
@@ -58,13 +63,15 @@ def read_description(folder: Path) -> dict[str, Any]:
         inside = folder / "encoder"
         hint = f"did you mean encoder={inside}?" if (inside / WEIGHTS).is_file() else "experiments.pretrain makes them"
         raise ConfigError(f"{folder} is not a folder of an encoder, it has no {' and no '.join(missing)}: {hint}")
+    options = read_encoder(folder).options
+    return options | {"strides": list(options["strides"])}
+
+
+def read_encoder(folder: Path) -> PixelEncoder:
     try:
-        description = json.loads((folder / DESCRIPTION).read_text())
-        return {name: description[name] for name in (*ARCHITECTURE, "observation_shape")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{folder / DESCRIPTION} does not describe an encoder of this version of rlrep ({error}): pretrain it anew"
-        ) from error
+        return PixelEncoder.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"encoder={folder} can't be used: {error}") from error
 
 
 def load_weights(encoder: nn.Module, folder: Path) -> None:
@@ -73,14 +80,10 @@ def load_weights(encoder: nn.Module, folder: Path) -> None:
     Raises:
         ConfigError: if they are damaged or do not fit.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    read_description(folder)
     try:
-        encoder.load_state_dict(load_file(folder / WEIGHTS))
-    except (SafetensorError, RuntimeError) as error:
+        encoder.load_state_dict(read_encoder(folder).state_dict())
+    except RuntimeError as error:
         raise ConfigError(
-            f"{folder / WEIGHTS} is damaged or not of the encoder that {DESCRIPTION} describes "
-            f"({str(error).splitlines()[0]}): pretrain it anew"
+            f"encoder={folder} has another architecture than this run's encoder ({str(error).splitlines()[0]}): use "
+            f"another run_dir"
         ) from error

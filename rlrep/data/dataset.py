@@ -213,6 +213,7 @@ class Dataset(Episodes):
             mapped, frames = frames, frame_memory(tuple(frames.shape), frame_device(storage))
             for at in range(0, frames.shape[1], COPIED_AT_ONCE):
                 frames[:, at : at + COPIED_AT_ONCE] = mapped[:, at : at + COPIED_AT_ONCE].to(frames.device)
+        self.frames = frames
         self.provenance, self.skipped = provenance, skipped
         self.fingerprint = replay_files.fingerprint(folder)
         action = rows["action"]

@@ -71,7 +71,7 @@ class EpisodeDataset(Episodes):
         check_at_least_one(frame_stack=frame_stack, max_gap=max_gap)
         ends = np.cumsum(lengths)
         starts = ends - lengths
-        rows = {
+        rows: dict[str, np.ndarray] = {
             "step": (np.arange(len(frames)) - np.repeat(starts, lengths)).astype(np.int32)[None],
             "episode": np.repeat(np.arange(len(lengths)), lengths)[None],
         }

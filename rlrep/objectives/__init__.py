@@ -6,10 +6,13 @@ from typing import Any
 
 from rlrep.encoders import PixelEncoder
 from rlrep.objectives.autoencoder import Autoencoder
+from rlrep.objectives.barlow_twins import BarlowTwins
 from rlrep.objectives.base import Objective, Objectives
 from rlrep.objectives.curl import CURL
+from rlrep.objectives.cvrl import CVRL
 from rlrep.objectives.forward_model import ForwardModel
 from rlrep.objectives.inverse_model import InverseModel
+from rlrep.objectives.spr import SPR
 from rlrep.objectives.taco import TACO
 from rlrep.objectives.temporal_contrastive import TemporalContrastive
 from rlrep.registry import check_options, find_class
@@ -21,6 +24,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "autoencoder": Autoencoder,
     "temporal_contrastive": TemporalContrastive,
     "inverse_model": InverseModel,
+    "barlow_twins": BarlowTwins,
+    "cvrl": CVRL,
+    "spr": SPR,
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder
-from rlrep.window import Window
+from rlrep.window import ANY_N_STEP, Window
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -33,15 +33,15 @@ class Objective(nn.Module):
     minimise, the others are detached metrics (TorchRL's LossModule convention). The parameters are the encoder's and
     those of the objective's own heads.
 
-    A method of one's own sets `window`, what it reads around a step; `in_keys`, which entries of such a batch `losses`
-    takes, in that order; and `out_keys`, what `losses` returns. Pixels go through `encode`. Momentum copies move in
-    `after_step`, which every owner calls after its optimizer's step.
+    A method of one's own sets `in_keys`, which entries of a batch `losses` takes, in that order; `out_keys`, what
+    `losses` returns; and `window` where it reads more around a step than the actions of `horizon` steps and where they
+    led. Pixels go through `encode`. Momentum copies move in `after_step`, which every owner calls after its optimizer's
+    step.
 
     The encoder may be any module from pixels (B, C, H, W) uint8 to features (B, repr_dim) float32 that has the number
     `repr_dim`; an objective that draws pixels also reads its `observation_shape` (C, H, W).
 
     Attributes:
-        window: what it reads around a step.
         in_keys: which entries of a batch it takes.
         out_keys: what it returns.
         horizon: K, how many steps ahead it looks; 0 if only at the current observation.
@@ -57,7 +57,6 @@ class Objective(nn.Module):
         ValueError: for an encoder without `repr_dim`.
     """
 
-    window: Window = Window()
     in_keys: list[Any]
     out_keys: list[str]
     horizon: int = 0
@@ -75,7 +74,24 @@ class Objective(nn.Module):
             )
         self.encoder = encoder
         self.augment = RandomShift(4) if augment is None else augment
+        self._window: Window | None = None
         self._encoded: dict[int, Tensor] = {}  # filled while `forward` runs
+
+    @property
+    def window(self) -> Window:
+        """What it reads around a step. Unless it was set: the common case, K = `horizon`, for its `in_keys`."""
+        if self._window is not None:
+            return self._window
+        ahead = {"future_observation", "gap"} & {key for key in self.in_keys if isinstance(key, str)}
+        return Window(
+            ANY_N_STEP if any(key == "discount" or key[0] == "next" for key in self.in_keys) else 0,
+            (self.horizon,) if ahead else (),
+            actions=self.horizon if "action_sequence" in self.in_keys else int("action" in self.in_keys),
+        )
+
+    @window.setter
+    def window(self, window: Window) -> None:
+        self._window = window
 
     def losses(self, *values: Tensor) -> dict[str, Tensor]:
         """The losses and metrics `out_keys`, from the batch's entries `in_keys`."""
@@ -184,22 +200,23 @@ class Objectives(nn.ModuleList):
     """Several objectives on one encoder, as an owner trains them: their sum, their joined window, their momentum.
 
     Args:
-        objectives: at least one, built around one encoder.
+        objectives: built around one encoder; a mapping names them.
 
     Raises:
         ValueError: for two that return the same entry, or that are built around different encoders, and for one that
             takes an entry which its window does not hold.
     """
 
-    def __init__(self, objectives: Iterable[Objective] = ()) -> None:
-        super().__init__(objectives)
+    def __init__(self, objectives: Iterable[Objective] | Mapping[str, Objective] = ()) -> None:
+        self.names: list[str] = list(objectives) if isinstance(objectives, Mapping) else []
+        super().__init__(objectives.values() if isinstance(objectives, Mapping) else objectives)
         for objective in self:
             for key in objective.in_keys:
                 if not objective.window.holds(key):
                     raise ValueError(
                         f"{type(objective).__name__} takes {key!r}, which its window does not hold: {objective.window}"
                     )
-            if objective.encoder is not self[0].encoder:  # type: ignore[union-attr]
+            if objective.encoder is not self[0].encoder:
                 raise ValueError("every objective must be built around one encoder, that of its owner")
         names = Counter(name for objective in self for name in objective.out_keys)
         shared = sorted(name for name, count in names.items() if count > 1)
@@ -212,6 +229,10 @@ class Objectives(nn.ModuleList):
 
     def __iter__(self) -> Iterator[Objective]:
         return super().__iter__()  # type: ignore[return-value]
+
+    def __getitem__(self, which: Any) -> Any:
+        """By number, or by name where they have names."""
+        return super().__getitem__(self.names.index(which) if isinstance(which, str) else which)
 
     @property
     def out_keys(self) -> list[str]:

@@ -133,7 +133,7 @@ class ReplayBuffer(Episodes):
         self.running = np.zeros(num_envs, bool)
         self.ended = np.zeros(num_envs, bool)  # by the last call of `add`
         self.compared = 0
-        self.resets_are_steps = False
+        self.resets_are_steps = self.told_of_ends = False  # whether a warning has said so
 
     @property
     def longest_episode(self) -> int | None:
@@ -178,8 +178,8 @@ class ReplayBuffer(Episodes):
 
         Gymnasium's vector environments reset in a step of their own by default (``AutoresetMode.NEXT_STEP``): after an
         end, such a step leads from the last observation to the first of the next episode. It is no transition, is
-        recognised by its observation, and is not stored. With ``SAME_STEP``, `next_observation` must come from
-        ``infos["final_obs"]`` at an end.
+        recognised by its observation and its reward of 0, and is not stored. With ``SAME_STEP``, `next_observation`
+        must come from ``infos["final_obs"]`` at an end.
 
         Raises:
             ValueError: for other shapes or types, actions out of range, values that are not finite, an observation
@@ -201,7 +201,7 @@ class ReplayBuffer(Episodes):
             resets = self._resets(observation, next_observation, reward, terminated | truncated)
         self._check_last_observations(observation, next_observation, (terminated | truncated) & ~resets)
         self._priority_sums = None
-        for lane in np.flatnonzero(~resets):
+        for lane in map(int, np.flatnonzero(~resets)):
             if not self.running[lane]:
                 self._append(lane, observation[lane], step=0)
                 self.running[lane] = True
@@ -322,12 +322,15 @@ class ReplayBuffer(Episodes):
             first, second = observation[lanes, newest:].cpu(), next_observation[lanes, newest:].cpu()
             same, moves = (last == first).flatten(1).all(1), (first != second).flatten(1).any(1)
             resets[lanes] = (same & moves).numpy()
-        if (resets & ((reward != 0) | ended)).any():
-            raise ValueError(
-                "an episode begins with the observation that the one before ended with: at an end, next_observation "
-                'must be the last observation of that episode (infos["final_obs"] of a vector environment that resets '
-                "in the same step), not the first of the next one"
+        transitions = resets & ((reward != 0) | ended)
+        if transitions.any() and not self.told_of_ends:
+            self.told_of_ends = True
+            warnings.warn(
+                "an episode begins with the observation that the one before ended with: if the environments reset in "
+                'the same step, next_observation must come from infos["final_obs"] at an end',
+                stacklevel=3,
             )
+        resets &= ~transitions
         if resets.any() and not self.resets_are_steps:
             self.resets_are_steps = True
             warnings.warn(

@@ -261,7 +261,7 @@ def test_errors_before_enough_data() -> None:
     world.step(4, end="no")
     with pytest.raises(ReplayError, match="needs as many transitions, the replay holds 4"):
         world.replay.sample(5)
-    with pytest.raises(ReplayError, match="no episode .* as long as a sample, 5 steps"):
+    with pytest.raises(ReplayError, match=r"no episode .* as long as a sample, 5 steps"):
         world.replay.sample(4)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         world.replay.sample(0)

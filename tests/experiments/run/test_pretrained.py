@@ -142,9 +142,9 @@ def test_a_folder_without_an_encoder_is_refused(run: Run, encoder: Path, tmp_pat
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: os.truncate(folder / "model.safetensors", 100), "model.safetensors is damaged or not of"),
-        (lambda folder: (folder / "config.json").write_text("{"), "config.json does not describe an encoder"),
-        (lambda folder: (folder / "config.json").write_text("{}"), "config.json does not describe an encoder"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 100), "model.safetensors is damaged"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json describes no encoder"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "config.json must hold"),
     ],
 )
 def test_a_damaged_encoder_is_refused(
