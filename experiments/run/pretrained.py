@@ -8,14 +8,10 @@ from typing import Any
 from hydra.utils import to_absolute_path
 from torch import nn
 
-<<<<<<< HEAD:experiments/pretrained.py
-from experiments.config import ConfigError, RunConfig
+from experiments.run.config import ConfigError, RunConfig
 from rlrep import PixelEncoder
 from rlrep.encoder_files import CONFIG as DESCRIPTION
 from rlrep.encoder_files import WEIGHTS
-=======
-from experiments.run.config import ConfigError, RunConfig
->>>>>>> run:experiments/run/pretrained.py
 
 ARCHITECTURE = ("channels", "strides", "out_dim")
 
