@@ -85,7 +85,7 @@ class Run:
     def subject(self) -> str:
         """What it learned: its task and, on offline data, their level."""
         task = self.label("task")
-        return f"{task}, {data_name(self.config)} data" if "dataset" in self.config else task
+        return f"{task}, offline: {data_name(self.config)}" if "dataset" in self.config else task
 
     @cached_property
     def random_return(self) -> float | None:

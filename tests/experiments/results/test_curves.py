@@ -238,9 +238,9 @@ def test_what_runs_count_and_learned_from_has_a_panel_of_its_own(
     shown = draw_runs([runs], tmp_path / "curve.png")
     assert {(c.task, c.counted) for c in shown} == {
         ("cartpole_balance", "simulator steps"),
-        ("cartpole_balance, medium data", "updates"),
-        ("cartpole_balance, expert data", "updates"),
-        ("cartpole_balance, None_set data", "updates"),
+        ("cartpole_balance, offline: medium", "updates"),
+        ("cartpole_balance, offline: expert", "updates"),
+        ("cartpole_balance, offline: None_set", "updates"),
     }
     assert "a pre-training run has no returns to draw" in caplog.text
 
