@@ -129,18 +129,27 @@ def data_name(config: Config) -> str:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run folders at and below `paths`, each once. Folders inside a run (logs, say) are no runs."""
+    """The run folders at and below `paths`, linked ones too, each once. Folders inside a run (logs, say) are none."""
+    seen: set[Path] = set()
 
     def search(folder: Path) -> list[Path]:
         if (folder / CONFIG).is_file() or (folder / EVALUATIONS).is_file():
             return [folder]
-        inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
+        if (place := folder.resolve()) in seen:  # links may lead in a circle
+            return []
+        seen.add(place)
+        try:
+            inside = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+        except OSError as error:
+            log.warning("%s: cannot be searched for runs (%s)", folder, error)
+            return []
         return [run for child in inside for run in search(child)]
 
     found: dict[Path, Path] = {}
     for path in paths:
+        known = path.resolve() in seen
         runs = search(path) if path.is_dir() else []
-        if not runs:
+        if not (runs or known):
             log.warning(
                 "%s: %s; give a folder that has %s and %s, or one with such folders in it",
                 path,

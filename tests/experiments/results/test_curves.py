@@ -189,6 +189,16 @@ def test_runs_are_found_once_and_folders_inside_them_are_no_runs(runs: Path) -> 
     assert len(find_runs([runs, runs / "drqv2"])) == 4
 
 
+def test_linked_runs_are_found_once_and_loops_end(runs: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "all").symlink_to(runs)
+    (linked / "again").symlink_to(runs / "taco")
+    (runs / "loop").symlink_to(linked)
+    (linked / "nowhere").symlink_to(tmp_path / "absent")
+    assert len(find_runs([linked])) == 4
+
+
 def test_a_random_policy_belongs_to_one_task(runs: Path, tmp_path: Path) -> None:
     draw_runs([runs], tmp_path / "one.svg", random_return=277)
     assert (tmp_path / "one.svg").exists()
