@@ -2,7 +2,7 @@
 
     python -m experiments.plugins.own_objective
 
-The method is the class; the page beside this file, README.md, walks through it.
+The method is the class and the line below it; the page beside this file, README.md, walks through them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import envs  # noqa: F401, which registers the environments
-from rlrep import Objective, PixelEncoder, RandomShift
+from rlrep import OBJECTIVES, Objective, PixelEncoder, RandomShift
 from rlrep.encoders import mlp, orthogonal_init
 
 
@@ -49,8 +49,9 @@ class FrameOrder(Objective):
         return {"loss_order": (F.softplus(-forward) + F.softplus(backward)).mean(), "order_accuracy": right}
 
 
-# Its import path names it wherever an objective's name is asked for, `python -m experiments.train` included.
-FRAME_ORDER = "experiments.plugins.own_objective:FrameOrder"
+# A short name, in every process that has imported this file. The import path, which is
+# experiments.plugins.own_objective:FrameOrder here, needs no such line.
+OBJECTIVES["frame_order"] = FrameOrder
 
 
 def in_our_agent(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
@@ -61,7 +62,7 @@ def in_our_agent(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
     shape = env.observation_space.shape
     assert shape is not None
     options: dict[str, Any] = {"encoder_options": {"channels": 16}, "hidden_dim": 256, "batch_size": 16}
-    agent = make_agent("drqv2", shape, env.action_space, objectives=[FRAME_ORDER], **options)  # type: ignore[arg-type]
+    agent = make_agent("drqv2", shape, env.action_space, objectives=["frame_order"], **options)  # type: ignore[arg-type]
     replay = ReplayBuffer(shape, env.action_space, 10_000)
     observation, _ = env.reset(seed=0)
     metrics: dict[str, Tensor] = {}
@@ -91,7 +92,7 @@ def in_stable_baselines3(env: gym.Env[Any, Any], steps: int) -> dict[str, float]
     options: dict[str, Any] = dict(buffer_size=10_000, learning_starts=32, batch_size=16, seed=0)
     policy: dict[str, Any] = dict(features_extractor_kwargs=dict(channels=16))
     model = SAC("PixelPolicy", env, replay_buffer_class=SequenceReplayBuffer, policy_kwargs=policy, **options)
-    attach(model, [FRAME_ORDER])
+    attach(model, ["frame_order"])
     model.learn(steps + 32)
     return {name: model.logger.name_to_value[f"rlrep/{name}"] for name in ("loss_order", "order_accuracy")}
 

@@ -167,10 +167,10 @@ class Objective(nn.Module):
             value = batch.get(key, None)
         if value is None:
             name = key if isinstance(key, str) else key[-1]
-            raise KeyError(
-                f"{type(self).__name__} reads {key!r}, which this batch lacks. "
-                f"It is in {WHO_HAS.get(name, 'every batch of a replay buffer')}."
-            )
+            has = WHO_HAS.get(name, "every batch of a replay buffer")
+            if key[0] == "sequence":
+                has = "batches that are drawn for its window, sample(batch_size, objective.window), video's too"
+            raise KeyError(f"{type(self).__name__} reads {key!r}, which this batch lacks. It is in {has}.")
         if by_offset and key == "action_sequence":
             value = value[:, : self.window.actions]
         if key in (("sequence", "reward"), ("sequence", "terminated"), ("sequence", "valid")):

@@ -16,6 +16,7 @@ from rlrep.integrations.sb3 import PixelFeatures, SequenceReplayBuffer, attach
 from tests.rlrep.integrations.sb3_environments import Counter
 
 ALGORITHMS = [SAC, TD3, DQN, PPO]
+SHORT = {"cvrl": {"horizon": 2, "clip_length": 2}}  # episodes of six steps
 OFF_POLICY = dict(replay_buffer_class=SequenceReplayBuffer, buffer_size=200, learning_starts=20, train_freq=4)
 
 
@@ -74,7 +75,7 @@ class Batches(BaseCallback):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_objective_trains_with_every_algorithm_and_is_logged(algorithm, name: str) -> None:
     model = build(algorithm)
-    attach(model, [name])
+    attach(model, {name: SHORT.get(name, {})})
     model.learn(33)
     logged = losses(model)
     assert any(key.startswith("rlrep/loss_") for key in logged) and np.isfinite(list(logged.values())).all()
