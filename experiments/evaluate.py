@@ -10,34 +10,16 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from envs import OpenGLError
 from experiments.files import write_atomically
 from experiments.run import config as configuration
-from experiments.run.agent import build_agent
-from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError, fitting, load_checkpoint
-from experiments.run.config import ConfigError, RunConfig, refusals
-from experiments.run.evaluation import Evaluation, Policy, evaluate, make_evaluation_env, write_video
-from experiments.run.offline_config import OfflineConfig, load
-
-
-def checkpoint_policy(config: RunConfig, checkpoint: Path, env: object) -> tuple[Policy, str]:
-    """The policy of a checkpoint, and how far the run was when it was saved."""
-    state = load_checkpoint(checkpoint, config.device)
-    agent = build_agent(config, env.observation_space, env.action_space)  # type: ignore[attr-defined]
-    with fitting(checkpoint):
-        agent.load_state_dict(state["agent"])
-    policy: Policy = lambda observation: agent.act(observation, state["step"], eval_mode=True)  # noqa: E731
-    offline = isinstance(config, OfflineConfig)
-    return policy, f"{state['step']:,} updates" if offline else f"{state['step'] * config.action_repeat:,} frames"
-
-
-def random_policy(action_dim: int, seed: int) -> Policy:
-    """Uniform actions in [-1, 1]."""
-    rng = np.random.default_rng(seed)
-    return lambda observation: rng.uniform(-1, 1, (len(observation), action_dim)).astype(np.float32)
+from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError
+from experiments.run.config import ConfigError, refusals
+from experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, write_video
+from experiments.run.offline_config import load
+from experiments.run.policy import checkpoint_policy, random_policy
 
 
 def write_returns(path: Path, evaluation: Evaluation) -> None:
@@ -55,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--random", action="store_true", help="score the random policy instead of the checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="added to the seed that evaluation episodes are drawn from")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
+    parser.add_argument("--imports", nargs="*", default=[], help="modules to import first: those that the run names")
     parser.add_argument("--video", type=Path, help="where the MP4 goes; RUN/videos/evaluate.mp4 by default")
     options = parser.parse_args(arguments)
     if options.episodes < 1:
@@ -65,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     video = options.video or folder / "videos" / f"{stem}.mp4"
     try:
         with refusals():
+            configuration.import_modules(options.imports)
             config = load(folder / CONFIG)
             config.device = configuration.resolve_device(options.device)
             torch.manual_seed(options.seed)

@@ -213,7 +213,8 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
             )
         section, _, rest = name.partition(".")
         objective = rest.partition(".")[0]
-        if section == "objective" and "objectives" in plain and objective not in plain["objectives"]:
+        used = [each.rpartition(":")[2] for each in plain.get("objectives", [])]
+        if section == "objective" and rest and objective not in used:
             print(f"note: {name} has no effect without objectives=[{objective}]", file=sys.stderr)
 
 

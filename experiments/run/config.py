@@ -5,23 +5,20 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
-from hydra.core.config_store import ConfigStore
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from agents import AGENTS, PATHS, find_agent
+from agents import PATHS, find_agent
 from envs import TASKS
-from experiments.run.options import ConfigError, check, defaults, is_a, option, section
+from experiments.run.config_file import load_as, register, typed_as
+from experiments.run.options import ConfigError, check, is_a, option, section
 from rlrep import OBJECTIVES, Objective
 from rlrep.encoders import PRECISIONS, supports_bfloat16
 from rlrep.objectives import find_objective
@@ -80,9 +77,6 @@ FREE_ON_RESUME = frozenset(
         "wandb",
     }
 )
-
-
-Config = TypeVar("Config")
 
 
 @contextmanager
@@ -245,11 +239,10 @@ class RunConfig(AnyRunConfig):
         check_task(self.task)
         found = {name: objective_class(name) for name in (*self.objectives, *self.objective)}
         super().__post_init__()
-        check_options(
-            "agent", self.agent_options, find_agent(self.agent["algorithm"]), known=self.agent["algorithm"] in AGENTS
-        )
+        agent = find_agent(self.agent["algorithm"])
+        check_options("agent", self.agent_options, agent, known=is_ours(agent))
         for name in self.objectives:
-            check_options(f"objective.{name}", self.objective.get(name, {}), found[name], known=name in OBJECTIVES)
+            check_options(f"objective.{name}", self.objective.get(name, {}), found[name], known=is_ours(found[name]))
         if self.agent_options.get("critic_target_tau", 0) > 1:
             raise ConfigError(f"agent.critic_target_tau must be at most 1, got {self.agent['critic_target_tau']}")
         if len(set(self.objectives)) < len(self.objectives):
@@ -349,11 +342,6 @@ class TrainConfig(RunConfig):
             )
 
 
-def register(name: str, schema: type) -> None:
-    """Makes the defaults of a configuration known to Hydra, to be named in the defaults of a YAML file."""
-    ConfigStore.instance().store(name, OmegaConf.create(defaults(schema)))
-
-
 def complete(composed: DictConfig) -> TrainConfig:
     """The checked configuration, with the literature's values for what is null and this machine's for what is auto.
 
@@ -395,7 +383,7 @@ def settle(config: DictConfig) -> None:
         raise ConfigError(f"objectives: it is a list, write objectives=[{config.objectives}]")
     added = [short_name(name) for name in config.objectives if name != config.agent.name]
     for name in config.objectives:
-        given = config.objective.get(name, {})
+        given = config.objective.pop(short_name(name), None) or config.objective.get(name, {})
         config.objective[name] = defaults_of(objective_class(name)) | dict(given)
     if config.get("init"):
         added.append("init")
@@ -437,6 +425,11 @@ def objective_class(name: str) -> type[Objective]:
     return find_objective(name)
 
 
+def is_ours(built: type) -> bool:
+    """Whether a class is of this project, and not one that users brought."""
+    return built.__module__.partition(".")[0] in ("agents", "rlrep")
+
+
 def short_name(name: str) -> str:
     """The class alone, of an import path."""
     return name.rpartition(":")[2]
@@ -445,18 +438,6 @@ def short_name(name: str) -> str:
 def as_folder(name: str) -> str:
     """A name as one folder: the ids of environments have slashes."""
     return re.sub(r"[/:]+", "_", name)
-
-
-def typed_as(schema: type[Config], config: DictConfig) -> Config:
-    """The values of `config`, checked."""
-    try:
-        typed = OmegaConf.merge(OmegaConf.structured(schema), config)
-        OmegaConf.resolve(typed)
-        built = OmegaConf.to_object(typed)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"the configuration does not fit: {explanation(error)}") from error
-    assert isinstance(built, schema)
-    return built
 
 
 def settle_precision(config: RunConfig, saved: RunConfig | None, composed: DictConfig) -> None:
@@ -471,27 +452,6 @@ def settle_precision(config: RunConfig, saved: RunConfig | None, composed: DictC
             f"encoder.precision=bfloat16, but {config.device} here computes it no faster than float32 (that takes a "
             f"processor with AMX or AVX512-BF16, or a GPU of compute capability 8.0): use encoder.precision=auto or "
             f"float32"
-        )
-
-
-def explanation(error: Exception) -> str:
-    """OmegaConf's error in one line: the key, and what is wrong with it."""
-    first_line = str(error).partition("\n")[0]
-    key = getattr(error, "full_key", None)
-    return f"{key}: {first_line}" if key else first_line
-
-
-def check_same(config: Any, saved: Any, folder: object, free: Set[str]) -> None:
-    """Refuses to go on with a run of another configuration, but for what is `free`.
-
-    Raises:
-        ConfigError: with what differs.
-    """
-    different = differences(config, saved, free)
-    if different:
-        raise ConfigError(
-            f"{folder} holds a run of another configuration: {'; '.join(different)}. Resume with the run's values, "
-            f"or choose another run_dir"
         )
 
 
@@ -573,70 +533,9 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def as_dict(config: Any) -> dict[str, Any]:
-    """The values of a configuration, which is a dataclass, as YAML holds them."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
 def load(path: Path) -> TrainConfig:
     """The configuration that a run's folder holds."""
     return load_as(TrainConfig, path)
-
-
-def load_as(schema: type[Config], path: Path) -> Config:
-    """The configuration in the file at `path`.
-
-    Nothing that it names is imported: classes by import path must have been imported before.
-
-    Raises:
-        ConfigError: if there is none, it is damaged, or of another version.
-    """
-    if not path.exists():
-        raise ConfigError(f"{path.parent} is not a run: it has no {path.name}")
-    try:
-        read = OmegaConf.load(path)
-        check_imported(read, path)
-        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), read))
-    except ConfigError:
-        raise
-    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged or from another version: {explanation(error)}") from error
-    assert isinstance(built, schema)
-    return built
-
-
-def check_imported(read: Any, path: Path) -> None:
-    """Refuses a configuration from a file that names a class of a module that nobody has imported."""
-    plain: Any = OmegaConf.to_container(read, resolve=False)
-    text = flat(plain) if isinstance(plain, dict) else {}
-    named = [*text.get("objectives", []), text.get("objective"), text.get("agent.algorithm")]
-    for name in named:
-        module = name.partition(":")[0] if isinstance(name, str) and ":" in name else None
-        if module is not None and module not in sys.modules:
-            raise ConfigError(
-                f"{path} names {name}, and what is read from a file is not imported: name its module yourself, "
-                f"imports=[{module}]"
-            )
-
-
-def differences(ours: Any, saved: Any, free: Set[str]) -> list[str]:
-    """What differs between two configurations of one run, but for what is `free`."""
-    new, old = flat(as_dict(ours)), flat(as_dict(saved))
-    return [
-        f"{name}={new.get(name)} (the run has {old.get(name)})"
-        for name in new | old
-        if not {name, name.partition(".")[0]} & free and new.get(name) != old.get(name)
-    ]
-
-
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`: names as they are typed in overrides."""
-    out: dict[str, Any] = {}
-    for name, value in nested.items():
-        out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return out
 
 
 register("train_options", TrainConfig)

@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from envs import EnvironmentDied, OpenGLError
 from experiments.files import write_atomically
-from experiments.run import config as configuration
 from experiments.run import ranks
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError, save_checkpoint
 from experiments.run.config import ConfigError, refusals
+from experiments.run.config_file import as_dict, check_same
 from experiments.run.log import NonFiniteLoss, UpdateMetrics
 from experiments.run.stop import Stopped, StopRequest, StopRequested
 from rlrep.replay import ReplayError
@@ -211,11 +211,11 @@ def claim(folder: Path, config: Any, saved: Any, free: frozenset[str]) -> None:
         return
     if not config.resume:
         raise ConfigError(f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it")
-    configuration.check_same(config, saved, folder, free)
+    check_same(config, saved, folder, free)
 
 
 def write_config(config: Any, folder: Path) -> None:
-    write_atomically(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(configuration.as_dict(config))).encode())
+    write_atomically(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(as_dict(config))).encode())
 
 
 def following(count: int, every: int) -> int:

@@ -11,7 +11,8 @@ from hydra.utils import to_absolute_path
 from agents import Agent
 from agents.schedule import parse_schedule
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
-from experiments.run.config import ConfigError, RunConfig, TrainConfig, flat
+from experiments.run.config import ConfigError, RunConfig, TrainConfig
+from experiments.run.config_file import flat
 from experiments.run.offline_config import OfflineConfig, load
 
 # What the weights and the optimizers mean nothing without; the rest may change at the switch.

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from experiments.files import CsvLog, write_atomically
 from experiments.run import ranks
-from experiments.run.config import ConfigError, RunConfig, as_dict
+from experiments.run.config import ConfigError, RunConfig
+from experiments.run.config_file import as_dict
 
 SECONDS_BETWEEN_LINES = 30
 

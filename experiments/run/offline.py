@@ -18,7 +18,8 @@ from experiments.run import ranks
 from experiments.run.agent import AgentRun
 from experiments.run.allocator import keep_pages
 from experiments.run.checkpoint import CONFIG
-from experiments.run.config import load_as, settle_precision
+from experiments.run.config import settle_precision
+from experiments.run.config_file import load_as
 from experiments.run.data import check_fit, open_data, resume_data
 from experiments.run.driver import claim, conduct
 from experiments.run.offline_config import FREE_ON_RESUME, OfflineConfig, completed, requested

@@ -12,19 +12,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.run.checkpoint import CONFIG
-from experiments.run.config import (
-    ConfigError,
-    RunConfig,
-    TrainConfig,
-    as_folder,
-    explanation,
-    import_modules,
-    load_as,
-    located,
-    register,
-    settle,
-    typed_as,
-)
+from experiments.run.config import ConfigError, RunConfig, TrainConfig, as_folder, import_modules, located, settle
+from experiments.run.config_file import explanation, load_as, register, typed_as
 from experiments.run.options import option
 from rlrep.data.sources import READERS
 

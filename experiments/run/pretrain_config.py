@@ -15,19 +15,15 @@ from experiments.run.config import (
     as_folder,
     check_options,
     import_modules,
+    is_ours,
     objective_class,
-    register,
     resolve_device,
     short_name,
-    typed_as,
 )
+from experiments.run.config_file import register, typed_as
 from experiments.run.options import option, options_of, section
-from rlrep import OBJECTIVES
 from rlrep.encoders import supports_bfloat16
 
-# What pairs of observations are enough for; the other objectives read rewards or whole sequences of actions.
-PAIR_OBJECTIVES = ("autoencoder", "curl", "forward_model", "inverse_model", "temporal_contrastive")
-READ_ACTIONS = {"inverse_model"}
 ENVIRONMENT = "env:"
 
 # What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
@@ -69,16 +65,10 @@ class PretrainConfig(AnyRunConfig):
 
     def __post_init__(self) -> None:
         kind = objective_class(self.objective)
-        if self.objective in OBJECTIVES and self.objective not in PAIR_OBJECTIVES:
-            raise ConfigError(
-                f"objective={self.objective} reads rewards and sequences of actions, which pairs of observations do "
-                f"not have: use it in experiments.train (objectives=[{self.objective}]), or choose from "
-                f"{', '.join(PAIR_OBJECTIVES)}"
-            )
         for name in ("horizon", "frame_channels"):
             if name in self.options:
                 raise ConfigError(f"options.{name} follows the data: leave it out (horizon=K sets the largest gap)")
-        check_options("options", self.options, kind, known=self.objective in OBJECTIVES)
+        check_options("options", self.options, kind, known=is_ours(kind))
         super().__post_init__()
         known = options_of(PretrainConfig)
         others = ("cache", "skip_corrupt", "fps", "mixed_sizes") if self.streams else ("env", "num_frames")

@@ -27,10 +27,11 @@ from experiments.run.checkpoint import (
     random_state,
     set_random_state,
 )
-from experiments.run.config import load_as, objective_class
+from experiments.run.config import ConfigError, objective_class
+from experiments.run.config_file import load_as
 from experiments.run.driver import Run, claim, conduct
 from experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
-from experiments.run.pretrain_config import FREE_ON_RESUME, READ_ACTIONS, PretrainConfig, complete
+from experiments.run.pretrain_config import FREE_ON_RESUME, PretrainConfig, complete
 from experiments.run.pretrained import DESCRIPTION, WEIGHTS
 from experiments.run.reconstructions import draw_reconstructions, draws
 from experiments.run.sources import open_source
@@ -48,20 +49,22 @@ class PretrainRun(Run):
     Args:
         config: of the run.
         folder: of the run. Where it holds a checkpoint, the run continues from there.
+        actions: whether the objective reads actions.
     """
 
     counter = "update"
-    longer = "steps or patience"
 
-    def __init__(self, config: PretrainConfig, folder: Path) -> None:
+    def __init__(self, config: PretrainConfig, folder: Path, actions: bool) -> None:
         self.config, self.folder = config, folder
         check_extras(config.use_wandb, use_tb=False)
         path = folder / CHECKPOINT
         state = load_checkpoint(path, config.device) if path.exists() else None
-        train, validation = open_source(config)
+        train, validation = open_source(config, actions)
         torch.manual_seed(config.seed)
         self.trainer = Pretrainer(
-            build_objective(config, train),
+            build_objective(config, train.observation_shape, train.frames.shape[1], action_space(train)).to(
+                config.device
+            ),
             train,
             validation,
             steps=config.steps,
@@ -87,6 +90,10 @@ class PretrainRun(Run):
     def at_end(self) -> bool:
         """Whether all updates are made, or the validation loss has not improved for long enough."""
         return self.trainer.finished
+
+    @property
+    def longer(self) -> str:
+        return "steps" if self.trainer.updates >= self.trainer.steps else "patience"
 
     @property
     def headline(self) -> str:
@@ -140,6 +147,7 @@ class PretrainRun(Run):
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
+        self.finished &= (self.folder / PICTURE).exists() or not draws(self.trainer.objective)
         self.trainer.load_state_dict(state["trainer"])
         set_random_state(state["random"])
 
@@ -158,20 +166,48 @@ class PretrainRun(Run):
             self.wandb.finish()
 
 
-def build_objective(config: PretrainConfig, data: EpisodeDataset) -> Objective:
-    """The objective around a new encoder, for the data's observations and, if it reads them, actions."""
-    encoder = PixelEncoder(data.observation_shape, **config.encoder.options)
+def build_objective(
+    config: PretrainConfig, observation_shape: tuple[int, ...], frame_channels: int, action_space: Any
+) -> Objective:
+    """The objective around a new encoder.
+
+    Args:
+        config: of the run.
+        observation_shape: (F·C, H, W).
+        frame_channels: C.
+        action_space: of the data; not used by objectives that do not need it.
+    """
+    encoder = PixelEncoder(observation_shape, **config.encoder.options)
     options = config.options | {"augment": RandomShift(config.shift)}
-    takes = parameters_of(objective_class(config.objective))
-    fixed = {"horizon": config.horizon, "frame_channels": data.frames.shape[1]}
-    options |= {name: value for name, value in fixed.items() if name in takes}
-    actions = action_space(data) if config.objective in READ_ACTIONS else None
-    return make_objective(config.objective, encoder, actions, **options).to(config.device)
+    kind = objective_class(config.objective)
+    fixed = {"horizon": config.horizon, "frame_channels": frame_channels}
+    options |= {name: value for name, value in fixed.items() if name in parameters_of(kind)}
+    return make_objective(config.objective, encoder, action_space if kind.needs_actions else None, **options)
+
+
+def check_source(config: PretrainConfig) -> bool:
+    """Refuses an objective that reads what no source of a pre-training has.
+
+    Returns:
+        Whether it reads actions.
+
+    Raises:
+        ConfigError: naming what it reads.
+    """
+    shape = (3 * config.frame_stack, config.image_size, config.image_size)
+    objective = build_objective(config, shape, 3, spaces.Box(-1, 1, (1,)))
+    if "reward" in objective.window.needs:
+        raise ConfigError(
+            f"objective={config.objective} reads rewards, which the sources of a pre-training do not have: use it in "
+            f"experiments.train (objectives=[{config.objective}]), or choose one that reads frames and actions alone"
+        )
+    return "action" in objective.window.needs or objective.needs_actions
 
 
 def action_space(data: EpisodeDataset) -> Any:
-    """The space that the data's actions lie in, as far as they tell."""
-    assert data.action is not None
+    """The space that the data's actions lie in, as far as they tell; None without actions."""
+    if data.action is None:
+        return None
     if data.action.ndim == 1:
         return spaces.Discrete(int(data.action.max()) + 1)
     return spaces.Box(-1, 1, data.action.shape[1:])
@@ -180,6 +216,7 @@ def action_space(data: EpisodeDataset) -> Any:
 def open_pretraining(composed: DictConfig, opened: ExitStack) -> PretrainRun:
     """The run that a composed configuration asks for."""
     config = complete(composed)
+    actions = check_source(config)
     keep_pages()
     folder = Path(to_absolute_path(config.run_dir))
     opened.enter_context(locked(folder))
@@ -187,7 +224,7 @@ def open_pretraining(composed: DictConfig, opened: ExitStack) -> PretrainRun:
     if saved is not None and composed.encoder.precision == "auto":
         config.encoder.precision = saved.encoder.precision
     claim(folder, config, saved, FREE_ON_RESUME)
-    return opened.enter_context(closing(PretrainRun(config, folder)))
+    return opened.enter_context(closing(PretrainRun(config, folder, actions)))
 
 
 def pretrain(composed: DictConfig) -> Path:

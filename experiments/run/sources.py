@@ -15,27 +15,27 @@ import envs  # noqa: F401  (registers)
 from envs.noise import Noise
 from experiments.run.config import ConfigError, located
 from experiments.run.log import Progress
-from experiments.run.pretrain_config import ENVIRONMENT, READ_ACTIONS, PretrainConfig
+from experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig
 from rlrep.data import EpisodeDataset, open_video, record
 from rlrep.data.decode import WithoutActions
 from rlrep.registry import unknown
 
 
-def open_source(config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]:
-    """Training and validation data; with actions where the objective reads them.
+def open_source(config: PretrainConfig, actions: bool) -> tuple[EpisodeDataset, EpisodeDataset]:
+    """Training and validation data; of files, with actions if `actions`.
 
     Raises:
         ConfigError, ValueError, OSError, ModuleNotFoundError: for what can't be opened.
     """
     if config.streams:
         return split(play(config), config)
-    if config.objective not in READ_ACTIONS:
+    if not actions:
         return split(watch(config, actions=False), config)
     try:
         return split(watch(config, actions=True), config)
     except WithoutActions as error:
         raise ConfigError(
-            f"objective={config.objective} predicts actions: {error}. Use data recorded with actions (the folder of a "
+            f"objective={config.objective} reads actions: {error}. Use data recorded with actions (the folder of a "
             f"run, .npz, HDF5 or Minari episodes with actions, or source={ENVIRONMENT}TASK), or temporal_contrastive, "
             f"forward_model or autoencoder for video alone"
         ) from error

@@ -1,6 +1,7 @@
 """Data of V-D4RL's levels from the checkpoints of a run."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments.collect import Snapshot, collect, expert_of, medium_of, snapshots
+from experiments.run.collection import Snapshot, collect, expert_of, medium_of, snapshots
 from experiments.run.config import ConfigError
 from rlrep.data import TransitionFiles
 from rlrep.data.replay_files import episodes_of
@@ -127,13 +128,13 @@ def test_without_noise_the_same_seed_gives_the_same_data(collected: Collect, tmp
 
 
 def test_an_overwritten_replay_is_refused(collected: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.collect.episodes_of", lambda rows, lane: list(episodes_of(rows, lane))[1:])
+    monkeypatch.setattr("experiments.run.collection.episodes_of", lambda rows, lane: list(episodes_of(rows, lane))[1:])
     with pytest.raises(ConfigError, match="overwritten the beginning of its replay"):
         collected("full_replay")
 
 
 def test_what_can_not_be_collected_is_refused(collected: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.collect.evaluate", None)  # nothing is played before
+    monkeypatch.setattr("experiments.run.collection.evaluate", None)  # nothing is played before
     for level, overrides, message in (
         ("mediun", (), "unknown level 'mediun': did you mean medium"),
         ("random", (f"out={ROOT}",), "is there already"),
@@ -144,3 +145,28 @@ def test_what_can_not_be_collected_is_refused(collected: Collect, monkeypatch: p
     ):
         with pytest.raises(ConfigError, match=message):
             collected(level, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "message"),
+    [
+        ({1000: 900.0, 2000: 600.0, 3000: 300.0}, "at frame 1000, is the first that was kept: there is no medium"),
+        ({1000: 1.0, 2000: 2.0, 3000: 3.0}, r"at frame 3000, gets 3\.0, the random policy \d+"),
+    ],
+)
+def test_what_the_runs_tables_rule_out_is_refused_before_anything_is_played(
+    collected: Collect,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    evaluations: dict[int, float],
+    message: str,
+) -> None:
+    monkeypatch.setattr("experiments.run.collection.evaluate", None)
+    run = shutil.copytree(trained, tmp_path / "run")
+    rows = [f"{frame},{value}" for frame, value in evaluations.items()]
+    (run / "eval.csv").write_text("\n".join(["frame,episode_return", *rows]) + "\n")
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("num_expl_steps: 5", "num_expl_steps: 20"))
+    with pytest.raises(ConfigError, match=message):
+        collected("medium", f"run={run}")

@@ -199,7 +199,7 @@ def test_a_finished_run_has_nothing_to_resume_and_goes_on_for_more_steps(
 ) -> None:
     run()
     run("temporal_contrastive", "resume=true")
-    assert "nothing to do: the run has finished after 12 updates" in capsys.readouterr().out
+    assert "nothing to do: the run is at update 12 already; to continue, raise steps" in capsys.readouterr().out
     longer = run("temporal_contrastive", "resume=true", "steps=20")
     assert same_runs(longer, run("temporal_contrastive", "steps=20", f"run_dir={tmp_path}/whole"))
 
@@ -224,7 +224,7 @@ def test_a_loss_that_gets_no_better_ends_the_run(
         capsys.readouterr().out
     )
     run("temporal_contrastive", "steps=2000", "patience=2", "resume=true")
-    assert "to go on, raise patience" in capsys.readouterr().out
+    assert "to continue, raise patience" in capsys.readouterr().out
 
 
 class Corridor(gym.Env[np.ndarray, np.int64]):
@@ -311,16 +311,19 @@ def test_one_video_must_be_long_enough_to_be_cut(run: Run, videos: Path) -> None
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ("objective=inverse_model", "inverse_model predicts actions: .* Use data recorded with actions"),
-        ("objective=taco", r"taco reads rewards and sequences of actions.*experiments.train \(objectives=\[taco\]\)"),
+        ("objective=inverse_model", "inverse_model reads actions: .* Use data recorded with actions"),
+        (
+            "objective=taco",
+            r"objective=taco reads rewards, which .* do not have: use it in experiments.train \(objectives=\[taco\]\)",
+        ),
         ("objective=autoencoderr", "unknown objective 'autoencoderr': did you mean autoencoder"),
         ("source=env:carpole_balance", "unknown environment 'carpole_balance': did you mean cartpole_balance"),
         ("source=nowhere", "nowhere"),
         ("noise.kind=shapes", "noise.kind=shapes is for source=env:TASK"),
         ("horizon=0", "horizon must be greater than 0, got 0"),
         ("horizon=8", "8"),
-        ("shift=20", "shift must lie in 0..19"),
-        ("validation_fraction=1", "validation_fraction must lie between 0 and 1"),
+        ("shift=20", "shift must be less than image_size=20, got 20"),
+        ("validation_fraction=1", "validation_fraction must be greater than 0 and less than 1"),
         ("patience=0", "patience must be greater than 0"),
         ("+options.feature_dims=1", "unknown option of options 'feature_dims': did you mean feature_dim"),
         ("+options.horizon=2", "options.horizon follows the data: leave it out"),

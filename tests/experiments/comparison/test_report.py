@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from experiments.comparison.scores import read_results, score, summarize
 from experiments.offline_report import main
 from experiments.results.runs import RunError
-from experiments.run.config import as_dict
+from experiments.run.config_file import as_dict
 from experiments.run.offline_config import completed, requested
 from rlrep.data import Provenance
 from tests.experiments.conftest import ROOT

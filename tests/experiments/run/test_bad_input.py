@@ -1,6 +1,7 @@
 """What goes wrong is told in a line that says what to do, and costs nothing that was written before."""
 
 import csv
+import errno
 import os
 import pkgutil
 import re
@@ -14,15 +15,18 @@ import pytest
 import torch
 
 from agents import DrQV2
-from experiments.collect import CollectConfig
+from envs import PixelControl
+from experiments.files import CsvLog, write_atomically
 from experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from experiments.run.collection import CollectConfig
 from experiments.run.command import check_choices, check_names, for_hydra
 from experiments.run.config import ConfigError, TrainConfig
-from experiments.run.driver import TrainingError
+from experiments.run.driver import TrainingError, advising
 from experiments.run.log import NonFiniteLoss
 from experiments.run.offline_config import OfflineConfig
 from experiments.run.pretrain_config import PretrainConfig
 from rlrep.replay import ReplayError
+from tests.experiments.offline_data import run_offline, write_data
 
 Run = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
@@ -71,6 +75,14 @@ CHECKPOINT = "checkpoints/latest.pt"
         ("wandb.mode=of", "unknown wandb.mode 'of'"),
         ("device=gpu", "device=gpu is not a device to train on: use auto, cpu"),
         ("task=lqr_lqr_2_1", "has no time limit"),
+        ("noise.persistence=0.5", "noise.persistence=0.5 has no effect without noise.kind"),
+        ("encoder.freeze=true", "encoder.freeze=True has no effect without encoder.path=… or init=…"),
+        ("wandb.mode=offline", "wandb.mode=offline has no effect without use_wandb=true"),
+        ("offline.share=0.3", "has no effect without offline.data=… or init=…"),
+        ("agent=td3_bc", "td3_bc learns from finished data, and this run has none: give offline.data=PATH or init=RUN"),
+        ("objectives=[tests.nowhere:Own]", "there is no module 'tests.nowhere'"),
+        ("imports=[nowhere_at_all]", "imports=nowhere_at_all: there is no module 'nowhere_at_all'"),
+        ("objectives=[tests.experiments.own:Nothing]", "has no class 'Nothing'"),
     ],
 )
 def test_impossible_configurations_are_refused_before_anything_starts(
@@ -240,6 +252,38 @@ def test_weights_that_are_nan_never_replace_a_checkpoint(run: Run, monkeypatch: 
         run("agent=drqv2", "agent.update_every_steps=1000", "agent.num_expl_steps=1000")
 
 
+def test_a_checkpoint_with_one_bit_flipped_is_refused(tmp_path: Path) -> None:
+    """Wherever the bit is: ZIP files have checksums that torch does not compare, and none of their own headers."""
+    path = tmp_path / "latest.pt"
+    save_checkpoint(path, {"step": 7, "agent": {"weight": torch.arange(50.0)}, "text": "x"})
+    assert torch.load(path, weights_only=True)["step"] == 7  # as any file of torch's
+    whole = path.read_bytes()
+    for at in range(0, 8 * len(whole), 37):
+        damaged = bytearray(whole)
+        damaged[at // 8] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"latest\.pt is truncated or damaged"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 64, 100, 1000])
+def test_a_checkpoint_that_lacks_its_end_is_refused(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "latest.pt"
+    save_checkpoint(path, {"agent": {"weight": torch.arange(500.0)}})
+    path.write_bytes(path.read_bytes()[: -cut or None] + b"x" * (not cut))
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        load_checkpoint(path)
+
+
+def test_a_file_that_can_not_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path}/config.yaml'"):
+        write_atomically(tmp_path / "config.yaml", b"task: x")
+
+
 @pytest.mark.parametrize("text", ["task: [", "task: cartpole_balance", "\x00"])
 def test_a_damaged_configuration_is_refused(run: Run, copy: Path, text: str) -> None:
     (copy / "config.yaml").write_text(text)
@@ -251,6 +295,23 @@ def test_a_damaged_table_is_refused(run: Run, copy: Path) -> None:
     (copy / "train.csv").write_text("frame,episode_return\n1000,1\nabc,1\n2000,1\n")
     with pytest.raises(ConfigError, match=r"train.csv is damaged at line 3: fix it or move it away"):
         run("agent=drqv2", "resume=true", "num_train_frames=4000")
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [(40, '40,"1'), (40, '40,1"2'), (2, '"'), (99, '99,"'), (50, "50,1,2"), (50, "50"), (50, "50,\0"), (50, "5 0,1")],
+)
+def test_a_damaged_line_of_a_long_table_is_named_and_swallows_none_after_it(
+    tmp_path: Path, line: int, text: str
+) -> None:
+    path = tmp_path / "train.csv"
+    lines = ["frame,episode_return", *(f"{frame},{frame}.5" for frame in range(2, 100_000))]
+    lines[line - 1] = text
+    path.write_text("\n".join(lines) + "\n")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=rf"train.csv is damaged at line {line}: fix it or move it away"):
+        CsvLog(path, until=100_000)
+    assert path.read_bytes() == before
 
 
 def test_a_line_that_a_kill_cut_short_is_forgotten(run: Run, copy: Path) -> None:
@@ -341,6 +402,65 @@ def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
     ours, expected = load_checkpoint(folder / CHECKPOINT), load_checkpoint(finished / CHECKPOINT)
     for key, value in expected["agent"].items():
         assert not isinstance(value, torch.Tensor) or torch.equal(ours["agent"][key], value), key
+
+
+def test_a_full_disk_at_the_start_of_an_offline_run_is_reported(small_disk: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    (small_disk / "run").mkdir()
+    fill(small_disk)
+    with pytest.raises((TrainingError, ConfigError), match=r"disk is full|No space left on device: '.*run"):
+        run_offline(data, small_disk / "run")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_errors_of_files_say_what_to_do_in_every_kind_of_run(tmp_path: Path, number: int) -> None:
+    expected = r", at update 3: .* then resume with resume=true; there is no checkpoint"
+    with pytest.raises(TrainingError, match=expected), advising(tmp_path, lambda: "update 3"):
+        raise OSError(number, os.strerror(number), str(tmp_path / "config.yaml"))
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf")])
+def test_rewards_that_are_not_finite_stop_the_run_with_the_environments_name(
+    run: Run, monkeypatch: pytest.MonkeyPatch, reward: float
+) -> None:
+    step, calls = PixelControl.step, []
+
+    def broken(env: PixelControl, action: Any) -> Any:
+        observation, value, *rest = step(env, action)
+        calls.append(1)
+        return observation, reward if len(calls) > 50 else value, *rest
+
+    monkeypatch.setattr(PixelControl, "step", broken)
+    expected = r"cartpole_balance gave the reward (nan|inf) in environment 0, after frame 1500: rewards must be finite"
+    with pytest.raises(TrainingError, match=expected):
+        run("agent=drqv2")
+
+
+def test_rewards_that_are_not_finite_stop_an_evaluation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = PixelControl.step
+
+    def broken(env: PixelControl, action: Any) -> Any:
+        observation, _, *rest = step(env, action)
+        return observation, float("nan"), *rest
+
+    monkeypatch.setattr(PixelControl, "step", broken)
+    with pytest.raises(TrainingError, match="rewards that are not finite in an evaluation at frame 0"):
+        run("agent=drqv2")
+
+
+def test_large_replays_say_what_disk_they_take_before_they_take_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Reserving(Exception):
+        pass
+
+    def reserve(*_: object, **__: object) -> None:
+        raise Reserving
+
+    monkeypatch.setattr("experiments.run.online.ReplayBuffer", reserve)
+    with pytest.raises(Reserving):
+        run("agent=drqv2", "num_train_frames=50000000", "image_size=84")
+    assert re.search(r"the replay takes 2\d\.\d GB of disk in .*/run/replay, reserved now", capfd.readouterr().err)
 
 
 def test_a_disk_too_small_for_the_replay_is_found_out_at_the_start(run: Run, small_disk: Path) -> None:

@@ -1,6 +1,7 @@
 """What a run tells Weights & Biases and TensorBoard, and the table that it writes."""
 
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,42 @@ def test_metrics_are_averaged_over_updates_once() -> None:
         metrics.add({"loss": torch.tensor(value), "q": torch.tensor(2 * value)}, frame=10)
     assert metrics.mean() == {"loss": 2, "q": 4}
     assert metrics.mean() == {}
+
+
+def test_the_mean_of_large_losses_is_finite() -> None:
+    metrics = UpdateMetrics()
+    for value in (3e38, 3e38, 1e38):
+        metrics.add({"loss": torch.tensor(value)}, frame=10)
+    assert metrics.mean()["loss"] == pytest.approx(7e38 / 3, rel=1e-6)
+
+
+def test_the_random_policy_is_named_by_the_episodes_of_exploration(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = run("agent=drqv2", "agent.num_expl_steps=20", "num_train_frames=2000")
+    with (folder / "train.csv").open(newline="") as file:
+        first = float(next(csv.DictReader(file))["episode_return"])
+    told = capfd.readouterr().err
+    assert f"random policy's {first:.1f}" in told
+    assert re.search(r"eval return \d+\.\d \(untrained\)", told)
+
+
+@pytest.mark.usefixtures("quiet_wandb")
+@pytest.mark.parametrize(("typed", "expected"), [((), "offline"), (("wandb.mode=disabled",), "disabled")])
+def test_the_mode_of_wandb_is_the_environments_unless_it_is_typed(
+    run: Run, monkeypatch: pytest.MonkeyPatch, typed: tuple[str, ...], expected: str
+) -> None:
+    import wandb
+
+    modes = []
+
+    def fail(**options: object) -> None:
+        modes.append(options["mode"])
+        raise wandb.errors.UsageError("enough")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(ValueError, match="enough"):
+        run("agent=drqv2", "use_wandb=true", *typed)
+    assert modes == [expected]
 
 
 def test_the_first_update_that_was_not_finite_is_named() -> None:

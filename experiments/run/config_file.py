@@ -1,0 +1,116 @@
+"""Configurations as Hydra composes them and as files hold them; compared when a run is resumed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from experiments.run.options import ConfigError, defaults
+
+Config = TypeVar("Config")
+
+
+def register(name: str, schema: type) -> None:
+    """Makes the defaults of a configuration known to Hydra, to be named in the defaults of a YAML file."""
+    ConfigStore.instance().store(name, OmegaConf.create(defaults(schema)))
+
+
+def typed_as(schema: type[Config], config: DictConfig) -> Config:
+    """The values of `config`, checked."""
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(schema), config)
+        OmegaConf.resolve(typed)
+        built = OmegaConf.to_object(typed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration does not fit: {explanation(error)}") from error
+    assert isinstance(built, schema)
+    return built
+
+
+def load_as(schema: type[Config], path: Path) -> Config:
+    """The configuration in the file at `path`.
+
+    Nothing that it names is imported: classes by import path must have been imported before.
+
+    Raises:
+        ConfigError: if there is none, it is damaged, or of another version.
+    """
+    if not path.exists():
+        raise ConfigError(f"{path.parent} is not a run: it has no {path.name}")
+    try:
+        read = OmegaConf.load(path)
+        check_imported(read, path)
+        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), read))
+    except ConfigError:
+        raise
+    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged or from another version: {explanation(error)}") from error
+    assert isinstance(built, schema)
+    return built
+
+
+def check_imported(read: Any, path: Path) -> None:
+    """Refuses a configuration from a file that names a class of a module that nobody has imported."""
+    plain: Any = OmegaConf.to_container(read, resolve=False)
+    text = flat(plain) if isinstance(plain, dict) else {}
+    named = [*text.get("objectives", []), text.get("objective"), text.get("agent.algorithm")]
+    for name in named:
+        module = name.partition(":")[0] if isinstance(name, str) and ":" in name else None
+        if module is not None and module not in sys.modules:
+            raise ConfigError(
+                f"{path} names {name}, and what is read from a file is not imported: name its module yourself, "
+                f"imports=[{module}]"
+            )
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """The values of a configuration, which is a dataclass, as YAML holds them."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def check_same(config: Any, saved: Any, folder: object, free: Set[str]) -> None:
+    """Refuses to go on with a run of another configuration, but for what is `free`.
+
+    Raises:
+        ConfigError: with what differs.
+    """
+    different = differences(config, saved, free)
+    if different:
+        raise ConfigError(
+            f"{folder} holds a run of another configuration: {'; '.join(different)}. Resume with the run's values, "
+            f"or choose another run_dir"
+        )
+
+
+def differences(ours: Any, saved: Any, free: Set[str]) -> list[str]:
+    """What differs between two configurations of one run, but for what is `free`."""
+    new, old = flat(as_dict(ours)), flat(as_dict(saved))
+    return [
+        f"{name}={new.get(name)} (the run has {old.get(name)})"
+        for name in new | old
+        if not {name, name.partition(".")[0]} & free and new.get(name) != old.get(name)
+    ]
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`: names as they are typed in overrides."""
+    out: dict[str, Any] = {}
+    for name, value in nested.items():
+        out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return out
+
+
+def explanation(error: Exception) -> str:
+    """OmegaConf's error in one line: the key, and what is wrong with it."""
+    first_line = str(error).partition("\n")[0]
+    key = getattr(error, "full_key", None)
+    return f"{key}: {first_line}" if key else first_line

@@ -1,0 +1,30 @@
+"""Policies that are played without learning: a checkpoint's, and the random one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.run.agent import build_agent
+from experiments.run.checkpoint import fitting, load_checkpoint
+from experiments.run.config import RunConfig
+from experiments.run.evaluation import Policy
+from experiments.run.offline_config import OfflineConfig
+
+
+def checkpoint_policy(config: RunConfig, checkpoint: Path, env: object) -> tuple[Policy, str]:
+    """The policy of a checkpoint, and how far the run was when it was saved."""
+    state = load_checkpoint(checkpoint, config.device)
+    agent = build_agent(config, env.observation_space, env.action_space)  # type: ignore[attr-defined]
+    with fitting(checkpoint):
+        agent.load_state_dict(state["agent"])
+    policy: Policy = lambda observation: agent.act(observation, state["step"], eval_mode=True)  # noqa: E731
+    offline = isinstance(config, OfflineConfig)
+    return policy, f"{state['step']:,} updates" if offline else f"{state['step'] * config.action_repeat:,} frames"
+
+
+def random_policy(action_dim: int, seed: int) -> Policy:
+    """Uniform actions in [-1, 1]."""
+    rng = np.random.default_rng(seed)
+    return lambda observation: rng.uniform(-1, 1, (len(observation), action_dim)).astype(np.float32)

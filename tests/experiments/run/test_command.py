@@ -1,0 +1,210 @@
+"""Overrides as people type them: paths as they are, and mistakes reported in a line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from experiments.run.collection import CollectConfig
+from experiments.run.command import check_effects, check_words, for_hydra, help_text, paths_of
+from experiments.run.config import ConfigError, TrainConfig
+from experiments.run.offline_config import OfflineConfig
+from experiments.run.options import defaults, is_a, options_of, value_of
+from experiments.run.pretrain_config import PretrainConfig
+from tests.experiments.conftest import ROOT
+
+SCHEMAS = (TrainConfig, OfflineConfig, PretrainConfig, CollectConfig)
+PATHS = [
+    "2025_02_03",
+    "1e6",
+    "007",
+    "1_000.5",
+    "a=b",
+    "a,b",
+    "runs/é",
+    "実験/一",
+    "it's",
+    'the "best"',
+    "#1",
+    "a (copy)",
+    "(",
+    "[a",
+    "{a",
+    "a]b}",
+    "a b",
+    " a ",
+    "a:b",
+    "a\\b",
+    "a\\",
+    "a\\'b",
+    "true",
+    "None",
+    "nan",
+    "0x10",
+    "a%b@c!d?e*f&g|h;i<j>k^l`m",
+    "a+b~c",
+    "choice(1,2)",
+    "glob(*)",
+    "'",
+    "''",
+    "-",
+    ".",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ["run_dir", "encoder", "offline.data", "+init", "++offline.cache"])
+def test_paths_are_taken_as_typed(name: str, path: str) -> None:
+    if path in ("''", "{a"):
+        path = f"x{path}"  # quotes around all of it, and sections, are Hydra's
+    (rewritten,) = for_hydra([f"{name}={path}"], paths_of(TrainConfig))
+    override = OverridesParser.create().parse_override(rewritten)
+    assert override.value() == path and isinstance(override.value(), str)
+    assert override.key_or_group == {"encoder": "encoder.path"}.get(name, name.lstrip("+"))
+
+
+def test_null_and_quotes_keep_their_meaning_in_paths() -> None:
+    assert for_hydra(["init=null", "run_dir='a=b'"], paths_of(TrainConfig)) == ["init=null", "run_dir='a=b'"]
+
+
+def test_the_home_is_found_in_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert for_hydra(["run_dir=~/runs"], paths_of(TrainConfig)) == ["run_dir='/home/me/runs'"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "names"),
+    [
+        (TrainConfig, {"run_dir", "init", "encoder", "encoder.path", "offline.data", "offline.cache"}),
+        (OfflineConfig, {"run_dir", "dataset", "cache", "encoder", "encoder.path"}),
+        (PretrainConfig, {"run_dir", "source", "cache"}),
+        (CollectConfig, {"run", "out"}),
+    ],
+)
+def test_every_file_and_folder_is_known_as_a_path(schema: type, names: set[str]) -> None:
+    assert set(paths_of(schema)) == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed=1"], "options have no dashes: write seed=1"),
+        (["--batch-size", "8"], "options have no dashes: write batch_size=VALUE"),
+        (["-seed=1"], "options have no dashes: write seed=1"),
+        (["seed", "1"], "'seed' sets nothing: options are written KEY=VALUE, without spaces"),
+        (["seed", "=", "1"], "'seed' sets nothing"),
+        (["run_dir="], "run_dir= is empty: give a file or folder"),
+        (["run_dir=a\udcffb"], "is not UTF-8: rename the file or folder"),
+    ],
+)
+def test_what_sets_nothing_is_refused_with_what_to_write(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_words(arguments, options_of(TrainConfig))
+
+
+def test_hydras_own_switches_are_left_to_it() -> None:
+    arguments = ["--multirun", "seed=1,2", "--config-dir", "elsewhere", "-cd=x", "--cfg", "job", "~noise", "-m"]
+    assert check_words(arguments, options_of(TrainConfig)) == ["seed=1,2", "~noise"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "typed", "message"),
+    [
+        (TrainConfig, "noise.persistence=1.0", "noise.persistence=1.0 has no effect without noise.kind"),
+        (PretrainConfig, "noise.size=0.25", "without noise.kind"),
+        (TrainConfig, "encoder.freeze=false", "without encoder.path=… or init=…"),
+        (TrainConfig, "wandb.mode=offline", "without use_wandb=true"),
+        (TrainConfig, "offline.share=0.5", "without offline.data=… or init=…"),
+    ],
+)
+def test_a_typed_setting_that_changes_nothing_is_refused_even_if_it_is_the_default(
+    schema: type, typed: str, message: str
+) -> None:
+    composed = OmegaConf.create(defaults(schema))
+    with pytest.raises(ConfigError, match=message):
+        check_effects([typed], composed, schema)
+
+
+def test_a_schedule_that_the_agent_does_not_follow_is_refused() -> None:
+    plain = defaults(TrainConfig) | {"agent": {"name": "sac", "lr": "${lr}"}}
+    with pytest.raises(ConfigError, match="stddev_schedule has no effect: agent=sac does not follow it"):
+        check_effects(["stddev_schedule=0.2"], OmegaConf.create(plain), TrainConfig)
+    plain["agent"]["stddev_schedule"] = "${stddev_schedule}"
+    check_effects(["stddev_schedule=0.2", "lr=1"], OmegaConf.create(plain), TrainConfig)
+
+
+def test_options_of_an_objective_that_is_not_used_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = defaults(TrainConfig) | {"objectives": ["taco"]}
+    check_effects(["++objective.curl.feature_dim=3", "objective.taco.horizon=2"], OmegaConf.create(plain), TrainConfig)
+    assert capsys.readouterr().err == "note: objective.curl.feature_dim has no effect without objectives=[curl]\n"
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_option_has_a_default_and_help(schema: type) -> None:
+    plain, listed = defaults(schema), help_text("", schema)
+    for name, known in options_of(schema).items():
+        assert value_of(OmegaConf.create({"x": 0} | plain), name.split(".")[0]) is not None or name in plain
+        if known.help:
+            assert f"  {name}=" in listed or name in ("agent", "data")
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "fits"),
+    [
+        ([1, 2], list[int], True),
+        ([1, "a"], list[int], False),
+        ([0.1], tuple[float, ...], True),
+        (3, float, True),
+        (3.5, int, False),
+        (True, int, False),
+        (None, int | None, True),
+        ("a", list[str], False),
+        ({"a": 1}, dict[str, int], True),
+    ],
+)
+def test_values_are_of_annotated_types(value: object, hint: object, fits: bool) -> None:
+    assert is_a(value, hint) is fits
+
+
+def command(
+    *arguments: str, cwd: Path = ROOT, module: str = "train", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MUJOCO_GL": "egl"} | variables
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_folder_that_hides_a_package_is_named(tmp_path: Path) -> None:
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").touch()
+    done = command(cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: the commands need the package envs in ") and done.stderr.count("\n") == 1
+    assert f"{tmp_path / 'envs'}" in done.stderr
+
+
+def test_a_missing_extra_is_named_with_a_command_that_works(tmp_path: Path) -> None:
+    hider = "import importlib.util as util\nfind = util.find_spec\n"
+    hider += "util.find_spec = lambda name, *rest: None if name == 'hydra' else find(name, *rest)\n"
+    (tmp_path / "sitecustomize.py").write_text(hider)
+    done = command(cwd=tmp_path, module="evaluate", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.returncode == 1
+    assert "error: the commands need hydra, which the extra `train` brings: run `pip install '.[train]'`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_in_a_folder_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    done = command("--multirun", "seed=1,2", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: --multirun writes to " in done.stderr and "give hydra.sweep.dir=FOLDER" in done.stderr
