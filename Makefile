@@ -10,12 +10,14 @@ export MUJOCO_GL ?= egl
 endif
 
 RUN := .venv/bin/python
-PIP := $(RUN) -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+PIP := $(RUN) -m pip install -qq --disable-pip-version-check
+# In a file of their own: the build of torch that another index has is another one, and needs none of the others.
+CUDA := torch==|nvidia-|cuda-|triton==
 INSTALLED := .venv/.installed
 DRAWS := .venv/.draws-$(MUJOCO_GL)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train theory test test-slow bench lint format type clean
+.PHONY: help setup train theory test test-slow bench fuzz lint format type lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +40,9 @@ test-slow: $(DRAWS) ## run the slow tests
 bench: $(DRAWS) ## time everything on this machine, some 15 minutes; ARGS="update agent=taco batch=256" measures one thing
 	@$(RUN) -m experiments.benchmark $(ARGS)
 
+fuzz: $(INSTALLED) ## open 3,000 damaged and hostile files, some minutes; ARGS="--seed 1 --count 10000 --kind minari"
+	@$(RUN) -m tests.fuzz $(ARGS)
+
 lint: $(INSTALLED) ## check style and formatting
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
@@ -53,6 +58,17 @@ clean: ## remove caches and builds; .venv and runs stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
+lock: ## choose all versions anew as pyproject.toml asks, and note their hashes; ARGS=--upgrade for the newest ones
+	@$(PYTHON) -m venv build/lock
+	@build/lock/bin/pip install -qq --disable-pip-version-check uv
+	@cat constraints.txt constraints-torch.txt > build/lock/all.txt
+	@build/lock/bin/uv pip compile -q pyproject.toml --extra all --extra dev --universal --python-version 3.10 \
+	  --generate-hashes --no-annotate --no-header --output-file build/lock/all.txt $(ARGS)
+	@echo '# Made by `make lock`. Every package but torch: versions, and the hashes of all their files.' > constraints.txt
+	@echo '# Made by `make lock`. The build of torch on PyPI, and what it needs for CUDA.' > constraints-torch.txt
+	@awk '/^[A-Za-z]/ { file = /^($(CUDA))/ ? "constraints-torch.txt" : "constraints.txt" } { print >> file }' \
+	  build/lock/all.txt
+
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo 'rlrep needs Python 3.10 or newer and $(PYTHON) is not: make setup PYTHON=/path/to/python3' >&2; exit 1; }
@@ -61,11 +77,17 @@ $(RUN):
 	@echo 'Making a virtual environment in .venv'
 	@$(PYTHON) -m venv .venv
 
-$(INSTALLED): pyproject.toml constraints.txt | $(RUN)
-	@echo 'Installing torch into .venv (a large download the first time)'
-	@$(PIP) torch
-	@echo 'Installing rlrep and its extras (some minutes the first time)'
-	@$(PIP) --editable '.[all,dev]'
+$(INSTALLED): pyproject.toml constraints.txt constraints-torch.txt | $(RUN)
+	@echo 'Installing rlrep and its extras into .venv (some minutes the first time)'
+	@sed -n '/^setuptools==/,/[^\\]$$/p' constraints.txt > .venv/setuptools.txt
+	@$(PIP) --require-hashes --no-deps --requirement .venv/setuptools.txt
+	@$(PIP) --require-hashes --no-deps --no-build-isolation --requirement constraints.txt
+	@echo 'Installing torch (a large download the first time)'
+	@if $(RUN) -m pip config list | grep -E 'index-url|find-links' > /dev/null; then \
+	  $(PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints-torch.txt)"; \
+	else $(PIP) --require-hashes --no-deps --requirement constraints-torch.txt; fi
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@$(RUN) -m pip check --disable-pip-version-check
 	@touch $@
 
 $(DRAWS): $(INSTALLED)

@@ -126,28 +126,39 @@ class NoiseProcess:
 class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
     """A pixel environment behind a `NoiseProcess`, whose state is in ``info["noise"]``, (D,) float32.
 
-    Observations are stacked frames (F·C, H, W) uint8, oldest first; each new frame gets the noise of its own time. The
-    wrapped environment knows nothing of the noise.
+    Observations are stacked frames (F·C, H, W) or (H, W, F·C) uint8, oldest first; each new frame gets the noise of its
+    own time. The wrapped environment knows nothing of the noise.
 
     Args:
         env: the environment.
         frame_channels: C.
+        channels_last: whether observations are (H, W, F·C); None decides by their shape.
         options: of `NoiseProcess`: kind, num_shapes, size, persistence, background_only.
 
     Raises:
-        ValueError: if the observations are no stacked frames, or for options out of range.
+        ValueError: if the observations are no stacked frames, if any axis could hold their channels, or for options out
+            of range.
     """
 
-    def __init__(self, env: gym.Env[Frames, Any], frame_channels: int = 3, **options: Any) -> None:
+    def __init__(
+        self, env: gym.Env[Frames, Any], frame_channels: int = 3, channels_last: bool | None = None, **options: Any
+    ) -> None:
         super().__init__(env)
         space = env.observation_space
         if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
             raise ValueError(f"noise needs pixels (channels, height, width) of uint8, this environment gives {space}")
-        if frame_channels < 1 or space.shape[0] % frame_channels:
-            raise ValueError(f"frame_channels is {frame_channels}, which does not divide {space.shape[0]} channels")
-        self._channels = frame_channels
-        self._process = NoiseProcess(1, (frame_channels, *space.shape[1:]), **options)
-        self._frames = np.zeros(space.shape, np.uint8)
+        if frame_channels < 1:
+            raise ValueError(f"frame_channels is {frame_channels}; expected at least 1")
+        if channels_last is None:
+            channels_last = _is_last(space.shape, frame_channels)
+        self._axis = 2 if channels_last else 0
+        channels = space.shape[self._axis]
+        if channels % frame_channels:
+            raise ValueError(f"frame_channels is {frame_channels}, which does not divide {channels} channels")
+        self._stack = channels // frame_channels
+        sides = space.shape[:2] if channels_last else space.shape[1:]
+        self._process = NoiseProcess(1, (frame_channels, *sides), **options)
+        self._drawn: list[Frames] = []  # the stack's frames, oldest first
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frames, dict[str, Any]]:
         """Start an episode, with new noise; with a seed, it and what follows depend on that alone."""
@@ -155,20 +166,39 @@ class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
         if seed is not None:
             self._process.rng = np.random.default_rng([seed, 1])  # not the environment's own stream
         self._process.reset()
-        self._frames = np.tile(self._draw(observation), (len(observation) // self._channels, 1, 1))
-        return self._frames.copy(), self._told(info)
+        self._drawn = [self._draw(observation)] * self._stack
+        return np.concatenate(self._drawn, self._axis), self._told(info)
 
     def step(self, action: Any) -> tuple[Frames, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._process.step()
-        self._frames = np.concatenate([self._frames[self._channels :], self._draw(observation)])
-        return self._frames.copy(), reward, terminated, truncated, self._told(info)
+        self._drawn = [*self._drawn[1:], self._draw(observation)]
+        return np.concatenate(self._drawn, self._axis), reward, terminated, truncated, self._told(info)
 
     def _draw(self, observation: Frames) -> Frames:
-        return self._process.draw(observation[None, -self._channels :])[0]
+        """The newest frame of an observation with the noise of now on it."""
+        newest = np.split(observation, self._stack, self._axis)[-1]
+        drawn = self._process.draw(np.moveaxis(newest, self._axis, 0)[None])[0]
+        return np.ascontiguousarray(np.moveaxis(drawn, 0, self._axis))
 
     def _told(self, info: dict[str, Any]) -> dict[str, Any]:
         return info | {"noise": self._process.state[0].ravel().copy()}
+
+
+def _is_last(shape: tuple[int, ...], frame_channels: int) -> bool:
+    """Whether the last axis of pictures holds the channels, and not the first: the one that is the smallest of all
+    three does; where that tells nothing, the only one that up to 16 frames fit into. `rlrep.data` decides likewise.
+    """
+    first, middle, last = shape
+    if min(first, last) < min(middle, max(first, last)):
+        return last < first
+    first_can, last_can = (n % frame_channels == 0 and n <= 16 * frame_channels for n in (first, last))
+    if first_can == last_can:
+        raise ValueError(
+            f"observations of shape {shape} may be (channels, height, width) or (height, width, channels): set "
+            f"channels_last=True or False"
+        )
+    return last_can
 
 
 def _outline(number: int, side: int) -> npt.NDArray[np.bool_]:

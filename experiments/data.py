@@ -7,13 +7,21 @@ python -m experiments.data convert SRC DST --format vd4rl_84
 from __future__ import annotations
 
 import argparse
+import io
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.run.inspection import convert, info
-from rlrep.data.dataset import WRITERS
+from rlrep.data import TransitionFiles
+from rlrep.data.dataset import WRITERS, check_target
+
+# What messages of the library call the command's options.
+OPTIONS = {
+    "skip_corrupt=True": "--skip-corrupt",
+    "frame_channels=": "--frame-channels=",
+    "channels_last=True or False": "--channels-last or --no-channels-last",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,16 +40,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         two.add_argument(f"--{name}", type=kind, help="recorded, where the source does not say it or says it wrongly")
     for command in (one, two):
         command.add_argument("--skip-corrupt", action="store_true", help="leave out files that can't be used")
+        command.add_argument(
+            "--frame-channels", type=int, help="channels of a frame where pictures hold several: 1 for grey, 3 for RGB"
+        )
+        command.add_argument(
+            "--channels-last",
+            action=argparse.BooleanOptionalAction,
+            help="whether pictures are (height, width, channels), where their shape leaves it open",
+        )
     options = parser.parse_args(arguments)
-    warnings.filterwarnings("ignore", module="minari")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names that are not UTF-8
     try:
+        if options.command == "convert":
+            check_target(options.target, options.format)  # before all files are read
+        files = TransitionFiles(
+            options.path if options.command == "info" else options.source,
+            options.skip_corrupt,
+            channels_last=options.channels_last,
+            frame_channels=options.frame_channels,
+        )
         if options.command == "info":
-            info(options.path, options.picture, options.skip_corrupt)
+            info(files, options.picture)
         else:
             known = {name: getattr(options, name) for name in ("task", "level", "random_return", "expert_return")}
-            convert(options.source, options.target, options.format, options.skip_corrupt, known)
+            convert(files, options.target, options.format, known)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}".replace("skip_corrupt=True", "--skip-corrupt"), file=sys.stderr)
+        message = f"error: {error}"
+        for name, option in OPTIONS.items():
+            message = message.replace(name, option)
+        print(message, file=sys.stderr)
         return 1
     return 0
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,19 @@ class FolderInUse(OSError):
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Makes a folder and holds it for this process; a lock ends with its process, however that ends. A folder that
-    nothing was put in is removed at the end.
+    nothing was put in is removed at the end. On a file system without locks it is not held, with a warning.
 
     Raises:
         FolderInUse: if another process holds it.
     """
+    from rlrep.data.locks import InUse, held  # takes a second to import, and most that write files need no lock
+
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / ".lock"
-    with lock.open("w") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            stack.enter_context(held(lock, wait=False, remove=False))
+        except InUse as error:
             raise FolderInUse(f"another process works in {folder}: wait for it, or choose another folder") from error
         try:
             yield

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
+
+from experiments.yaml_files import UnusableYaml, read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -154,21 +155,9 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 def read_config(folder: Path) -> Config:
     """Raises RunError where `config.yaml` is missing or unusable."""
     try:
-        config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), PlainLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        return read_yaml(folder / CONFIG, resolve=False)
+    except (OSError, UnusableYaml) as error:
         raise RunError(f"{folder}: cannot read {CONFIG} ({error}); every run writes it at its start") from error
-    if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
-        raise RunError(f"{folder}: {CONFIG} must be a mapping of names, as every run writes it")
-    return config
-
-
-class PlainLoader(yaml.SafeLoader):
-    """Refuses aliases, of which a few lines make gigabytes; no run writes any."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it has an alias")
-        return super().compose_node(parent, index)
 
 
 def select(config: Config, key: str, default: Any = None) -> Any:
@@ -198,6 +187,8 @@ def read_returns(path: Path) -> tuple[Array, Array]:
     """
     folder, name = path.parent, path.name
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise OSError("it is not a regular file")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise RunError(f"{folder}: it has no {name} so far; let the run write it, or leave it out") from error

@@ -100,6 +100,7 @@ class AgentRun(Run):
         """Gives a new agent the weights that it starts with."""
         if self.config.encoder.path is not None:
             load_weights(self.agent.encoder, Path(self.config.encoder.path))
+            self.agent.objectives.restart_copies()
 
     def open(self, opened: ExitStack) -> None:
         """Opens what the loop needs beside the agent."""

@@ -50,7 +50,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     Raises:
         CheckpointError: if there is none, it is truncated or damaged, or another version of rlrep wrote it.
     """
-    if not path.exists():
+    if not path.is_file():  # opening a pipe would wait for ever
         raise CheckpointError(f"there is no checkpoint at {path}: the run has not reached its first one yet")
     try:
         content = path.read_bytes()

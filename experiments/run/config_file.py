@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from experiments.run.options import ConfigError, defaults
+from experiments.yaml_files import read_yaml
 
 Config = TypeVar("Config")
 
@@ -45,21 +45,20 @@ def load_as(schema: type[Config], path: Path) -> Config:
     if not path.exists():
         raise ConfigError(f"{path.parent} is not a run: it has no {path.name}")
     try:
-        read = OmegaConf.load(path)
+        read = read_yaml(path)
         check_imported(read, path)
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), read))
     except ConfigError:
         raise
-    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, ValueError, TypeError) as error:
+    except (OmegaConfBaseException, OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is damaged or from another version: {explanation(error)}") from error
     assert isinstance(built, schema)
     return built
 
 
-def check_imported(read: Any, path: Path) -> None:
+def check_imported(read: dict[str, Any], path: Path) -> None:
     """Refuses a configuration from a file that names a class of a module that nobody has imported."""
-    plain: Any = OmegaConf.to_container(read, resolve=False)
-    text = flat(plain) if isinstance(plain, dict) else {}
+    text = flat(read)
     named = [*text.get("objectives", []), text.get("objective"), text.get("agent.algorithm")]
     for name in named:
         module = name.partition(":")[0] if isinstance(name, str) and ":" in name else None

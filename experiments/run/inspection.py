@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,9 +44,8 @@ class Summary:
         self.highest = np.maximum(self.highest, episode.action.max(0))
 
 
-def info(path: str, picture: Path | None, skip_corrupt: bool) -> None:
+def info(files: TransitionFiles, picture: Path | None) -> None:
     """Prints what a data set holds, and draws a contact sheet of it."""
-    files = TransitionFiles(path, skip_corrupt)
     summary = Summary()
     sheet: dict[int, np.ndarray] = {}
     for number, episode in enumerate(files):
@@ -56,7 +56,8 @@ def info(path: str, picture: Path | None, skip_corrupt: bool) -> None:
     rows = shown(summary.returns)
     named = {f"episode {number}\nreturn {summary.returns[number]:.4g}": sheet[number] for number in rows}
     columns = [f"{round(100 * i / (COLUMNS - 1))} %" for i in range(COLUMNS)]
-    write_atomically(target, png(named, columns, f"{files.root.name}: from an episode's first frame to its last"))
+    title = f"{printable(files.root.name)}: from an episode's first frame to its last"
+    write_atomically(target, png(named, columns, title))
     print(f"{'picture':<16}{target}")
 
 
@@ -101,9 +102,13 @@ def default_picture(root: Path) -> Path:
     return root.with_name(f"{root.name}.png")
 
 
-def convert(source: str, target: str, format: str, skip_corrupt: bool, known: dict[str, object]) -> None:
+def printable(name: str) -> str:
+    """A file's name as text: names need not be UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def convert(files: TransitionFiles, target: str, format: str, known: dict[str, object]) -> None:
     """Writes a data set in another format; `known` is what the person tells of how it was made."""
-    files = TransitionFiles(source, skip_corrupt)
     told = {name: value for name, value in known.items() if value is not None}
     provenance = dataclasses.replace(told_by_run(files.provenance), **told)  # type: ignore[arg-type]
     write_transitions(files, target, provenance, format=format)

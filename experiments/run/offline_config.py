@@ -15,6 +15,7 @@ from experiments.run.checkpoint import CONFIG
 from experiments.run.config import ConfigError, RunConfig, TrainConfig, as_folder, import_modules, located, settle
 from experiments.run.config_file import explanation, load_as, register, typed_as
 from experiments.run.options import option
+from experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.data.sources import READERS
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def load(path: Path) -> OfflineConfig | TrainConfig:
         ConfigError: if there is none, or it is damaged.
     """
     try:
-        offline = "dataset" in OmegaConf.load(path)
-    except Exception:  # told by what reads it again
+        offline = "dataset" in read_yaml(path)
+    except (OSError, UnusableYaml):  # told by what reads it again
         offline = False
     return load_as(OfflineConfig, path) if offline else load_as(TrainConfig, path)

@@ -1,20 +1,30 @@
-"""Decoded episodes in a folder: `frames.npy`, perhaps `action.npy`, and `index.json`: what they came from."""
+"""Decoded episodes in a folder: `frames.npy`, perhaps `action.npy`, and `index.json`: what they came from. And how
+such a folder is made: under a lock, aside, and put in its place when it is whole.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import re
 import shutil
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 
-FORMAT_VERSION = 1
+from rlrep.data.clips import AT_ONCE, CanNotRead, Unreadable, read_json, regular_size
+from rlrep.data.locks import InUse, held
+from rlrep.data.transitions import sealed, unsealed
+
+FORMAT_VERSION = 2
+VERIFIED = "verified.json"
+PARTIAL = re.compile(r"(\..*-[0-9a-f]{8})\.partial-\w{8}", re.DOTALL)
 HEADER = 192
 
 
@@ -26,15 +36,21 @@ class Index:
         made_from: the files, their sizes and times, and the options; a cache made from other ones is stale.
         files: of each episode, the file it came from.
         lengths: frames of each episode.
+        checksums: CRC-32 of each episode's frames.
         skipped: files left out, and why.
-        has_action: whether there is `action.npy`.
+        retry: those of them that can be used once something else is installed.
+        remarks: what to warn of in files that were read.
+        action_checksum: CRC-32 of `action.npy`; None if there is no such file.
     """
 
     made_from: dict[str, Any]
     files: list[str] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    checksums: list[int] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
-    has_action: bool = False
+    retry: list[str] = field(default_factory=list)
+    remarks: dict[str, str] = field(default_factory=dict)
+    action_checksum: int | None = None
     version: int = FORMAT_VERSION
 
 
@@ -94,59 +110,177 @@ class GrowingArray:
 
 
 def load(folder: Path, made_from: dict[str, Any]) -> Stored | None:
-    """The cache in `folder`, or None if there is none, it is damaged, or it was made from something else."""
+    """The cache in `folder`, or None if there is none, it is damaged, or it was made from something else. Frames are
+    compared with their checksums when they are opened for the first time, see `is_verified`.
+    """
     try:
-        index = Index(**json.loads((folder / "index.json").read_text()))
+        regular_size(folder / "index.json")
+        index = Index(**unsealed((folder / "index.json").read_text()))
         if index.version != FORMAT_VERSION or index.made_from != made_from:
             return None
-        frames = np.load(folder / "frames.npy", mmap_mode="r", allow_pickle=False)
-        action = np.load(folder / "action.npy", mmap_mode="r", allow_pickle=False) if index.has_action else None
-    except (OSError, TypeError, ValueError):
+        frames = _mapped(folder / "frames.npy")
+        if frames.dtype != np.uint8 or frames.ndim != 4 or len(frames) != sum(index.lengths):
+            return None
+        action = None
+        if index.action_checksum is not None:
+            if zlib.crc32((folder / "action.npy").read_bytes()) != index.action_checksum:
+                return None
+            action = _mapped(folder / "action.npy")
+        if not is_verified(folder / "frames.npy"):
+            ends = np.cumsum(index.lengths)
+            for first, end, expected in zip(ends - index.lengths, ends, index.checksums, strict=True):
+                if checksum(frames[first:end]) != expected:
+                    return None
+            mark_verified(folder / "frames.npy")
+    except (EOFError, OSError, TypeError, ValueError):
         return None
-    return Stored(index, frames, action) if len(frames) == sum(index.lengths) else None
+    return Stored(index, frames, action)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    regular_size(path)
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise Unreadable(f"{path.name} is an archive of arrays")
+    return array
+
+
+def checksum(rows: np.ndarray) -> int:
+    """CRC-32 of an array, read a few rows at a time."""
+    found = 0
+    for at in range(0, len(rows), AT_ONCE):
+        found = zlib.crc32(np.ascontiguousarray(rows[at : at + AT_ONCE]).data, found)
+    return found
+
+
+def is_verified(path: Path) -> bool:
+    """Whether a file was compared with its checksums before: it is trusted as long as its size and times stay. A copy
+    is another file.
+    """
+    try:
+        return bool(read_json(path.parent / VERIFIED) == _stamp(path))
+    except (OSError, ValueError):
+        return False
+
+
+def mark_verified(path: Path) -> None:
+    """Remembers that a file is as its checksums say, if something can be written beside it."""
+    verified = path.parent / VERIFIED
+    with suppress(OSError):
+        if verified.is_file() or not verified.exists():  # writing to a pipe waits for ever
+            verified.write_text(json.dumps(_stamp(path)))
+
+
+def _stamp(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Waits until no other process makes `folder`, and holds it for this one; a lock ends with its process.
+def locked(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Holds `folder` for this process, and removes what processes that were killed have left beside it.
+
+    Args:
+        folder: what is to be made; it need not be there.
+        wait: whether to wait until no other process makes it.
 
     Raises:
+        InUse: if another one does and `wait` is False.
         OSError: if it can't be written beside the folder, with what to do.
     """
-    with unwritable(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = folder.with_name(f".{folder.name}.lock").open("w")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with ExitStack() as stack:
+        with unwritable(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = folder.with_name(f"{_hidden_name(folder)}.lock")
+            try:
+                sure = stack.enter_context(held(lock, wait))
+            except InUse as error:
+                raise InUse(f"another process is writing {folder}: wait for it, or choose another folder") from error
+        if sure:
+            _remove_partial(folder.parent, lock)
         yield
+
+
+def _hidden_name(folder: Path) -> str:
+    """What the names of lock and temporary folder begin with; short, whatever the folder is called."""
+    return f".{folder.name[:40]}-{zlib.crc32(os.fsencode(folder.name)):08x}"
+
+
+def _remove_partial(parent: Path, own: Path) -> None:
+    """Removes the temporary folders in `parent` whose processes have ended: their locks are free, or are our `own`."""
+    with suppress(OSError):
+        for path in list(parent.iterdir()):
+            found = PARTIAL.fullmatch(path.name)
+            if found is None or path.is_symlink():
+                continue
+            lock = path.with_name(f"{found[1]}.lock")
+            with suppress(InUse), ExitStack() as stack:
+                if lock == own or stack.enter_context(held(lock, wait=False)):
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
-def unwritable(folder: Path) -> Iterator[None]:
-    """Tells what to do where `folder` can't be written."""
+def unwritable(folder: Path, advice: str = "free space, or name another folder as cache=") -> Iterator[None]:
+    """Says what to do where `folder` can't be written."""
     try:
         yield
+    except (InUse, CanNotRead):
+        raise
     except OSError as error:
-        raise OSError(f"can't write {folder} ({error}): free space, or name another folder as cache=") from error
+        raise OSError(f"can't write {folder} ({error}): {advice}") from error
+
+
+@contextmanager
+def partial(folder: Path) -> Iterator[Path]:
+    """A temporary folder of that name, which vanishes at the end unless it was moved. `folder` must be locked."""
+    outer = Path(mkdtemp(prefix=f"{_hidden_name(folder)}.partial-", dir=folder.parent))
+    try:
+        temporary = outer / "new"
+        temporary.mkdir()  # with the usual permissions, unlike `outer`, which only this user can open
+        yield temporary
+    finally:
+        shutil.rmtree(outer, ignore_errors=True)
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder` at the end, or vanishes after an error.
+    """A temporary folder that takes the place of `folder`, a cache that is locked, or vanishes after an error.
 
     Raises:
         OSError: if it can't be written, with what to do.
     """
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        with unwritable(folder):
-            temporary.mkdir(parents=True, exist_ok=True)
+    with unwritable(folder), partial(folder) as temporary:
+        yield temporary
+        with suppress(FileNotFoundError):
+            folder.rename(temporary.with_name("old"))
+        temporary.rename(folder)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder`, which is locked and not there or empty. Whatever another process puts
+    there meanwhile stays; what was written is then kept beside it.
+
+    Raises:
+        FileExistsError: if there is something in the folder at the end, with where the new files are.
+        OSError: if it can't be written, with what to do.
+    """
+    advice = "free space, or choose another folder"
+    with ExitStack() as stack:
+        with unwritable(folder, advice):
+            temporary = stack.enter_context(partial(folder))
             yield temporary
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.rename(folder)  # fails unless the folder is empty
+        except OSError as error:
+            kept = Path(mkdtemp(prefix=f"{folder.name[:40]}.", dir=folder.parent))
+            temporary.rename(kept)
+            raise FileExistsError(
+                f"{folder} can't be replaced any more ({error.strerror}): what was written is in {kept}"
+            ) from error
 
 
 def write_index(folder: Path, index: Index) -> None:
-    (folder / "index.json").write_text(json.dumps(asdict(index)))
+    """Writes `index.json`, with a checksum."""
+    (folder / "index.json").write_text(sealed(asdict(index)))
+    mark_verified(folder / "frames.npy")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import torch
 
 from rlrep.data import cache as caches
 from rlrep.data import hdf5, minari_files, npz, replay_files
-from rlrep.data.clips import Clip, Unreadable
+from rlrep.data.clips import CanNotRead, Clip, Unavailable, Unreadable
+from rlrep.data.decode import is_supported
 from rlrep.data.episodes import readable
+from rlrep.data.pictures import UNKNOWN, Layout
 from rlrep.data.replay_files import load_rows
 from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
 from rlrep.data.transitions import Provenance, Transitions
@@ -43,26 +47,39 @@ class TransitionFiles:
     Args:
         path: of the files, see `open_dataset`.
         skip_corrupt: leave out files that can't be used; all are read once to find them.
+        channels_last, frame_channels: how pictures are laid out, see `open_video`; None where their shape tells.
 
     Attributes:
         provenance: how the data were made, as far as the files tell.
-        skipped: files left out, and why.
+        skipped: files left out, and why; once they were read, also what was left out of the others.
+        retry: those files that can be used once something else is installed.
 
     Raises:
-        FileNotFoundError, ModuleNotFoundError, ValueError: as `open_dataset` does.
+        FileNotFoundError, ModuleNotFoundError, CanNotRead, ValueError: as `open_dataset` does.
     """
 
-    def __init__(self, path: str | Path, skip_corrupt: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        skip_corrupt: bool = False,
+        *,
+        channels_last: bool | None = None,
+        frame_channels: int | None = None,
+    ) -> None:
+        self.layout = Layout(channels_last, frame_channels)
         self.root = locate(path)
         self.sources = find(self.root)
         self.skipped: dict[str, str] = {}
+        self.retry: list[str] = []
         if skip_corrupt:
             for source in self.sources:
                 try:
-                    for _ in _episodes(source):
+                    for _ in self._episodes(source):
                         pass
                 except Unreadable as error:
                     self.skipped[str(source.path)] = str(error)
+                    if isinstance(error, Unavailable):
+                        self.retry.append(str(source.path))
             if len(self.skipped) == len(self.sources):
                 name, reason = next(iter(self.skipped.items()))
                 raise ValueError(f"none of the {len(self.sources)} files can be used; the first is {name}: {reason}")
@@ -81,7 +98,7 @@ class TransitionFiles:
         first: dict[str, tuple[Any, Path]] = {}
         for source in self.sources:
             try:
-                for episode in _episodes(source):
+                for episode in self._episodes(source, self.skipped):
                     kinds = {
                         "frames (channels, height, width)": episode.frames.shape[1:],
                         "actions": (str(episode.action.dtype), episode.action.shape[1:]),
@@ -97,14 +114,24 @@ class TransitionFiles:
             except Unreadable as error:
                 raise ValueError(f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out") from error
 
-
-def _episodes(source: Source) -> Iterator[Transitions]:
-    empty = True
-    for clip in source.reader(source.path, True, True):
-        empty = False
-        yield _transitions(clip)
-    if empty:
-        raise Unreadable("it holds no whole episode")
+    def _episodes(self, source: Source, skipped: dict[str, str] | None = None) -> Iterator[Transitions]:
+        """A source's episodes; adds to `skipped` what the source has beside them, and warns of it."""
+        empty = True
+        try:
+            for clip in source.reader(source.path, True, True, layout=self.layout):
+                empty = False
+                if clip.left_out and skipped is not None:
+                    part = f"{source.path} (in part)"
+                    if part not in skipped:
+                        warnings.warn(
+                            f"of {source.path} only whole episodes are kept, without {clip.left_out}", stacklevel=3
+                        )
+                    skipped[part] = clip.left_out
+                yield _transitions(clip)
+        except CanNotRead as error:
+            raise CanNotRead(error.errno or errno.EIO, f"{source.path} {error.strerror}") from error
+        if empty:
+            raise Unreadable("it holds no whole episode")
 
 
 def _transitions(clip: Clip) -> Transitions:
@@ -145,34 +172,47 @@ def _provenance(root: Path, sources: list[Source]) -> Provenance:
 def write_transitions(
     episodes: Iterable[Transitions], folder: str | Path, provenance: Provenance | None = None, *, format: str = "rlrep"
 ) -> None:
-    """Writes a data set, whole or not at all; episodes are taken one at a time.
+    """Writes a data set, whole or not at all; episodes are taken one at a time. Nothing that is in `folder` is ever
+    replaced, nor what another process puts there meanwhile.
 
     Args:
         episodes: at least one, of one task.
-        folder: a new or empty one.
+        folder: a new or empty one, or a link to such a one. It is held from before the first episode is taken.
         provenance: how they were made, recorded with them.
         format: "rlrep" (opened without a conversion), "vd4rl_84", "vd4rl_64", "drqv2" or "minari".
 
     Raises:
         ValueError: for an unknown format, a folder that is not empty, no episodes, or ones that the format can't hold.
+        InUse: an `OSError`, if another process writes there.
+        FileExistsError: if something was put into the folder meanwhile; the message says where the episodes are.
         OSError: if it can't be written.
     """
-    folder = Path(folder).expanduser()
-    check_target(folder, format)
-    with caches.replacing(folder) as temporary:
+    folder = check_target(folder, format)
+    with caches.locked(folder, wait=False), caches.filling(folder) as temporary:
+        check_target(folder, format)  # another process may have made it before it was locked
         WRITERS[format](_at_least_one(episodes), temporary, provenance or Provenance())
 
 
-def check_target(folder: Path, format: str) -> None:
+def check_target(folder: str | Path, format: str) -> Path:
     """Refuses what `write_transitions` would, before there are episodes.
 
+    Returns:
+        The folder that is meant, where links lead to.
+
     Raises:
-        ValueError: for an unknown format, and a folder that is not empty.
+        ValueError: for an unknown format, and a folder that is not empty or can't be replaced.
     """
     if format not in WRITERS:
         raise ValueError(f"format must be one of {', '.join(WRITERS)}, got {format!r}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is there already: name a new folder, or delete it")
+    try:
+        folder = Path(folder).expanduser().resolve()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} is there already: name a new folder, or delete it")
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{folder} can't be written to ({error}): name a new folder") from error
+    if os.path.ismount(folder):
+        raise ValueError(f"{folder} is where another file system is mounted: name a new folder in it")
+    return folder
 
 
 def _at_least_one(episodes: Iterable[Transitions]) -> Iterator[Transitions]:
@@ -189,7 +229,7 @@ class Dataset(Episodes):
 
     Attributes:
         provenance: how it was made, as far as is known.
-        skipped: files left out, and why.
+        skipped: files, and episodes of files that were cut, left out, and why.
         fingerprint: of all that it holds; the same wherever it is stored.
         action_dim, discrete: size of a continuous action, or how many choices there are.
     """
@@ -282,6 +322,8 @@ def open_dataset(
     storage: str = "disk",
     device: torch.device | str | None = None,
     seed: int = 0,
+    channels_last: bool | None = None,
+    frame_channels: int | None = None,
 ) -> Dataset:
     """Opens recorded episodes as a replay that is only read.
 
@@ -302,9 +344,12 @@ def open_dataset(
             stay in their files; "memory" and a device copy them.
         cache: folder of the converted files; None makes `.rlrep-cache` in `path` (beside a file).
         skip_corrupt: leave out files that can't be used, with a warning that lists them; `skipped` has the reasons.
+        channels_last, frame_channels: how pictures are laid out, see `open_video`; None where their shape tells.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
+        CanNotRead: an `OSError`, if a file can't be read now (rights, locks, too many open files), whatever
+            `skip_corrupt` says. Nothing is remembered of it.
         ModuleNotFoundError: if the package that reads it is not installed.
         OSError: if the cache can't be written.
         ReplayError: if the frames do not fit where `storage` wants them.
@@ -322,37 +367,54 @@ def open_dataset(
         except Unreadable as error:
             raise ValueError(f"{root} can't be used: {error}: restore it from a copy") from error
     else:
-        folder, provenance, skipped = _converted(root, cache, skip_corrupt)
+        layout = Layout(channels_last, frame_channels)
+        folder, provenance, skipped = _converted(root, cache, skip_corrupt, layout)
         dataset = Dataset(folder, provenance, skipped, frame_stack=frame_stack, **options)
     dataset.check_lengths(root)
     return dataset
 
 
-def _converted(root: Path, cache: str | Path | None, skip_corrupt: bool) -> tuple[Path, Provenance, dict[str, str]]:
+def _converted(
+    root: Path, cache: str | Path | None, skip_corrupt: bool, layout: Layout
+) -> tuple[Path, Provenance, dict[str, str]]:
     """The folder of the converted files, their provenance, and what was left out; converts where it must."""
     sources = find(root)
     parent = (root if root.is_dir() else root.parent) / CACHE_FOLDER if cache is None else Path(cache).expanduser()
-    folder = parent / f"transitions-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}"
+    folder = parent / f"transitions-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
     made_from = json.loads(json.dumps([entry for source in sources for entry in source.fingerprint()]))
-    found = _cached(folder, made_from, skip_corrupt)
+    if layout != UNKNOWN:
+        made_from.append(vars(layout))
+    paths = {str(source.path) for source in sources}
+    warned: Set[str] = set()
+
+    def cached() -> dict[str, Any] | None:
+        found = _cached(folder, made_from, paths, skip_corrupt)
+        retry = set() if found is None else set(found.get("retry", ()))
+        return None if any(is_supported(one, layout) for one in sources if str(one.path) in retry) else found
+
+    found = cached()
     if found is None:
         with caches.locked(folder):
-            found = _cached(folder, made_from, skip_corrupt)  # another process may have made it
+            found = cached()  # another process may have made it
             if found is None:
-                files = TransitionFiles(root, skip_corrupt)
-                about = dict(made_from=made_from, skipped=files.skipped)
+                files = TransitionFiles(root, skip_corrupt, **vars(layout))
+                about = dict(made_from=made_from, skipped=files.skipped, retry=files.retry)
                 with caches.replacing(folder) as temporary:
                     replay_files.write_dataset(files, temporary, files.provenance, **about)
                 found = replay_files.description(folder)
-    if found["skipped"]:
-        listed = "".join(f"\n  {file}: {reason}" for file, reason in found["skipped"].items())
-        warnings.warn(f"skipped {len(found['skipped'])} of {len(sources)} files:{listed}", stacklevel=3)
+                warned = found["skipped"].keys() - paths  # while they were read
+    skipped = {name: reason for name, reason in found["skipped"].items() if name not in warned}
+    if skipped:
+        listed = "".join(f"\n  {name}: {reason}" for name, reason in skipped.items())
+        whole = len(paths & skipped.keys())
+        what = f"{whole} of {len(sources)} files" if whole else "parts of files"
+        warnings.warn(f"skipped {what}:{listed}", stacklevel=3)
     return folder, Provenance(**found["provenance"]), found["skipped"]
 
 
-def _cached(folder: Path, made_from: list[Any], skip_corrupt: bool) -> dict[str, Any] | None:
+def _cached(folder: Path, made_from: list[Any], paths: Set[str], skip_corrupt: bool) -> dict[str, Any] | None:
     """What is recorded of the converted files in `folder`; None if they are missing, damaged, of other files, or lack
-    some that are not to be left out.
+    some of `paths` and none is to be left out.
     """
     try:
         found = replay_files.description(folder)
@@ -360,4 +422,6 @@ def _cached(folder: Path, made_from: list[Any], skip_corrupt: bool) -> dict[str,
         replay_files.check_frames(folder)
     except Unreadable:
         return None
-    return found if found.get("made_from") == made_from and (skip_corrupt or not found["skipped"]) else None
+    return (
+        found if found.get("made_from") == made_from and (skip_corrupt or not paths & found["skipped"].keys()) else None
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import errno
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,11 +15,15 @@ from typing import Any
 import numpy as np
 
 from rlrep.data.cache import GrowingArray, Index, write_index
-from rlrep.data.clips import Clip, Unreadable
-from rlrep.data.pictures import newest_frames, resize
+from rlrep.data.clips import CanNotRead, Clip, Unavailable, Unreadable
+from rlrep.data.pictures import UNKNOWN, Layout, resize
 from rlrep.data.sources import Source
 
 SAME_RATE = 0.01
+# Steps between pictures that are shorter or longer than this share of the usual or wanted one are uneven.
+EVEN = (0.5, 1.5)
+# How far before a tick, as a share of one, the last picture may be shown to count as that tick's: times are rounded.
+ROUNDING = Fraction(1, 10)
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Options:
     fps: float | None
     mixed_sizes: bool
     actions: bool
+    layout: Layout = UNKNOWN
 
 
 def decode(
@@ -36,30 +44,42 @@ def decode(
 
     Raises:
         ValueError: for a file that can't be used, unless `skip_corrupt`; for files that do not fit together.
+        CanNotRead: for a file that can't be read now, whatever `skip_corrupt` says: it may be whole.
     """
-    index = Index(made_from, has_action=options.actions)
+    index = Index(made_from)
     action: list[np.ndarray] = []
     alike = Alike(options)
     with closing(GrowingArray(folder / "frames.npy")) as frames:
         for source in sources:
             rows, clips, first = frames.rows, len(index.lengths), dict(alike.first)
+            remarks: list[str] = []
             try:
-                for clip in source.reader(source.path, options.actions):
-                    index.lengths.append(_append(frames, alike.chunks(source.path, clip)))
+                for clip in source.reader(source.path, options.actions, layout=options.layout):
+                    length, checksum = _append(frames, alike.chunks(source.path, clip, remarks))
+                    index.lengths.append(length)
+                    index.checksums.append(checksum)
                     index.files.append(str(source.path))
+                    if clip.left_out:
+                        remarks.append(f"left out {clip.left_out}")
                     if options.actions:
                         action.append(alike.action(source.path, clip))
                 if frames.rows == rows:
                     raise Unreadable("it holds no frames")
+                if remarks:
+                    index.remarks[str(source.path)] = "; ".join(remarks)
+            except CanNotRead as error:
+                raise CanNotRead(error.errno or errno.EIO, f"{source.path} {error.strerror}") from error
             except Unreadable as error:
                 if not skip_corrupt:
                     raise ValueError(
                         f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out"
                     ) from error
                 index.skipped[str(source.path)] = str(error)
+                if isinstance(error, Unavailable):
+                    index.retry.append(str(source.path))
                 frames.cut(rows)
                 alike.first = first
-                for held in (index.lengths, index.files, action):
+                for held in (index.lengths, index.checksums, index.files, action):
                     del held[clips:]
         frames.finish()
     if not index.lengths:
@@ -67,16 +87,32 @@ def decode(
         raise ValueError(f"none of the {len(sources)} files can be used; the first is {path}: {reason}")
     if options.actions:
         np.save(folder / "action.npy", np.concatenate(action), allow_pickle=False)
+        index.action_checksum = zlib.crc32((folder / "action.npy").read_bytes())
     write_index(folder, index)
 
 
-def _append(frames: GrowingArray, chunks: Iterator[np.ndarray]) -> int:
-    before = frames.rows
+def _append(frames: GrowingArray, chunks: Iterator[np.ndarray]) -> tuple[int, int]:
+    """Appends an episode; how many frames it has, and their checksum."""
+    before, checksum = frames.rows, 0
     for chunk in chunks:
         frames.append(chunk)
+        checksum = zlib.crc32(np.ascontiguousarray(chunk).data, checksum)
     if frames.rows == before:
         raise Unreadable("it holds an episode without frames")
-    return frames.rows - before
+    return frames.rows - before, checksum
+
+
+def is_supported(source: Source, layout: Layout) -> bool:
+    """Whether a file that this machine could not read can be read now, or is damaged for good."""
+    try:
+        for clip in source.reader(source.path, layout=layout):
+            for _ in clip.chunks:
+                return True
+    except Unavailable:
+        return False
+    except Unreadable:
+        return True
+    return True
 
 
 class WithoutActions(ValueError):
@@ -90,10 +126,9 @@ class Alike:
         self.options = options
         self.first: dict[str, tuple[Any, Path]] = {}
 
-    def chunks(self, path: Path, clip: Clip) -> Iterator[np.ndarray]:
-        """A clip's frames, (t, C, image_size, image_size) uint8."""
-        for chunk in self._at_rate(path, clip):
-            frames = newest_frames(chunk)
+    def chunks(self, path: Path, clip: Clip, remarks: list[str]) -> Iterator[np.ndarray]:
+        """A clip's frames, (t, C, image_size, image_size) uint8; at the end `remarks` says what is amiss with them."""
+        for frames in self._at_rate(path, clip, remarks):
             channels, height, width = frames.shape[1:]
             self._compare("channels", channels, path, "convert the files to the same")
             if not self.options.mixed_sizes:
@@ -109,23 +144,29 @@ class Alike:
         self._compare("actions", kind, path, "open the files of one task only")
         return clip.action
 
-    def _at_rate(self, path: Path, clip: Clip) -> Iterator[np.ndarray]:
+    def _at_rate(self, path: Path, clip: Clip, remarks: list[str]) -> Iterator[np.ndarray]:
         wanted = self.options.fps
         if wanted is None:
             if clip.fps is not None:
                 advice = "with fps=RATE all are brought to one, by dropping frames"
                 self._compare("frames a second", clip.fps, path, advice, alike=_same_rate)
-            return clip.chunks
-        if clip.fps is None:
+            yield from clip.chunks
+            uneven = _uneven(clip.times or [])
+            if uneven:
+                remarks.append(f"its frame rate varies ({uneven}): with fps=RATE frames are chosen by their times")
+            return
+        if clip.fps is None or clip.times is None:
             raise ValueError(f"fps={wanted:g} needs frame rates, and {path} has none: leave fps out")
-        if _same_rate(clip.fps, wanted):
-            return clip.chunks
-        if clip.fps < wanted:
+        if clip.fps < wanted and not _same_rate(clip.fps, wanted):
             raise ValueError(
                 f"{path} has {float(clip.fps):g} frames a second, fewer than fps={wanted:g}: frames can be dropped, "
                 f"not made; choose a lower rate"
             )
-        return _thinned(clip.chunks, Fraction(wanted).limit_denominator(1001) / clip.fps)
+        kept: list[Fraction] = []
+        yield from _thinned(clip.chunks, clip.times, Fraction(wanted).limit_denominator(1001), kept)
+        uneven = _uneven(clip.times) and _uneven(kept, 1 / wanted)
+        if uneven:
+            remarks.append(f"its frame rate varies, and fps={wanted:g} can't make it even ({uneven})")
 
     def _compare(self, what: str, value: Any, path: Path, advice: str, alike: Any = None) -> None:
         first, first_path = self.first.setdefault(what, (value, path))
@@ -137,11 +178,46 @@ def _same_rate(one: float | Fraction, other: float | Fraction) -> bool:
     return abs(float(one) - float(other)) <= SAME_RATE * float(one)
 
 
-def _thinned(chunks: Iterator[np.ndarray], share: Fraction) -> Iterator[np.ndarray]:
-    """`share` < 1 of the frames, as evenly as can be, the first one among them."""
+def _uneven(times: Sequence[Fraction], usual: float | None = None) -> str:
+    """How the steps between `times` vary, in words; nothing if all are about the usual one, their median by default."""
+    steps = np.diff(np.array(times, float))
+    if not len(steps):
+        return ""
+    usual = float(np.median(steps)) if usual is None else usual
+    number = int(((steps < EVEN[0] * usual) | (steps > EVEN[1] * usual)).sum())
+    return f"{number} of {len(steps)} steps are uneven, {steps.min():.3g} to {steps.max():.3g} s" if number else ""
+
+
+def _thinned(
+    chunks: Iterable[np.ndarray], times: Sequence[Fraction], rate: Fraction, kept: list[Fraction]
+) -> Iterator[np.ndarray]:
+    """Of frames shown at `times`, the nearest to each tick of a clock that starts with the first one and ticks `rate`
+    times a second. Where none is near, none is made: the step is longer. Their times are added to `kept`.
+    """
+    at = tick = Fraction(0)
+    best: np.ndarray | None = None
+
+    def take() -> Iterator[np.ndarray]:
+        assert best is not None
+        time = times[0] + at / rate
+        if not kept or (time - kept[-1]) * rate > Fraction(1, 2):
+            kept.append(time)
+            yield best
+
     start = 0
     for chunk in chunks:
-        number = np.arange(start - 1, start + len(chunk))
-        kept = np.diff(number * share.numerator // share.denominator) > 0
+        chosen: list[np.ndarray] = []
+        for frame, time in zip(chunk, times[start : start + len(chunk)], strict=True):
+            now = (time - times[0]) * rate
+            nearest = Fraction(math.floor(now + Fraction(1, 2)))
+            if best is not None and nearest > tick:
+                chosen.extend(take())
+                best = None
+            if best is None or abs(now - max(nearest, tick)) <= abs(at - tick):
+                best, at, tick = frame, now, max(nearest, tick)
         start += len(chunk)
-        yield chunk[kept]
+        if chosen:
+            yield np.stack(chosen)
+    if best is not None and tick - at <= ROUNDING:
+        for frame in take():
+            yield frame[None]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,107 +14,105 @@ from rlrep.data.clips import (
     ACTION_KEYS,
     AT_ONCE,
     PICTURE_KEYS,
+    UNPACKED_BYTES,
     Clip,
     Unreadable,
     aligned,
+    check_unpacked,
     has_ended,
-    missing_extra,
-    pick,
     reported_as_unreadable,
     rewards_of,
 )
-from rlrep.data.npz import MOST_DEFLATED, discounts, led_here
-from rlrep.data.pictures import newest_frames
+from rlrep.data.npz import discounts, led_here
+from rlrep.data.pictures import UNKNOWN, Layout, newest_frames
+from rlrep.data.safe_hdf5 import Group, create_rows, opened, writing
 from rlrep.data.transitions import Provenance, Transitions
 
 PROVENANCE = "provenance"
-READ = {*PICTURE_KEYS, *ACTION_KEYS, "step_type", "reward", "discount"}
 FIRST, MID, LAST = 0, 1, 2
 
 
-def read_hdf5(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
-    """Episodes one after the other: `observation` (N, C, H, W), `step_type` (N,), 0 at the first entry of an episode;
-    perhaps `action`, `reward` and `discount`, entry i what led to observation i.
-    """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise missing_extra("h5py", "HDF5 files") from error
+def read_hdf5(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
+    """Episodes one after the other: `observation` (N, C, H, W), `step_type` (N,), 0 at the first entry of an episode
+    and 2 at its last; perhaps `action`, `reward` and `discount`, entry i what led to observation i.
 
-    with reported_as_unreadable():
-        file = h5py.File(path, "r")
-    with file:
+    Where rewards are wanted, episodes without their first or last entry are left out, as in a file that was cut by
+    its rows. So are, always, rows that only some of the arrays have.
+    """
+    with opened(path) as file:
         with reported_as_unreadable():
-            entries = _checked(file, path.stat().st_size)
-            frames = pick(entries, *PICTURE_KEYS)
-            if "step_type" not in entries:
+            frames = file.pick(*PICTURE_KEYS)
+            if "step_type" not in file:
                 raise Unreadable("it has no step_type, (N,) integers that are 0 at the first entry of each episode")
-            step_type = np.asarray(entries["step_type"]).reshape(-1)
-            starts = np.flatnonzero(step_type == FIRST).tolist()
-            if len(step_type) != len(frames) or starts[:1] != [0]:
-                raise Unreadable("its step_type must have an entry for each observation and begin with a 0")
-            rows = {name: np.asarray(pick(entries, name)) for name in ("reward", "discount") if rewards}
-            if rewards or (actions and not entries.keys().isdisjoint(ACTION_KEYS)):
-                rows["action"] = np.asarray(pick(entries, *ACTION_KEYS))
-            if any(len(array) != len(frames) for array in rows.values()):
-                counted = ", ".join(f"{len(array)} of {name}" for name, array in rows.items())
-                raise Unreadable(f"it must have as many entries of each kind, got {len(frames)} frames and {counted}")
-        # A compressed block may span many episodes; it is read once.
-        size = max(AT_ONCE, (frames.chunks or (0,))[0])
+            rows = {"step_type": _loaded(file, "step_type").reshape(-1)}
+            rows |= {name: _loaded(file, name) for name in ("reward", "discount") if rewards}
+            if rewards or (actions and not file.keys().isdisjoint(ACTION_KEYS)):
+                rows["action"] = _loaded(file, *ACTION_KEYS)
+            counts = {"pictures": len(frames)} | {name: len(array) for name, array in rows.items()}
+            usable = min(counts.values())
+            step_type = rows.pop("step_type")[:usable]
+            left_out = []
+            if usable < max(counts.values()):
+                listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+                left_out.append(f"rows from {usable} on, which not all arrays have ({listed})")
+            spans = list(_whole(step_type, left_out) if rewards else _spans(step_type))
+            bytes_each = math.prod(frames.shape[1:]) * frames.dtype.itemsize
+            check_unpacked(f"pictures ({AT_ONCE} of them)", AT_ONCE * bytes_each, file.size)
+            # A compressed block may span many episodes; it is read once.
+            size = max(AT_ONCE, min((frames.chunks or (0,))[0], UNPACKED_BYTES // max(bytes_each, 1)))
 
         @lru_cache(maxsize=1)
         def block(number: int) -> np.ndarray:
             with reported_as_unreadable():
-                return newest_frames(np.asarray(frames[number * size : (number + 1) * size]))
+                return newest_frames(np.asarray(frames[number * size : (number + 1) * size]), layout)
 
-        for number, (first, end) in enumerate(zip(starts, [*starts[1:], len(frames)], strict=True)):
+        for number, (first, end) in enumerate(spans):
             clip = Clip(f"{path.name}, episode {number}", _from_blocks(block, size, first, end))
             own = {name: array[first:end] for name, array in rows.items()}
             if "action" in own:
                 clip.action = aligned(own["action"], end - first, led_here=True)
             if rewards:
-                _check_steps(step_type[first:end], clip.name)
+                check_unpacked(clip.name, (end - first) * bytes_each, file.size)  # it is held as a whole
                 clip.reward, clip.terminated = rewards_of(own, end - first), has_ended(own, end - first)
+            if number == 0:
+                clip.left_out = "; ".join(left_out)
             yield clip
 
 
-def _checked(file: Any, size: int) -> dict[str, Any]:
-    """The data sets of a file of `size` bytes that a reader wants, of which every byte lies in it: HDF5 reads what is
-    missing as zeros, and can be told to read other files. Of others the name alone.
-    """
-    import h5py
-
-    entries = dict.fromkeys(file)
-    for name in READ.intersection(file):
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-            raise Unreadable(f"its {name} is a link, perhaps to another file: only what lies in the file is read")
-        entry = file[name]
-        if not isinstance(entry, h5py.Dataset):
-            del entries[name]
-            continue
-        if entry.is_virtual or entry.external:
-            raise Unreadable(f"its {name} lies in other files: only what lies in the file is read")
-        if entry.chunks is None:
-            whole = entry.id.get_storage_size() == entry.nbytes <= size
-        else:
-            expected = np.prod([-(-n // chunk) for n, chunk in zip(entry.shape, entry.chunks, strict=True)], dtype=int)
-            whole = entry.nbytes <= MOST_DEFLATED * size and entry.id.get_num_chunks() == expected
-        if not whole:
-            raise Unreadable(f"it is corrupt or truncated: parts of its {name} are missing")
-        entries[name] = entry
-    return entries
+def _loaded(file: Group, *names: str) -> np.ndarray:
+    entry = file.pick(*names)
+    check_unpacked(names[0], math.prod(entry.shape) * entry.dtype.itemsize, file.size)
+    return np.asarray(entry)
 
 
-def _check_steps(step_type: np.ndarray, name: str) -> None:
-    """Refuses an episode that is not one first entry, others between, and one last."""
-    expected = np.full(len(step_type), MID)
-    expected[0], expected[-1] = FIRST, LAST
-    wrong = np.flatnonzero(step_type != expected)
-    if len(step_type) < 2 or len(wrong):
-        at = wrong[0] if len(wrong) else 0
+def _spans(step_type: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Where episodes begin and end, those included of which the beginning or the end is missing."""
+    if not (step_type == FIRST).any():
+        raise Unreadable("its step_type must be 0 where an episode begins, and it holds no 0")
+    cuts = np.union1d(np.flatnonzero(step_type == FIRST), np.flatnonzero(step_type == LAST) + 1)
+    bounds = np.union1d(cuts, [0, len(step_type)]).tolist()
+    return pairwise(bounds)
+
+
+def _whole(step_type: np.ndarray, left_out: list[str]) -> Iterator[tuple[int, int]]:
+    """Where whole episodes begin and end; says in `left_out` what is not in them."""
+    wrong = np.flatnonzero(~np.isin(step_type, (FIRST, MID, LAST)))
+    if len(wrong):
         raise Unreadable(
-            f"the step_type of {name} must be {FIRST}, then {MID}s, then {LAST}, and its entry {at} is {step_type[at]}"
+            f"its step_type must be {FIRST}, {MID}s and {LAST} in each episode, and entry {wrong[0]} is "
+            f"{step_type[wrong[0]]}"
         )
+    spans = list(_spans(step_type))
+    parts = [span for span in spans if (step_type[span[0]], step_type[span[1] - 1]) != (FIRST, LAST)]
+    if parts:
+        listed = ", ".join(f"{first} to {end - 1}" for first, end in parts[:5]) + (", …" if len(parts) > 5 else "")
+        left_out.append(
+            f"{len(parts)} incomplete episode{'s' * (len(parts) > 1)}, without a first entry (step_type {FIRST}) or a "
+            f"last one (step_type {LAST}): rows {listed}"
+        )
+    if len(parts) == len(spans):
+        raise Unreadable(f"it holds no whole episode, only {'; '.join(left_out)}")
+    return (span for span in spans if span not in set(parts))
 
 
 def _from_blocks(block: Callable[[int], np.ndarray], size: int, first: int, end: int) -> Iterator[np.ndarray]:
@@ -127,24 +126,20 @@ def _from_blocks(block: Callable[[int], np.ndarray], size: int, first: int, end:
 
 def read_provenance(path: Path) -> Provenance:
     """What `write_vd4rl_84` recorded, if it wrote the file."""
-    import h5py
-
-    with reported_as_unreadable(), h5py.File(path, "r") as file:
-        text = file.attrs.get(PROVENANCE)
-        return Provenance() if text is None else Provenance.from_json(bytes(text))
+    with reported_as_unreadable(), opened(path) as file:
+        text = file.attribute(PROVENANCE)
+        return Provenance() if text is None else Provenance.from_json(text)
 
 
 def write_vd4rl_84(episodes: Iterable[Transitions], folder: Path, provenance: Provenance) -> None:
-    """V-D4RL's 84-pixel layout, for frames of any size: `data.hdf5` in `folder`.
+    """V-D4RL's 84-pixel layout, for frames of any size: `data.hdf5` in `folder`, which HDF5 1.8 and later can read.
 
-    Everything is checksummed, which V-D4RL's own files are not.
+    All values and most of the structure are checksummed, which in V-D4RL's own files they are not.
+
+    Raises:
+        OSError: if it can't be written; no half file stays.
     """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise missing_extra("h5py", "HDF5 files") from error
-
-    with h5py.File(folder / "data.hdf5", "w", libver="latest") as file:  # "latest" has checksums in its structure
+    with writing(folder / "data.hdf5") as (file, output):
         file.attrs[PROVENANCE] = np.void(provenance.to_json().encode())
         rows = 0
         for episode in episodes:
@@ -157,18 +152,12 @@ def write_vd4rl_84(episodes: Iterable[Transitions], folder: Path, provenance: Pr
                 "discount": discounts(episode),
                 "step_type": step_type,
             }
+            output.expect(sum(array.nbytes for array in arrays.values()))
             for name, array in arrays.items():
                 if name not in file:
-                    compressed: dict[str, Any] = dict(compression="gzip", compression_opts=1)
-                    file.create_dataset(
-                        name,
-                        dtype=array.dtype,
-                        shape=(0, *array.shape[1:]),
-                        maxshape=(None, *array.shape[1:]),
-                        chunks=(AT_ONCE if name == "observation" else 1024, *array.shape[1:]),
-                        fletcher32=True,
-                        **compressed,
-                    )
+                    create_rows(file, name, array[:0], AT_ONCE if name == "observation" else 1024)
                 file[name].resize(rows + len(array), axis=0)
                 file[name][rows:] = array
             rows += len(step_type)
+            file.flush()
+            output.check()

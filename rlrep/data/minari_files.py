@@ -1,8 +1,15 @@
-"""Minari data sets of pixels, to read and to write."""
+"""Minari data sets of pixels, to read and to write, without Minari.
+
+Minari rebuilds a space that is missing from a data set by making the environment that the data set names, and so runs
+what a file says. Here the spaces are read as plain JSON, and the rest is numbers.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,99 +17,234 @@ from typing import Any
 import numpy as np
 
 from rlrep.data.clips import (
+    AT_ONCE,
     PICTURE_KEYS,
     Clip,
     Unreadable,
     aligned,
-    in_chunks,
+    check_unpacked,
     missing_extra,
     pick,
+    read_json,
     reported_as_unreadable,
     rewards_of,
 )
-from rlrep.data.pictures import newest_frames
+from rlrep.data.pictures import UNKNOWN, Layout, newest_frames
+from rlrep.data.safe_hdf5 import Group, create_rows, opened, writing
 from rlrep.data.transitions import Provenance, Transitions
 
 PROVENANCE = "rlrep_provenance"
+METADATA = "data/metadata.json"
+ROWS = "data/main_data.hdf5"
+VERSION = "0.5.3"  # of the format that is written
+SPACES = ("observation_space", "action_space")
 
 
-def read_minari(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
-    """A Minari data set with pictures as observations, or under one of the usual names in a dictionary of them."""
-    minari = _minari()
+def folder_of(name: str) -> Path:
+    """Where Minari keeps the data set of that id."""
+    root = os.environ.get("MINARI_DATASETS_PATH")
+    return (Path(root) if root else Path.home() / ".minari" / "datasets") / name
+
+
+def read_minari(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
+    """A Minari data set in HDF5 with pictures as observations, or under one of the usual names in a dictionary of them.
+
+    Raises:
+        ModuleNotFoundError: if a package that reads it is not installed.
+        Unreadable: if it lacks one of its two spaces, is stored in another format, or is damaged.
+    """
     with reported_as_unreadable():
-        episodes = minari.MinariDataset(path / "data").iterate_episodes()
-        for number, episode in enumerate(episodes):
-            seen = episode.observations
-            frames = newest_frames(np.asarray(pick(seen, *PICTURE_KEYS) if isinstance(seen, dict) else seen))
-            clip = Clip(f"{path.name}, episode {number}", in_chunks(frames))
-            if actions or rewards:
-                clip.action = aligned(np.asarray(episode.actions), len(frames))
-            if rewards:
-                clip.reward = rewards_of({"reward": episode.rewards}, len(frames))
-                clip.terminated = _check_ends(episode, len(frames) - 1, clip.name)
-            yield clip
+        about = _metadata(path)
+        if about.get("data_format", "hdf5") != "hdf5":
+            raise Unreadable(f"its format is {about['data_format']!r}, and only Minari's hdf5 is read")
+        space, keys = _pictures(about["observation_space"])
+        count = about.get("total_episodes")
+    with opened(path / ROWS) as file:
+        with reported_as_unreadable():
+            found = sum(name.startswith("episode_") for name in file)
+        if type(count) is not int or count != found:
+            raise Unreadable(f"its metadata tells of {count!r} episodes, and its HDF5 file holds {found}")
+        for number in range(count):
+            with reported_as_unreadable():
+                yield _episode(_group(file, f"episode_{number}"), keys, space, number, path, actions, rewards, layout)
 
 
-def _check_ends(episode: Any, steps: int, name: str) -> bool:
-    ends = [np.asarray(marks, bool) for marks in (episode.terminations, episode.truncations)]
-    if any(marks.shape != (steps,) or marks[:-1].any() for marks in ends):
+def _episode(
+    group: Group,
+    keys: list[str],
+    space: dict[str, Any],
+    number: int,
+    path: Path,
+    actions: bool,
+    rewards: bool,
+    layout: Layout,
+) -> Clip:
+    holder = group
+    for key in ("observations", *keys[:-1]):
+        holder = _group(holder, key) if keys else holder
+    name = keys[-1] if keys else "observations"
+    entry, shape = holder.packed(name) if name in holder else pick(holder, name), tuple(space["shape"])
+    bytes_each = math.prod(shape)
+    check_unpacked(f"pictures ({AT_ONCE} of them)", AT_ONCE * bytes_each, group.size)
+    if rewards:
+        check_unpacked(f"episode {number}", len(entry) * bytes_each, group.size)  # it is held as a whole
+    if entry.shape[1:] == shape and entry.dtype == np.uint8:
+        chunks = _blocks(entry, layout)
+    elif entry.dtype.kind == "O" or (entry.dtype == np.uint8 and entry.ndim == 2):
+        chunks = _jpegs(entry, shape, layout)
+    else:
+        raise Unreadable(f"its pictures are {entry.dtype} {entry.shape}, and its observation space is of {shape}")
+    clip = Clip(f"{path.name}, episode {number}", chunks)
+    if actions or rewards:
+        clip.action = aligned(_loaded(group, "actions"), len(entry))
+    if rewards:
+        clip.reward = rewards_of({"reward": _loaded(group, "rewards")}, len(entry))
+        clip.terminated = _check_ends(group, len(entry) - 1, clip.name)
+    return clip
+
+
+def _group(holder: Group, name: str) -> Group:
+    entry = pick(holder, name)
+    if not isinstance(entry, Group):
+        raise Unreadable(f"its {name} is an array, where its spaces say that there are several")
+    return entry
+
+
+def _loaded(group: Group, name: str) -> np.ndarray:
+    entry = group.pick(name)
+    check_unpacked(name, math.prod(entry.shape) * entry.dtype.itemsize, group.size)
+    return np.asarray(entry)
+
+
+def _blocks(entry: Any, layout: Layout) -> Iterator[np.ndarray]:
+    for at in range(0, len(entry), AT_ONCE):
+        with reported_as_unreadable():
+            yield newest_frames(np.asarray(entry[at : at + AT_ONCE]), layout)
+
+
+def _jpegs(entry: Any, shape: tuple[int, ...], layout: Layout) -> Iterator[np.ndarray]:
+    """Pictures that Minari compressed, (H, W) or (H, W, C) of `shape` each."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise missing_extra("Pillow", "Minari's JPEG pictures") from error
+    for at in range(0, len(entry), AT_ONCE):
+        pictures = []
+        with reported_as_unreadable():
+            for row in range(at, min(at + AT_ONCE, len(entry))):
+                with Image.open(io.BytesIO(bytes(entry[row])), formats=["JPEG"]) as picture:
+                    if picture.size != (shape[1], shape[0]):  # nothing was unpacked so far
+                        raise Unreadable(f"its picture {row} is {picture.size}, and its observation space {shape}")
+                    pictures.append(np.asarray(picture).reshape(shape))
+            yield newest_frames(np.stack(pictures), layout)
+
+
+def _check_ends(group: Group, steps: int, name: str) -> bool:
+    ends = [_loaded(group, key) for key in ("terminations", "truncations")]
+    if any(marks.shape != (steps,) or marks.dtype.kind not in "biu" or marks[:-1].any() for marks in ends):
         raise Unreadable(f"{name} has terminations and truncations that are not those of one episode")
     return bool(ends[0][-1])
 
 
-def _minari() -> Any:
-    try:
-        import minari
-    except ModuleNotFoundError as error:
-        raise missing_extra("Minari", "Minari data sets") from error
-    return minari
+def _metadata(path: Path) -> dict[str, Any]:
+    """The description of a data set, its two spaces as dictionaries."""
+    about = read_json(path / METADATA)
+    if not isinstance(about, dict):
+        raise Unreadable(f"its {METADATA} must be a mapping")
+    for name in SPACES:
+        if not isinstance(about.get(name), str):
+            raise Unreadable(
+                f"its {METADATA} has no {name}: Minari would make the environment that the file names to find it out, "
+                f"which can run any code, so only data sets that hold their spaces are read"
+            )
+        about[name] = json.loads(about[name])
+        if not isinstance(about[name], dict) or not isinstance(about[name].get("type"), str):
+            raise Unreadable(f"its {name} is not a space")
+    return about
+
+
+def _pictures(space: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The space of the pictures, and the keys that lead to it."""
+    if space["type"] == "Dict":
+        subspaces = space["subspaces"]
+        name = next((name for name in PICTURE_KEYS if name in subspaces), None)
+        if name is None:
+            raise Unreadable(f"it holds none of {', '.join(PICTURE_KEYS)}, only {', '.join(sorted(subspaces))}")
+        found, keys = _pictures(subspaces[name])
+        return found, [name, *keys]
+    shape = space.get("shape")
+    if space["type"] != "Box" or space.get("dtype") != "uint8":
+        raise Unreadable(f"its observations must be uint8 pictures, got {space['type']} of {space.get('dtype')}")
+    if not isinstance(shape, list) or len(shape) not in (2, 3) or any(type(n) is not int or n < 1 for n in shape):
+        raise Unreadable(f"its observations must be pictures, got the shape {shape}")
+    return space, []
 
 
 def read_provenance(path: Path) -> Provenance:
-    """What `write_minari` recorded, else the task and the choices that Minari knows of."""
+    """What `write_minari` recorded, else the task and the choices that the metadata tell."""
     with reported_as_unreadable():
-        metadata = json.loads((path / "data" / "metadata.json").read_text())
-        if PROVENANCE in metadata:
-            return Provenance.from_json(metadata[PROVENANCE])
-        space = json.loads(metadata.get("action_space", "{}"))
-        environment = json.loads(metadata.get("env_spec", "{}"))
-        return Provenance(task=environment.get("id"), num_actions=space.get("n"))
+        about = _metadata(path)
+        if PROVENANCE in about:
+            return Provenance.from_json(about[PROVENANCE])
+        environment = json.loads(about.get("env_spec", "{}"))
+        return Provenance(task=environment.get("id"), num_actions=about["action_space"].get("n"))
 
 
 def write_minari(episodes: Iterable[Transitions], folder: Path, provenance: Provenance) -> None:
-    """A Minari data set, frames as they are: (C, H, W) observations, not compressed by JPEG."""
-    _minari()
-    from gymnasium import spaces
-    from minari.data_collector import EpisodeBuffer
-    from minari.dataset.minari_storage import MinariStorage
+    """A Minari data set, frames as they are: (C, H, W) observations, not compressed by JPEG.
 
-    storage = None
-    for number, episode in enumerate(episodes):
-        if storage is None:
-            pictures = spaces.Box(0, 255, episode.frames.shape[1:], np.uint8)
+    Raises:
+        OSError: if it can't be written.
+        ValueError: if there are choices, and it is not known how many.
+    """
+    (folder / "data").mkdir()
+    count = steps = 0
+    first: Transitions | None = None
+    with writing(folder / ROWS) as (file, output):
+        for number, episode in enumerate(episodes):
+            first = first or episode
             if episode.discrete and provenance.num_actions is None:
                 raise ValueError("Minari must know how many choices there are: give them as num_actions")
-            acts: Any = (
-                spaces.Discrete(provenance.num_actions or 1)
-                if episode.discrete
-                else spaces.Box(-1, 1, episode.action.shape[1:], np.float32)
-            )
-            storage = MinariStorage.new(folder / "data", pictures, acts, data_format="hdf5", jpeg_encoding=False)
-            name = "-".join(part.lower() for part in (provenance.task, provenance.level) if part) or "data"
-            storage.update_metadata(
-                {
-                    "dataset_id": f"rlrep/{name.replace('_', '-')}-v0",
-                    "minari_version": _minari().__version__,
-                    PROVENANCE: provenance.to_json(),
-                }
-            )
-        last = np.arange(len(episode)) == len(episode) - 1
-        buffer = EpisodeBuffer(
-            id=number,
-            observations=episode.frames,
-            actions=episode.action,
-            rewards=episode.reward,
-            terminations=last & episode.terminated,
-            truncations=last & (not episode.terminated),
-        )
-        storage.update_episodes([buffer])
+            last = np.arange(len(episode)) == len(episode) - 1
+            arrays = {
+                "observations": episode.frames,
+                "actions": episode.action,
+                "rewards": episode.reward,
+                "terminations": last & episode.terminated,
+                "truncations": last & (not episode.terminated),
+            }
+            output.expect(sum(array.nbytes for array in arrays.values()))
+            group = file.create_group(f"episode_{number}")
+            group.attrs.update({"id": number, "total_steps": len(episode)})
+            for name, array in arrays.items():
+                create_rows(group, name, array, AT_ONCE if name == "observations" else len(array))
+            count, steps = number + 1, steps + len(episode)
+            file.flush()
+            output.check()
+    if first is not None:
+        about = _description(first, provenance) | {"total_episodes": count, "total_steps": steps}
+        about["dataset_size"] = round((folder / ROWS).stat().st_size / 1e6, 1)
+        (folder / METADATA).write_text(json.dumps(about))
+
+
+def _description(episode: Transitions, provenance: Provenance) -> dict[str, Any]:
+    action: dict[str, Any]
+    if episode.discrete:
+        action = {"type": "Discrete", "dtype": "int64", "start": 0, "n": provenance.num_actions}
+    else:
+        action = _box(episode.action.shape[1:], "float32", -1.0, 1.0)
+    name = "-".join(part.lower() for part in (provenance.task, provenance.level) if part) or "data"
+    return {
+        "dataset_id": f"rlrep/{name.replace('_', '-')}-v0",
+        "minari_version": VERSION,
+        "data_format": "hdf5",
+        "jpeg_encoding": False,
+        "observation_space": json.dumps(_box(episode.frames.shape[1:], "uint8", 0, 255)),
+        "action_space": json.dumps(action),
+        PROVENANCE: provenance.to_json(),
+    }
+
+
+def _box(shape: tuple[int, ...], dtype: str, low: float, high: float) -> dict[str, Any]:
+    bounds = {name: np.full(shape, value, dtype).tolist() for name, value in (("low", low), ("high", high))}
+    return {"type": "Box", "dtype": dtype, "shape": list(shape), **bounds}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
@@ -17,35 +18,42 @@ from rlrep.data.clips import (
     Unreadable,
     aligned,
     check_marks,
+    check_unpacked,
     has_ended,
     in_chunks,
     pick,
+    read_text,
+    regular_size,
     reported_as_unreadable,
     rewards_of,
 )
-from rlrep.data.pictures import newest_frames
+from rlrep.data.pictures import UNKNOWN, Layout, newest_frames
 from rlrep.data.transitions import Provenance, Transitions
 
 PROVENANCE = "provenance.json"
 STACK = 3
-# Deflate makes nothing smaller than by this; a header that states more lies.
-MOST_DEFLATED = 1100
+PART = 1 << 20
 
 
-def read_npz(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
+def read_npz(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
     """One episode: pictures as `observation`, `image`, `frames` or `obs`, perhaps `action`, `reward` and what tells
     whether it ended. Also V-D4RL's 64-pixel files and the episodes of DrQ-v2's replay.
     """
-    arrays = load_arrays(path)
+    wanted: list[Sequence[str]] = [PICTURE_KEYS]
+    if actions or rewards:
+        wanted.append(ACTION_KEYS)
+    if rewards:
+        wanted += [("reward", "rewards"), ("discount",), ("is_first",), ("is_last",), ("is_terminal",)]
+    arrays, names = load_arrays(path, wanted)
     with reported_as_unreadable():
-        pictures = pick(arrays, *PICTURE_KEYS)
-        frames = newest_frames(pictures)
+        pictures = pick(arrays or dict.fromkeys(names), *PICTURE_KEYS)
+        frames = newest_frames(pictures, layout)
         clip = Clip(path.name, in_chunks(frames))
         if rewards or (actions and not arrays.keys().isdisjoint(ACTION_KEYS)):
-            as_dm_env = "discount" in arrays or "is_first" in arrays
+            as_dm_env = not names.isdisjoint(("discount", "is_first"))
             clip.action = aligned(pick(arrays, *ACTION_KEYS), len(frames), led_here=as_dm_env)
         if rewards:
-            _check_stacks(pictures, frames)
+            _check_stacks(layout.channels_first(pictures), frames)
             place = np.arange(len(frames))
             if "is_first" in arrays:
                 check_marks("is_first", arrays["is_first"], place == 0)
@@ -56,45 +64,61 @@ def read_npz(path: Path, actions: bool = False, rewards: bool = False) -> Iterat
     yield clip
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of an `.npz` file, each read to its end, where its checksum is compared.
+def load_arrays(path: Path, wanted: Iterable[Sequence[str]]) -> tuple[dict[str, np.ndarray], Set[str]]:
+    """Arrays of an `.npz` file, and the names of all that it holds. Of each group of names the first that there is is
+    read, to its end, where its checksum is compared; nothing else is unpacked.
 
     Raises:
-        Unreadable: if it is damaged, or holds pickled objects.
+        Unreadable: if it is damaged, holds pickled objects, or unpacks to far more than its size.
     """
-    arrays = {}
-    with reported_as_unreadable(), zipfile.ZipFile(path) as file:
-        size = path.stat().st_size
-        for entry in file.infolist():
-            name = entry.filename.removesuffix(".npy")
-            if entry.file_size > MOST_DEFLATED * size or name in arrays:
-                raise Unreadable(f"it is corrupt: its table of contents can't be right on {name}")
-            with file.open(entry) as member:
-                arrays[name] = _load_array(member, name)
-    return arrays
+    with reported_as_unreadable():
+        size = regular_size(path)
+        with zipfile.ZipFile(path) as file:
+            members = [(entry.filename.removesuffix(".npy"), entry) for entry in file.infolist()]
+            names = {name for name, _ in members}
+            chosen = {next((name for name in group if name in names), None) for group in wanted}
+            read = [(name, entry) for name, entry in members if name in chosen]
+            if len(read) > len({name for name, _ in read}):
+                raise Unreadable("it is corrupt: it holds an array twice")
+            check_unpacked(" and ".join(name for name, _ in read), sum(entry.file_size for _, entry in read), size)
+            arrays = {}
+            for name, entry in read:
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack unbounded
+                    raise Unreadable(f"its {name} is compressed in a way that NumPy does not write")
+                with file.open(entry) as member:
+                    arrays[name] = _load_array(member, name, entry.file_size)
+    return arrays, names
 
 
-def _load_array(member: IO[bytes], name: str) -> np.ndarray:
+def _load_array(member: IO[bytes], name: str, size: int) -> np.ndarray:
+    """An array whose file in the archive has `size` bytes, of which no more are read."""
     version = np.lib.format.read_magic(member)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in read_header:
         raise Unreadable(f"its {name} is in version {version} of NumPy's format, which plain arrays do not need")
-    shape, fortran_order, dtype = read_header[version](member)
+    try:
+        shape, fortran_order, dtype = read_header[version](member)
+    except MemoryError as error:  # Python's parser, of too many brackets
+        raise Unreadable(f"it is corrupt: its {name} has no header") from error
     if dtype.hasobject:
         raise Unreadable("it holds pickled objects, which can run any code: save plain arrays instead")
-    content = member.read()  # to the end: only there is the checksum compared
-    if len(content) != dtype.itemsize * int(np.prod(shape, dtype=object)):
+    # Checked before there is memory for it: a header may state any shape.
+    if dtype.itemsize * math.prod(shape) + member.tell() != size:
         raise Unreadable(f"it is corrupt: its {name} is not as long as its header says")
-    array = np.frombuffer(bytearray(content), dtype)  # torch warns of arrays that can't be written to
+    array = np.empty(math.prod(shape), dtype)
+    content = array.view(np.uint8)
+    done = 0
+    while done < len(content) and (part := member.read(min(PART, len(content) - done))):
+        content[done : done + len(part)] = np.frombuffer(part, np.uint8)
+        done += len(part)
+    if done < len(content) or member.read(1):  # only past the end is the checksum compared
+        raise Unreadable(f"it is corrupt: its {name} is not as long as its header says")
     return array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)
 
 
 def _check_stacks(pictures: np.ndarray, frames: np.ndarray) -> None:
-    """Refuses stacked frames of which not all are those of the rows before: only the newest ones are kept."""
-    if pictures.shape[1:] in (frames.shape[1:], (*frames.shape[2:], frames.shape[1])):
-        return
-    channels_first = pictures if pictures.shape[2:] == frames.shape[2:] else np.moveaxis(pictures, 3, 1)
-    older = np.split(channels_first, channels_first.shape[1] // 3, axis=1)[-2::-1]
+    """Refuses stacks (T, F·C, H, W) of which not all frames are those of the rows before: only the newest is kept."""
+    older = np.split(pictures, pictures.shape[1] // frames.shape[1], axis=1)[-2::-1]
     for back, stacked in enumerate(older, 1):
         row = np.maximum(np.arange(len(frames)) - back, 0)
         if not np.array_equal(stacked, frames[row]):
@@ -175,7 +199,7 @@ def _write(
 def read_provenance(folder: Path) -> Provenance:
     """What `write_vd4rl_64` or `write_drqv2` recorded."""
     with reported_as_unreadable():
-        return Provenance.from_json((folder / PROVENANCE).read_text())
+        return Provenance.from_json(read_text(folder / PROVENANCE))
 
 
 def layout(path: Path) -> str:

@@ -2,34 +2,132 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 
-CHANNELS = (1, 3)
+from rlrep.data.clips import Unreadable
+
 LARGEST_STACK = 16
+# Pictures of a true stack that have to follow from the ones before, each with a change, to be taken for one.
+PROOF = 3
 
 
-def newest_frames(pictures: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class Layout:
+    """How pictures are laid out in an array; what is None is decided by their shape, see `of`.
+
+    Attributes:
+        channels_last: True for (H, W, C), False for (C, H, W).
+        frame_channels: channels of one frame, of which a picture may hold several: 1 for grey, 3 for RGB.
+
+    Raises:
+        ValueError: for fewer than one channel.
+    """
+
+    channels_last: bool | None = None
+    frame_channels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.frame_channels is not None and self.frame_channels < 1:
+            raise ValueError(f"frame_channels must be at least 1, got {self.frame_channels}")
+
+    def of(self, shape: Sequence[int]) -> Layout:
+        """The layout of pictures of `shape`, (C, H, W) or (H, W, C), with nothing left open.
+
+        A picture is larger than it has channels: of the first and the last axis, the smallest of all three holds the
+        channels. Where that tells nothing, the only one does that can: at most 16 frames of RGB or of
+        `frame_channels`. One channel is grey; three, and all multiples of three, are RGB.
+
+        Raises:
+            Unreadable: for other numbers of channels, and where the axis stays unknown.
+        """
+        shape = tuple(shape)
+        if len(shape) != 3 or 0 in shape:
+            raise Unreadable(_expected(f"pictures of shape {shape}"))
+        channels_last = self._is_last(shape) if self.channels_last is None else self.channels_last
+        channels = shape[2 if channels_last else 0]
+        frame_channels = self.frame_channels or (channels if channels in (1, 3) else 3)
+        if channels % frame_channels or channels > frame_channels * LARGEST_STACK:
+            if self.frame_channels:
+                advice = f"which frame_channels={self.frame_channels} does not divide into 1 to {LARGEST_STACK} frames"
+            else:
+                advice = (
+                    f"which could be {channels} grey frames stacked (frame_channels=1) or one frame of {channels} "
+                    f"channels (frame_channels={channels}); of RGBA leave the alpha channel out"
+                )
+            order = "(height, width, channels)" if channels_last else "(channels, height, width)"
+            raise Unreadable(_expected(f"{shape} as {order}: {channels} channels, {advice}"))
+        return Layout(channels_last, frame_channels)
+
+    def _is_last(self, shape: tuple[int, ...]) -> bool:
+        first, middle, last = shape
+        if min(first, last) < min(middle, max(first, last)):
+            return last < first
+        known = self.frame_channels or 3
+        first_can, last_can = (n == 1 or (n % known == 0 and n <= known * LARGEST_STACK) for n in (first, last))
+        if first_can == last_can:
+            raise Unreadable(
+                _expected(f"shape {shape}, in which they may come first or last: set channels_last=True or False")
+            )
+        return last_can
+
+    def channels_first(self, pictures: np.ndarray) -> np.ndarray:
+        """(T, H, W, C) or (T, C, H, W) pictures as (T, C, H, W), without a copy."""
+        return np.moveaxis(pictures, 3, 1) if self.of(pictures.shape[1:]).channels_last else pictures
+
+
+UNKNOWN = Layout()
+
+
+def newest_frames(pictures: Any, layout: Layout = UNKNOWN) -> np.ndarray:
     """Pictures of any usual layout as (T, C, H, W), the newest frame of each where frames are stacked.
 
     Args:
-        pictures: uint8, (T, H, W, C) or (T, C, H, W) with 1 or 3 channels, or with up to 16 RGB frames stacked in the
+        pictures: uint8, (T, H, W, C) or (T, C, H, W) with 1 or 3 channels, or with up to 16 frames stacked in the
             channels, oldest first, as DrQ-v2 stores them.
+        layout: what is known of it; `Layout.of` decides the rest.
 
     Raises:
-        ValueError: for anything else.
+        Unreadable: for anything else, for a shape that can be read in two ways, and for stacks of grey frames that
+            nobody said to be grey.
     """
-    if pictures.ndim == 4 and pictures.dtype == np.uint8:
-        for axis in (3, 1):
-            if pictures.shape[axis] in CHANNELS:
-                return np.moveaxis(pictures, axis, 1)
-        for axis in (1, 3):
-            if pictures.shape[axis] % 3 == 0 and pictures.shape[axis] <= 3 * LARGEST_STACK:
-                return np.moveaxis(pictures, axis, 1)[:, -3:]
-    raise ValueError(
+    if not isinstance(pictures, np.ndarray):
+        raise Unreadable(_expected(f"a {type(pictures).__name__}"))
+    if pictures.ndim != 4 or pictures.dtype != np.uint8:
+        raise Unreadable(_expected(f"{pictures.dtype} of shape {pictures.shape}"))
+    known = layout.of(pictures.shape[1:])
+    assert known.frame_channels is not None
+    frames = layout.channels_first(pictures)
+    if layout.frame_channels is None and known.frame_channels > 1 and _are_stacked(frames, 1):
+        raise Unreadable(
+            f"its pictures look like {frames.shape[1]} grey frames stacked in the channels, each seen again one place "
+            f"further on: with frame_channels=1 the newest one is taken, with frame_channels=3 they are read as RGB"
+        )
+    return frames[:, -known.frame_channels :]
+
+
+def _expected(got: str) -> str:
+    return (
         f"frames must be uint8 of shape (T, H, W, C) or (T, C, H, W) with 1 or 3 channels, or RGB frames stacked in "
-        f"them, got {pictures.dtype} of shape {pictures.shape}"
+        f"them, got {got}"
     )
+
+
+def _are_stacked(pictures: np.ndarray, frame_channels: int) -> bool:
+    """Whether (T, C, H, W) are stacks of frames of so many channels: most pictures hold all of the one before but its
+    oldest frame. Only those that change prove anything; where an episode begins it need not hold.
+    """
+    for grid in (4, 1):  # a few pixels refute it for nearly all pictures that are no such stacks
+        some = pictures[..., ::grid, ::grid]
+        moved = (some[1:] != some[:-1]).any((1, 2, 3))
+        follows = (some[1:, :-frame_channels] == some[:-1, frame_channels:]).all((1, 2, 3))
+        if not follows.any() or follows[moved].sum() < moved.sum() / 2:
+            return False
+    return int(follows[moved].sum()) >= PROOF
 
 
 def resize(frames: np.ndarray, image_size: int) -> np.ndarray:

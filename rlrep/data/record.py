@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlrep.data.clips import AT_ONCE
 from rlrep.data.episodes import EpisodeDataset, check_at_least_one
-from rlrep.data.pictures import newest_frames, resize
+from rlrep.data.pictures import Layout, newest_frames, resize
 
 
 def record(
@@ -21,6 +22,8 @@ def record(
     frame_stack: int = 1,
     max_gap: int = 1,
     seed: int = 0,
+    channels_last: bool | None = None,
+    frame_channels: int | None = None,
 ) -> EpisodeDataset:
     """Plays a Gymnasium environment that is seen through pixels, and keeps what it shows.
 
@@ -31,6 +34,7 @@ def record(
         image_size: height and width to resize frames to, None to keep theirs.
         frame_stack, max_gap: of the data set.
         seed: of the environment, the random actions and the sampler.
+        channels_last, frame_channels: how observations are laid out, see `open_video`; None where their shape tells.
 
     Returns:
         The data set with its actions, and with `state` and `noise` where the environment's `info` holds them.
@@ -41,6 +45,7 @@ def record(
     check_at_least_one(num_frames=num_frames, frame_stack=frame_stack, max_gap=max_gap)
     if image_size is not None:
         check_at_least_one(image_size=image_size)
+    layout = Layout(channels_last, frame_channels)
     rows: dict[str, np.ndarray] = {}
 
     def keep(at: int, name: str, value: np.ndarray) -> None:
@@ -49,11 +54,16 @@ def record(
         rows[name][at] = value
 
     lengths: list[int] = []
+    early: list[np.ndarray] = []
     for at, step in enumerate(islice(_play(env, policy, seed), num_frames)):
         if step.first:
             lengths.append(0)
         lengths[-1] += 1
-        frame = newest_frames(np.asarray(step.observation)[None])
+        pictures = np.asarray(step.observation)[None]
+        frame = newest_frames(pictures, layout)
+        if at < AT_ONCE:
+            early.append(pictures.copy())  # the environment may draw into the same array again
+            newest_frames(np.concatenate(early), layout)  # several show whether grey frames are stacked
         keep(at, "frame", (frame if image_size is None else resize(frame, image_size))[0])
         for name in {"state", "noise"} & step.info.keys():
             keep(at, name, np.atleast_1d(np.asarray(step.info[name])))

@@ -7,21 +7,23 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlrep.data.cache import GrowingArray
-from rlrep.data.clips import AT_ONCE, Clip, Unreadable, reported_as_unreadable
+from rlrep.data.cache import GrowingArray, is_verified, mark_verified
+from rlrep.data.clips import AT_ONCE, Clip, Unreadable, read_json, read_text, regular_size, reported_as_unreadable
+from rlrep.data.pictures import UNKNOWN, Layout
 from rlrep.data.transitions import Provenance, Transitions, sealed, unsealed
 from rlrep.replay.storage import FORMAT_VERSION
 
 KINDS = {"frame": "uint8", "reward": "float32", "terminated": "bool", "step": "int32", "episode": "int64"}
 ACTION_KINDS = ("float32", "int64")
 DESCRIPTION = "dataset.json"
-VERIFIED = "verified.json"
+DESCRIBED = {"provenance": dict, "rows": dict, "frames": list}
+FORGOTTEN = -2  # the step of a row that is not to be read, see `Files.forget_row`
 
 
 def is_dataset(folder: Path) -> bool:
@@ -29,18 +31,22 @@ def is_dataset(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file()
 
 
-def read_replay(path: Path, actions: bool = False, rewards: bool = False) -> Iterator[Clip]:
+def read_replay(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
     """The rows of a `ReplayBuffer`'s files, in the order they were written; a running episode too, and where no rewards
-    are wanted a half overwritten one.
+    are wanted a half overwritten one. Frames are single ones, as the replay was made for; `layout` is of no use.
     """
     with reported_as_unreadable():
         rows = load_rows(path)
         checksums = description(path)["frames"] if is_dataset(path) else []
+    left_out = _left_out(rows)
     for lane in range(len(rows["step"])):
         for at in episodes_of(rows, lane):
             number = int(rows["episode"][lane, at[0]])
-            clip = Clip(f"environment {lane}, episode {number}", _rows(rows["frame"][lane], at))
+            clip = Clip(f"environment {lane}, episode {number}", _rows(rows["frame"][lane], at), left_out=left_out)
+            left_out = ""
             if checksums:
+                if not 0 <= number < len(checksums):
+                    raise Unreadable(f"its {DESCRIPTION} has no checksum of episode {number}")
                 clip.chunks = _verified(clip.chunks, checksums[number], number)
             clip.action = np.array(rows["action"][lane, at])
             if rewards:
@@ -61,10 +67,10 @@ def load_rows(folder: Path) -> dict[str, np.ndarray]:
         Unreadable: if they are missing, damaged, or not what a replay holds.
     """
     with reported_as_unreadable():
-        found = json.loads((folder / "replay.json").read_text())
+        found = read_json(folder / "replay.json")
         size = (found["lanes"], found["length"])
         names = (*KINDS, "action")
-        rows = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
+        rows = {name: _mapped(folder / f"{name}.npy") for name in names}
         for name, array in rows.items():
             kinds = (KINDS[name],) if name in KINDS else ACTION_KINDS
             axes = {"frame": 5, "action": 3 if array.dtype == np.float32 else 2}.get(name, 2)
@@ -74,12 +80,22 @@ def load_rows(folder: Path) -> dict[str, np.ndarray]:
                 raise Unreadable(f"its {name}.npy is not what replay.json describes, or not of a replay")
         if (rows["terminated"].view(np.uint8) > 1).any():
             raise Unreadable("its terminated.npy is corrupt")
-        if is_dataset(folder):
+        if not is_dataset(folder):
+            _left_out(rows)
+        else:
             stated = description(folder)["rows"]
             for name, array in rows.items():
-                if name != "frame" and _crc32(array) != stated[name]:
+                if name != "frame" and _crc32(array) != stated.get(name):
                     raise Unreadable(f"its {name}.npy is corrupt: its checksum is another")
         return rows
+
+
+def _mapped(path: Path) -> np.ndarray:
+    regular_size(path)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except MemoryError as error:  # Python's parser, of too many brackets; mapping takes no memory
+        raise Unreadable(f"its {path.name} has no header") from error
 
 
 def check_frames(folder: Path) -> None:
@@ -89,34 +105,27 @@ def check_frames(folder: Path) -> None:
     Raises:
         Unreadable: if they are corrupt.
     """
-    with suppress(OSError, ValueError):
-        if json.loads((folder / VERIFIED).read_text()) == _stamp(folder):
-            return
+    if is_verified(folder / "frame.npy"):
+        return
     for clip in read_replay(folder):
         for _ in clip.chunks:
             pass
-    with suppress(OSError):  # data may lie where nothing can be written
-        _trust(folder)
-
-
-def _trust(folder: Path) -> None:
-    (folder / VERIFIED).write_text(json.dumps(_stamp(folder)))
-
-
-def _stamp(folder: Path) -> list[int]:
-    """Which file the frames are in; a copy of it is another one."""
-    found = (folder / "frame.npy").stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ino]
+    mark_verified(folder / "frame.npy")
 
 
 def description(folder: Path) -> dict[str, Any]:
     """What `write_dataset` recorded: provenance, checksums, and what a cache was made from.
 
     Raises:
-        Unreadable: if it is damaged.
+        Unreadable: if it is damaged, or describes something else.
     """
     with reported_as_unreadable():
-        return unsealed((folder / DESCRIPTION).read_text())
+        found = unsealed(read_text(folder / DESCRIPTION))
+        for name, kind in DESCRIBED.items():
+            if not isinstance(found.get(name), kind):
+                raise Unreadable(f"its {DESCRIPTION} is not that of a data set: it has no {name}")
+        Provenance(**found["provenance"])
+        return found
 
 
 def fingerprint(folder: Path) -> str:
@@ -183,7 +192,7 @@ def write_dataset(
         "frames": checksums,
     }
     (folder / DESCRIPTION).write_text(sealed(recorded | about))
-    _trust(folder)
+    mark_verified(folder / "frame.npy")
 
 
 def _crc32(array: np.ndarray) -> int:
@@ -204,10 +213,46 @@ def _rows(frames: np.ndarray, at: np.ndarray) -> Iterator[np.ndarray]:
         yield np.asarray(frames[part[0] : part[-1] + 1] if part[-1] - part[0] == len(part) - 1 else frames[part])
 
 
+def _left_out(rows: dict[str, np.ndarray]) -> str:
+    """How many rows of a run's replay are not read, in words; nothing if all are.
+
+    What a run wrote after its last checkpoint, and a run that was resumed wrote in part anew, follows a row that was
+    marked (`Files.forget_row`).
+
+    Raises:
+        Unreadable: if rows are left out for another reason: a row within the others is damaged.
+    """
+    told = []
+    for lane, (episode, step) in enumerate(zip(rows["episode"], rows["step"], strict=True)):
+        order = _written(episode, step)
+        rest = (order[-1] + 1 + np.arange(len(episode) - len(order))) % len(episode)
+        rest_episode, rest_step = episode[rest], step[rest]
+        written = (rest_step != FORGOTTEN) & ~_is_empty(episode, step)[rest]
+        if not written.any():
+            continue
+        first, last = order[0], order[-1]
+        older = (rest_episode < episode[first]) | ((rest_episode == episode[first]) & (rest_step < step[first]))
+        unmarked = written[0] and (written & (rest_episode >= episode[last]))[1:].any()
+        count = f"{written.sum()} of the {len(order) + written.sum()} rows of environment {lane}"
+        if unmarked or (written & older).any():
+            raise Unreadable(
+                f"it is corrupt: {count} do not continue the others, and were not written after a checkpoint: one in "
+                f"step.npy or episode.npy is damaged"
+            )
+        told.append(f"{count}, which were written after the last checkpoint")
+    return "; ".join(told)
+
+
+def _is_empty(episode: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Which rows of a ring hold zeros, and were never written to: after a first row there is a second one."""
+    zeros = (episode == 0) & (step == 0)
+    return zeros & ~((np.roll(episode, -1) == 0) & (np.roll(step, -1) == 1))
+
+
 def _written(episode: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Rows of a ring, oldest first: the longest stretch in which each row follows on the one before it. What a run
-    wrote after its last checkpoint and then wrote anew lies outside it, and so do rows never written to or forgotten
-    (`Files.forget_row`).
+    """Rows of a ring, oldest first: the longest stretch in which each row follows on the one before it, or that from
+    row 0 on while the ring was never full. What a run wrote after its last checkpoint and then wrote anew lies outside
+    it, and so do rows never written to or forgotten (`Files.forget_row`).
     """
     length = len(episode)
     following = np.arange(1, length + 1) % length
@@ -216,6 +261,8 @@ def _written(episode: np.ndarray, step: np.ndarray) -> np.ndarray:
     breaks = np.flatnonzero(~follows)
     if not len(breaks):
         return np.arange(length)
+    if _is_empty(episode, step).any():
+        return np.arange(breaks[0] + 1)
     sizes = np.diff(breaks, prepend=breaks[-1] - length)
     longest = int(np.argmax(sizes))
     return np.arange(breaks[longest] - sizes[longest] + 1, breaks[longest] + 1) % length

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rlrep.data.clips import Reader, missing_extra
+from rlrep.data import minari_files
+from rlrep.data.clips import CanNotRead, Clip, Reader, Unreadable
 from rlrep.data.hdf5 import read_hdf5
 from rlrep.data.minari_files import read_minari
 from rlrep.data.npz import read_npz
 from rlrep.data.replay_files import read_replay
 from rlrep.data.video_files import read_video
 
+VIDEOS = (
+    *(".mp4", ".webm", ".gif", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv"),
+    *(".wmv", ".asf", ".flv", ".3gp", ".3g2"),
+)
 READERS: dict[str, Reader] = {
-    **dict.fromkeys((".mp4", ".webm", ".gif", ".mkv", ".avi"), read_video),
+    **dict.fromkeys(VIDEOS, read_video),
     ".npz": read_npz,
     **dict.fromkeys((".hdf5", ".h5"), read_hdf5),
 }
@@ -33,8 +41,13 @@ class Source:
 
     def fingerprint(self) -> list[list[str | int]]:
         """Name, size and time of change of each file; hidden ones do not count."""
-        files = [self.path] if self.path.is_file() else visible_files(self.path)
-        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        files = visible_files(self.path) if self.path.is_dir() else [self.path]
+        return [
+            [str(file), os.readlink(file)]
+            if is_dangling(file)
+            else [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+            for file in files
+        ]
 
 
 def locate(name: str | Path) -> Path:
@@ -46,19 +59,15 @@ def locate(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path.resolve()
-    if not MINARI_ID.fullmatch(str(name)):
+    if not MINARI_ID.fullmatch(str(name)) or {"", ".", ".."} & set(str(name).split("/")):
         raise FileNotFoundError(f"there is no file or folder {name}")
-    try:
-        import minari
-    except ModuleNotFoundError as error:
-        raise missing_extra("Minari", f"{name}, which is no file and so must be a Minari data set,") from error
-    try:
-        return Path(minari.load_dataset(str(name)).storage.data_path).parent
-    except FileNotFoundError as error:
+    path = minari_files.folder_of(str(name))
+    if not (path / minari_files.METADATA).is_file():
         raise FileNotFoundError(
             f"there is no file or folder {name}, and no Minari data set of that id on this machine: if it is one, "
             f"fetch it with `minari download {name}`"
-        ) from error
+        )
+    return path.resolve()
 
 
 def find(root: Path) -> list[Source]:
@@ -75,10 +84,14 @@ def find(root: Path) -> list[Source]:
     found = [Source(folder, read_replay) for folder in replays if (folder / "replay.json").is_file()]
     if found:
         return found
-    if (root / "data" / "metadata.json").is_file():
+    if (root / minari_files.METADATA).is_file():
         return [Source(root, read_minari)]
     files = list(visible_files(root))
-    found = [Source(file, READERS[file.suffix.lower()]) for file in files if file.suffix.lower() in READERS]
+    found = [
+        Source(file, READERS[file.suffix.lower()] if file.is_file() else read_nothing)
+        for file in files
+        if file.suffix.lower() in READERS or is_dangling(file)
+    ]
     if not found:
         other = ", ".join(sorted({file.suffix or file.name for file in files})[:10]) or "nothing"
         raise ValueError(
@@ -88,8 +101,37 @@ def find(root: Path) -> list[Source]:
     return found
 
 
-def visible_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder but hidden ones and those in hidden folders, in the order of their names."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
+def is_dangling(path: Path) -> bool:
+    """Whether it is a link to nothing."""
+    return path.is_symlink() and not path.exists()
+
+
+def read_nothing(path: Path, *_: Any, **options: Any) -> Iterator[Clip]:
+    """Refuses what stands where data may have been: a link to nothing, a pipe or a device."""
+    if is_dangling(path):
+        raise Unreadable(f"it is a link to {os.readlink(path)}, where nothing is: make the link anew, or delete it")
+    raise Unreadable("it is not a regular file, and reading it may never end: delete it, or put the file in its place")
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """All files below a folder, links to nothing and pipes among them, but hidden ones and those in hidden folders, in
+    the order of their names. Links to folders are followed, but each folder is read once, under the first of its names.
+
+    Raises:
+        CanNotRead: if one of the folders can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise CanNotRead(error.errno or errno.EIO, f"the folder {error.filename} can't be read ({error.strerror})")
+
+    files: list[Path] = []
+    seen = set()
+    for name, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        here = Path(name)
+        found = here.stat()
+        new = (found.st_dev, found.st_ino) not in seen
+        seen.add((found.st_dev, found.st_ino))
+        folders[:] = sorted(each for each in folders if new and not each.startswith("."))
+        paths = [here / each for each in names if new and not each.startswith(".")]
+        files += [path for path in paths if not path.is_dir()]
+    return sorted(files)

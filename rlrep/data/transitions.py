@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -109,6 +110,11 @@ class Provenance:
             value = getattr(self, name)
             if not isinstance(value, kind) and (value is not None or name == "made"):
                 raise ValueError(f"{name} of a data set's provenance can't be {value!r}")
+        for text in _texts(asdict(self)):
+            if "${" in text:  # a configuration that such a text came into would read the environment
+                raise ValueError(f"a data set's provenance can't contain ${{, got {text!r}")
+        if self.level is not None and {"/", "\\", "\0"} & set(self.level):  # it becomes part of a folder's name
+            raise ValueError(f"level of a data set's provenance must be a plain name, got {self.level!r}")
 
     def to_json(self) -> str:
         return sealed(asdict(self))
@@ -125,6 +131,18 @@ class Provenance:
         if unknown:
             raise ValueError(f"its provenance has unknown entries {', '.join(sorted(unknown))}")
         return cls(**values)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All strings in plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield from (*_texts(key), *_texts(entry))
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from _texts(entry)
 
 
 def sealed(values: dict[str, Any]) -> str:

@@ -8,13 +8,15 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rlrep.data import cache as caches
-from rlrep.data.decode import Options, decode
+from rlrep.data.decode import Options, decode, is_supported
 from rlrep.data.episodes import EpisodeDataset, check_at_least_one
-from rlrep.data.sources import CACHE_FOLDER, find, locate
+from rlrep.data.pictures import UNKNOWN, Layout
+from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
 
 __all__ = ["open_video"]
 
@@ -31,6 +33,8 @@ def open_video(
     fps: float | None = None,
     mixed_sizes: bool = False,
     actions: bool = False,
+    channels_last: bool | None = None,
+    frame_channels: int | None = None,
 ) -> EpisodeDataset:
     """Opens videos and episode files for learning without actions and rewards.
 
@@ -41,12 +45,13 @@ def open_video(
     Args:
         source: one of these, or a list of them:
 
-            - a video (MP4, WebM, GIF, MKV, AVI);
+            - a video (MP4, WebM, GIF, MKV, AVI, MOV, MPEG and others), turned and mirrored as players show it;
             - an `.npz` file with one episode of uint8 pictures, (T, H, W, C) or (T, C, H, W), as `observation`,
               `image`, `frames` or `obs`. Of stacked frames (DrQ-v2's replay) the newest is taken;
             - an HDF5 file in V-D4RL's layout: `observation` (N, C, H, W) and `step_type` (N,), 0 where an episode
               begins;
-            - a folder of such files, its sub-folders included;
+            - a folder of such files, its sub-folders included, those that are links too. Each folder is read once;
+              what begins with a dot is not read;
             - a Minari data set, by its folder or the id it has on this machine;
             - the folder of a run of `experiments.train`, or its `replay` folder. Let the run end first.
         image_size: height and width of a frame, in pixels.
@@ -59,14 +64,22 @@ def open_video(
             with a warning that counts and lists them; `skipped` of the data set has the reasons. Otherwise they are
             errors.
         seed: of the sampler.
-        fps: the frame rate to bring videos to, by dropping frames. Without it all must have the same, within 1 %.
+        fps: the frame rate to bring videos to, by dropping frames: of the times at which pictures are shown, those are
+            chosen that are nearest to even steps. Without it all must have the same rate, within 1 %. Videos whose
+            steps vary are read with a warning.
         mixed_sizes: take videos whose pictures differ in size or shape; all end up `image_size` square.
         actions: keep the actions, for an objective that needs them. Episode files have them as `action`: one row fewer
             than frames, row i taken at frame i, or as many, row i the one that led to frame i and row 0 zeros, as
             DrQ-v2, Dreamer and V-D4RL write them.
+        channels_last: whether pictures in episode files are (H, W, C) or, if False, (C, H, W). None decides by their
+            shape: a picture is larger than it has channels.
+        frame_channels: channels of one frame in episode files, 1 for grey and 3 for RGB, where pictures hold several
+            frames stacked. None takes three channels and multiples of three for RGB.
 
     Raises:
         FileNotFoundError: if there is nothing at `source`.
+        CanNotRead: an `OSError`, if a file can't be read now (rights, locks, too many open files), whatever
+            `skip_corrupt` says. Nothing is remembered of it.
         ModuleNotFoundError: if the package that reads it is not installed.
         OSError: if the cache can't be written.
         ValueError: for a folder without files that can be read, a file that can't be used (unless `skip_corrupt`), and
@@ -77,17 +90,18 @@ def open_video(
         raise ValueError(f"fps must be greater than 0, got {fps}")
     if fps is not None and actions:
         raise ValueError("fps and actions=True do not go together: dropped frames would take their actions along")
+    layout = Layout(channels_last, frame_channels)
     roots = [locate(name) for name in ([source] if isinstance(source, (str, Path)) else source)]
     if not roots:
         raise ValueError("source is an empty list: name at least one file or folder")
     sources = [found for root in roots for found in find(root)]
-    options = Options(image_size, fps, mixed_sizes, actions)
+    options = Options(image_size, fps, mixed_sizes, actions, layout)
     made_from = {"files": [entry for one in sources for entry in one.fingerprint()], "options": asdict(options)}
     folder = _cache_folder(roots, options, cache)
-    stored = caches.load(folder, made_from)
+    stored = _load(folder, made_from, sources, layout)
     if stored is None:
         with caches.locked(folder):
-            stored = caches.load(folder, made_from)  # another process may have made it
+            stored = _load(folder, made_from, sources, layout)  # another process may have made it
             if stored is None:
                 with caches.replacing(folder) as temporary:
                     decode(sources, options, skip_corrupt, temporary, made_from)
@@ -107,14 +121,28 @@ def open_video(
     if short:
         dataset = dataset.select(np.flatnonzero([file not in short for file in stored.index.files]))
     dataset.skipped = skipped
+    if stored.index.remarks:
+        listed = "".join(f"\n  {file}: {remark}" for file, remark in stored.index.remarks.items())
+        warnings.warn(f"{len(stored.index.remarks)} of {len(sources)} files need attention:{listed}", stacklevel=2)
     return dataset
+
+
+def _load(folder: Path, made_from: dict[str, Any], sources: Sequence[Source], layout: Layout) -> caches.Stored | None:
+    """The frames kept in `folder`, unless a file that they lack can be read by now."""
+    stored = caches.load(folder, made_from)
+    if stored is not None:
+        retry = set(stored.index.retry)
+        if any(is_supported(one, layout) for one in sources if str(one.path) in retry):
+            return None
+    return stored
 
 
 def _cache_folder(roots: list[Path], options: Options, cache: str | Path | None) -> Path:
     """Where the frames of these sources with these options are kept; one folder each, whatever else changes."""
     beside = roots[0] if roots[0].is_dir() else roots[0].parent
     parent = beside / CACHE_FOLDER if cache is None else Path(cache).expanduser()
-    key = json.dumps([[str(root) for root in roots], asdict(options)])
+    values = {name: value for name, value in asdict(options).items() if name != "layout" or options.layout != UNKNOWN}
+    key = json.dumps([[str(root) for root in roots], values])
     return parent / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 

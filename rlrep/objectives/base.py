@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder
+from rlrep.momentum import ema_, momentum_copy
 from rlrep.window import ANY_N_STEP, Window
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
+
+M = TypeVar("M", bound=nn.Module)
 
 PIXELS = ("observation", "future_observation")
 WHO_HAS = {
@@ -35,8 +38,8 @@ class Objective(nn.Module):
 
     A method of one's own sets `in_keys`, which entries of a batch `losses` takes, in that order; `out_keys`, what
     `losses` returns; and `window` where it reads more around a step than the actions of `horizon` steps and where they
-    led. Pixels go through `encode`. Momentum copies move in `after_step`, which every owner calls after its optimizer's
-    step.
+    led. Pixels go through `encode`. Momentum copies are made by `momentum_copy` and move in `after_step`, which every
+    owner calls after its optimizer's step.
 
     The encoder may be any module from pixels (B, C, H, W) uint8 to features (B, repr_dim) float32 that has the number
     `repr_dim`; an objective that draws pixels also reads its `observation_shape` (C, H, W).
@@ -75,6 +78,7 @@ class Objective(nn.Module):
         self.encoder = encoder
         self.augment = RandomShift(4) if augment is None else augment
         self._window: Window | None = None
+        self._copies: list[tuple[nn.Module, nn.Module, float]] = []
         self._encoded: dict[int, Tensor] = {}  # filled while `forward` runs
 
     @property
@@ -97,8 +101,26 @@ class Objective(nn.Module):
         """The losses and metrics `out_keys`, from the batch's entries `in_keys`."""
         raise NotImplementedError
 
+    def momentum_copy(self, online: M, rate: float) -> M:
+        """A copy of a module that no gradient reaches and that `after_step` moves towards it.
+
+        Args:
+            online: what is trained.
+            rate: τ in [0, 1]: copy ← (1 - τ) copy + τ online; a momentum m is a rate of 1 - m.
+        """
+        copy = momentum_copy(online)
+        self._copies.append((copy, online, rate))
+        return copy
+
     def after_step(self) -> None:
         """Called by the owner after each step of its optimizer: momentum copies move here."""
+        for copy, online, rate in self._copies:
+            ema_(copy, online, rate)
+
+    def restart_copies(self) -> None:
+        """To be called when the encoder was given other weights: momentum copies start from them."""
+        for copy, online, _ in self._copies:
+            ema_(copy, online, 1.0)
 
     def encode(self, observation: Tensor, offset: int | None = None, encoder: nn.Module | None = None) -> Tensor:
         """Features (B, repr_dim) of an augmented view of the pixels (B, C, H, W) uint8.
@@ -278,6 +300,11 @@ class Objectives(nn.ModuleList):
         """To be called after each step of the optimizer."""
         for objective in self:
             objective.after_step()
+
+    def restart_copies(self) -> None:
+        """To be called when the encoder was given other weights."""
+        for objective in self:
+            objective.restart_copies()
 
 
 def total_loss(values: Mapping[str, Tensor] | TensorDict) -> Tensor:

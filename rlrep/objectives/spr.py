@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from rlrep.actions import ActionEncoder
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
-from rlrep.momentum import ema_, momentum_copy
 from rlrep.objectives.base import Objective, check_horizon
 from rlrep.window import Window
 
@@ -55,7 +54,7 @@ class SPR(Objective):
         super().__init__(encoder, augment)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be at least 0 and less than 1, got {momentum}")
-        self.horizon, self.momentum = check_horizon(horizon), momentum
+        self.horizon = check_horizon(horizon)
         acts = action_space is not None
         self.window = Window(observations=tuple(range(1, horizon + 1)), actions=horizon if acts else 0)
         self.in_keys = ["observation", ("sequence", "observation"), *(["action_sequence"] if acts else [])]
@@ -68,8 +67,8 @@ class SPR(Objective):
         self.predictor = nn.Linear(feature_dim, feature_dim)
         for part in (self.state_projection, self.transition, self.head, self.predictor):
             part.apply(orthogonal_init)
-        self.target_encoder = momentum_copy(encoder)
-        self.target_head = momentum_copy(nn.Sequential(self.state_projection, self.head))
+        self.target_encoder = self.momentum_copy(encoder, 1 - momentum)
+        self.target_head = self.momentum_copy(nn.Sequential(self.state_projection, self.head), 1 - momentum)
 
     def losses(  # type: ignore[override]
         self, observation: Tensor, following: Tensor, action_sequence: Tensor | None = None
@@ -87,8 +86,3 @@ class SPR(Objective):
             prediction = self.predictor(self.head(state))
             agreement.append(F.cosine_similarity(prediction, targets[:, k]).mean())
         return {"loss_spr": -torch.stack(agreement).mean()}
-
-    def after_step(self) -> None:
-        """Moves the momentum copies."""
-        ema_(self.target_encoder, self.encoder, 1 - self.momentum)
-        ema_(self.target_head, nn.Sequential(self.state_projection, self.head), 1 - self.momentum)

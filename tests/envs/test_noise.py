@@ -126,6 +126,51 @@ def test_a_frame_keeps_its_own_noise_while_it_is_in_the_stack() -> None:
         last = observation
 
 
+class Turned(gym.ObservationWrapper):
+    """The same with the channels last, and perhaps other sides."""
+
+    def __init__(self, env: gym.Env, shape: tuple[int, ...] = (32, 32, 6)) -> None:
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return np.moveaxis(observation, 0, 2)
+
+
+@pytest.mark.parametrize("kind", ["shapes", "pixels"])
+def test_pictures_with_their_channels_last_get_the_same_noise(kind: str) -> None:
+    first, last = Noise(Counter(), kind=kind), Noise(Turned(Counter()), kind=kind)
+    assert (first.reset(seed=1)[0] == np.moveaxis(last.reset(seed=1)[0], 2, 0)).all()
+    for _ in range(4):
+        one, other = first.step(0)[0], last.step(0)[0]
+        assert other.shape == (32, 32, 6)
+        assert (one == np.moveaxis(other, 2, 0)).all()
+
+
+@pytest.mark.parametrize("shape", [(84, 84, 3), (96, 96, 3), (48, 48, 9), (84, 84, 6), (120, 90, 3)])
+def test_the_background_of_large_channels_last_pictures_stays(shape: tuple[int, ...]) -> None:
+    class Grey(Counter):
+        observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+            return np.broadcast_to(np.arange(shape[0], dtype=np.uint8)[:, None, None] + 60, shape), {}
+
+    clean = Grey().reset()[0]
+    noisy, info = Noise(Grey(), num_shapes=1, size=0.2).reset(seed=0)
+    same = (noisy == clean).all(2)
+    assert 0.9 < same.mean() < 1
+    assert info["noise"].shape == (3,)
+
+
+def test_pictures_that_can_be_read_in_two_ways_are_refused_until_it_is_said() -> None:
+    env = Turned(Counter(), (6, 32, 6))
+    with pytest.raises(ValueError, match="channels_last=True or False"):
+        Noise(env)
+    assert Noise(env, channels_last=True)._axis == 2
+    with pytest.raises(ValueError, match="frame_channels is 3, which does not divide 1 channels"):
+        Noise(Turned(Counter(), (84, 84, 1)))
+
+
 def test_noise_follows_from_the_seed_alone() -> None:
     def play(env: Noise) -> np.ndarray:
         first, _ = env.reset(seed=5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -66,3 +67,38 @@ def test_a_corrupt_file_is_named_or_listed(folder: Path, tmp_path: Path, capsys:
         assert f"{bad.name}: it is corrupt or truncated" in captured.out + captured.err
     assert data.main(["convert", str(folder), str(tmp_path / "new")]) == 1
     assert data.main(["info", str(tmp_path / "nothing")]) == 1
+
+
+def test_the_command_takes_what_its_messages_ask_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (7, 1, 20, 24), np.uint8)
+    rows = np.maximum(np.arange(7)[:, None] - np.arange(4)[::-1], 0)
+    arrays = dict(action=np.zeros((7, 2)), reward=np.zeros(7, np.float32), discount=np.ones(7, np.float32))
+    np.savez(tmp_path / "a.npz", observation=grey[rows][:, :, 0], **arrays)
+    assert data.main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "new")]) == 1
+    assert "--frame-channels=1" in capsys.readouterr().err
+    assert data.main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "new"), "--frame-channels=1"]) == 0
+    (found,) = TransitionFiles(tmp_path / "new")
+    np.testing.assert_array_equal(found.frames, grey)
+    np.savez(tmp_path / "b.npz", observation=np.zeros((7, 9, 12, 9), np.uint8), **arrays)
+    assert data.main(["info", str(tmp_path / "b.npz")]) == 1
+    assert "--channels-last or --no-channels-last" in capsys.readouterr().err
+    assert data.main(["info", str(tmp_path / "b.npz"), "--no-channels-last"]) == 0
+
+
+def test_names_need_not_be_utf_8(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = folder.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    assert data.main(["info", str(named)]) == 0
+    assert "caf\\udce9" in capsys.readouterr().out
+    target = tmp_path / os.fsdecode(b"na\xefve")
+    assert data.main(["convert", str(named), str(target)]) == 0
+    assert len(list(TransitionFiles(target))) == 3
+
+
+def test_a_target_that_is_there_is_refused_before_anything_is_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/mine").touch()
+    monkeypatch.setattr(data, "TransitionFiles", None)
+    assert data.main(["convert", str(folder), str(tmp_path / "new")]) == 1
+    assert "new is there already" in capsys.readouterr().err

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -298,10 +300,11 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("step_type", [0, 1, 1, 2, 0, 1, 1, 1], "then 2, and its entry 3 is 1"),
-        ("step_type", [0, 1, 1, 2, 0, 2, 1, 2], "its entry 1 is 2"),
+        ("step_type", [0, 1, 1, 2, 0, 1, 5, 2], "and entry 6 is 5"),
+        ("step_type", [1, 1, 1, 2, 1, 1, 1, 1], "holds no 0"),
+        ("step_type", [0, 1, 1, 1, 1, 1, 1, 1], "no whole episode, only 1 incomplete episode"),
         ("reward", [0, 1, np.nan, 1, 0, 1, 1, 1], r"episode 0: rewards must be finite, and that of step 1 is nan"),
-        ("reward", [0, 1, 1], "as many entries of each kind"),
+        ("reward", [0, 1, 1], r"rows from 3 on, which not all arrays have \(8 of pictures, .* 3 of reward"),
     ],
 )
 def test_a_wrong_entry_of_an_hdf5_file_is_named(tmp_path: Path, name: str, value: list[float], message: str) -> None:
@@ -395,3 +398,81 @@ def test_nothing_is_left_of_a_data_set_that_could_not_be_written(tmp_path: Path)
         write_transitions(episodes(), tmp_path / "mine", format="rlrep")
     with pytest.raises(ValueError, match="format must be one of rlrep"):
         write_transitions(episodes(), tmp_path / "other", format="tfrecord")
+
+
+def test_a_description_with_other_keys_is_named(tmp_path: Path) -> None:
+    from rlrep.data.transitions import sealed, unsealed
+
+    write_transitions(episodes(), tmp_path / "data", format="rlrep")
+    path = tmp_path / "data/dataset.json"
+    whole = unsealed(path.read_text())
+    changes: list[dict[str, Any]] = [{name: None} for name in ("provenance", "rows", "frames")]
+    changes += [
+        {"provenance": {"task": "a", "colour": "red"}},
+        {"provenance": {"task": 3}},
+        {"rows": {}},
+        {"frames": whole["frames"][:2]},
+        {"frames": [None] * 4},
+    ]
+    for change in changes:
+        path.write_text(sealed({key: value for key, value in (whole | change).items() if value is not None}))
+        (tmp_path / "data/verified.json").unlink(missing_ok=True)
+        with pytest.raises(ValueError, match="data can't be used"):
+            open_dataset(tmp_path / "data")
+        with pytest.raises(ValueError, match="data can't be used"):
+            list(TransitionFiles(tmp_path / "data"))
+    path.write_text(sealed(whole | {"colour": "red"}))
+    assert len(open_dataset(tmp_path / "data")) == 25
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_names_need_not_be_utf_8(tmp_path: Path, format: str) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_transitions(episodes(), folder, format=format)
+    for _ in range(2):
+        assert len(open_dataset(source_path(folder, format))) == 25
+
+
+def test_errors_that_pass_are_neither_remembered_nor_called_corrupt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="drqv2")
+    opened = zipfile.ZipFile
+
+    def refuse(path: Any, *args: Any) -> Any:
+        if "000002" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args)
+
+    for skip_corrupt in (False, True):
+        with monkeypatch.context() as patch:
+            patch.setattr(zipfile, "ZipFile", refuse)
+            with pytest.raises(OSError, match=r"000002_9\.npz can't be read now .*Permission denied.*may be whole"):
+                open_dataset(tmp_path / "data", skip_corrupt=skip_corrupt)
+            with pytest.raises(OSError, match=r"000002_9\.npz can't be read now"):
+                list(TransitionFiles(tmp_path / "data", skip_corrupt))
+    assert len(open_dataset(tmp_path / "data", skip_corrupt=True)) == 25
+
+
+def test_a_file_whose_filter_is_missing_is_read_once_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import h5py
+
+    for number in range(2):
+        write_transitions([episode(number)], tmp_path / f"{number}", format="vd4rl_84")
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / f"{number}/data.hdf5").rename(tmp_path / f"data/{number}.hdf5")
+    opened = h5py.File
+
+    def refuse(path: Any, *args: Any, **options: Any) -> Any:
+        if "1.hdf5" in str(path):
+            raise OSError("Can't synchronously read data (required filter 'blosc' is not registered)")
+        return opened(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py, "File", refuse)
+        for _ in range(2):
+            with pytest.warns(UserWarning, match=r"1\.hdf5: no decoder for it is installed"):
+                assert len(open_dataset(tmp_path / "data", skip_corrupt=True)) == 7
+    assert len(open_dataset(tmp_path / "data", skip_corrupt=True)) == 14

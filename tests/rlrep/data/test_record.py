@@ -100,3 +100,23 @@ def test_an_environment_without_pictures_is_refused() -> None:
 
     with pytest.raises(ValueError, match="frames must be uint8"):
         record(Blind(), None, 5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_stacks_of_grey_frames_are_recorded_only_as_such(channels_last: bool) -> None:
+    class Stacked(Corridor):
+        """Draws into one array, as some environments do; what moves is in the pictures."""
+
+        def _see(self) -> tuple[np.ndarray, dict[str, Any]]:
+            if self.steps == 0:
+                self.stack = np.zeros((3, 8, 8), np.uint8)
+            self.stack[:-1] = self.stack[1:].copy()
+            self.stack[-1] = 1 + self.steps
+            return np.moveaxis(self.stack, 0, 2) if channels_last else self.stack, {}
+
+    right: Any = lambda _: 0  # noqa: E731
+    with pytest.raises(ValueError, match="frame_channels=1"):
+        record(Stacked(), right, 30)
+    data = record(Stacked(), right, 30, frame_channels=1)
+    assert data.frames.shape == (30, 1, 8, 8)
+    assert data.frames[:9, 0, 0, 0].tolist() == list(range(1, 10))

@@ -1,0 +1,83 @@
+"""Configurations that others wrote, read as plain values."""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+LARGEST = 1 << 17
+DEEPEST = 40
+OWN_KEY = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
+
+
+class UnusableYaml(ValueError):
+    """A file that can't be read as a configuration."""
+
+
+def read_yaml(path: Path, resolve: bool = True) -> dict[str, Any]:
+    """The mapping in a YAML file, which may be anybody's.
+
+    Aliases are refused, since nested ones unpack without bound. A value `${key}` stands for the plain value of a key of
+    the same file; other interpolations are refused, since resolvers such as `${oc.env:X}` read what is not in the file.
+    Without `resolve` all of them stay texts, which OmegaConf must not get.
+
+    Raises:
+        OSError: if it can't be opened.
+        UnusableYaml: if it is not a regular file, larger than 128 KiB, nested deeper than 40 levels, not YAML or no
+            mapping.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
+        raise UnusableYaml(f"it is not a regular file of at most {LARGEST} bytes")
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_events(text)
+        plain: Any = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+        if not isinstance(plain, dict) or not all(isinstance(name, str) for name in plain):
+            raise UnusableYaml("it must be a mapping of names")
+        found: dict[str, Any] = _resolved(plain, plain) if resolve else plain
+        return found
+    except UnusableYaml:
+        raise
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, AttributeError, TypeError) as error:
+        raise UnusableYaml(str(error)) from error
+
+
+def _check_events(text: str) -> None:
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise UnusableYaml(f"it holds the alias *{event.anchor}: write the values out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise UnusableYaml(f"it is nested deeper than {DEEPEST} levels")
+
+
+def _resolved(value: Any, root: Any) -> Any:
+    """A copy without interpolations."""
+    if isinstance(value, dict):
+        return {_plain(key): _resolved(entry, root) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_resolved(entry, root) for entry in value]
+    match = OWN_KEY.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        return _plain(value)
+    found = root
+    for key in match[1].split("."):
+        found = found.get(key, value) if isinstance(found, dict) else value
+    if isinstance(found, dict | list):
+        raise UnusableYaml(f"{value} stands for more than one value")
+    return _plain(found)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str) and "${" in value:
+        raise UnusableYaml(f"{value!r} stands for something else than the value of another key of the file")
+    return value

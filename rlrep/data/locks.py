@@ -1,0 +1,68 @@
+"""Locks between processes, each of which ends with the process that holds it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+class InUse(OSError):
+    """Another process holds a lock."""
+
+
+@contextmanager
+def held(path: Path, wait: bool = True, remove: bool = True) -> Iterator[bool]:
+    """Holds the lock file `path`, which is made if it is not there.
+
+    Args:
+        path: of the lock file.
+        wait: whether to wait until no other process holds it.
+        remove: whether the file is removed at the end.
+
+    Yields:
+        Whether it is held; False, with a warning, on file systems that have no locks.
+
+    Raises:
+        InUse: if another process holds it and `wait` is False.
+        OSError: if the file can't be made.
+    """
+    while True:
+        with path.open("w") as file:
+            sure = _acquire(file, wait)
+            if sure and not _is_at(file, path):
+                continue  # whoever held it before has removed the file
+            try:
+                yield sure
+            finally:
+                if remove:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _acquire(file: IO[str], wait: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        raise InUse(errno.EAGAIN, "another process holds the lock", file.name) from error
+    except OSError as error:
+        warnings.warn(
+            f"no lock on {file.name}, whose file system has none ({error.strerror}): take care yourself that no other "
+            f"process writes there",
+            stacklevel=5,
+        )
+        return False
+    return True
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(file.fileno()), found)

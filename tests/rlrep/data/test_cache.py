@@ -1,0 +1,167 @@
+"""Locks, and folders that are written aside: nothing of others is deleted, and nothing of killed processes stays."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.files import FolderInUse
+from experiments.files import locked as folder_locked
+from rlrep.data import TransitionFiles, Transitions, cache, write_transitions
+from rlrep.data.locks import InUse, held
+from tests.rlrep.data.transition_files import FORMATS, assert_equal, episode, episodes
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def killed(folder: Path) -> None:
+    """Leaves what a process leaves that was killed with kill -9 while it wrote `folder`."""
+    process = os.fork()  # a new interpreter takes seconds
+    if process == 0:
+        with cache.locked(folder), cache.filling(folder) as temporary:
+            (temporary / "half").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+
+
+@pytest.mark.parametrize("name", ["data", "d" * 250, "Daten é 数据", os.fsdecode(b"not utf-8 \xff")])
+def test_a_rerun_removes_what_a_killed_one_left_and_keeps_none_of_it(tmp_path: Path, name: str) -> None:
+    killed(tmp_path / name)
+    assert len(names(tmp_path)) == 2
+    write_transitions(episodes(), tmp_path / name, format="drqv2")
+    assert names(tmp_path) == [name]
+    assert len(list((tmp_path / name).glob("*.npz"))) == 4
+
+
+def test_only_what_nobody_works_on_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".data-0123abcd.partial").mkdir()  # somebody's own
+    (tmp_path / ".data.1234").mkdir()
+    killed(tmp_path / "other")
+    with cache.locked(tmp_path / "busy"), cache.filling(tmp_path / "busy") as temporary:
+        write_transitions(episodes(), tmp_path / "data")
+        assert temporary.is_dir()
+    assert names(tmp_path) == [".data-0123abcd.partial", ".data.1234", "busy", "data"]
+
+
+def test_two_that_write_to_one_folder_do_not_meet(tmp_path: Path) -> None:
+    taken = []
+
+    def meanwhile() -> Iterator[Transitions]:
+        yield episode(0)
+        with pytest.raises(InUse, match=r"another process is writing .*data"):
+            write_transitions((taken.append(one) or one for one in episodes()), tmp_path / "data")  # type: ignore[func-returns-value]
+        yield episode(1)
+
+    write_transitions(meanwhile(), tmp_path / "data")
+    assert not taken, "refused before the first episode is made"
+    assert len(list(TransitionFiles(tmp_path / "data"))) == 2
+    assert names(tmp_path) == ["data"]
+
+
+@pytest.mark.parametrize("empty_before", [False, True])
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_another_puts_into_the_target_stays_and_so_do_the_episodes(
+    tmp_path: Path, format: str, empty_before: bool
+) -> None:
+    target = tmp_path / "data"
+    if empty_before:
+        target.mkdir()
+
+    def meanwhile() -> Iterator[Transitions]:
+        yield episode(0)
+        target.mkdir(exist_ok=True)
+        (target / "theirs.txt").write_text("theirs")
+
+    with pytest.raises(FileExistsError, match=r"data can't be replaced any more .*: what was written is in ") as caught:
+        write_transitions(meanwhile(), target, format=format)
+    assert (target / "theirs.txt").read_text() == "theirs"
+    kept = Path(str(caught.value).rpartition(" is in ")[2])
+    assert names(tmp_path) == sorted(["data", kept.name])
+    (found,) = TransitionFiles(kept)
+    assert_equal(found, episode(0))
+
+
+@pytest.mark.parametrize("kind", ["folder", "nothing"])
+def test_a_link_is_written_through(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "far").mkdir()
+    if kind == "folder":
+        (tmp_path / "far/real").mkdir()
+    (tmp_path / "link").symlink_to("far/real")
+    write_transitions(episodes(), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert len(list(TransitionFiles(tmp_path / "far/real"))) == 4
+
+
+@pytest.mark.parametrize("kind", ["mount", "file", "loop"])
+def test_a_target_that_can_not_be_replaced_is_refused_before_any_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def none() -> Iterator[Transitions]:
+        raise AssertionError("an episode was made")
+        yield
+
+    target = tmp_path / "data"
+    if kind == "mount":
+        target.mkdir()
+        monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == target)
+    elif kind == "file":
+        target.touch()
+    else:
+        target.symlink_to("data")
+    with pytest.raises(ValueError, match=r"data .*name a new folder"):
+        write_transitions(none(), target)
+    assert names(tmp_path) == ["data"]
+
+
+def test_a_new_data_set_has_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "usual").mkdir()
+    write_transitions(episodes(), tmp_path / "data")
+    assert (tmp_path / "data").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_lock_that_is_waited_for_is_taken_over_although_its_file_was_removed(tmp_path: Path) -> None:
+    with held(tmp_path / "lock"):
+        with pytest.raises(InUse), held(tmp_path / "lock", wait=False):
+            pass
+        assert (tmp_path / "lock").exists()
+    with held(tmp_path / "lock", wait=False) as sure:
+        assert sure
+    assert not names(tmp_path)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_file_systems_without_locks_are_written_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    killed(tmp_path / "other")
+    left = names(tmp_path)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match="no lock on .*whose file system has none"):
+        write_transitions(episodes(), tmp_path / "data")
+    assert len(list(TransitionFiles(tmp_path / "data"))) == 4
+    assert names(tmp_path) == sorted([*left, "data"]), "what may be another's is not removed"
+    with pytest.warns(UserWarning, match="no lock on"), folder_locked(tmp_path / "run"):
+        (tmp_path / "run/file").touch()
+
+
+def test_a_run_folder_is_held(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with folder_locked(tmp_path / "run"):
+            with pytest.raises(FolderInUse, match="another process works in"), folder_locked(tmp_path / "run"):
+                pass
+            assert names(tmp_path / "run") == [".lock"]
+    assert not names(tmp_path)
