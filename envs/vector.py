@@ -24,9 +24,7 @@ from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoA
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
-from envs.dmc import PixelControl
-from envs.episode_seeds import EpisodeSeeds
-from envs.noise import Noise
+from envs.make import environment_spec, make_env
 
 Step = tuple[
     npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]
@@ -42,21 +40,6 @@ _STUCK = 1.0  # seconds after which a second Ctrl-C need not wait
 _PATIENCE = 5.0  # seconds that a process gets to end by itself
 
 _warned_of_few_processors = False
-
-
-def make_env(
-    task: str, *, seed: int | None = None, noise: dict[str, Any] | None = None, **options: Any
-) -> EpisodeSeeds:
-    """A `PixelControl` whose episode k is a pure function of `seed` and k.
-
-    Args:
-        task: one of `envs.TASKS`.
-        seed: of the run, at least 0; None draws one from the system.
-        noise: keyword arguments of `envs.Noise`, which puts distractors on its pictures; None for none.
-        options: keyword arguments of `PixelControl`.
-    """
-    env: gym.Env[Any, Any] = PixelControl(task, **options)
-    return EpisodeSeeds(env if noise is None else Noise(env, **noise), seed)
 
 
 def make_vector_env(
@@ -75,15 +58,15 @@ def make_vector_env(
     `__main__`. They end with this process, however it ends, and Ctrl-C in a terminal reaches this process only.
 
     Args:
-        task: one of `envs.TASKS`.
+        task: as in `make_env`.
         num_envs: at least 1.
         seed: of the run, at least 0.
         processes: True for a process each, even for a single environment; False for none. None means a process
             each where there are several.
-        options: keyword arguments of `PixelControl`, and `noise` as in `make_env`.
+        options: of `make_env`, `noise` among them.
 
     Raises:
-        ValueError: if `num_envs` or `seed` is too small, and what else `PixelControl` raises.
+        ValueError: if `num_envs` or `seed` is too small, and what else `make_env` raises.
         EnvironmentDied: if a process ended while it started. Every method but `close` raises it, too, as soon
             as it needs a process that has ended, and from then on.
 
@@ -95,7 +78,8 @@ def make_vector_env(
     if seed < 0:
         raise ValueError(f"seed is {seed}; expected at least 0")
     seeds = [np.random.SeedSequence([seed, i]).generate_state(1, np.uint64).item() for i in range(num_envs)]
-    makers = [partial(make_env, task, seed=env_seed, **options) for env_seed in seeds]
+    # A process that is spawned has not imported what registered the id.
+    makers = [partial(make_env, environment_spec(task), seed=env_seed, **options) for env_seed in seeds]
     if processes is None:
         processes = num_envs > 1
     if not processes:
