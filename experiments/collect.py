@@ -16,9 +16,10 @@ the expert without noise, which put them on a scale from 0 to 100.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ class CollectConfig:
     reference_episodes: int
     seed: int
     device: str
+    imports: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_choice("level", self.level, LEVELS)
@@ -204,6 +206,7 @@ class Collector:
             "agent": trained.agent["name"],
             "action_repeat": trained.action_repeat,
             "camera": trained.camera,
+            "env": trained.env,
             "image_size": trained.image_size,
             "distractors": vars(trained.noise),
             "checkpoints": {
@@ -285,6 +288,8 @@ def collect(composed: DictConfig) -> Path:
         config = configuration.typed_as(CollectConfig, composed)
         run, out = Path(to_absolute_path(config.run)), Path(to_absolute_path(config.out))
         check_target(out, config.format)
+        for package in config.imports:
+            importlib.import_module(package)
         trained = configuration.load(run / CONFIG)
         trained.device = configuration.resolve_device(config.device)
         torch.manual_seed(config.seed)

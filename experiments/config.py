@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from agents import AGENTS, PATHS
-from envs import TASKS
+from envs import environment_spec, task_name
 from rlrep import OBJECTIVES
 from rlrep.encoders import PRECISIONS, STRIDES, supports_bfloat16
 from rlrep.registry import look_up
@@ -54,6 +54,7 @@ POSITIVE_ONLINE = (
     "eval_every_frames",
     "checkpoint_every_frames",
     "num_envs",
+    "env_timeout",
     "replay_buffer_size",
 )
 
@@ -79,6 +80,7 @@ FREE_ON_RESUME = {
     "resume",
     "run_dir",
     "device",
+    "env_timeout",
     "offline.data",
     "offline.cache",
     "num_train_frames",
@@ -183,9 +185,9 @@ class RunConfig:
     use_wandb: bool
     wandb: WandbConfig
     noise: NoiseConfig = field(default_factory=NoiseConfig, kw_only=True)
+    env: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
-        check_task(self.task)
         for name in (*self.objectives, *self.objective):
             look_up("objective", name, OBJECTIVES)
         self.check_positive(POSITIVE)
@@ -248,6 +250,7 @@ class TrainConfig(RunConfig):
     num_envs: int
     replay_buffer_size: int
     save_snapshot: bool
+    env_timeout: float = 60.0
     init: str | None = None
     offline: OfflineShareConfig = field(default_factory=OfflineShareConfig)
 
@@ -276,7 +279,9 @@ class TrainConfig(RunConfig):
     def check_episode(self, episode_steps: float) -> None:
         """Refuses windows and replays that do not fit episodes of `episode_steps` agent steps."""
         if episode_steps == float("inf"):
-            raise ConfigError(f"{self.task} has no time limit: its evaluations would not end. Choose another task")
+            raise ConfigError(
+                f"{self.task} has no time limit: its evaluations would not end. Give it one, env.max_episode_steps=1000"
+            )
         for name, steps in {"nstep": self.nstep, "horizon": self.horizon}.items():
             if steps > episode_steps:
                 raise ConfigError(
@@ -307,7 +312,7 @@ def complete(composed: DictConfig) -> TrainConfig:
     """
     config = OmegaConf.create(OmegaConf.to_container(composed))
     assert isinstance(config, DictConfig)
-    check_task(str(config.task))
+    config.task = task_name(str(config.task))
     walker = config.task.startswith("walker")
     duration = 100_000 if config.task in EASY else 2_000_000 if config.task in HARD else 500_000
     usual = {
@@ -441,7 +446,16 @@ def located(name: str) -> str:
 
 
 def check_task(name: str) -> None:
-    look_up("task", name, dict.fromkeys((*TASKS, "ball_in_cup_catch")))
+    """Refuses a task that is neither one of ours nor the id of a known Gymnasium environment."""
+    environment_spec(name)
+
+
+def check_env(env: Mapping[str, Any], settings: Set[str]) -> None:
+    """Refuses keyword arguments of an environment that are `settings` of the run itself, or that the run makes."""
+    for name in sorted(settings & env.keys()):
+        raise ConfigError(f"env.{name} is a setting of the run itself: give {name}=… instead")
+    for name in sorted({"task", "seed", "processes", "timeout", "render_mode"} & env.keys()):
+        raise ConfigError(f"env.{name} is set by the run itself: leave it out")
 
 
 def resolve_device(device: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import io
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--random", action="store_true", help="score the random policy instead of the checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="added to the seed that evaluation episodes are drawn from")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
+    parser.add_argument(
+        "--import",
+        dest="packages",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="that registers the run's task",
+    )
     parser.add_argument("--video", type=Path, help="where the MP4 goes; RUN/videos/evaluate.mp4 by default")
     options = parser.parse_args(arguments)
     if options.episodes < 1:
@@ -65,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     video = options.video or folder / "videos" / f"{stem}.mp4"
     try:
         with refusals():
+            for package in options.packages:
+                importlib.import_module(package)
             config = load(folder / CONFIG)
             config.device = configuration.resolve_device(options.device)
             torch.manual_seed(options.seed)

@@ -19,7 +19,7 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from agents import Agent, accelerated_update, make_agent
-from envs import EnvironmentDied, OpenGLError, make_vector_env
+from envs import EnvironmentDied, OpenGLError, make_vector_env, max_episode_steps
 from experiments import config as configuration
 from experiments import ranks
 from experiments.allocator import keep_pages
@@ -88,7 +88,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         with ExitStack() as opened:
             self.eval_env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
-            episode_steps = self.eval_env.unwrapped.max_episode_steps
+            episode_steps = max_episode_steps(self.eval_env)
             config.check_episode(episode_steps)
             observation_space, action_space = self.eval_env.observation_space, self.eval_env.action_space
             self.data, self.data_batch_size = None, round(self.batch_size * config.offline.share)
@@ -108,9 +108,8 @@ class Trainer:
                 load_agent(self.agent, Path(config.init))
             if self.rank:
                 torch.manual_seed(seed)
-            self.envs = opened.enter_context(
-                closing(make_vector_env(config.task, self.num_envs, seed=seed, **environment_options(config)))
-            )
+            options = environment_options(config) | {"timeout": config.env_timeout}
+            self.envs = opened.enter_context(closing(make_vector_env(config.task, self.num_envs, seed=seed, **options)))
             self.eval_envs = None if self.rank else make_evaluation_envs(config)
             if self.eval_envs is not None:
                 opened.enter_context(closing(self.eval_envs))
