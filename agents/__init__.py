@@ -13,12 +13,12 @@ from agents.cql import CQL
 from agents.drqv2 import DrQV2
 from agents.drqv2_bc import DrQV2BC
 from agents.eager import EagerEncoder, GridSampleShift, plain_adam
-from agents.graph import accelerated_update
+from agents.graph import accelerate
 from agents.iql import IQL
 from agents.sac import SAC
 from agents.td3_bc import TD3BC
 from rlrep import PixelEncoder, RandomShift, make_objective
-from rlrep.registry import look_up
+from rlrep.registry import find_class, look_up
 
 AGENTS: dict[str, type[Agent]] = {
     "drqv2": DrQV2,
@@ -33,6 +33,15 @@ PATHS: dict[str, tuple[type[PixelEncoder], type[RandomShift]]] = {
     "fast": (PixelEncoder, RandomShift),
     "eager": (EagerEncoder, GridSampleShift),
 }
+
+
+def find_agent(name: str) -> type[Agent]:
+    """The class of an agent, by its name or its import path, ``package.module:Class``.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest known ones, and a path that leads to no `Agent`.
+    """
+    return find_class("agent", name, AGENTS, Agent)
 
 
 def make_agent(
@@ -52,11 +61,11 @@ def make_agent(
     """An agent with its encoder and objectives on `device`.
 
     Args:
-        name: of the agent, see `AGENTS`.
+        name: of the agent, see `find_agent`.
         observation_shape: (F·C, H, W).
         action_space: ``Box`` of one axis with values in [-1, 1].
-        objectives: names, see `rlrep.OBJECTIVES`.
-        objective_options: keyword arguments of each objective, by its name.
+        objectives: names or import paths, see `rlrep.objectives.find_objective`.
+        objective_options: keyword arguments of each objective, by its name, and its `batch_size`.
         encoder_options: keyword arguments of `PixelEncoder`.
         freeze_encoder: no gradient reaches the encoder, and no optimizer steps it.
         shift: pixels that the random shift moves images by at most, for the agent and its objectives.
@@ -66,7 +75,7 @@ def make_agent(
     Raises:
         ValueError: for unknown names and options that the classes refuse.
     """
-    agent_class = look_up("agent", name, AGENTS)
+    agent_class = find_agent(name)
     encoder_class, shift_class = look_up("path", path, PATHS)
     encoder = encoder_class(observation_shape, **(encoder_options or {}))
     encoder.requires_grad_(not freeze_encoder)
@@ -96,6 +105,7 @@ __all__ = [
     "Agent",
     "DrQV2",
     "DrQV2BC",
-    "accelerated_update",
+    "accelerate",
+    "find_agent",
     "make_agent",
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch.distributed
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from rlrep import Objective, PixelEncoder, RandomShift
+from rlrep import Objective, Objectives, PixelEncoder, RandomShift, Window
 from rlrep.optimizers import adam
 
 Metrics = dict[str, Tensor]
@@ -25,10 +24,10 @@ class Space(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
 
-def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
-    """target ← (1 - τ) target + τ online."""
-    with torch.no_grad():
-        torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+class Replay(Protocol):
+    """What agents learn from: a `rlrep.ReplayBuffer`, finished data, or a `rlrep.replay.Mixture` of both."""
+
+    def sample(self, batch_size: int, window: Window | None = None) -> TensorDict: ...
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -46,9 +45,10 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 class Agent(nn.Module):
     """Base of the agents: owns the encoder and the objectives, and steps the objectives.
 
-    The objectives have an Adam of their own over the encoder and their heads: the encoder is stepped by two optimizers,
-    as in TACO's reference. With `joint` they are a part of the critic's step instead: one encoding of the observation,
-    one backward pass, one Adam.
+    An agent of one's own sets `window`, what it reads around a step, and computes one update of everything but the
+    objectives in `learn`. The objectives have an Adam of their own over the encoder and their heads: the encoder is
+    stepped by two optimizers, as in TACO's reference. With `joint` they are a part of the critic's step instead: one
+    encoding of the observation, one backward pass, one Adam.
 
     Under torch.distributed each rank updates on a batch of its own, and steps down the mean of the ranks' gradients.
 
@@ -56,26 +56,40 @@ class Agent(nn.Module):
         encoder: the shared encoder.
         action_space: ``Box`` of one axis with values in [-1, 1].
         objectives: representation losses built around `encoder`.
-        joint: update the objectives in the critic's step.
-        lr: Adam's step size for the objectives.
+        joint: update the objectives in the critic's step, on the same encodings, rather than in a step of their own.
+        lr: Adam's step size.
+        batch_size: rows of a batch, on each rank.
+        n_step: n of the critic's n-step target.
         num_expl_steps: agent steps with uniformly random actions at the start.
         update_every_steps: agent steps per update.
         augment: the image augmentation; a random shift by 4 pixels if None.
+
+    Attributes:
+        window: what `learn` reads around a step, the objectives' parts that share its batch included.
+        bodies: the methods that do an update's work on batches, each of which a CUDA graph can stand for.
+        same_every_update: whether each call of them makes the same operations, so that one graph stands for all.
+
+    Raises:
+        ValueError: for an action space or numbers that can't work, and objectives that can't be combined.
     """
 
+    bodies: tuple[str, ...] = ("learn", "step_objectives")
+    same_every_update = True
     encoder: PixelEncoder
-    same_every_update = True  # the same operations, so that one CUDA graph stands for all updates
 
     def __init__(
         self,
         encoder: PixelEncoder,
         action_space: Space,
-        objectives: Sequence[Objective],
-        joint: bool,
-        lr: float,
-        num_expl_steps: int,
-        update_every_steps: float,
-        augment: RandomShift | None,
+        objectives: Sequence[Objective] = (),
+        *,
+        joint: bool = False,
+        lr: float = 1e-4,
+        batch_size: int = 256,
+        n_step: int = 3,
+        num_expl_steps: int = 2000,
+        update_every_steps: float = 2,
+        augment: RandomShift | None = None,
     ) -> None:
         super().__init__()
         if len(action_space.shape) != 1:
@@ -86,31 +100,44 @@ class Agent(nn.Module):
                 f"{type(self).__name__} acts in [-1, 1], got {action_space}: wrap the environment in "
                 f"gymnasium.wrappers.RescaleAction(env, -1, 1)"
             )
-        for name, value in dict(lr=lr, update_every_steps=update_every_steps).items():
+        numbers = dict(lr=lr, batch_size=batch_size, n_step=n_step, update_every_steps=update_every_steps)
+        for name, value in numbers.items():
             if value <= 0:
                 raise ValueError(f"{name} must be greater than 0, got {value}")
-        horizons = {objective.horizon for objective in objectives if objective.horizon}
-        if len(horizons) > 1:
-            raise ValueError(f"all objectives read one batch and need one horizon, got {sorted(horizons)}")
         if any(objective.encoder is not encoder for objective in objectives):
             raise ValueError("every objective must be built around the agent's own encoder")
-        names = Counter(name for objective in objectives for name in objective.out_keys)
-        shared = sorted(name for name, count in names.items() if count > 1)
-        if shared:
-            raise ValueError(
-                f"two objectives return {' and '.join(shared)}: leave one of them out (TACO holds CURL unless built "
-                f"with curl=False)"
-            )
         self.encoder = encoder
-        self.objectives = nn.ModuleList(objectives)
-        self.horizon = max(horizons, default=0)
+        self.objectives = Objectives(objectives)
+        if joint and self.objectives.own_batches:
+            raise ValueError(
+                "joint updates share one batch, and an objective has a batch_size of its own: leave one of the two out"
+            )
+        self.window = self.own_window(n_step).join(self.objectives.window)
         self.action_dim = action_space.shape[0]
         self.augment = RandomShift(4) if augment is None else augment
+        self.joint, self.lr, self.batch_size, self.n_step = joint, lr, batch_size, n_step
         self.num_expl_steps, self.update_every_steps = num_expl_steps, update_every_steps
-        self.joint = joint
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         if objectives and not joint:
             self.optimizers["objectives"] = adam(self.objectives.parameters(), lr)
+
+    def own_window(self, n_step: int) -> Window:
+        """What the agent itself reads around a step, without its objectives."""
+        return Window(n_step)
+
+    def check(self, replay: Any, source: str = "this replay") -> None:
+        """Refuses a replay that can't serve the agent or one of its objectives, before anything is drawn.
+
+        Args:
+            replay: a `rlrep.ReplayBuffer`, finished data, or a `rlrep.replay.Mixture`.
+            source: what it is, for the message.
+
+        Raises:
+            ValueError: naming who reads what, and what is missing.
+        """
+        replay.check(self.own_window(self.n_step), type(self).__name__, source)
+        for objective in self.objectives:
+            replay.check(objective.window, type(objective).__name__, source, objective.batch_size or self.batch_size)
 
     @property
     def device(self) -> torch.device:
@@ -137,9 +164,39 @@ class Agent(nn.Module):
         """(N, repr_dim) features to (N, A) actions in [-1, 1]."""
         raise NotImplementedError
 
-    def update(self, batch: TensorDict, step: int) -> Metrics:
-        """One gradient step of everything, on a batch of the replay; the metrics stay tensors on the device."""
+    def update(self, replay: Replay, step: int) -> Metrics:
+        """One gradient step of everything, on batches that it draws from the replay.
+
+        Args:
+            replay: what to learn from, on the agent's device.
+            step: agent steps taken so far; schedules follow it.
+
+        Returns:
+            Losses and metrics, which stay tensors on the device.
+        """
+        batch = replay.sample(self.batch_size, self.window)
+        metrics = self.learn(batch, step)
+        if self.joint or not self.objectives:
+            return metrics
+        own = {str(size): replay.sample(size, window) for size, window in self.objectives.own_batches.items()}
+        return metrics | self.step_objectives(TensorDict({"shared": batch, **own}), step)
+
+    def learn(self, batch: TensorDict, step: int) -> Metrics:
+        """One step of everything but the objectives (with `joint`, of these too) on a batch of `window`."""
         raise NotImplementedError
+
+    def step_objectives(self, batches: TensorDict, step: int) -> Metrics:
+        """One step on the unweighted sum of the objectives' losses.
+
+        Args:
+            batches: the agent's batch as `shared`, and those of the objectives that have their own, by their size.
+            step: not used; all bodies of an update have these two arguments.
+        """
+        own = {size: batches[str(size)] for size in self.objectives.own_batches}
+        loss, metrics = self.objectives(batches["shared"], own=own)
+        self.step("objectives", loss)
+        self.objectives.after_step()
+        return metrics
 
     def view(self, observation: Tensor) -> Tensor:
         """Features (B, repr_dim) of an augmented view of (B, F·C, H, W) uint8."""
@@ -150,33 +207,14 @@ class Agent(nn.Module):
     ) -> Metrics:
         """One step of the optimizer `name`, which trains the encoder; with `joint` on the sum of `loss` and the
         objectives' losses, which share the encodings of `observation` and `next`."""
-        metrics: Metrics = {}
-        if self.joint and self.objectives:
-            encoded = [(batch["observation"], features)]
-            if next_features is not None:
-                encoded.append((batch["next", "observation"], next_features))
-            objective_loss, metrics = self.objective_loss(batch, encoded)
-            loss = loss + objective_loss
-        self.step(name, loss)
-        return metrics
-
-    def update_objectives(self, batch: TensorDict) -> Metrics:
-        """One step on the unweighted sum of the objectives' losses, unless that is a part of the critic's."""
-        if self.joint or not self.objectives:
+        if not (self.joint and self.objectives):
+            self.step(name, loss)
             return {}
-        loss, metrics = self.objective_loss(batch)
-        self.step("objectives", loss)
+        encoded = {0: features} | ({} if next_features is None else {self.n_step: next_features})
+        objective_loss, metrics = self.objectives(batch, encoded)
+        self.step(name, loss + objective_loss)
+        self.objectives.after_step()
         return metrics
-
-    def objective_loss(
-        self, batch: TensorDict, encoded: Sequence[tuple[Tensor, Tensor]] = ()
-    ) -> tuple[Tensor, Metrics]:
-        """The unweighted sum of the objectives' losses, and all they return, detached."""
-        metrics: Metrics = {}
-        for objective in self.objectives:
-            metrics.update((objective(batch, encoded) if encoded else objective(batch)).items())
-        loss = torch.stack([value for name, value in metrics.items() if name.startswith("loss_")]).sum()
-        return loss, {name: value.detach() for name, value in metrics.items()}
 
     def step(self, name: str, loss: Tensor) -> None:
         """One step of the optimizer `name` down the gradient of `loss`, the mean over all ranks."""
@@ -187,10 +225,15 @@ class Agent(nn.Module):
         average_gradients(parameters)
         optimizer.step()
 
+    def trained_with_encoder(self, *parts: nn.Module) -> list[nn.Parameter]:
+        """What the optimizer steps that trains the encoder: the encoder, `parts`, and with `joint` the objectives."""
+        modules = [self.encoder, *parts, *(self.objectives if self.joint else ())]
+        return [parameter for module in modules for parameter in module.parameters()]
+
     def get_extra_state(self) -> dict[str, Any]:
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
         for name, optimizer in self.optimizers.items():
             # How Adam computes depends on the device and the path, which may be others than the saved agent's.
             own = {flag: optimizer.defaults[flag] for flag in ("foreach", "fused", "capturable")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from tensordict import TensorDict
@@ -11,7 +12,7 @@ from torch import Tensor
 from agents.base import Agent, Metrics, Space
 from agents.drqv2 import Actor, add_noise
 from agents.schedule import parse_schedule
-from rlrep import Objective, PixelEncoder, RandomShift
+from rlrep import Objective, PixelEncoder, Window
 from rlrep.optimizers import adam
 
 
@@ -27,14 +28,10 @@ class BC(Agent):
         encoder: the shared encoder.
         action_space: ``Box`` of one axis with values in [-1, 1].
         objectives: representation losses built around `encoder`.
-        joint: update the objectives in the actor's step, on the same encodings, rather than in a step of their own.
         feature_dim: size of the trunk's output.
         hidden_dim: width of the actor's hidden layers.
-        lr: Adam's step size.
         stddev_schedule: exploration noise where it acts online, see `parse_schedule`.
-        num_expl_steps: agent steps with uniformly random actions at the start, online.
-        update_every_steps: agent steps per update, online.
-        augment: the image augmentation; a random shift by 4 pixels if None.
+        options: of `Agent`.
     """
 
     def __init__(
@@ -43,27 +40,26 @@ class BC(Agent):
         action_space: Space,
         objectives: Sequence[Objective] = (),
         *,
-        joint: bool = False,
         feature_dim: int = 50,
         hidden_dim: int = 1024,
-        lr: float = 1e-4,
         stddev_schedule: str | float = 0.1,
-        num_expl_steps: int = 2000,
-        update_every_steps: float = 2,
-        augment: RandomShift | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(encoder, action_space, objectives, joint, lr, num_expl_steps, update_every_steps, augment)
+        super().__init__(encoder, action_space, objectives, **options)
         self.stddev = parse_schedule(stddev_schedule)
         self.actor = Actor(encoder.repr_dim, self.action_dim, feature_dim, hidden_dim).to(self.device)
-        objective_parameters = self.objectives.parameters() if joint else ()
-        self.optimizers["actor"] = adam([*encoder.parameters(), *self.actor.parameters(), *objective_parameters], lr)
+        self.optimizers["actor"] = adam(self.trained_with_encoder(self.actor), self.lr)
+
+    def own_window(self, n_step: int) -> Window:
+        """The observation, and the action taken there."""
+        return Window(actions=1)
 
     def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:
         mean = self.actor(features)
         return mean if eval_mode else add_noise(mean, self.stddev(step), clip=None)
 
-    def update(self, batch: TensorDict, step: int) -> Metrics:
+    def learn(self, batch: TensorDict, step: int) -> Metrics:
         features = self.view(batch["observation"])
         loss = F.mse_loss(self.actor(features), batch["action"])
         metrics = self.step_encoder("actor", loss, batch, features)
-        return metrics | {"actor_loss": loss.detach()} | self.update_objectives(batch)
+        return metrics | {"actor_loss": loss.detach()}

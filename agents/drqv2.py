@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.base import Agent, Metrics, Space, soft_update
+from agents.base import Agent, Metrics, Space
 from agents.networks import Critic
 from agents.schedule import parse_schedule
-from rlrep import TACO, ActionEncoder, Objective, PixelEncoder, RandomShift
+from rlrep import TACO, ActionEncoder, Objective, PixelEncoder
 from rlrep.encoders import mlp, orthogonal_init, projection
+from rlrep.momentum import ema_, momentum_copy
 from rlrep.optimizers import adam
 
 ACTION_MARGIN = 1e-6
@@ -51,26 +52,22 @@ class DrQV2(Agent):
     - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2, with y = Σ γⁱ r + γⁿ min_k Q̄_k(f', a'), a' = μ(f') + ε;
     - actor: -min_k Q_k(f, μ(f) + ε), f detached;
     - target: Q̄ ← (1 - τ) Q̄ + τ Q;
-    - objectives: the sum of their losses, with an Adam of its own (with `joint`, added to the critic's loss).
+    - objectives: the sum of their losses, with an Adam of their own (with `joint`, added to the critic's loss).
 
     Args:
         encoder: the shared encoder.
         action_space: ``Box`` of one axis with values in [-1, 1].
         objectives: representation losses built around `encoder`.
         latent_actions: the critic reads actions through the action encoder of the TACO among the objectives.
-        joint: update the objectives in the critic's step, on the same encodings, rather than in a step of their own.
         feature_dim: size of the trunks' output.
         hidden_dim: width of the actor's and critic's hidden layers.
-        lr: Adam's step size.
         critic_target_tau: τ.
         stddev_schedule: exploration noise, see `parse_schedule`.
         stddev_clip: bound of the noise in updates.
         pre_activation_weight: λ of a penalty λ x² on the actor's output x before its tanh, as in MR.Q (arXiv
             2501.16142); 0 in DrQ-v2. It keeps a small network with a large step size from saturating before
             its critic knows better.
-        num_expl_steps: agent steps with uniformly random actions at the start.
-        update_every_steps: agent steps per update.
-        augment: the image augmentation; a random shift by 4 pixels if None.
+        options: of `Agent`.
     """
 
     def __init__(
@@ -80,19 +77,15 @@ class DrQV2(Agent):
         objectives: Sequence[Objective] = (),
         *,
         latent_actions: bool = False,
-        joint: bool = False,
         feature_dim: int = 50,
         hidden_dim: int = 1024,
-        lr: float = 1e-4,
         critic_target_tau: float = 0.01,
         stddev_schedule: str | float = "linear(1.0,0.1,100000)",
         stddev_clip: float = 0.3,
         pre_activation_weight: float = 0.0,
-        num_expl_steps: int = 2000,
-        update_every_steps: float = 2,
-        augment: RandomShift | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(encoder, action_space, objectives, joint, lr, num_expl_steps, update_every_steps, augment)
+        super().__init__(encoder, action_space, objectives, **options)
         self.critic_target_tau, self.stddev_clip = critic_target_tau, stddev_clip
         self.pre_activation_weight = pre_activation_weight
         self.stddev = parse_schedule(stddev_schedule)
@@ -102,14 +95,11 @@ class DrQV2(Agent):
         action_dim = self.action_encoder.latent_dim if self.action_encoder else self.action_dim
         self.actor = Actor(encoder.repr_dim, self.action_dim, feature_dim, hidden_dim).to(device)
         self.critic = Critic(encoder.repr_dim, action_dim, feature_dim, hidden_dim).to(device)
-        self.critic_target = deepcopy(self.critic).requires_grad_(False)
+        self.critic_target = momentum_copy(self.critic)
 
-        action_parameters = self.action_encoder.parameters() if self.action_encoder else ()
-        objective_parameters = self.objectives.parameters() if joint else ()
-        self.optimizers["critic"] = adam(
-            [*encoder.parameters(), *action_parameters, *self.critic.parameters(), *objective_parameters], lr
-        )
-        self.optimizers["actor"] = adam(self.actor.parameters(), lr)
+        critic_parts = [self.critic] if self.action_encoder is None else [self.action_encoder, self.critic]
+        self.optimizers["critic"] = adam(self.trained_with_encoder(*critic_parts), self.lr)
+        self.optimizers["actor"] = adam(self.actor.parameters(), self.lr)
 
     def encode_action(self, action: Tensor) -> Tensor:
         return action if self.action_encoder is None else self.action_encoder(action)
@@ -118,7 +108,7 @@ class DrQV2(Agent):
         mean = self.actor(features)
         return mean if eval_mode else add_noise(mean, self.stddev(step), clip=None)
 
-    def update(self, batch: TensorDict, step: int) -> Metrics:
+    def learn(self, batch: TensorDict, step: int) -> Metrics:
         stddev = self.stddev(step)
         features = self.view(batch["observation"])
         with torch.no_grad():
@@ -126,8 +116,8 @@ class DrQV2(Agent):
             next_action = add_noise(self.actor(next_features), stddev, self.stddev_clip)
         metrics = self.update_critic(batch, features, next_features, next_action)
         metrics |= self.update_actor(batch, features.detach(), stddev)
-        soft_update(self.critic_target, self.critic, self.critic_target_tau)
-        return metrics | self.update_objectives(batch)
+        ema_(self.critic_target, self.critic, self.critic_target_tau)
+        return metrics
 
     def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor, next_action: Tensor) -> Metrics:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The update on an accelerator: compiled encodings, and one CUDA graph around all of it."""
+"""The update on an accelerator: compiled encodings, and a CUDA graph around each of its bodies."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from torch import Tensor
 
 from agents.base import Agent, Metrics
 
-Update = Callable[[TensorDict, int], Metrics]
+Body = Callable[[TensorDict, int], Metrics]
 
-# Updates before the capture: cuDNN chooses its kernels in them, the compiler works, and Adam makes its state.
+# Calls before the capture: cuDNN chooses its kernels in them, the compiler works, and Adam makes its state.
 WARM_UP = 3
 
 
-def accelerated_update(agent: Agent) -> Update:
-    """`agent.update`, as fast as the agent's device can do it.
+def accelerate(agent: Agent) -> None:
+    """Makes `agent.update` as fast as the agent's device can do it.
 
-    On CUDA the encoder compiles shift, cast and layout into one pass, and the update becomes one graph; elsewhere, and
-    when several ranks average their gradients or updates differ, it is `agent.update` itself. Call it on an agent that
-    has its final state: a graph does not notice another one being loaded.
+    On CUDA the encoder compiles shift, cast and layout into one pass, and each of the agent's `bodies` becomes one
+    graph; elsewhere, and when several ranks average their gradients or updates differ, they stay as they are. Call it
+    on an agent that has its final state: a graph does not notice another one being loaded.
     """
     if agent.device.type != "cuda":
-        return agent.update
+        return
     torch.backends.cudnn.benchmark = True
     if can_compile(agent.device):
         compile_encoder(agent)
@@ -41,14 +41,19 @@ def accelerated_update(agent: Agent) -> Update:
             "python3-dev), and a GPU of compute capability 7.0",
             stacklevel=2,
         )
-    return CudaGraphUpdate(agent) if can_capture(agent) else agent.update
+    for body in agent.bodies:
+        if can_capture(agent, body):
+            setattr(agent, body, CudaGraph(getattr(agent, body), agent.device))
 
 
-def can_capture(agent: Agent) -> bool:
-    """Whether one CUDA graph can stand for all updates: no message to other ranks, no value that the host waits for."""
+def can_capture(agent: Agent, body: str) -> bool:
+    """Whether one CUDA graph can stand for all calls of a body: no message to other ranks, no value that the host waits
+    for."""
     ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
-    objectives = (objective.same_every_update for objective in agent.objectives)
-    return not ranks and agent.same_every_update and all(objectives)
+    objectives = all(objective.same_every_update for objective in agent.objectives)
+    computes_objectives = agent.joint or body == "step_objectives"
+    same = agent.same_every_update or body == "step_objectives"
+    return not ranks and same and (objectives or not computes_objectives)
 
 
 def can_compile(device: torch.device) -> bool:
@@ -64,18 +69,18 @@ def compile_encoder(agent: Agent) -> None:
     agent.encoder.encode_view = torch.compile(agent.encoder.encode_view, dynamic=False)  # type: ignore[method-assign]
 
 
-class CudaGraphUpdate:
-    """`agent.update` without a word from the host: captured once, then replayed on new batches.
+class CudaGraph:
+    """A body of an update without a word from the host: captured once, then replayed on new batches.
 
     The first `WARM_UP` calls run as they are. All batches must have the shapes of the first; entries that are one
     tensor in it must be one in all. The metrics of a call hold until the next.
     """
 
-    def __init__(self, agent: Agent) -> None:
-        self.agent = agent
+    def __init__(self, body: Body, device: torch.device) -> None:
+        self.body, self.device = body, device
         self.calls = 0
-        self.stream = torch.cuda.Stream(agent.device)
-        self.step = torch.zeros((), device=agent.device)
+        self.stream = torch.cuda.Stream(device)
+        self.step = torch.zeros((), device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.metrics: Metrics = {}
         self.inputs: dict[int, Tensor] = {}
@@ -95,10 +100,10 @@ class CudaGraphUpdate:
         return self.metrics
 
     def _warm_up(self, batch: TensorDict) -> Metrics:
-        current = torch.cuda.current_stream(self.agent.device)
+        current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
-            metrics = self.agent.update(batch, self.step)  # type: ignore[arg-type]
+            metrics = self.body(batch, self.step)  # type: ignore[arg-type]
         current.wait_stream(self.stream)
         return metrics
 
@@ -108,7 +113,7 @@ class CudaGraphUpdate:
         assert static is not None
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream):
-            self.metrics = self.agent.update(static, self.step)  # type: ignore[arg-type]
+            self.metrics = self.body(static, self.step)  # type: ignore[arg-type]
         self.graph = graph
 
 

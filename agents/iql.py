@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.base import Agent, Metrics, Space, soft_update
+from agents.base import Agent, Metrics, Space
 from agents.drqv2 import Actor as MeanActor
 from agents.networks import Critic
-from rlrep import Objective, PixelEncoder, RandomShift
+from rlrep import Objective, PixelEncoder
 from rlrep.encoders import mlp, orthogonal_init, projection
+from rlrep.momentum import ema_, momentum_copy
 from rlrep.optimizers import adam
 
 LOG_STDDEV_RANGE = (-5.0, 2.0)
@@ -70,22 +71,18 @@ class IQL(Agent):
     - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2, with y = Σ γⁱ r + γⁿ V(f');
     - actor: -min(exp(β (min_k Q̄_k(f, a) - V(f))), 100) · log π(a|f), f detached;
     - target: Q̄ ← (1 - τ) Q̄ + τ Q;
-    - objectives: the sum of their losses, with an Adam of its own (with `joint`, added to the critic's loss).
+    - objectives: the sum of their losses, with an Adam of their own (with `joint`, added to the critic's loss).
 
     Args:
         encoder: the shared encoder.
         action_space: ``Box`` of one axis with values in [-1, 1].
         objectives: representation losses built around `encoder`.
-        joint: update the objectives in the critic's step, on the same encodings, rather than in a step of their own.
         expectile: τ of the value, in (0, 1); 0.5 evaluates the data's policy, towards 1 the best of its actions.
         inverse_temperature: β ≥ 0; 0 is behaviour cloning.
         feature_dim: size of the trunks' output.
         hidden_dim: width of the hidden layers.
-        lr: Adam's step size.
         critic_target_tau: τ of the target.
-        num_expl_steps: agent steps with uniformly random actions at the start, online.
-        update_every_steps: agent steps per update, online.
-        augment: the image augmentation; a random shift by 4 pixels if None.
+        options: of `Agent`.
     """
 
     def __init__(
@@ -94,18 +91,14 @@ class IQL(Agent):
         action_space: Space,
         objectives: Sequence[Objective] = (),
         *,
-        joint: bool = False,
         expectile: float = 0.7,
         inverse_temperature: float = 3.0,
         feature_dim: int = 50,
         hidden_dim: int = 1024,
-        lr: float = 1e-4,
         critic_target_tau: float = 0.01,
-        num_expl_steps: int = 2000,
-        update_every_steps: float = 2,
-        augment: RandomShift | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(encoder, action_space, objectives, joint, lr, num_expl_steps, update_every_steps, augment)
+        super().__init__(encoder, action_space, objectives, **options)
         if not 0 < expectile < 1:
             raise ValueError(f"expectile must lie between 0 and 1, got {expectile}")
         if inverse_temperature < 0:
@@ -116,19 +109,18 @@ class IQL(Agent):
         device = self.device
         self.actor = Actor(encoder.repr_dim, self.action_dim, feature_dim, hidden_dim).to(device)
         self.critic = Critic(encoder.repr_dim, self.action_dim, feature_dim, hidden_dim).to(device)
-        self.critic_target = deepcopy(self.critic).requires_grad_(False)
+        self.critic_target = momentum_copy(self.critic)
         self.value = Value(encoder.repr_dim, feature_dim, hidden_dim).to(device)
 
-        objective_parameters = self.objectives.parameters() if joint else ()
-        self.optimizers["critic"] = adam([*encoder.parameters(), *self.critic.parameters(), *objective_parameters], lr)
-        self.optimizers["value"] = adam(self.value.parameters(), lr)
-        self.optimizers["actor"] = adam(self.actor.parameters(), lr)
+        self.optimizers["critic"] = adam(self.trained_with_encoder(self.critic), self.lr)
+        self.optimizers["value"] = adam(self.value.parameters(), self.lr)
+        self.optimizers["actor"] = adam(self.actor.parameters(), self.lr)
 
     def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:
         mean = self.actor(features)
         return mean if eval_mode else (mean + self.actor.stddev * torch.randn_like(mean)).clamp(-1, 1)
 
-    def update(self, batch: TensorDict, step: int) -> Metrics:
+    def learn(self, batch: TensorDict, step: int) -> Metrics:
         features = self.view(batch["observation"])
         with torch.no_grad():
             next_features = self.view(batch["next", "observation"])
@@ -136,8 +128,8 @@ class IQL(Agent):
         metrics = self.update_value(data_q, features.detach())
         metrics |= self.update_actor(batch, data_q, features.detach())
         metrics |= self.update_critic(batch, features, next_features)
-        soft_update(self.critic_target, self.critic, self.critic_target_tau)
-        return metrics | self.update_objectives(batch)
+        ema_(self.critic_target, self.critic, self.critic_target_tau)
+        return metrics
 
     def update_value(self, data_q: Tensor, features: Tensor) -> Metrics:
         value = self.value(features)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.base import Agent, Metrics, Space, soft_update
+from agents.base import Agent, Metrics, Space
 from agents.networks import Critic
-from rlrep import Objective, PixelEncoder, RandomShift
+from rlrep import Objective, PixelEncoder
 from rlrep.encoders import mlp, orthogonal_init, projection
+from rlrep.momentum import ema_, momentum_copy
 from rlrep.optimizers import adam
 
 LOG_STDDEV_RANGE = (-10.0, 2.0)
@@ -65,21 +66,17 @@ class SAC(Agent):
     - actor: α log π(a|f) - min_k Q_k(f, a), a ~ π(f), f detached;
     - temperature: α (-log π(a|f) - H̄), H̄ = -A;
     - target: Q̄ ← (1 - τ) Q̄ + τ Q;
-    - objectives: the sum of their losses, with an Adam of its own (with `joint`, added to the critic's loss).
+    - objectives: the sum of their losses, with an Adam of their own (with `joint`, added to the critic's loss).
 
     Args:
         encoder: the shared encoder.
         action_space: ``Box`` of one axis with values in [-1, 1].
         objectives: representation losses built around `encoder`.
-        joint: update the objectives in the critic's step, on the same encodings, rather than in a step of their own.
         feature_dim: size of the trunks' output.
         hidden_dim: width of the actor's and critic's hidden layers.
-        lr: Adam's step size, the temperature's too.
         critic_target_tau: τ.
         init_temperature: α at the start.
-        num_expl_steps: agent steps with uniformly random actions at the start.
-        update_every_steps: agent steps per update.
-        augment: the image augmentation; a random shift by 4 pixels if None.
+        options: of `Agent`.
     """
 
     def __init__(
@@ -88,17 +85,13 @@ class SAC(Agent):
         action_space: Space,
         objectives: Sequence[Objective] = (),
         *,
-        joint: bool = False,
         feature_dim: int = 50,
         hidden_dim: int = 1024,
-        lr: float = 1e-4,
         critic_target_tau: float = 0.01,
         init_temperature: float = 0.1,
-        num_expl_steps: int = 2000,
-        update_every_steps: float = 2,
-        augment: RandomShift | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(encoder, action_space, objectives, joint, lr, num_expl_steps, update_every_steps, augment)
+        super().__init__(encoder, action_space, objectives, **options)
         if init_temperature <= 0:
             raise ValueError(f"init_temperature must be greater than 0, got {init_temperature}")
         self.critic_target_tau = critic_target_tau
@@ -107,27 +100,26 @@ class SAC(Agent):
         device = self.device
         self.actor = Actor(encoder.repr_dim, self.action_dim, feature_dim, hidden_dim).to(device)
         self.critic = Critic(encoder.repr_dim, self.action_dim, feature_dim, hidden_dim).to(device)
-        self.critic_target = deepcopy(self.critic).requires_grad_(False)
+        self.critic_target = momentum_copy(self.critic)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(init_temperature), device=device))
 
-        objective_parameters = self.objectives.parameters() if joint else ()
-        self.optimizers["critic"] = adam([*encoder.parameters(), *self.critic.parameters(), *objective_parameters], lr)
-        self.optimizers["actor"] = adam(self.actor.parameters(), lr)
-        self.optimizers["temperature"] = adam([self.log_temperature], lr)
+        self.optimizers["critic"] = adam(self.trained_with_encoder(self.critic), self.lr)
+        self.optimizers["actor"] = adam(self.actor.parameters(), self.lr)
+        self.optimizers["temperature"] = adam([self.log_temperature], self.lr)
 
     def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:
         if eval_mode:
             return torch.tanh(self.actor.parameters_of(features)[0])
         return self.actor(features)[0]
 
-    def update(self, batch: TensorDict, step: int) -> Metrics:
+    def learn(self, batch: TensorDict, step: int) -> Metrics:
         features = self.view(batch["observation"])
         with torch.no_grad():
             next_features = self.view(batch["next", "observation"])
         metrics = self.update_critic(batch, features, next_features)
         metrics |= self.update_actor_and_temperature(features.detach())
-        soft_update(self.critic_target, self.critic, self.critic_target_tau)
-        return metrics | self.update_objectives(batch)
+        ema_(self.critic_target, self.critic, self.critic_target_tau)
+        return metrics
 
     def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor) -> Metrics:
         with torch.no_grad():

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from agents.base import Metrics, Space, soft_update
+from agents.base import Metrics, Space
 from agents.drqv2 import add_noise
 from agents.drqv2_bc import DrQV2BC, bc_weighted
 from rlrep import PixelEncoder
+from rlrep.momentum import ema_, momentum_copy
 
 
 class TD3BC(DrQV2BC):
@@ -24,7 +25,7 @@ class TD3BC(DrQV2BC):
       a' = μ̄(f') + ε, ε ~ N(0, policy_noise²) cut to ±stddev_clip;
     - every `policy_delay` updates, the actor: -λ Q₁(f, μ(f)) + ‖μ(f) - a‖², λ = α / mean |Q₁|, f detached; and the
       targets: Q̄ ← (1 - τ) Q̄ + τ Q, μ̄ ← (1 - τ) μ̄ + τ μ;
-    - objectives: the sum of their losses, with an Adam of its own (with `joint`, added to the critic's loss).
+    - objectives: the sum of their losses, with an Adam of their own (with `joint`, added to the critic's loss).
 
     The paper standardises states; from pixels the encoder's input is on one scale already.
 
@@ -56,11 +57,11 @@ class TD3BC(DrQV2BC):
         if policy_delay < 1:
             raise ValueError(f"policy_delay must be at least 1 update, got {policy_delay}")
         self.policy_noise, self.policy_delay = policy_noise, policy_delay
-        self.actor_target = deepcopy(self.actor).requires_grad_(False)
+        self.actor_target = momentum_copy(self.actor)
         self.updates = 0
         self.actor_metrics: Metrics = {}
 
-    def update(self, batch: TensorDict, step: int) -> Metrics:
+    def learn(self, batch: TensorDict, step: int) -> Metrics:
         features = self.view(batch["observation"])
         with torch.no_grad():
             next_features = self.view(batch["next", "observation"])
@@ -68,10 +69,10 @@ class TD3BC(DrQV2BC):
         metrics = self.update_critic(batch, features, next_features, next_action)
         if self.updates % self.policy_delay == 0:
             self.actor_metrics = self.update_actor(batch, features.detach(), stddev=0.0)
-            soft_update(self.critic_target, self.critic, self.critic_target_tau)
-            soft_update(self.actor_target, self.actor, self.critic_target_tau)
+            ema_(self.critic_target, self.critic, self.critic_target_tau)
+            ema_(self.actor_target, self.actor, self.critic_target_tau)
         self.updates += 1
-        return metrics | self.actor_metrics | self.update_objectives(batch)
+        return metrics | self.actor_metrics
 
     def actor_loss(self, batch: TensorDict, mean: Tensor, q1: Tensor, q2: Tensor) -> tuple[Tensor, Metrics]:
         loss, imitation = bc_weighted(q1, mean, batch["action"], self.alpha)
@@ -80,6 +81,6 @@ class TD3BC(DrQV2BC):
     def get_extra_state(self) -> dict[str, Any]:
         return super().get_extra_state() | {"updates": self.updates, "actor_metrics": self.actor_metrics}
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
         super().set_extra_state(state)
         self.updates, self.actor_metrics = state["updates"], state["actor_metrics"]

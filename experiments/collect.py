@@ -16,10 +16,9 @@ the expert without noise, which put them on a scale from 0 to 100.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,18 @@ import hydra
 import numpy as np
 import torch
 from hydra.utils import to_absolute_path
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from envs import make_env
-from experiments import config as configuration
-from experiments.checkpoint import CONFIG
-from experiments.command import start, tell
-from experiments.config import ConfigError, TrainConfig, check_choice, refusals
 from experiments.evaluate import checkpoint_policy, random_policy
-from experiments.evaluation import Policy, environment_options, evaluate
-from experiments.log import Progress
-from experiments.plot import read_returns
+from experiments.results.runs import read_returns
+from experiments.run import config as configuration
+from experiments.run.checkpoint import CONFIG
+from experiments.run.command import start, tell
+from experiments.run.config import ConfigError, TrainConfig, refusals
+from experiments.run.evaluation import Policy, environment_options, evaluate
+from experiments.run.log import Progress
+from experiments.run.options import check, option
 from rlrep.data import Provenance, Transitions, write_transitions
 from rlrep.data.dataset import check_target
 from rlrep.data.replay_files import episodes_of, load_rows
@@ -51,27 +51,28 @@ COLLECTION_SEED = 2_000_003
 
 @dataclass
 class CollectConfig:
-    """What to collect, see conf/collect.yaml; checked on construction."""
+    """What to collect; checked on construction."""
 
-    run: str
-    level: str
-    out: str
-    format: str
-    steps: int
-    noise: float
-    reference_episodes: int
-    seed: int
-    device: str
-    imports: list[str] = field(default_factory=list)
+    run: str = option(MISSING, "folder of a run of experiments.train with save_snapshot=true", path=True)
+    level: str = option(MISSING, "what to collect", choices=LEVELS)
+    out: str = option(MISSING, "folder of the data, a new one", path=True)
+    format: str = option("rlrep", "rlrep (opened without a conversion), vd4rl_84, vd4rl_64, drqv2, minari")
+    steps: int = option(
+        100_000, "agent steps, played in whole episodes; the replays have as many as the run has made", least=1
+    )
+    noise: float = option(0.1, "standard deviation of what is added to the policy's actions", least=0)
+    reference_episodes: int = option(
+        10, "that the random policy and the expert play for the returns at 0 and 100", least=1
+    )
+    seed: int = option(0, "of everything that is random", least=0)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, …")
+    imports: list[str] = option([], "modules to import first: those that the run names")
 
     def __post_init__(self) -> None:
-        check_choice("level", self.level, LEVELS)
-        for name in ("steps", "reference_episodes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("noise", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}")
+        check(self)
+
+
+configuration.register("collect_options", CollectConfig)
 
 
 @dataclass(frozen=True)
@@ -288,8 +289,7 @@ def collect(composed: DictConfig) -> Path:
         config = configuration.typed_as(CollectConfig, composed)
         run, out = Path(to_absolute_path(config.run)), Path(to_absolute_path(config.out))
         check_target(out, config.format)
-        for package in config.imports:
-            importlib.import_module(package)
+        configuration.import_modules(config.imports)
         trained = configuration.load(run / CONFIG)
         trained.device = configuration.resolve_device(config.device)
         torch.manual_seed(config.seed)
@@ -313,8 +313,8 @@ def collect(composed: DictConfig) -> Path:
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="collect")
 def main(composed: DictConfig) -> None:
-    tell(collect, composed, stopped="stopped: nothing was written")
+    tell(collect, composed, CollectConfig, stopped="stopped: nothing was written")
 
 
 if __name__ == "__main__":
-    start(main, "collect")
+    start(main, CollectConfig)

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from experiments.files import write_atomically
-from experiments.offline_config import told_by_run
-from experiments.reconstructions import COLUMNS, pictures, png
+from experiments.run.offline_config import told_by_run
+from experiments.run.reconstructions import COLUMNS, pictures, png
 from rlrep.data import TransitionFiles, Transitions, write_transitions
 from rlrep.data.dataset import WRITERS
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib
 import io
 import sys
 from collections.abc import Sequence
@@ -15,13 +14,13 @@ import numpy as np
 import torch
 
 from envs import OpenGLError
-from experiments import config as configuration
-from experiments.checkpoint import CHECKPOINT, CONFIG, CheckpointError, fitting, load_checkpoint
-from experiments.config import ConfigError, RunConfig, refusals
-from experiments.evaluation import Evaluation, Policy, evaluate, make_evaluation_env, write_video
 from experiments.files import write_atomically
-from experiments.offline_config import OfflineConfig, load
-from experiments.trainer import build_agent
+from experiments.run import config as configuration
+from experiments.run.agent import build_agent
+from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError, fitting, load_checkpoint
+from experiments.run.config import ConfigError, RunConfig, refusals
+from experiments.run.evaluation import Evaluation, Policy, evaluate, make_evaluation_env, write_video
+from experiments.run.offline_config import OfflineConfig, load
 
 
 def checkpoint_policy(config: RunConfig, checkpoint: Path, env: object) -> tuple[Policy, str]:
@@ -74,8 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     video = options.video or folder / "videos" / f"{stem}.mp4"
     try:
         with refusals():
-            for package in options.packages:
-                importlib.import_module(package)
+            configuration.import_modules(options.packages)
             config = load(folder / CONFIG)
             config.device = configuration.resolve_device(options.device)
             torch.manual_seed(options.seed)

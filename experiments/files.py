@@ -44,13 +44,24 @@ def write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives errors of the operating system the name of the file; those of writing have none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 class CsvLog:
@@ -85,20 +96,28 @@ class CsvLog:
             return
         whole = self.path.stat().st_size
         try:
-            with self.path.open("a", newline="") as file:
+            with naming(self.path), self.path.open("a", newline="") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
         except OSError:
             os.truncate(self.path, whole)
             raise
 
     def _read(self, until: int) -> None:
-        complete = self.path.read_text().rpartition("\n")[0]  # a kill may cut the last line short
-        reader = csv.DictReader(io.StringIO(complete))
+        """Line by line, so that a stray quote can't swallow the lines after it."""
+        number = 1
         try:
-            self.rows = [row for row in reader if int(row[self.counter]) <= until]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.path} is damaged at line {reader.line_num}: mend it or move it away") from error
-        self.columns = list(reader.fieldnames or [])
+            complete = self.path.read_text(encoding="utf-8").rpartition("\n")[0]  # a kill may cut the last line short
+            for number, line in enumerate(complete.splitlines(), 1):
+                (values,) = csv.reader([line], strict=True)
+                if number == 1:
+                    self.columns = values
+                    continue
+                row = dict(zip(self.columns, values, strict=True))
+                numbers = [float(value) for value in values if value]  # each, before it is believed
+                if numbers and int(row[self.counter]) <= until:
+                    self.rows.append(row)
+        except (KeyError, ValueError, csv.Error) as error:
+            raise ValueError(f"{self.path} is damaged at line {number}: fix it or move it away") from error
 
     def _rewrite(self) -> None:
         text = io.StringIO(newline="")

@@ -10,7 +10,7 @@ failed=0
 "$python" -m envs.check || failed=1
 if "$python" -c 'import pytest' 2>/dev/null; then
   # The plain ones first: the compiler may take its time.
-  for tests in "not accelerated_update" accelerated_update; do
+  for tests in "not accelerate" accelerate; do
     timeout 80 "$python" -m pytest -q -rs -m cuda -k "$tests" -p no:cacheprovider tests/agents 2>&1 \
       | tee -a "$out/gpu_tests.txt" || failed=1
   done

@@ -1,26 +1,26 @@
-"""Trains an agent on offline data: python -m experiments.offline agent=td3_bc objectives=[taco] dataset=PATH seed=1
+"""Trains an agent on finished data.
 
-What a run does stands in offline_run.py; how its errors are told, in command.py.
+python -m experiments.offline agent=td3_bc objectives=[taco] dataset=data/cheetah_medium preset=cpu
+python -m experiments.offline --multirun agent=bc,td3_bc 'objectives=[],[taco]' dataset=PATH seed=1,2,3
+
+The data are V-D4RL's HDF5 and .npz, DrQ-v2's replay, Minari, a run's folder, or what experiments.collect wrote.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import hydra
+from omegaconf import DictConfig
 
-from experiments.command import start, tell
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from experiments.run.command import start, tell
+from experiments.run.offline_config import OfflineConfig
 
 
 @hydra.main(version_base="1.3", config_path="conf/offline", config_name="offline")
 def main(composed: DictConfig) -> None:
-    from experiments.offline_run import train_offline
+    from experiments.run.offline import train_offline
 
-    tell(train_offline, composed)
+    tell(train_offline, composed, OfflineConfig)
 
 
 if __name__ == "__main__":
-    start(main, "offline", "offline")
+    start(main, OfflineConfig, "offline")

@@ -1,26 +1,24 @@
-"""Trains an encoder on videos: python -m experiments.pretrain objective=temporal_contrastive source=videos/ horizon=5
+"""Trains an encoder on videos.
 
-What a run does stands in pretrain_run.py; how its errors are told, in command.py.
+python -m experiments.pretrain objective=temporal_contrastive source=videos/ horizon=5
+python -m experiments.pretrain objective=forward_model source=env:cheetah_run noise.kind=shapes
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import hydra
+from omegaconf import DictConfig
 
-from experiments.command import start, tell
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from experiments.run.command import start, tell
+from experiments.run.pretrain_config import PretrainConfig
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="pretrain")
 def main(composed: DictConfig) -> None:
-    from experiments.pretrain_run import pretrain
+    from experiments.run.pretraining import pretrain
 
-    tell(pretrain, composed)
+    tell(pretrain, composed, PretrainConfig)
 
 
 if __name__ == "__main__":
-    start(main, "pretrain")
+    start(main, PretrainConfig)

@@ -1,26 +1,25 @@
-"""Trains an agent from pixels: python -m experiments.train task=quadruped_run agent=taco seed=1
+"""Trains an agent from pixels.
 
-What a run does stands in trainer.py; how its errors are told, in command.py.
+python -m experiments.train preset=cpu task=cheetah_run agent=taco seed=1
+python -m experiments.train task=quadruped_run agent=sac objectives=[taco] resume=true
+python -m experiments.train --multirun task=walker_walk,cheetah_run seed=1,2,3
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import hydra
+from omegaconf import DictConfig
 
-from experiments.command import start, tell
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from experiments.run.command import start, tell
+from experiments.run.config import TrainConfig
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
-    from experiments.trainer import train
+    from experiments.run.online import train
 
-    tell(train, composed)
+    tell(train, composed, TrainConfig)
 
 
 if __name__ == "__main__":
-    start(main, "config")
+    start(main, TrainConfig)

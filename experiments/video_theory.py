@@ -8,209 +8,21 @@ is there is not run again, so that the study can be stopped and resumed. At its 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
-from functools import partial
-from itertools import product
-from multiprocessing import active_children, get_context
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from envs.vector import processor_count
-from experiments.files import FolderInUse, locked, write_atomically
-from experiments.theory.jobs import NOISES, Job, LockJob
-from experiments.theory.results import METHODS, read_content
-from rlrep.registry import look_up
-
-CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
-SIZES = (0.15, 0.45)  # beside the core's
-PERSISTENCES = (0.5, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
-HORIZONS = range(2, 11)
-MAX_EPISODES = 30_000  # that a lock may take
-LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder")
-SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
-
-
-def core(domain: str, methods: Iterable[str], seeds: int) -> Iterator[Job]:
-    """Methods × {no noise, iid, exogenous} × seeds, a whole seed after the other."""
-    # In ViZDoom shapes lie on everything, not on what is dark only; where they cover more, ACRO, the reference, fails.
-    num_shapes, size = (8, 0.3) if domain == "gridworld" else (4, 0.15)
-    for seed, method, (noise, persistence) in product(range(seeds), methods, NOISES.items()):
-        if method == "oracle" and noise != "none":
-            continue  # it sees no noise
-        yield Job(domain, "core", method, noise, seed, persistence, num_shapes, size)
-
-
-def sizes(_: Iterable[str], seeds: int) -> Iterator[Job]:
-    """How the methods fall as exogenous noise, for autoencoders also iid noise, covers more; the core has one point."""
-    yield from core("gridworld", ("oracle", "autoencoder", *SWEPT), seeds)
-    for seed, method, size in product(range(seeds), ("autoencoder", *SWEPT), SIZES):
-        yield Job("gridworld", "size", method, "exogenous", seed, 1.0, size=size)
-        if method == "autoencoder":
-            yield Job("gridworld", "size", method, "iid", seed, 0.0, size=size)
-
-
-def persistences(_: Iterable[str], seeds: int) -> Iterator[Job]:
-    """From iid noise to exogenous noise; the ends are the core's."""
-    yield from core("gridworld", SWEPT, seeds)
-    for seed, method, persistence in product(range(seeds), SWEPT, PERSISTENCES):
-        yield Job("gridworld", "persistence", method, "persistence", seed, persistence)
-
-
-def lock(_: Iterable[str], seeds: int) -> Iterator[LockJob]:
-    """Combination locks of growing length."""
-    for seed, horizon, method in product(range(seeds), HORIZONS, LOCK_METHODS):
-        yield LockJob(method, horizon, seed)
-
-
-STUDIES: dict[str, Callable[[Iterable[str], int], Iterable[Job | LockJob]]] = {
-    "core": partial(core, "gridworld"),
-    "size": sizes,
-    "persistence": persistences,
-    "lock": lock,
-    "vizdoom_basic": partial(core, "vizdoom_basic"),
-    "vizdoom_defend_the_center": partial(core, "vizdoom_defend_the_center"),
-}
-
-
-def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
-    """Does a job in this process, on one thread, and writes its cell.
-
-    Args:
-        job: which.
-        folder: of the study; the file is cells/NAME.json.
-        quick: sizes that only show that everything runs.
-    """
-    import torch
-
-    from experiments.allocator import keep_pages
-    from experiments.benchmark import describe_machine
-
-    torch.set_num_threads(1)
-    keep_pages()
-    started = time.perf_counter()
-    if isinstance(job, LockJob):
-        from experiments.theory.lock import run_lock_cell
-
-        row: dict[str, Any] = run_lock_cell(job.method, job.horizon, job.seed, MAX_EPISODES)
-    else:
-        from experiments.theory import pixels
-
-        row = pixels.run(job, pixels.settings(job.domain, quick), folder)
-        row["settings"] = job_settings(job, quick)
-    machine = describe_machine("cpu")
-    row = (
-        job.description
-        | row
-        | {
-            "seconds": time.perf_counter() - started,
-            "machine": "{processor}, {cores} cores, torch {torch}".format(**machine),
-        }
-    )
-    path = folder / "cells" / f"{job.name}.json"
-    write_atomically(path, json.dumps(row, indent=1).encode())
-    return path
-
-
-def without_cell(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list[Job | LockJob]:
-    """The jobs that are still to be done.
-
-    Raises:
-        ValueError: a cell is of other noise or other settings.
-    """
-    missing = []
-    for job in jobs:
-        path = folder / "cells" / f"{job.name}.json"
-        if not path.exists():
-            missing.append(job)
-            continue
-        cell = read_content(path)
-        asked = job.description
-        if "settings" in cell and isinstance(job, Job):
-            asked |= {"settings": job_settings(job, quick)}
-        if other := [f"{name}={cell.get(name)}" for name, value in asked.items() if cell.get(name) != value]:
-            raise ValueError(
-                f"{path} is of another study ({', '.join(other)}): move it away, or choose another folder with --out"
-            )
-    return missing
-
-
-def job_settings(job: Job, quick: bool) -> Any:
-    """As a cell keeps them, so in JSON's types."""
-    from experiments.theory import pixels
-
-    return json.loads(json.dumps(asdict(pixels.settings(job.domain, quick))))
-
-
-def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick: bool) -> list[str]:
-    """Does the jobs whose cells are missing, `workers` at a time, each in a process of its own; returns what failed."""
-    missing = without_cell(jobs, folder, quick)
-    failed = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        running = {pool.submit(run_job, job, folder, quick): job for job in missing}
-        bar = tqdm(as_completed(running), total=len(jobs), initial=len(jobs) - len(missing), unit="cell")
-        try:
-            for future in bar:
-                job = running[future]
-                try:
-                    future.result()
-                except Exception:
-                    failed.append(f"{job.name}: {traceback.format_exc(limit=-1).strip().splitlines()[-1]}")
-                bar.set_postfix_str(job.name)
-        except KeyboardInterrupt:  # else the pool would do all that is left first
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in active_children():
-                worker.terminate()
-            raise
-    return failed
-
-
-def chosen_jobs(options: argparse.Namespace) -> list[Job | LockJob]:
-    """The jobs of the studies asked for.
-
-    Raises:
-        ValueError: for an unknown study or method, or a method that none of the studies has.
-    """
-    for method in options.methods or ():
-        look_up("method", method, dict.fromkeys(METHODS))
-    jobs: list[Job | LockJob] = []
-    for name in options.studies:
-        jobs += look_up("study", name, STUDIES)(options.methods or CORE_METHODS, options.seeds)
-    jobs = [job for job in jobs if not options.methods or job.method in options.methods]
-    if not jobs:
-        raise ValueError(f"{' and '.join(options.studies)} has no job for {' or '.join(options.methods)}")
-    return list(dict.fromkeys(jobs))
-
-
-def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list[str]:
-    """The same as `run_missing` on a Ray cluster that shares `folder`: the one RAY_ADDRESS names, else a local one."""
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ValueError("ray is not installed: pip install 'rlrep[ray]'") from error
-    missing = without_cell(jobs, folder, quick)
-    ray.init(log_to_driver=False)
-    remote: Any = ray.remote(num_cpus=1, max_calls=1)(run_job)
-    running = {remote.remote(job, folder.resolve(), quick): job for job in missing}
-    failed = []
-    for task in tqdm(list(running), total=len(running), unit="cell"):
-        try:
-            ray.get(task)
-        except Exception as error:
-            failed.append(f"{running[task].name}: {str(error).strip().splitlines()[-1]}")
-    ray.shutdown()
-    return failed
+from experiments.files import FolderInUse, locked
+from experiments.video_study.cells import METHODS
+from experiments.video_study.report import write_report
+from experiments.video_study.study import STUDIES, chosen_jobs, run_missing, run_on_ray
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.video_theory", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.video_theory", description="Which methods survive which noise."
+    )
     parser.add_argument("studies", nargs="*", default=["core"], help=f"of {', '.join(STUDIES)}; core by default")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; all but VQ by default")
@@ -223,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if min(options.seeds, options.workers) < 1:
         parser.error("--seeds and --workers must be at least 1")
     try:
-        jobs = [] if options.report else chosen_jobs(options)
+        jobs = [] if options.report else chosen_jobs(options.studies, options.methods, options.seeds)
         if options.quick:  # no cell of it may pass for one of the study
             options.out /= "quick"
         with locked(options.out):
@@ -231,14 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 failed = run_on_ray(jobs, options.out, options.quick)
             else:
                 failed = run_missing(jobs, options.out, options.workers, options.quick)
-            from experiments.theory.report import write_report
-
             write_report(options.out, options.out, options.quick)
     except (ValueError, FolderInUse, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped: the same command goes on with what is missing", file=sys.stderr)
+        print("stopped: the same command continues with what is missing", file=sys.stderr)
         return 1
     print(f"report: {options.out / 'report.md'}, {options.out / 'report.html'}")
     for line in failed:

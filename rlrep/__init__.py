@@ -12,10 +12,12 @@ from rlrep.objectives import (
     ForwardModel,
     InverseModel,
     Objective,
+    Objectives,
     TemporalContrastive,
     make_objective,
 )
 from rlrep.replay import ReplayBuffer
+from rlrep.window import Gap, Window
 
 __version__ = "0.1.0"
 
@@ -27,13 +29,16 @@ __all__ = [
     "ActionSequenceEncoder",
     "Autoencoder",
     "ForwardModel",
+    "Gap",
     "InverseModel",
     "Objective",
+    "Objectives",
     "PixelDecoder",
     "PixelEncoder",
     "RandomShift",
     "ReplayBuffer",
     "TemporalContrastive",
+    "Window",
     "info_nce",
     "make_objective",
     "temporal_contrastive",

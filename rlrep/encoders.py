@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
+
+from rlrep.encoder_files import CONFIG, WEIGHTS, read_encoder, write_encoder
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STRIDES = (2, 1, 1, 1)
+MAX_PARAMETERS = 2**30
+HUB = "hf://"
 
 
 def orthogonal_init(module: nn.Module) -> None:
@@ -98,12 +105,20 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
+def _whole(name: str, values: Iterable[Any]) -> tuple[int, ...]:
+    """Whole numbers of any type, NumPy's for one, as Python's, which JSON can hold."""
+    try:
+        return tuple(operator.index(value) for value in values)
+    except TypeError as error:
+        raise ValueError(f"{name} must be whole numbers, got {values!r}") from error
+
+
 class PixelEncoder(nn.Module, PyTorchModelHubMixin):
     """The convolutional encoder of DrQ-v2 (arXiv 2107.09645): `x / 255 - 0.5`, then four 3×3 convolutions with ReLU.
 
     Input: (…, C, H, W) uint8 in 0..255. Output: (…, repr_dim) float32; `repr_dim` is 39 200 for (9, 84, 84), 32
-    channels and the default strides. Share a trained one with ``encoder.save_pretrained(folder)`` and
-    ``PixelEncoder.from_pretrained(folder)`` (safetensors and a JSON configuration).
+    channels and the default strides. Share a trained one with ``encoder.save_pretrained(folder)`` (safetensors and a
+    JSON configuration, both with checksums) and `from_pretrained`.
 
     Args:
         observation_shape: (C, H, W) of the stacked frames; with the default strides H and W are at least 17.
@@ -113,7 +128,8 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         out_dim: size of the features: Linear → LayerNorm follows the convolutions. None leaves them as they are.
 
     Raises:
-        ValueError: for an impossible shape or an unknown precision; when called with another shape.
+        ValueError: for an impossible shape, an unknown precision, or more than 2³⁰ parameters; when called with another
+            shape.
     """
 
     def __init__(
@@ -125,6 +141,11 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         out_dim: int | None = None,
     ) -> None:
         super().__init__()
+        observation_shape = _whole("observation_shape", observation_shape)
+        strides = _whole("strides", strides)
+        (channels,) = _whole("channels", [channels])
+        if out_dim is not None:
+            (out_dim,) = _whole("out_dim", [out_dim])
         if len(strides) < 1 or min(strides) < 1:
             raise ValueError(f"strides must be numbers of at least 1, one a convolution, got {tuple(strides)}")
         smallest = 2  # the last feature map's side
@@ -140,21 +161,63 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-        self.observation_shape = tuple(observation_shape)
+        self.observation_shape = observation_shape
         self.channels = channels
         self.precision = precision
-        self.strides = tuple(strides)
+        self.strides = strides
+        self.out_dim = out_dim
+        height, width = self.feature_size
+        self.repr_dim = channels * height * width
+        parameters = 9 * channels * (observation_shape[0] + (len(strides) - 1) * channels) + self.repr_dim * (
+            out_dim or 0
+        )
+        if parameters > MAX_PARAMETERS:
+            raise ValueError(
+                f"channels={channels} and out_dim={out_dim} make an encoder of {parameters:,} parameters for "
+                f"observations of shape {observation_shape}, at most {MAX_PARAMETERS:,} are possible: make them smaller"
+            )
         widths = (self.observation_shape[0], *[channels] * len(strides))
         self.convolutions = nn.ModuleList(
             nn.Conv2d(widths[i], widths[i + 1], 3, stride) for i, stride in enumerate(strides)
         )
-        height, width = self.feature_size
-        self.repr_dim = channels * height * width
         self.head: nn.Sequential | None = None
         if out_dim is not None:
             self.head = nn.Sequential(nn.Linear(self.repr_dim, out_dim), nn.LayerNorm(out_dim))
             self.repr_dim = out_dim
         self.apply(orthogonal_init)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments that build such an encoder; a subclass keeps its own as attributes of their names."""
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write_encoder(save_directory, self.options, self.state_dict())
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, precision: str | None = None, **hub_options: Any
+    ) -> PixelEncoder:
+        """The encoder that ``save_pretrained`` wrote, with its weights bit for bit, in evaluation mode on the CPU.
+
+        Args:
+            pretrained_model_name_or_path: its folder; or ``hf://OWNER/NAME`` for one on the Hugging Face Hub, which
+                nothing else asks.
+            precision: as of `PixelEncoder`; the saved one's if None.
+            hub_options: of ``huggingface_hub.snapshot_download``: `revision`, `token`, `cache_dir` and so on.
+
+        Raises:
+            FileNotFoundError: if the folder, its configuration or its weights do not exist.
+            ValueError: if they were not written by ``save_pretrained``, or changed since: a missing or unknown entry, a
+                shape or number that can't be, a checksum that does not match.
+        """
+        place = str(pretrained_model_name_or_path)
+        if place.startswith(HUB):
+            place = snapshot_download(place.removeprefix(HUB), allow_patterns=[CONFIG, WEIGHTS], **hub_options)
+        elif hub_options:
+            raise TypeError(f"{', '.join(hub_options)} are for encoders on the Hub (hf://OWNER/NAME), got {place}")
+        changes = {} if precision is None else {"precision": precision}
+        return read_encoder(Path(place), cls, inspect.signature(cls).parameters, **changes).eval()
 
     @property
     def feature_size(self) -> tuple[int, int]:

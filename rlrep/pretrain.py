@@ -9,11 +9,13 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from rlrep.objectives import Objective
+from rlrep.objectives import Objective, Objectives
 from rlrep.optimizers import adam
 
 if TYPE_CHECKING:
-    from rlrep.data.episodes import EpisodeDataset
+    from tensordict import TensorDict
+
+    from rlrep.replay import Episodes
 
 VALIDATION_SEED = 0
 
@@ -42,9 +44,9 @@ class Pretrainer:
         validation_start: state of `validation` that every validation starts from.
 
     Raises:
-        ValueError: for numbers that can't work, data of another shape or with larger gaps than the objective was built
-            for, and data without an entry that the objective reads; under torch.distributed, if the objective takes
-            negatives from all ranks, as each trains an encoder of its own here.
+        ValueError: for numbers that can't work, data of another shape, and data that can't serve the objective's
+            window, such as video where it reads actions; under torch.distributed, if the objective takes negatives from
+            all ranks, as each trains an encoder of its own here.
 
     Example:
         >>> train, validation = open_video("videos/").split()
@@ -55,8 +57,8 @@ class Pretrainer:
     def __init__(
         self,
         objective: Objective,
-        train: EpisodeDataset,
-        validation: EpisodeDataset,
+        train: Episodes,
+        validation: Episodes,
         *,
         steps: int,
         batch_size: int = 256,
@@ -81,6 +83,7 @@ class Pretrainer:
         if objective.all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
             raise ValueError("pre-training is one process's: set objective.all_ranks = False to train one in each rank")
         self.objective, self.train, self.validation = objective, train, validation
+        self.objectives = Objectives([objective])
         self.steps, self.batch_size, self.patience = steps, batch_size, patience
         self.validate_every, self.validation_batches = validate_every, validation_batches
         self.optimizer = adam(objective.parameters(), lr)
@@ -107,12 +110,17 @@ class Pretrainer:
 
     def step(self) -> dict[str, Tensor]:
         """One update; the losses and metrics stay tensors on the device."""
-        metrics = self.objective(self.train.sample(self.batch_size).to(self.device, non_blocking=True))
+        loss, metrics = self.objectives(self.sample(self.train))
         self.optimizer.zero_grad(set_to_none=True)
-        total_loss(metrics).backward()
+        loss.backward()
         self.optimizer.step()
+        self.objectives.after_step()
         self.updates += 1
-        return {name: value.detach() for name, value in metrics.items()}
+        return metrics
+
+    def sample(self, data: Episodes) -> TensorDict:
+        """A batch of the objective's window."""
+        return data.sample(self.batch_size, self.objective.window).to(self.device, non_blocking=True)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -127,13 +135,10 @@ class Pretrainer:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(VALIDATION_SEED)
-            rows = [
-                self.objective(self.validation.sample(self.batch_size).to(self.device, non_blocking=True))
-                for _ in range(self.validation_batches)
-            ]
+            rows = [self.objectives(self.sample(self.validation))[1] for _ in range(self.validation_batches)]
         self.objective.train()
         self.validation.load_state_dict(before)
-        means = {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0].keys()}  # noqa: SIM118
+        means = {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
         loss = sum(value for name, value in means.items() if name.startswith("loss_"))
         if not math.isfinite(loss):
             raise FloatingPointError(f"the validation loss is {loss} after {self.updates} updates: try a smaller lr")
@@ -175,9 +180,7 @@ class Pretrainer:
         self._best, self.best_loss, self.best_updates = best["weights"], best["loss"], best["updates"]
 
 
-def pretrain(
-    objective: Objective, train: EpisodeDataset, validation: EpisodeDataset, *, steps: int, **options: Any
-) -> Pretrainer:
+def pretrain(objective: Objective, train: Episodes, validation: Episodes, *, steps: int, **options: Any) -> Pretrainer:
     """Trains to the end; the objective and its encoder hold the best validation's weights then.
 
     Args:
@@ -192,12 +195,7 @@ def pretrain(
     return trainer
 
 
-def total_loss(metrics: Any) -> Tensor:
-    """The sum of the entries named ``loss_*``."""
-    return torch.stack([value for name, value in metrics.items() if name.startswith("loss_")]).sum()
-
-
-def check_data(objective: Objective, data: EpisodeDataset) -> None:
+def check_data(objective: Objective, data: Episodes) -> None:
     """Refuses data that the objective can't learn from, before anything is trained."""
     expected = objective.encoder.observation_shape
     if data.observation_shape != expected:
@@ -205,15 +203,4 @@ def check_data(objective: Objective, data: EpisodeDataset) -> None:
             f"the encoder reads observations of shape {expected}, the data has {data.observation_shape}: build both "
             f"with the same image_size and frame_stack"
         )
-    if objective.horizon and data.max_gap > objective.horizon:
-        raise ValueError(
-            f"{type(objective).__name__} was built with horizon={objective.horizon}, the data pairs observations up to "
-            f"{data.max_gap} steps apart: build both with the same number"
-        )
-    before = data.state_dict()
-    try:
-        objective.read(data.sample(1))
-    except KeyError as error:
-        raise ValueError(error.args[0]) from error
-    finally:
-        data.load_state_dict(before)
+    data.check(objective.window, type(objective).__name__)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlrep.encoders import PixelDecoder, PixelEncoder, mlp, to_pixels, to_unit_scale
+
+NEGLIGIBLE = 1e-3  # of the typical spread
+PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))  # of ridge regression, per row
 
 
 @torch.no_grad()
@@ -30,53 +36,167 @@ def probe(
 ) -> float:
     """How well a target can be read from frozen features: fitted on one part of the data, scored on the other.
 
-    The features are standardised; the probe is linear, or has one hidden layer; full-batch AdamW.
+    The features are standardised, see `standardised`. Values are read by ridge regression, whose penalty has the least
+    error when each row of `train` is left out in turn; classes, and anything through a hidden layer, by full-batch
+    AdamW. A single score says nothing of its noise: see `probe_folds`.
 
     Args:
         train, test: (features, target): (N, D) float with (N,) int64 classes 0..C-1, or with (N, T) float values.
         hidden_dim: width of the hidden layer; None for a linear probe.
-        steps: of AdamW.
-        lr, weight_decay: of AdamW.
-        seed: of the probe's first weights.
+        steps, lr, weight_decay: of AdamW.
+        seed: of the first weights, where AdamW trains them.
 
     Returns:
-        For classes the share of the test that is told right, in 0..1. For values the mean over targets of R² = 1 -
-        error / variance: 1 is perfect, 0 as good as the mean. Targets that stay the same in either part don't count.
+        For classes the accuracy on the test, in 0..1. For values the mean over targets of R² = 1 - error / variance: 1
+        is perfect, 0 as good as the mean. Targets that (almost) stay the same in either part do not count.
 
     Raises:
-        ValueError: if features and targets do not fit each other, or no target varies.
+        ValueError: if features and targets do not fit each other or are not finite, or no target varies.
     """
     (features, target), (test_features, test_target) = train, test
-    for name, (x, y) in {"train": train, "test": test}.items():
-        if x.ndim != 2 or len(x) != len(y) or not len(x):
-            shapes = f"{tuple(x.shape)}, {tuple(y.shape)}"
-            raise ValueError(f"{name} needs features (N, D) and as many targets, got {shapes}")
     classes = not target.is_floating_point()
-    mean, std = features.mean(0), features.std(0) + 1e-6
-    features, test_features = (features - mean) / std, (test_features - mean) / std
-    out_dim = int(max(target.max(), test_target.max())) + 1 if classes else target.shape[1]
-    if not classes:
-        varies = (target.amax(0) > target.amin(0)) & (test_target.amax(0) > test_target.amin(0))
-        if not varies.any():
-            raise ValueError("no target varies in both train and test, so there is nothing to read")
-        target, test_target, out_dim = target[:, varies], test_target[:, varies], int(varies.sum())
-        center, scale = target.mean(0), target.std(0)
-        target = (target - center) / scale
+    for name, (x, y) in {"train": train, "test": test}.items():
+        if x.ndim != 2 or len(x) != len(y) or not len(x) or y.ndim != (1 if classes else 2):
+            shapes = f"{tuple(x.shape)}, {tuple(y.shape)}"
+            raise ValueError(
+                f"{name} needs features (N, D) and as many targets, (N,) classes or (N, T) values, got {shapes}"
+            )
+        if not (x.isfinite().all() and y.isfinite().all()):
+            raise ValueError(f"features and targets must be finite, and those of {name} are not")
+    features, test_features = standardised(features, test_features)
+    if classes:
+        out_dim = int(max(target.max(), test_target.max())) + 1
+        readout = _trained(features, target, out_dim, hidden_dim, steps, lr, weight_decay, seed)
+        return float((readout(test_features).argmax(1) == test_target).float().mean())
+    spread, test_spread = target.std(0, unbiased=False), test_target.std(0, unbiased=False)
+    varies = torch.minimum(spread, test_spread) > NEGLIGIBLE * torch.maximum(spread, test_spread)
+    if not varies.any():
+        raise ValueError("no target varies in both train and test, so there is nothing to read")
+    center, scale = target[:, varies].mean(0), spread[varies]
+    target, test_target = ((part[:, varies] - center) / scale for part in (target, test_target))
+    if hidden_dim is None:
+        prediction = _ridge(features, target, test_features)
+    else:
+        out_dim = target.shape[1]
+        prediction = _trained(features, target, out_dim, hidden_dim, steps, lr, weight_decay, seed)(test_features)
+    error = (prediction - test_target).square().mean(0)
+    return float((1 - error / test_target.var(0, unbiased=False)).mean())
+
+
+class ProbeScore(NamedTuple):
+    """Scores of one probe on several parts of the data.
+
+    Attributes:
+        mean: of the scores.
+        std: their standard deviation (over folds - 1), what a single score may be off by.
+        scores: one a fold.
+    """
+
+    mean: float
+    std: float
+    scores: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.std:.3f}"
+
+
+def probe_folds(
+    features: Tensor, target: Tensor, groups: Tensor | None = None, folds: int = 5, seed: int = 0, **options: Any
+) -> ProbeScore:
+    """`probe` with its noise: the data are cut into `folds` parts at random, and each is the test once.
+
+    Args:
+        features, target: as of `probe`, (N, D) and (N,) or (N, T).
+        groups: (N,) int64, rows of one group are in one part: the episode of each frame, as neighbouring frames are
+            almost equal. None for rows that are independent.
+        folds: at least 2, at most the number of groups.
+        seed: of the parts, and of `probe`.
+        options: of `probe`.
+
+    Raises:
+        ValueError: as `probe`, and for `groups` of another length or fewer than `folds`.
+    """
+    number = torch.arange(len(features)) if groups is None else groups.cpu().unique(return_inverse=True)[1]
+    if len(number) != len(features) or len(number) != len(target):
+        raise ValueError(
+            f"features, target and groups must be of one length, got {len(features)}, {len(target)}, {len(number)}"
+        )
+    count = int(number.max()) + 1 if len(number) else 0
+    if not 2 <= folds <= count:
+        raise ValueError(f"folds must lie in 2..{count}, the number of groups, got {folds}")
+    part = torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % folds
+    fold = part[number].to(features.device)
+    scores = []
+    for i in range(folds):
+        held_out = fold == i
+        train, test = ((features[rows], target[rows]) for rows in (~held_out, held_out))
+        scores.append(probe(train, test, **options | {"seed": seed}))
+    return ProbeScore(float(np.mean(scores)), float(np.std(scores, ddof=1)), tuple(scores))
+
+
+def standardised(features: Tensor, *others: Tensor) -> list[Tensor]:
+    """Features (N, D) with mean 0 and spread 1, and others by the same numbers.
+
+    A feature that hardly varies in the first part, such as a unit that is almost never active, would be huge in the
+    others: its spread counts as at least a thousandth of the typical one, and values count as far as the first part's
+    range and once as much on either side. One that is constant there becomes 0 everywhere.
+    """
+    spread = features.std(0, unbiased=False)
+    varying = spread[spread > 0]
+    floor = NEGLIGIBLE * varying.median() if len(varying) else 1.0
+    low, high = features.amin(0), features.amax(0)
+    room = high - low
+    mean, scale = features.mean(0), spread.clamp_min(floor)
+    return [torch.where(room > 0, (x.clamp(low - room, high + room) - mean) / scale, 0.0) for x in (features, *others)]
+
+
+@torch.no_grad()
+def _ridge(features: Tensor, target: Tensor, test_features: Tensor) -> Tensor:
+    """Predictions (M, T) of ridge regression on standardised features and targets.
+
+    The penalty of each target is the one of `PENALTIES` with the least leave-one-out error, which has a closed form:
+    residual / (1 - leverage).
+    """
+    x, y = features.double(), target.double()
+    wide = x.shape[1] > len(x)
+    values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
+    values = values.clamp_min(0)
+    projected = vectors * values.sqrt() if wide else x @ vectors  # x in the basis of its principal directions
+    penalties = torch.tensor(PENALTIES, dtype=x.dtype, device=x.device) * len(x)
+    on_target = projected.T @ y
+    errors = []
+    for penalty in penalties:
+        shrunk = 1 / (values + penalty)
+        leverage = (projected.square() * shrunk).sum(1, keepdim=True) + 1 / len(x)
+        residual = y - projected @ (shrunk[:, None] * on_target)
+        errors.append((residual / (1 - leverage).clamp_min(1e-9)).square().mean(0))
+    best = penalties[torch.stack(errors).argmin(0)]  # (T,)
+    shrunk = 1 / (values[:, None] + best)
+    weight = x.T @ (vectors @ (shrunk * (vectors.T @ y))) if wide else vectors @ (shrunk * on_target)
+    return (test_features.double() @ weight).to(target.dtype)
+
+
+def _trained(
+    features: Tensor,
+    target: Tensor,
+    out_dim: int,
+    hidden_dim: int | None,
+    steps: int,
+    lr: float,
+    weight_decay: float,
+    seed: int,
+) -> nn.Module:
+    """A readout of standardised features, without gradients from now on."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         readout = mlp(features.shape[1], [hidden_dim] if hidden_dim else [], out_dim).to(features.device)
     optimizer = torch.optim.AdamW(readout.parameters(), lr=lr, weight_decay=weight_decay)
-    loss_of = F.cross_entropy if classes else F.mse_loss
+    loss_of = F.mse_loss if target.is_floating_point() else F.cross_entropy
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
         loss_of(readout(features), target).backward()
         optimizer.step()
-    with torch.no_grad():
-        prediction = readout(test_features)
-        if classes:
-            return float((prediction.argmax(1) == test_target).float().mean())
-        error = (prediction * scale + center - test_target).square().mean(0)
-        return float((1 - error / test_target.var(0, unbiased=False)).mean())
+    return readout.requires_grad_(False)
 
 
 def alignment(early: Tensor, late: Tensor) -> float:
@@ -129,8 +249,7 @@ def reconstruction(
         The mean squared error on the test, on the scale pixels / 255; and its reconstructions, (N, C, H, W) uint8.
     """
     (features, frames), (test_features, test_frames) = train, test
-    mean, std = features.mean(0), features.std(0) + 1e-6
-    features, test_features = (features - mean) / std, (test_features - mean) / std
+    features, test_features = standardised(features, test_features)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         decoder = PixelDecoder(features.shape[1], frames.shape[1:], channels).to(features.device)

@@ -1,7 +1,9 @@
-"""Names that people type."""
+"""Names that people type: of what the package knows, or import paths of their own classes."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
@@ -22,3 +24,60 @@ def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
     if name not in known:
         raise unknown(kind, name, known)
     return known[name]
+
+
+def find_class(kind: str, name: str, known: Mapping[str, type[T]], base: type[T]) -> type[T]:
+    """The class called `name`: one in `known`, or a class of one's own by its import path, ``package.module:Class``.
+
+    Raises:
+        ValueError: for an unknown name, and for a path whose module, class or base is wrong: it says which.
+    """
+    if ":" not in name:
+        return look_up(kind, name, known)
+    module_name, _, class_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # a package that the module itself needs
+        raise ValueError(
+            f"{kind} {name!r}: there is no module {error.name!r} on the import path; start the command where the "
+            f"module can be imported, or add its folder to PYTHONPATH"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{kind} {name!r} is not an import path such as my_package.my_file:MyClass") from error
+    found = getattr(module, class_name, None)
+    if found is None:
+        classes = [each for each, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
+        near = f": it has {', '.join(classes)}" if classes else ""
+        raise ValueError(f"{kind} {name!r}: {module_name} has no class {class_name!r}{near}")
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ValueError(f"{kind} {name!r}: {class_name} is not a subclass of {base.__module__}.{base.__name__}")
+    return found
+
+
+def check_options(kind: str, name: str, built: type, options: Iterable[str]) -> None:
+    """Refuses keyword arguments that a class does not take, with the nearest that it does.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    takes = parameters_of(built)
+    for option in options:
+        if option not in takes:
+            raise unknown(f"option of {kind} {name}:", option, takes)
+
+
+def parameters_of(built: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class; where it hands others on, ``**options``, those of its base too."""
+    found: dict[str, inspect.Parameter] = {}
+    for each in built.__mro__:
+        if "__init__" in vars(each):
+            own = inspect.signature(each.__init__).parameters  # type: ignore[misc]
+            found = {name: parameter for name, parameter in own.items() if name != "self"} | found
+            hands_on = [name for name, parameter in own.items() if parameter.kind is parameter.VAR_KEYWORD]
+            for name in hands_on:
+                found.pop(name, None)
+            if not hands_on:
+                break
+    return found

@@ -17,21 +17,118 @@ MAY_IMPORT: dict[str, set[str]] = {
     "agents": {"rlrep"},
     "experiments": ROOMS,
 }
+# The commands. What they stand on are the rooms, the folders in experiments/.
+DOORS = {
+    "train",
+    "offline",
+    "pretrain",
+    "evaluate",
+    "collect",
+    "data",
+    "plot",
+    "offline_report",
+    "video_theory",
+    "benchmark",
+}
 OPTIONAL = ["gymnasium", "dm_control", "mujoco", "wandb", "stable_baselines3", "hydra", "matplotlib"]
 
 
-def imported_packages(source: str) -> Iterator[str]:
-    """The top-level package of every absolute import, those inside functions included."""
+Graph = dict[str, set[str]]
+
+
+def imports(source: str) -> Iterator[tuple[str, list[str]]]:
+    """Every absolute import, those inside functions included: a module, and the names that are taken from it."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
+            yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module.split(".")[0]
+            yield node.module, [alias.name for alias in node.names]
+
+
+def imported_packages(source: str) -> Iterator[str]:
+    """The top-level package of every import."""
+    yield from (module.split(".")[0] for module, _ in imports(source))
+
+
+def modules() -> dict[str, str]:
+    """The sources of all our modules, by name; a package's name stands for its `__init__.py`."""
+    files = [file.relative_to(ROOT) for room in sorted(ROOMS) for file in sorted((ROOT / room).rglob("*.py"))]
+    return {
+        ".".join(file.with_suffix("").parts).removesuffix(".__init__"): (ROOT / file).read_text(encoding="utf-8")
+        for file in files
+    }
+
+
+def import_graph(sources: dict[str, str]) -> Graph:
+    """Which of the modules imports which others; `from a import b` is of `a.b` where that is a module."""
+    graph: Graph = {name: set() for name in sources}
+    for name, source in sources.items():
+        for module, taken in imports(source):
+            found = {f"{module}.{part}" if f"{module}.{part}" in sources else module for part in taken or [""]}
+            graph[name] |= found & sources.keys() - {name}
+    return graph
+
+
+def circles(graph: Graph) -> list[list[str]]:
+    """Modules that reach each other, the groups of more than one."""
+
+    def reached(start: str) -> set[str]:
+        seen, left = set(), [start]
+        while left:
+            new = graph[left.pop()] - seen
+            seen |= new
+            left += new
+        return seen
+
+    reach = {name: reached(name) for name in graph}
+    groups = {tuple(sorted(m for m in reach[name] if name in reach[m])) for name in graph}
+    return sorted(list(group) for group in groups if len(group) > 1)
 
 
 def test_imports_are_found_wherever_they_stand() -> None:
     source = "import a.b, c\nfrom d.e import f\nfrom . import g\ndef late():\n    import h\n"
     assert set(imported_packages(source)) == {"a", "c", "d", "h"}
+
+
+def test_a_circle_is_found_wherever_its_imports_stand() -> None:
+    sources = {
+        "a": "from b import c",
+        "b": "",
+        "b.c": "def late():\n    import d",
+        "d": "from a import thing\nimport e",
+        "e": "import b",
+    }
+    assert circles(import_graph(sources)) == [["a", "b.c", "d"]]
+
+
+def test_no_circle_of_files() -> None:
+    found = circles(import_graph(modules()))
+    assert not found, f"these files import each other, perhaps inside functions: {found}"
+
+
+def test_rooms_of_experiments_import_no_door() -> None:
+    graph = import_graph(modules())
+    doors = {f"experiments.{name}" for name in DOORS}
+    assert doors <= graph.keys(), f"no such command: {doors - graph.keys()}"
+    broken = [
+        f"{name} imports {door}"
+        for name in graph
+        if name.startswith("experiments.") and name.count(".") > 1
+        for door in sorted(graph[name] & doors)
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_what_reads_finished_runs_knows_nothing_of_training() -> None:
+    graph = import_graph(modules())
+    broken = [
+        f"{name} imports {other}"
+        for name in graph
+        if name.startswith("experiments.results.")
+        for other in sorted(graph[name])
+        if not (other == "experiments.files" or other.startswith("experiments.results"))
+    ]
+    assert not broken, "\n".join(broken)
 
 
 @pytest.mark.parametrize("room", sorted(ROOMS))

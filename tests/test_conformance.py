@@ -18,6 +18,7 @@ from torch import nn
 
 from agents.drqv2 import DrQV2
 from rlrep import TACO, PixelEncoder, RandomShift, temporal_contrastive
+from tests.agents.test_agents import Fixed
 
 FOLDERS = [Path(__file__).parent / "golden", *(Path(p) for p in [os.environ.get("RLREP_GOLDEN")] if p)]
 DISCOUNT = 0.97
@@ -138,7 +139,7 @@ def test_whole_updates(case: dict[str, Any]) -> None:
     agent, _, groups = build(case["config"])
     batch = data(case["config"], agent.encoder.observation_shape)
     for number, expected in enumerate(case["expected"]["steps"]):
-        metrics = agent.update(batch, step=number)
+        metrics = agent.update(Fixed(batch), step=number)
         for name, value in expected.items():
             if name != "parameter_abs_mean":
                 assert metrics[LOSSES.get(name, name)].item() == pytest.approx(value, rel=1e-4), (number, name)

@@ -3,8 +3,13 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from rlrep import PixelEncoder
+from tests.rlrep.integrations.sb3_environments import Counter
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("README.md", "CONTRIBUTING.md", "experiments/README.md", "experiments/plugins/README.md")
@@ -24,6 +29,24 @@ def test_a_loop_of_ones_own_runs() -> None:
     exec(compile(short, "README.md", "exec"), found)
     assert len(found["replay"]) == 12  # type: ignore[arg-type]
     assert found["loss"].item() > 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_pretrained_encoder_goes_into_stable_baselines3(
+    frozen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (snippet,) = [block for block in blocks(ROOT / "README.md") if "features_extractor_kwargs" in block]
+    short = snippet.replace("100_000", "64").replace("env, policy", "env, n_steps=64, n_epochs=1, policy")
+    assert short.count("64") == 2 and ".requires_grad_(False)" in short
+    if not frozen:
+        short = short.replace(".requires_grad_(False)", "")
+    monkeypatch.chdir(tmp_path)
+    PixelEncoder((6, 20, 20), channels=4, strides=(2, 2)).save_pretrained("my_encoder")
+    found: dict[str, Any] = {"env": Counter()}
+    exec(compile(short, "README.md", "exec"), found)
+    before = PixelEncoder.from_pretrained("my_encoder").state_dict()
+    after = found["model"].policy.features_extractor.encoder.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items()) == frozen
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

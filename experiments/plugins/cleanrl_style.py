@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import envs  # noqa: F401, which registers the environments
-from rlrep import OBJECTIVES, PixelEncoder, RandomShift, ReplayBuffer, make_objective
+from rlrep import OBJECTIVES, PixelEncoder, RandomShift, ReplayBuffer, Window, make_objective
 
 FEATURES = 50
 
@@ -108,14 +108,14 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
     actor_optimizer = torch.optim.Adam(actor.parameters(), args.lr)
     alpha_optimizer = torch.optim.Adam([log_alpha], args.lr)
 
-    # The objective: a module around the same encoder, an optimizer, and a replay that also gives windows of K steps.
-    objective, horizon = None, 0
+    # The objective: a module around the same encoder, an optimizer, and a window that holds what both of us read.
+    objective, window = None, Window(n_step=1)
     if args.objective != "none":
-        options = {} if args.objective in ("curl", "autoencoder") else {"horizon": args.horizon}
+        options = {"horizon": args.horizon} if args.objective not in ("curl", "autoencoder") else {}
         objective = make_objective(args.objective, encoder, action_space, augment=shift, **options)
         objective_optimizer = torch.optim.Adam(objective.parameters(), args.lr)
-        horizon = objective.horizon
-    replay = ReplayBuffer(shape, action_space, args.steps, n_step=1, discount=args.gamma, horizon=horizon)
+        window = window.join(objective.window)
+    replay = ReplayBuffer(shape, action_space, args.steps, n_step=1, discount=args.gamma)
 
     rows: list[dict[str, float]] = []
     metrics: dict[str, Tensor] = {}
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
         if step < args.learning_starts:
             continue
 
-        batch = replay.sample(args.batch_size)
+        batch = replay.sample(args.batch_size, window)
         features = encoder(shift(batch["observation"]))
         alpha = log_alpha.exp().detach()
         with torch.no_grad():
@@ -179,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
             objective_optimizer.zero_grad()
             sum(value for name, value in losses.items() if name.startswith("loss_")).backward()
             objective_optimizer.step()
+            objective.after_step()
             metrics |= {name: value.detach() for name, value in losses.items()}
 
     env.close()

@@ -43,12 +43,14 @@ class FrameOrder(Objective):
         self.head.apply(orthogonal_init)
 
     def losses(self, observation: Tensor, future_observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        early, late = self.encode(observation), self.encode(future_observation)
+        early, late = self.encode(observation, offset=0), self.encode(future_observation, offset=self.horizon)
         forward, backward = (self.head(torch.cat(pair, 1)) for pair in ((early, late), (late, early)))
         right = torch.cat([forward > 0, backward < 0]).float().mean()
         return {"loss_order": (F.softplus(-forward) + F.softplus(backward)).mean(), "order_accuracy": right}
 
 
+# A short name, in every process that has imported this file. The import path, which is
+# experiments.plugins.own_objective:FrameOrder here, needs no such line.
 OBJECTIVES["frame_order"] = FrameOrder
 
 
@@ -59,9 +61,9 @@ def in_our_agent(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
 
     shape = env.observation_space.shape
     assert shape is not None
-    options = {"encoder_options": {"channels": 16}, "hidden_dim": 256}
+    options: dict[str, Any] = {"encoder_options": {"channels": 16}, "hidden_dim": 256, "batch_size": 16}
     agent = make_agent("drqv2", shape, env.action_space, objectives=["frame_order"], **options)  # type: ignore[arg-type]
-    replay = ReplayBuffer(shape, env.action_space, 10_000, horizon=agent.horizon)
+    replay = ReplayBuffer(shape, env.action_space, 10_000)
     observation, _ = env.reset(seed=0)
     metrics: dict[str, Tensor] = {}
     for step in range(steps + 32):
@@ -77,7 +79,7 @@ def in_our_agent(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
         )
         observation = env.reset()[0] if terminated or truncated else after
         if step >= 32:
-            metrics = agent.update(replay.sample(16), step)
+            metrics = agent.update(replay, step)
     return {name: metrics[name].item() for name in ("loss_order", "order_accuracy")}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from experiments.benchmark_table import table
+from experiments.results.tables import markdown
 from rlrep.integrations.sb3 import SequenceReplayBuffer
 
 OBSERVATIONS = spaces.Box(0, 255, (9, 84, 84), np.uint8)
@@ -34,7 +34,7 @@ def main(transitions: int = 50_000) -> None:
     sizes = replay_bytes(transitions)
     ours = sizes["SequenceReplayBuffer"]
     print(f"{transitions:,} transitions, observations {OBSERVATIONS.shape} uint8\n")
-    print(table([{"buffer": k, "GB": f"{v / 1e9:.2f}", "times ours": f"{v / ours:.1f}"} for k, v in sizes.items()]))
+    print(markdown([{"buffer": k, "GB": f"{v / 1e9:.2f}", "times ours": f"{v / ours:.1f}"} for k, v in sizes.items()]))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,18 @@ import torch
 from rlrep.data import cache as caches
 from rlrep.data import hdf5, minari_files, npz, replay_files
 from rlrep.data.clips import Clip, Unreadable
+from rlrep.data.episodes import readable
+from rlrep.data.replay_files import load_rows
 from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
 from rlrep.data.transitions import Provenance, Transitions
-from rlrep.replay import ReplayBuffer, ReplayError
+from rlrep.replay import Episodes, ReplayError
+from rlrep.replay.storage import frame_device, frame_memory
+from rlrep.window import Window
 
 __all__ = ["Dataset", "TransitionFiles", "open_dataset", "write_transitions"]
 
+# Frames that are copied into memory in one piece.
+COPIED_AT_ONCE = 4096
 Writer = Callable[[Iterable[Transitions], Path, Provenance], None]
 WRITERS: dict[str, Writer] = {
     "rlrep": replay_files.write_dataset,
@@ -179,35 +184,42 @@ def _at_least_one(episodes: Iterable[Transitions]) -> Iterator[Transitions]:
         raise ValueError("there are no episodes to write")
 
 
-class Dataset(ReplayBuffer):
+class Dataset(Episodes):
     """A finished data set; `sample` is that of the online replay.
 
     Attributes:
         provenance: how it was made, as far as is known.
         skipped: files left out, and why.
-        fingerprint: of all that it holds; the same wherever it lies.
+        fingerprint: of all that it holds; the same wherever it is stored.
+        action_dim, discrete: size of a continuous action, or how many choices there are.
     """
 
     def __init__(
-        self, folder: Path, provenance: Provenance, skipped: dict[str, str], *, frame_stack: int, **options: Any
+        self,
+        folder: Path,
+        provenance: Provenance,
+        skipped: dict[str, str],
+        *,
+        frame_stack: int,
+        n_step: int,
+        horizon: int,
+        storage: str,
+        **options: Any,
     ) -> None:
-        rows = replay_files.load_rows(folder)
-        channels, height, width = rows["frame"].shape[2:]
-        length = rows["step"].shape[1]
-        action = rows["action"]
-        space: Any = SimpleNamespace(shape=action.shape[2:])
-        if action.dtype == np.int64:
-            space = SimpleNamespace(n=max(provenance.num_actions or 0, int(action.max()) + 1))
+        rows = {name: array if name == "frame" else np.array(array) for name, array in load_rows(folder).items()}
+        check_whole(rows)
+        frames = readable(rows.pop("frame"))
+        if storage != "disk":
+            mapped, frames = frames, frame_memory(tuple(frames.shape), frame_device(storage))
+            for at in range(0, frames.shape[1], COPIED_AT_ONCE):
+                frames[:, at : at + COPIED_AT_ONCE] = mapped[:, at : at + COPIED_AT_ONCE].to(frames.device)
+        self.frames = frames
         self.provenance, self.skipped = provenance, skipped
         self.fingerprint = replay_files.fingerprint(folder)
-        shape = (frame_stack * channels, height, width)
-        super().__init__(shape, space, length, frame_stack=frame_stack, path=folder, read_only=True, **options)
-        episodes = int(rows["episode"][0, -1]) + 1
-        own = self.state_dict()
-        try:
-            self.load_state_dict(own | {"head": [length], "episodes": [episodes]})
-        except ReplayError as error:
-            raise Unreadable(f"it is corrupt: {error}") from error
+        action = rows["action"]
+        self.discrete = action.dtype == np.int64
+        self.action_dim = max(provenance.num_actions or 0, int(action.max()) + 1) if self.discrete else action.shape[2]
+        super().__init__(frames, rows, Window.ahead(n_step, horizon), frame_stack=frame_stack, **options)
 
     @property
     def episode_lengths(self) -> np.ndarray:
@@ -215,16 +227,26 @@ class Dataset(ReplayBuffer):
         return np.bincount(self.rows["episode"][0]) - 1
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the replay, and the fingerprint of the data that it is a state of."""
+        """The sampler's state, and the fingerprint of the data that it is a state of."""
         return super().state_dict() | {"fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues to draw where `state` was saved.
+
+        Raises:
+            ReplayError: if the state is of other data.
+        """
+        if state.get("fingerprint") != self.fingerprint:
+            raise ReplayError("the saved state is of other episodes than these")
+        super().load_state_dict(state)
 
     def check_lengths(self, name: str | Path) -> None:
         """Refuses a data set that can't be sampled, and warns of the episodes that never are."""
-        window, lengths = max(self.n_step, self.horizon), self.episode_lengths
+        span, lengths = self.window.span, self.episode_lengths
         ended = np.zeros(len(lengths), bool)
         ended[self.rows["episode"][0][self.rows["terminated"][0]]] = True
-        short = (lengths < window) & ~ended
-        needs = f"max(n_step={self.n_step}, horizon={self.horizon}) = {window} steps"
+        short = (lengths < span) & ~ended
+        needs = f"max(n_step={self.window.n_step}, horizon={self.window.actions}) = {span} steps"
         if short.all():
             raise ValueError(
                 f"no episode in {name} is as long as a sample, {needs} (the longest has {lengths.max()}): "
@@ -237,6 +259,15 @@ class Dataset(ReplayBuffer):
                 f"never sampled: {listed}",
                 stacklevel=3,
             )
+
+
+def check_whole(rows: dict[str, np.ndarray]) -> None:
+    """Refuses rows that are not unbroken episodes, numbered from 0."""
+    episode, step = rows["episode"][0], rows["step"][0]
+    new = np.diff(episode)
+    whole = np.where(new == 0, np.diff(step) == 1, (new == 1) & (step[1:] == 0)).all()
+    if not whole or episode[0] or step[0]:
+        raise Unreadable("it is corrupt: its rows are not whole episodes one after the other")
 
 
 def open_dataset(

@@ -1,16 +1,16 @@
-"""Episodes of frames, sampled as pairs of observations some steps apart."""
+"""Video: episodes of frames, with or without the actions between them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from tensordict import TensorDict
+from rlrep.replay import Episodes
+from rlrep.window import Gap, Window
 
 __all__ = ["EpisodeDataset"]
 
@@ -22,10 +22,10 @@ def check_at_least_one(**values: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-class EpisodeDataset:
+class EpisodeDataset(Episodes):
     """Video data: whole episodes of frames, with or without the actions between them.
 
-    Each frame is stored once; stacks are formed when sampling. A pair never crosses an episode's end; a stack repeats
+    Each frame is stored once; stacks are formed when sampling. A sample never crosses an episode's end; a stack repeats
     its episode's first frame before it. A memory-mapped `frames` is read from the disk as it is sampled, so that it may
     be larger than memory.
 
@@ -35,7 +35,7 @@ class EpisodeDataset:
         action: (N, A) float32 or (N,) int64; row i was taken at frame i, the last row of an episode is unused. None
             where there are none.
         frame_stack: F ≥ 1 frames in an observation, oldest first.
-        max_gap: K ≥ 1, the most steps between the observations of a pair.
+        max_gap: K ≥ 1, the most steps between the observations of a pair, for samples without a window of their own.
         seed: of the sampler.
 
     Attributes:
@@ -69,36 +69,50 @@ class EpisodeDataset:
         if action is not None and len(action) != len(frames):
             raise ValueError(f"action must have a row for each of the {len(frames)} frames, got {len(action)}")
         check_at_least_one(frame_stack=frame_stack, max_gap=max_gap)
-        self.frames, self.action = frames, action
-        self.frame_stack, self.max_gap = frame_stack, max_gap
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        rows: dict[str, np.ndarray] = {
+            "step": (np.arange(len(frames)) - np.repeat(starts, lengths)).astype(np.int32)[None],
+            "episode": np.repeat(np.arange(len(lengths)), lengths)[None],
+        }
+        if action is not None:
+            rows["action"] = action[None]
+        window = Window(observations=(Gap(max_gap),))
+        super().__init__(readable(frames)[None], rows, window, frame_stack=frame_stack, seed=seed)
+        self.frames, self.action, self.max_gap = frames, action, max_gap
         self.state: np.ndarray | None = None
         self.noise: np.ndarray | None = None
         self.skipped: dict[str, str] = {}
-        self.rng = np.random.default_rng(seed)
-        ends = np.cumsum(lengths)
-        self._choose(np.stack([ends - lengths, ends], 1))
+        self._choose(np.stack([starts, ends], 1))
 
     def _choose(self, episodes: np.ndarray) -> None:
         """Makes `episodes`, (E, 2) first and end rows in `frames`, the ones of this data set."""
         self.episodes = episodes
         self.lengths = episodes[:, 1] - episodes[:, 0]
-        # Places of the pairs with gap k, counted on over all episodes: an episode of n frames has n - k of them.
-        self._places = [np.cumsum(np.maximum(self.lengths - k, 0)) for k in range(1, self.max_gap + 1)]
-        if not len(episodes) or self._places[-1][-1] == 0:
+        if not len(episodes) or self.lengths.max() <= self.max_gap:
             raise ValueError(
                 f"no episode is longer than max_gap={self.max_gap} frames (the longest has "
                 f"{self.lengths.max(initial=0)}): choose a smaller max_gap, or longer videos"
             )
+        self.index = np.concatenate([np.arange(first, end) for first, end in episodes])
 
     def __len__(self) -> int:
-        """Pairs (t, t + k) that can be drawn, over all gaps."""
-        return sum(int(places[-1]) for places in self._places)
+        """Pairs of consecutive frames, of which each may lead to a sample."""
+        return self.num_frames - self.num_episodes
+
+    def _count(self) -> int:
+        return len(self.index)
+
+    def _place(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(len(number), np.int64), self.index[number]
+
+    def _check_filled(self, batch_size: int) -> None:
+        """Video is finished: a batch may be larger than it."""
 
     @property
-    def observation_shape(self) -> tuple[int, int, int]:
-        """(F·C, H, W)."""
-        channels, height, width = self.frames.shape[1:]
-        return self.frame_stack * channels, height, width
+    def longest_episode(self) -> int:
+        """Steps of the longest episode."""
+        return int(self.lengths.max()) - 1
 
     @property
     def num_frames(self) -> int:
@@ -108,42 +122,6 @@ class EpisodeDataset:
     @property
     def num_episodes(self) -> int:
         return len(self.lengths)
-
-    @property
-    def index(self) -> np.ndarray:
-        """(num_frames,) rows in `frames` (and in `action`) of this data set's frames, in order."""
-        return np.concatenate([np.arange(first, end) for first, end in self.episodes])
-
-    def sample(self, batch_size: int) -> TensorDict:
-        """`batch_size` pairs: the gap uniform in 1..max_gap, then the first frame uniform among those that have one so
-        many steps later in their episode. With replacement.
-
-        Returns:
-            A TensorDict of batch size (B,): `observation` and `future_observation` (B, F·C, H, W) uint8, `gap` (B,)
-            int64, and `action` where there are any.
-        """
-        from tensordict import TensorDict  # takes over a second to import
-
-        gap = self.rng.integers(1, self.max_gap + 1, batch_size)
-        place = self.rng.integers(np.array([places[-1] for places in self._places])[gap - 1])
-        first = np.empty(batch_size, np.int64)
-        start = np.empty(batch_size, np.int64)
-        for k, places in enumerate(self._places, 1):
-            chosen = gap == k
-            at = place[chosen]
-            episode = np.searchsorted(places, at, side="right")
-            first[chosen] = self.episodes[episode, 0]
-            # `at` counts from the first pair of the first episode; places[episode] is where this one's pairs end.
-            start[chosen] = self.episodes[episode, 1] - k - places[episode] + at
-        batch = self._gather(np.stack([start, start + gap]), first)
-        values: dict[str, Any] = {
-            "observation": batch[0],
-            "future_observation": batch[1],
-            "gap": torch.from_numpy(gap),
-        }
-        if self.action is not None:
-            values["action"] = torch.from_numpy(self.action[start])
-        return TensorDict(values, batch_size=[batch_size])
 
     def stack(self, index: np.ndarray) -> Tensor:
         """Observations at rows `index` (B,) of `frames`: (B, F·C, H, W) uint8.
@@ -155,7 +133,7 @@ class EpisodeDataset:
         episode = np.searchsorted(self.episodes[:, 0], index, side="right") - 1
         if (episode < 0).any() or (index >= self.episodes[episode, 1]).any():
             raise ValueError("index holds rows outside this data set's episodes: take them from `index`")
-        return self._gather(index, self.episodes[episode, 0])
+        return self._stack(np.zeros_like(index), index)
 
     def split(self, fraction: float = 0.1, seed: int = 0) -> tuple[EpisodeDataset, EpisodeDataset]:
         """(training, validation), by whole episodes; both share the frames' memory.
@@ -188,15 +166,9 @@ class EpisodeDataset:
         part._choose(self.episodes[episodes])
         return part
 
-    def state_dict(self) -> dict[str, Any]:
-        """The sampler's random state, as plain values."""
-        return {"rng": self.rng.bit_generator.state}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.rng.bit_generator.state = state["rng"]
-
-    def _gather(self, index: np.ndarray, first: np.ndarray) -> Tensor:
-        """Stacks that end at rows `index` (..., B); `first` (B,) is where their episodes begin."""
-        rows = np.maximum(index[..., None] - np.arange(self.frame_stack - 1, -1, -1), first[..., None])
-        frames = torch.from_numpy(self.frames[rows.reshape(-1)])
-        return frames.reshape(*index.shape, *self.observation_shape)
+def readable(frames: np.ndarray) -> Tensor:
+    """Frames as a tensor, without copying. Writing to a read-only mapping would crash the process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(frames)

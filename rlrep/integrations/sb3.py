@@ -15,6 +15,7 @@
 3. computes the objectives on the encoder: the critic's in SAC and TD3 (whose actor reads it without gradient), the
    online Q network's in DQN, the one that policy and value share in PPO; targets follow as they do anyway;
 4. steps an Adam over the objectives' heads and one over the encoder, which so has two optimizers, as in TACO's paper;
+   their step sizes follow the model's learning rate schedule;
 5. records each loss and metric as ``rlrep/<name>`` in the model's logger, as a mean until the logger writes.
 
 All random numbers of 2 to 4 come from generators of its own. ``model.save`` puts heads, Adam and generators into the
@@ -26,6 +27,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -44,9 +46,10 @@ from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
 from rlrep.integrations.sb3_policies import PixelFeatures
 from rlrep.integrations.sb3_replay import RolloutSequences, SequenceReplayBuffer
-from rlrep.objectives import make_objective
+from rlrep.objectives import Objectives, make_objective
 from rlrep.optimizers import adam
 from rlrep.replay import ReplayError
+from rlrep.window import Window
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -74,8 +77,11 @@ def attach(
             None goes on with those that a loaded model was saved with; the other arguments are then the saved ones.
         coefficient: how far the objectives move the encoder, ≥ 0. Adam does not feel the scale of a loss, so it
             multiplies the step size. With 0 the agent stays as it would be without, bit for bit, and the heads alone
-            learn: losses and metrics tell what the encoder knows.
-        lr: Adam's step size, > 0.
+            learn: losses and metrics tell what the encoder knows. On a frozen encoder, any other value gives a warning
+            and has the effect of 0.
+        lr: Adam's step size, > 0, where the model's learning rate is at its largest. It follows the model's schedule:
+            where that is at half of its largest value, this is at half of `lr`, and where it is 0, nothing is learned.
+            A model with a constant learning rate keeps `lr` constant.
         batch_size: windows in the objectives' batch; the model's own if None.
         seed: of the heads' initialisation, the windows and the augmentation; the model's own, or 0, if None.
 
@@ -130,15 +136,24 @@ class Attached:
         self.rng = np.random.default_rng(settings["seed"])
         with self.randomness.used():
             self.objectives = _build(settings["objectives"], encoder, model)
-        self.horizon = _horizon(self.objectives)
         given = settings["batch_size"]
         self.batch_size: int = model.batch_size if given is None else given  # type: ignore[attr-defined]
-        _check_data(model, features.pixel_key, self.horizon, self.batch_size)
+        for size, window in {self.batch_size: self.objectives.window, **self.objectives.own_batches}.items():
+            _check_data(model, features.pixel_key, window, size)
         owned = set(encoder.parameters())
         heads = [parameter for parameter in self.objectives.parameters() if parameter not in owned]
         self.optimizers = [adam(heads, settings["lr"])]
-        if settings["coefficient"]:
+        if settings["coefficient"] and features.frozen:
+            warnings.warn(
+                "the encoder is frozen, so the objectives train only their own heads: pass coefficient=0 to say that "
+                "this is meant, or hand over an encoder whose parameters require gradients",
+                stacklevel=3,
+            )
+        elif settings["coefficient"]:
             self.optimizers.append(adam(encoder.parameters(), settings["lr"] * settings["coefficient"]))
+        self.step_sizes = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        # Not the first value, which a warm-up has at 0.
+        self.largest_rate = max(model.lr_schedule(step / 100) for step in range(101))
         self.pixel_key = features.pixel_key
         if self.saved is not None:
             self._restore(self.saved)
@@ -158,30 +173,49 @@ class Attached:
             per_update = math.ceil(rollout.buffer_size * rollout.n_envs / model.batch_size)
         updates = model._n_updates
         type(model).train(model, *args, **kwargs)
+        share = self._share_of_largest_rate()
+        for optimizer, step_size in zip(self.optimizers, self.step_sizes, strict=True):
+            optimizer.param_groups[0]["lr"] = share * step_size
         recorded: dict[str, list[Tensor]] = defaultdict(list)
         for _ in range((model._n_updates - updates) * per_update):
             try:
-                batch = source.sequences(self.batch_size, self.horizon, model.gamma, self.rng)
+                batch = source.windows(self.batch_size, self.objectives.window, model.gamma, self.rng)
+                sizes = self.objectives.own_batches.items()
+                own = {size: source.windows(size, window, model.gamma, self.rng) for size, window in sizes}
             except ReplayError:
                 # The replay of a loaded model starts empty.
-                if isinstance(source, SequenceReplayBuffer) and source.size() < self.batch_size:
+                if isinstance(source, SequenceReplayBuffer) and source.size() < self.largest_batch:
                     break
                 raise
-            for name, value in self.step(batch).items():
+            for name, value in (self.step(batch, own) if own else self.step(batch)).items():
                 recorded[name].append(value)
         for name, values in recorded.items():
             model.logger.record_mean(f"rlrep/{name}", torch.stack(values).mean().item())
 
-    def step(self, batch: TensorDict) -> dict[str, Tensor]:
+    def _share_of_largest_rate(self) -> float:
+        """The learning rate that the model has just used, as a share of its schedule's largest value.
+
+        Never negative: rollouts that overshoot the last step make the progress negative, and a linear schedule with it.
+        """
+        model = self.model
+        optimizer = model.critic.optimizer if isinstance(model, SAC | TD3) else model.policy.optimizer
+        rate = optimizer.param_groups[0]["lr"]
+        return max(rate / self.largest_rate, 0.0) if self.largest_rate > 0 else 0.0
+
+    def step(self, batch: TensorDict, own: Mapping[int, TensorDict] | None = None) -> dict[str, Tensor]:
         """One step of Adam down the sum of the objectives' losses; these and their metrics, detached."""
         with self.randomness.used():
-            out = {name: value for objective in self.objectives.values() for name, value in objective(batch).items()}
-        loss = torch.stack([value for name, value in out.items() if name.startswith("loss_")]).sum()
+            loss, metrics = self.objectives(batch, own=own)
         self.objectives.zero_grad()
         loss.backward()
         for optimizer in self.optimizers:
             optimizer.step()
-        return {name: value.detach() for name, value in out.items()}
+        self.objectives.after_step()
+        return metrics
+
+    @property
+    def largest_batch(self) -> int:
+        return max([self.batch_size, *self.objectives.own_batches])
 
     def __getstate__(self) -> dict[str, Any]:
         return {"settings": self.settings, "saved": self.saved if self.model is None else self._state(), "model": None}
@@ -237,7 +271,7 @@ def _names(objectives: Iterable[str]) -> list[str]:
 
 
 def _is_encoder(name: str) -> bool:
-    """Of an entry <objective>.<attribute>… in the objectives' state: is it the shared encoder's?"""
+    """Of an entry <number>.<attribute>… in the objectives' state: is it the shared encoder's?"""
     return name.split(".")[1] == "encoder"
 
 
@@ -266,7 +300,7 @@ def _features(model: BaseAlgorithm) -> PixelFeatures:
     return features
 
 
-def _build(objectives: Options, encoder: nn.Module, model: BaseAlgorithm) -> nn.ModuleDict:
+def _build(objectives: Options, encoder: nn.Module, model: BaseAlgorithm) -> Objectives:
     """The objectives by name, on the model's device.
 
     Raises:
@@ -274,33 +308,18 @@ def _build(objectives: Options, encoder: nn.Module, model: BaseAlgorithm) -> nn.
     """
     if not objectives:
         raise ValueError("no objectives given: name some of rlrep.OBJECTIVES")
-    built = nn.ModuleDict()
-    returned: dict[str, str] = {}
+    built = {}
     for name, options in objectives.items():
         try:
-            objective = make_objective(name, encoder, model.action_space, **options)  # type: ignore[arg-type]
+            built[name] = make_objective(name, encoder, model.action_space, **options)  # type: ignore[arg-type]
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name} can't be attached to this {type(model).__name__}: {error}") from error
-        for key in objective.out_keys:
-            if returned.setdefault(key, name) != name:
-                raise ValueError(
-                    f"{returned[key]} and {name} both return {key}: leave one out (TACO holds CURL unless given "
-                    f"curl=False)"
-                )
-        built[name] = objective
-    return built.to(model.device)
+    return Objectives(built).to(model.device)
 
 
-def _horizon(objectives: nn.ModuleDict) -> int:
-    horizons = {name: int(objective.horizon) for name, objective in objectives.items() if objective.horizon}  # type: ignore[arg-type]
-    if len(set(horizons.values())) > 1:
-        raise ValueError(f"all objectives read one batch and need one horizon, got {horizons}")
-    return max(horizons.values(), default=0)
-
-
-def _check_data(model: Any, pixel_key: str | None, horizon: int, batch_size: int) -> None:
+def _check_data(model: Any, pixel_key: str | None, window: Window, batch_size: int) -> None:
     """Refuses settings with which a batch of windows can't be had, now rather than in the middle of training."""
-    steps, n_envs = max(horizon, 1), model.n_envs
+    steps, n_envs = max(window.span, 1), model.n_envs
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, for objectives that compare samples, got {batch_size}")
     if isinstance(model, PPO):
@@ -318,7 +337,7 @@ def _check_data(model: Any, pixel_key: str | None, horizon: int, batch_size: int
         )
     if buffer.pixel_key != pixel_key:
         raise ValueError(f"the policy reads pixels from {pixel_key!r}, the replay keeps {buffer.pixel_key!r}: use one")
-    windows = n_envs * (buffer.frames.window - steps - buffer.frames.frame_stack + 1)
+    windows = n_envs * (buffer.frames.kept - steps - buffer.frames.frame_stack + 1)
     if windows < batch_size:
         raise ValueError(
             f"buffer_size={model.buffer_size} in {n_envs} environments holds at most {max(windows, 0)} windows of "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3 import DQN, PPO, SAC, TD3
+from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -66,10 +66,13 @@ class PixelFeatures(BaseFeaturesExtractor):
         features_dim: size of the trunk's output.
         channels, strides, precision: of the `PixelEncoder`.
         pixel_key: which key of ``Dict`` observations holds the pixels; None if only one does.
-        encoder: a trained one to start from; each network gets a copy, and its own `channels` and so on count.
+        encoder: a trained one to start from, which is copied and keeps its weights under every algorithm; `channels`,
+            `strides` and `precision` are then its own. To freeze it, call ``encoder.requires_grad_(False)`` before
+            handing it over.
 
     Raises:
         ValueError: without pixels, or for an encoder that reads another shape.
+        TypeError: for an `encoder` that is no module with a `repr_dim` and an `observation_shape`.
     """
 
     def __init__(
@@ -86,7 +89,12 @@ class PixelFeatures(BaseFeaturesExtractor):
         others = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
         vectors = {name: get_flattened_obs_dim(part) for name, part in others.items() if name != key}
         super().__init__(observation_space, features_dim + sum(vectors.values()))
-        if encoder is not None and encoder.observation_shape != pixels.shape:
+        if encoder is not None and not all(hasattr(encoder, name) for name in ("repr_dim", "observation_shape")):
+            raise TypeError(
+                f"encoder must be a PixelEncoder, or a module with its repr_dim and observation_shape, got "
+                f"{type(encoder).__name__}: load a saved one with PixelEncoder.from_pretrained(folder)"
+            )
+        if encoder is not None and tuple(encoder.observation_shape) != pixels.shape:
             raise ValueError(
                 f"the encoder reads observations of shape {encoder.observation_shape}, the environment's are "
                 f"{pixels.shape}: choose an encoder or image_size and frame_stack that fit"
@@ -99,11 +107,26 @@ class PixelFeatures(BaseFeaturesExtractor):
         self.trunk.apply(orthogonal_init)
         self.follows = False
 
-    def follow(self, leader: PixelFeatures) -> None:
-        """Reads the leader's encoder from now on, without gradient; the trunk stays one's own."""
+    @property
+    def frozen(self) -> bool:
+        """Whether no parameter of the encoder is trained."""
+        return not any(parameter.requires_grad for parameter in self.encoder.parameters())
+
+    def follow(self, encoder: PixelEncoder) -> None:
+        """Reads an encoder that another module owns from now on, without gradient; the trunk stays one's own."""
         del self.encoder
-        self.__dict__["encoder"] = leader.encoder  # not a submodule: one network alone owns its parameters
+        self.__dict__["encoder"] = encoder  # not a submodule: one module alone owns its parameters
         self.follows = True
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> PixelFeatures:
+        """As of any module, but for Stable-Baselines3's initialisation, which has no effect here.
+
+        PPO and A2C apply it to the features extractor of any policy class after it is built (``ortho_init``), which
+        would replace a trained encoder's weights with random ones.
+        """
+        if getattr(getattr(fn, "func", fn), "__name__", None) == "init_weights":
+            return self
+        return super().apply(fn)
 
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
         pixels = observations[self.pixel_key or ""] if isinstance(observations, dict) else observations
@@ -120,9 +143,17 @@ class _Pixels:
         # The encoder scales pixels itself.
         super().__init__(*args, **{"features_extractor_class": PixelFeatures, "normalize_images": False, **kwargs})
 
+    def _share_if_frozen(self: Any, *networks: nn.Module) -> None:
+        """Gives all networks one encoder, which the policy owns, if it is frozen.
 
-def _follow(actor: nn.Module, critic: nn.Module) -> None:
-    actor.features_extractor.follow(critic.features_extractor)  # type: ignore[operator, union-attr]
+        Copies in target networks would change in their last bits: τ·w + (1 - τ)·w is not w in floating point.
+        """
+        extractors: list[Any] = [network.features_extractor for network in networks]
+        if not all(isinstance(features, PixelFeatures) and features.frozen for features in extractors):
+            return
+        self.encoder = extractors[0].encoder
+        for features in extractors:
+            features.follow(self.encoder)
 
 
 class _ActorFollowsCritic(_Pixels):
@@ -133,9 +164,10 @@ class _ActorFollowsCritic(_Pixels):
         if self.share_features_extractor:
             raise ValueError("PixelPolicy has the actor read the critic's encoder: leave share_features_extractor out")
         super()._build(lr_schedule)  # type: ignore[misc]
-        _follow(self.actor, self.critic)
+        self._share_if_frozen(self.critic, self.critic_target)
+        self.actor.features_extractor.follow(self.critic.features_extractor.encoder)
         if hasattr(self, "actor_target"):
-            _follow(self.actor_target, self.critic_target)
+            self.actor_target.features_extractor.follow(self.critic_target.features_extractor.encoder)
         self.actor.optimizer = self.optimizer_class(self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
 
@@ -145,7 +177,10 @@ class SACPixelPolicy(_ActorFollowsCritic, SACPolicy): ...
 class TD3PixelPolicy(_ActorFollowsCritic, TD3Policy): ...
 
 
-class DQNPixelPolicy(_Pixels, DQNPolicy): ...
+class DQNPixelPolicy(_Pixels, DQNPolicy):
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self._share_if_frozen(self.q_net, self.q_net_target)
 
 
 class PPOPixelPolicy(_Pixels, ActorCriticPolicy): ...
@@ -156,3 +191,4 @@ SAC.policy_aliases["PixelPolicy"] = SACPixelPolicy
 TD3.policy_aliases["PixelPolicy"] = TD3PixelPolicy
 DQN.policy_aliases["PixelPolicy"] = DQNPixelPolicy
 PPO.policy_aliases["PixelPolicy"] = PPOPixelPolicy
+A2C.policy_aliases["PixelPolicy"] = PPOPixelPolicy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +12,11 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
-from torch import Tensor
 
 from rlrep.integrations.sb3_policies import pixel_space
+from rlrep.replay import Episodes, ReplayError
 from rlrep.replay import ReplayBuffer as Frames
-from rlrep.replay import ReplayError
-from rlrep.replay.buffer import ENUMERATE_BELOW
+from rlrep.window import Window
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -26,21 +26,13 @@ Observations = np.ndarray | dict[str, np.ndarray]
 
 class _Frames(Frames):
     """The shared replay where Stable-Baselines3 differs: it draws batches from fewer transitions than they are large,
-    and its `VecFrameStack` puts black frames before an episode."""
+    and tells itself which observations are an episode's last."""
 
-    black_before = False
+    def _check_filled(self, batch_size: int) -> None:
+        """A batch may be larger than what is held."""
 
-    def _draw(self, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        if np.minimum(self.head, self.window).sum() <= max(ENUMERATE_BELOW, batch_size):
-            return self._draw_enumerated(batch_size)
-        return super()._draw(batch_size)
-
-    def _stack(self, lane: np.ndarray, position: np.ndarray) -> Tensor:
-        stacks = super()._stack(lane, position)
-        if self.black_before:
-            before = np.arange(self.frame_stack)[::-1] > self._row("step", lane, position)[:, None]
-            stacks.view(len(lane), self.frame_stack, *self.frame_shape)[torch.from_numpy(before)] = 0
-        return stacks
+    def _resets(self, *_: Any) -> np.ndarray:
+        return np.zeros(self.num_envs, bool)
 
 
 class SequenceReplayBuffer(ReplayBuffer):
@@ -88,7 +80,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         try:
             self.frames = _Frames(
                 pixels.shape,
-                action_space,
+                in_unit_bounds(action_space),
                 buffer_size,
                 frame_stack=frame_stack,
                 n_step=1,
@@ -152,7 +144,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
         """`batch_size` transitions, drawn uniformly with replacement."""
         frames = self.frames
-        lane, start = frames._draw(batch_size)
+        lane, start = frames._draw(batch_size, Window(1), {})
         action = frames._row("action", lane, start).reshape(batch_size, -1)
         done = frames._row("terminated", lane, start).astype(np.float32).reshape(-1, 1)
         reward = self._normalize_reward(frames._row("reward", lane, start).reshape(-1, 1), env)
@@ -165,16 +157,16 @@ class SequenceReplayBuffer(ReplayBuffer):
             self.to_torch(reward),
         )
 
-    def sequences(self, batch_size: int, horizon: int, discount: float, rng: np.random.Generator) -> TensorDict:
-        """`batch_size` windows of `horizon` steps (of one, for 0), see `rlrep.ReplayBuffer.sample`; what the agent
-        will draw does not change.
+    def windows(self, batch_size: int, window: Window, discount: float, rng: np.random.Generator) -> TensorDict:
+        """`batch_size` windows, see `rlrep.ReplayBuffer.sample`; what the agent will draw does not change. An n-step
+        reward is summed over the whole window where an objective takes any n.
 
         Raises:
             ReplayError: while no episode is that long.
         """
         view = copy.copy(self.frames)  # the same rows, read in another way
-        view.horizon, view.n_step, view.discount, view.rng = horizon, max(horizon, 1), discount, rng
-        return view.sample(batch_size).to(self.device)
+        view.window, view.discount, view.rng = Window(max(window.span, 1)), discount, rng
+        return view.sample(batch_size, window).to(self.device)
 
     def _pixels(self, observations: Observations) -> np.ndarray:
         return observations if isinstance(observations, np.ndarray) else observations[self.pixel_key]  # type: ignore[index]
@@ -214,8 +206,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         return self.to_torch(seen, copy=False)
 
 
-class RolloutSequences:
-    """K-step windows of the rollout that PPO is about to learn from; none crosses the start of an episode.
+class RolloutSequences(Episodes):
+    """Windows of the rollout that an on-policy algorithm is about to learn from; none crosses an episode's start.
 
     Made before `train`, which flattens the rollout's arrays.
 
@@ -227,54 +219,49 @@ class RolloutSequences:
 
     def __init__(self, buffer: RolloutBuffer, action_space: spaces.Space, pixel_key: str | None) -> None:
         seen: Any = buffer.observations
-        self.pixels: np.ndarray = seen if pixel_key is None else seen[pixel_key]
-        self.actions, self.rewards, self.device = buffer.actions, buffer.rewards, buffer.device
-        self.action_space = action_space
-        self.episode = np.cumsum(buffer.episode_starts, axis=0)
+        pixels: np.ndarray = seen if pixel_key is None else seen[pixel_key]
+        starts = np.asarray(buffer.episode_starts, bool).T
+        time = np.broadcast_to(np.arange(starts.shape[1]), starts.shape)
+        rows = {
+            "step": time - np.maximum.accumulate(np.where(starts, time, 0), axis=1),
+            "episode": np.cumsum(starts, axis=1),
+            "reward": np.ascontiguousarray(buffer.rewards.T),
+            "terminated": np.zeros(starts.shape, bool),  # what follows on a real end is not in the rollout
+        }
+        actions = taken(buffer.actions, action_space)
+        if actions is not None:
+            rows["action"] = np.ascontiguousarray(actions.swapaxes(0, 1))
+        frames = torch.from_numpy(np.ascontiguousarray(pixels.swapaxes(0, 1)))
+        super().__init__(frames, rows, Window(1))
+        self.put_on = buffer.device
 
-    def sequences(self, batch_size: int, horizon: int, discount: float, rng: np.random.Generator) -> TensorDict:
-        """`batch_size` windows of `horizon` steps (of one, for 0) with the keys of `rlrep.ReplayBuffer.sample`.
+    def _check_filled(self, batch_size: int) -> None:
+        """A batch may be larger than the rollout."""
+
+    def windows(self, batch_size: int, window: Window, discount: float, rng: np.random.Generator) -> TensorDict:
+        """`batch_size` windows, see `SequenceReplayBuffer.windows`.
 
         Raises:
             ReplayError: if no episode of the rollout is as long as a window.
         """
-        from tensordict import TensorDict  # takes over a second to import
-
-        length = max(horizon, 1)
-        weights = (discount ** np.arange(length)).astype(np.float32)
-        starts, lanes = np.nonzero(self.episode[:-length] == self.episode[length:])
-        if not len(starts):
+        self.window, self.discount, self.rng = Window(max(window.span, 1)), discount, rng
+        try:
+            return self.sample(batch_size, window).to(self.put_on)
+        except ReplayError as error:
             raise ReplayError(
-                f"no episode in this rollout has {length} steps and what follows them: make n_steps larger, or "
+                f"no episode in this rollout has {window.span} steps and what follows them: make n_steps larger, or "
                 f"the objective's horizon smaller"
-            )
-        chosen = rng.integers(len(starts), size=batch_size)
-        start, lane = starts[chosen], lanes[chosen]
-        steps = (start[:, None] + np.arange(length), lane[:, None])
-        later = torch.from_numpy(self.pixels[start + length, lane])
-        out: dict[str, Any] = {
-            "observation": torch.from_numpy(self.pixels[start, lane]),
-            "discount": torch.full((batch_size, 1), discount**length),
-            "next": {
-                "observation": later,
-                "reward": torch.from_numpy((self.rewards[steps] * weights).sum(1, keepdims=True)),
-                "terminated": torch.zeros(batch_size, 1, dtype=torch.bool),
-            },
-        }
-        actions = self._taken(self.actions[steps])
-        if actions is not None:
-            out["action"] = actions[:, 0]
-        if horizon:
-            out["future_observation"] = later
-            out["gap"] = torch.full((batch_size,), horizon)
-            if actions is not None:
-                out["action_sequence"] = actions
-        return TensorDict(out, batch_size=[batch_size]).to(self.device)
+            ) from error
 
-    def _taken(self, actions: np.ndarray) -> Tensor | None:
-        """(B, K, A) float32 in [-1, 1] or (B, K) int64; None for actions that objectives can't read."""
-        space = self.action_space
-        if isinstance(space, spaces.Box) and len(space.shape) == 1:
-            scaled = 2 * (np.clip(actions, space.low, space.high) - space.low) / (space.high - space.low) - 1
-            return torch.from_numpy(scaled.astype(np.float32))
-        return torch.from_numpy(actions[..., 0].astype(np.int64)) if isinstance(space, spaces.Discrete) else None
+
+def taken(actions: np.ndarray, space: spaces.Space) -> np.ndarray | None:
+    """(…, A) float32 in [-1, 1] or (…,) int64; None for actions that objectives can't read."""
+    if isinstance(space, spaces.Box) and len(space.shape) == 1:
+        scaled = 2 * (np.clip(actions, space.low, space.high) - space.low) / (space.high - space.low) - 1
+        return scaled.astype(np.float32)
+    return actions[..., 0].astype(np.int64) if isinstance(space, spaces.Discrete) else None
+
+
+def in_unit_bounds(space: spaces.Space) -> Any:
+    """The space of the actions that Stable-Baselines3 stores, which it scales to [-1, 1]."""
+    return SimpleNamespace(shape=space.shape) if isinstance(space, spaces.Box) else space

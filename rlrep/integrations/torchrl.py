@@ -5,8 +5,8 @@
     batch = replay.sample()
     losses = dqn_loss(batch).update(auxiliary(batch))  # loss, loss_taco, loss_curl, loss_reward and metrics
 
-Every row of the batch is a transition of the agent's; the objective reads the windows of `horizon` steps that lie in
-its slices, which are consecutive steps of one episode.
+Every row of the batch is a transition of the agent's; the objective reads the windows in its slices, which are
+consecutive steps of one episode. Call ``auxiliary.after_step()`` after the optimizer's step: it moves momentum copies.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlrep.objectives.base import Objective
+from rlrep.window import ANY_N_STEP, Gap, Offset, Window
+
+TOLERANCE = 1e-5  # of rounding, where actions at a bound are scaled
 
 
 class ObjectiveLoss(TensorDictModuleBase):
@@ -28,21 +31,29 @@ class ObjectiveLoss(TensorDictModuleBase):
 
     Args:
         objective: of `rlrep`, around the encoder that the agent uses.
-        slice_len: T of the `SliceSampler`, at least the objective's horizon K. A slice gives T - K + 1 windows, so K is
-            the cheapest.
+        slice_len: T of the `SliceSampler`, at least the span K of the objective's window. A slice gives T - K + 1
+            windows, so K is the cheapest.
         pixels: key of the observations, (F·C, H, W) uint8.
         discount: γ of the reward that a window sums.
+        action_space: what continuous actions are scaled from to [-1, 1], as objectives read them: a Gymnasium ``Box``,
+            or TorchRL's ``env.action_spec``. None for actions that are in [-1, 1] already, or discrete.
 
     Raises:
-        ValueError: for a slice that is shorter than the objective's horizon.
+        ValueError: for a slice that is shorter than the objective's window, or an action space without finite bounds.
     """
 
     def __init__(
-        self, objective: Objective, slice_len: int, pixels: NestedKey = "pixels", discount: float = 0.99
+        self,
+        objective: Objective,
+        slice_len: int,
+        pixels: NestedKey = "pixels",
+        discount: float = 0.99,
+        action_space: Any = None,
     ) -> None:
         super().__init__()
-        check_slice_len(slice_len, objective.horizon)
+        check_slice_len(slice_len, objective.window)
         self.objective, self.slice_len, self.pixels, self.discount = objective, slice_len, pixels, discount
+        self.scale = None if action_space is None else Scale(action_space)
         self.in_keys = [pixels, "action", *(("next", key) for key in (pixels, "reward", "done", "terminated"))]
         self.out_keys = list(objective.out_keys)
 
@@ -54,11 +65,11 @@ class ObjectiveLoss(TensorDictModuleBase):
 
         Raises:
             KeyError: for a missing entry.
-            ValueError: for observations of another type or shape than the encoder's, a batch that is no slices, and
-                slices that cross an episode's end.
+            ValueError: for observations of another type or shape than the encoder's, a batch that is no slices,
+                slices that cross an episode's end, and actions outside the action space.
         """
         shape = self.objective.encoder.observation_shape
-        found = windows(tensordict, self.slice_len, self.objective.horizon, self.pixels, self.discount)
+        found = windows(tensordict, self.slice_len, self.objective.window, self.pixels, self.discount, self.scale)
         if found["observation"].shape[1:] != shape:
             raise ValueError(
                 f"the encoder reads observations of shape {shape}, {self.pixels!r} holds "
@@ -67,25 +78,62 @@ class ObjectiveLoss(TensorDictModuleBase):
             )
         return self.objective(found)
 
+    def after_step(self) -> None:
+        """To be called after each step of the optimizer."""
+        self.objective.after_step()
+
+
+class Scale(nn.Module):
+    """Continuous actions from the bounds of their space to [-1, 1].
+
+    Args:
+        action_space: with `low` and `high`: a Gymnasium ``Box``, or TorchRL's ``Bounded``.
+
+    Raises:
+        ValueError: without finite bounds.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, action_space: Any) -> None:
+        super().__init__()
+        for name in ("low", "high"):
+            bound = torch.as_tensor(getattr(action_space, name, torch.nan), dtype=torch.float32)
+            if not bound.isfinite().all():
+                raise ValueError(f"actions are scaled from a space with finite bounds, got {action_space}")
+            self.register_buffer(name, bound, persistent=False)
+
+    def forward(self, action: Tensor) -> Tensor:
+        low, high = self.low.to(action.device), self.high.to(action.device)
+        return 2 * (action - low) / (high - low) - 1
+
 
 def windows(
-    tensordict: TensorDict, slice_len: int, horizon: int, pixels: NestedKey = "pixels", discount: float = 0.99
+    tensordict: TensorDict,
+    slice_len: int,
+    window: Window,
+    pixels: NestedKey = "pixels",
+    discount: float = 0.99,
+    scale: Scale | None = None,
 ) -> TensorDict:
-    """The windows of max(horizon, 1) steps in slices of consecutive steps, under `rlrep`'s keys.
+    """All windows in slices of consecutive steps, under `rlrep`'s keys.
 
     Args:
         tensordict: of batch size (B·T,) or (B, T), with T = `slice_len`.
-        slice_len, horizon, pixels, discount: see `ObjectiveLoss`.
+        window: what an objective reads; an n-step reward is summed over the whole window where it takes any n.
+        slice_len, pixels, discount: see `ObjectiveLoss`.
+        scale: puts continuous actions into [-1, 1]; None for actions that are there already.
 
     Returns:
-        A TensorDict of batch size (B·(T - K + 1),): `observation`, `action`, (`next`, …), `discount`, and with a
-        horizon `action_sequence`, `future_observation` and `gap`.
+        A TensorDict of batch size (B·(T - K + 1),) for a window that spans K steps, with the entries that
+        `rlrep.Window` lists but `index`, and observations by their offset, see `rlrep.ReplayBuffer.sample`.
 
     Raises:
         KeyError, ValueError: see `ObjectiveLoss.forward`.
     """
-    check_slice_len(slice_len, horizon)
-    steps = max(horizon, 1)
+    check_slice_len(slice_len, window)
+    steps = max(window.span, 1)
     slices = as_slices(tensordict, slice_len)
     observation, after = (pick(slices, key) for key in (pixels, ("next", pixels)))
     reward, terminated, done = (pick(slices, ("next", key)) for key in ("reward", "terminated", "done"))
@@ -95,48 +143,89 @@ def windows(
             f"{pixels!r} must hold uint8 of shape (F·C, H, W) a step, got {observation.dtype} of shape "
             f"{tuple(observation.shape[2:])}: keep pixels as they are in the replay, without ToTensorImage's floats"
         )
-    first = torch.arange(slice_len - steps + 1, device=observation.device)
+    if scale is not None and action.is_floating_point():
+        action = scale(action)
+    first = torch.arange(window.lookback, slice_len - steps + 1, device=observation.device)
     inside = first[:, None] + torch.arange(steps, device=observation.device)  # (windows of a slice, K)
-    last = inside[:, -1]
     goes_on = ~done.view(*slices.shape, -1)[:, :-1, 0]
-    if not goes_on[:, inside[:, :-1]].all():
+    # A quarter of the rows tells as much, in a third of the time.
+    same = (observation[:, 1:, ..., ::4, :] == after[:, :-1, ..., ::4, :]).flatten(2).all(-1)
+    whole = goes_on[:, inside[:, :-1]].all()
+    consecutive = (same | ~goes_on).all()
+    in_range = (action.abs() <= 1 + TOLERANCE).all() if action.is_floating_point() else whole
+    # All three at once: on CUDA each answer that Python reads waits for the device.
+    whole, consecutive, in_range = torch.stack([whole, consecutive, in_range]).tolist()
+    if not whole:
         raise ValueError(
             "slices cross an episode's end: give the SliceSampler the key that ends episodes, "
             'end_key=("next", "done"), or the one that names them, traj_key'
         )
-    # A quarter of the rows tells as much, in a third of the time.
-    same = (observation[:, 1:, ..., ::4, :] == after[:, :-1, ..., ::4, :]).flatten(2).all(-1)
-    if not (same | ~goes_on).all():
+    if not consecutive:
         raise ValueError(
             f"the batch's rows are not slices of {slice_len} consecutive steps: give the ReplayBuffer a "
             f"SliceSampler(slice_len={slice_len}, end_key=('next', 'done')), with strict_length=True"
         )
-    weights = discount ** torch.arange(steps, device=reward.device, dtype=reward.dtype)
-    summed = (reward.view(*slices.shape, -1)[:, inside, 0] * weights).sum(-1)
-    ended = terminated.view(*slices.shape, -1)[:, last, 0]
-    next_observation = after[:, last].flatten(0, 1)
-    sequence = action[:, inside].flatten(0, 1)
-    out: dict[str, Any] = {
-        "observation": observation[:, first].flatten(0, 1),
-        "action": sequence[:, 0],
-        "discount": torch.where(ended, 0.0, discount**steps).reshape(-1, 1),
-        "next": {
-            "observation": next_observation,
-            "reward": summed.reshape(-1, 1),
-            "terminated": ended.reshape(-1, 1),
-        },
-    }
-    if horizon:
-        gap = torch.full((len(next_observation),), horizon, device=next_observation.device)
-        out |= {"action_sequence": sequence, "future_observation": next_observation, "gap": gap}
-    return TensorDict(out, batch_size=[len(next_observation)])
-
-
-def check_slice_len(slice_len: int, horizon: int) -> None:
-    if slice_len < max(horizon, 1):
+    if not in_range:
         raise ValueError(
-            f"slices of {slice_len} steps are shorter than the objective's horizon of {horizon}: "
-            f"SliceSampler(slice_len={horizon}) or longer"
+            f"objectives read actions in [-1, 1], got {action.min():g} to {action.max():g}"
+            + (": give ObjectiveLoss(..., action_space=env.action_spec)" if scale is None else " after scaling them")
+        )
+    reward, terminated = (value.view(*slices.shape, -1)[..., 0] for value in (reward, terminated))
+    count, size = len(slices), len(slices) * len(first)
+    out: dict[str, Any] = {"observation": observation[:, first].flatten(0, 1), "action": action[:, first].flatten(0, 1)}
+    if window.actions:
+        out["action_sequence"] = action[:, inside[:, : window.actions]].flatten(0, 1)
+    if window.rewards:
+        at = inside[:, : window.rewards]
+        out["sequence"] = {
+            "reward": reward[:, at].flatten(0, 1)[..., None],
+            "terminated": terminated[:, at].flatten(0, 1)[..., None],
+            "valid": torch.ones(size, window.rewards, 1, dtype=torch.bool, device=reward.device),
+        }
+    if window.n_step:
+        n_step = steps if window.n_step == ANY_N_STEP else window.n_step
+        weights = discount ** torch.arange(n_step, device=reward.device, dtype=reward.dtype)
+        last = inside[:, n_step - 1]
+        ended = terminated[:, last].reshape(-1, 1)
+        out["discount"] = torch.where(ended, 0.0, discount**n_step)
+        out["next"] = {
+            "observation": after[:, last].flatten(0, 1),
+            "reward": (reward[:, inside[:, :n_step]] * weights).sum(-1).reshape(-1, 1),
+            "terminated": ended,
+        }
+    ahead = {offset: _steps(offset, (count, len(first)), observation.device) for offset in window.observations}
+    seen = {offset: _observations(observation, after, first, offset, ahead[offset]) for offset in window.observations}
+    if len(seen) == 1:
+        (out["future_observation"],), (out["gap"],) = seen.values(), (each.flatten() for each in ahead.values())
+    if seen:
+        out["at"] = {str(offset): value for offset, value in seen.items()}
+        out["steps"] = {str(offset): value.flatten() for offset, value in ahead.items()}
+    return TensorDict(out, batch_size=[size])
+
+
+def _steps(offset: Offset, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(B, windows) the steps to an offset, drawn where it is a gap."""
+    if not isinstance(offset, Gap):
+        return torch.full(shape, offset, device=device)
+    weights = torch.arange(offset.most, 0, -1.0, device=device) if offset.linear else torch.ones(offset.most).to(device)
+    return torch.multinomial(weights, shape[0] * shape[1], replacement=True).view(shape) + 1 + offset.plus
+
+
+def _observations(observation: Tensor, after: Tensor, first: Tensor, offset: Offset, ahead: Tensor) -> Tensor:
+    """(B·windows, F·C, H, W): what the slices hold `ahead` steps from each window's first step."""
+    if isinstance(offset, Gap):
+        slices = torch.arange(len(after), device=after.device)[:, None]
+        return after[slices, first + ahead - 1].flatten(0, 1)
+    found = observation[:, first + offset] if offset < 0 else after[:, first + offset - 1]
+    return found.flatten(0, 1)
+
+
+def check_slice_len(slice_len: int, window: Window) -> None:
+    steps = max(window.span + window.lookback, 1)
+    if slice_len < steps:
+        raise ValueError(
+            f"slices of {slice_len} steps are shorter than the objective's window of {steps}: "
+            f"SliceSampler(slice_len={steps}) or longer"
         )
 
 

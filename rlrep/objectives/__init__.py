@@ -6,13 +6,16 @@ from typing import Any
 
 from rlrep.encoders import PixelEncoder
 from rlrep.objectives.autoencoder import Autoencoder
-from rlrep.objectives.base import Objective
+from rlrep.objectives.barlow_twins import BarlowTwins
+from rlrep.objectives.base import Objective, Objectives
 from rlrep.objectives.curl import CURL
+from rlrep.objectives.cvrl import CVRL
 from rlrep.objectives.forward_model import ForwardModel
 from rlrep.objectives.inverse_model import InverseModel
+from rlrep.objectives.spr import SPR
 from rlrep.objectives.taco import TACO
 from rlrep.objectives.temporal_contrastive import TemporalContrastive
-from rlrep.registry import look_up
+from rlrep.registry import check_options, find_class
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "taco": TACO,
@@ -21,16 +24,43 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "autoencoder": Autoencoder,
     "temporal_contrastive": TemporalContrastive,
     "inverse_model": InverseModel,
+    "barlow_twins": BarlowTwins,
+    "cvrl": CVRL,
+    "spr": SPR,
 }
 
 
-def make_objective(name: str, encoder: PixelEncoder, action_space: Any, **options: Any) -> Objective:
-    """The objective called `name` around `encoder`; `options` are its own keyword arguments.
+def find_objective(name: str) -> type[Objective]:
+    """The class of an objective, by its name or its import path, ``package.module:Class``.
 
     Raises:
-        ValueError: for an unknown name, with the nearest known ones.
+        ValueError: for an unknown name, with the nearest known ones, and a path that leads to no `Objective`.
     """
-    return look_up("objective", name, OBJECTIVES)(encoder, action_space, **options)
+    return find_class("objective", name, OBJECTIVES, Objective)
+
+
+def make_objective(
+    name: str, encoder: PixelEncoder, action_space: Any, *, batch_size: int | None = None, **options: Any
+) -> Objective:
+    """The objective called `name` around `encoder`.
+
+    Args:
+        name: see `find_objective`.
+        encoder: the shared encoder.
+        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None where there are no actions.
+        batch_size: see `Objective`.
+        options: keyword arguments of the objective's class.
+
+    Raises:
+        ValueError: for an unknown name or option, with the nearest known ones, and what the class refuses.
+    """
+    objective = find_objective(name)
+    check_options("objective", name, objective, options)
+    made = objective(encoder, action_space, **options)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size of {name} must be at least 1, got {batch_size}")
+    made.batch_size = batch_size
+    return made
 
 
 __all__ = [
@@ -41,6 +71,8 @@ __all__ = [
     "ForwardModel",
     "InverseModel",
     "Objective",
+    "Objectives",
     "TemporalContrastive",
+    "find_objective",
     "make_objective",
 ]

@@ -69,11 +69,11 @@ class Autoencoder(Objective):
         self.quantizer = vector_quantizer(dim, codes, codebooks) if codes else None
 
     def losses(self, observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        pixels = observation
+        pixels, offset = observation, 0 if not self.denoise else None
         if self.denoise:
             noise = torch.randn(observation.shape, device=observation.device)
             pixels = (observation + noise * (255 * self.denoise)).clamp(0, 255)
-        z, commitment = self.bottleneck(self.encode(pixels))
+        z, commitment = self.bottleneck(self.encode(pixels, offset))
         out = {"loss_reconstruction": self.decoder.error(z, observation[:, -self.frame_channels :])}
         return out if commitment is None else out | {"loss_commitment": commitment}
 

@@ -1,18 +1,23 @@
-"""What every objective is: a module around a shared encoder that turns a batch into losses."""
+"""What every objective is: a module around a shared encoder that turns a batch into losses; and several of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder
+from rlrep.momentum import ema_, momentum_copy
+from rlrep.window import ANY_N_STEP, Window
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
+
+M = TypeVar("M", bound=nn.Module)
 
 PIXELS = ("observation", "future_observation")
 WHO_HAS = {
@@ -29,16 +34,23 @@ class Objective(nn.Module):
 
     Calling it with a batch returns a TensorDict without batch dimensions: entries named ``loss_*`` are scalars to
     minimise, the others are detached metrics (TorchRL's LossModule convention). The parameters are the encoder's and
-    those of the objective's own heads. A method of one's own says what it reads in `in_keys`, what it returns in
-    `out_keys`, and computes it in `losses`, where pixels go through `encode`.
+    those of the objective's own heads.
+
+    A method of one's own sets `in_keys`, which entries of a batch `losses` takes, in that order; `out_keys`, what
+    `losses` returns; and `window` where it reads more around a step than the actions of `horizon` steps and where they
+    led. Pixels go through `encode`. Momentum copies are made by `momentum_copy` and move in `after_step`, which every
+    owner calls after its optimizer's step.
 
     The encoder may be any module from pixels (B, C, H, W) uint8 to features (B, repr_dim) float32 that has the number
     `repr_dim`; an objective that draws pixels also reads its `observation_shape` (C, H, W).
 
     Attributes:
-        in_keys: what it reads from a batch.
+        in_keys: which entries of a batch it takes.
         out_keys: what it returns.
         horizon: K, how many steps ahead it looks; 0 if only at the current observation.
+        batch_size: rows of a batch of its own that its owner draws for it; None shares the owner's batch. A contrastive
+            loss may want more negatives than a critic wants rows.
+        needs_actions: whether it can't be built without an action space.
         all_ranks: under torch.distributed, whether a contrastive loss takes its negatives from all ranks, each of which
             must call it with as many rows. Set it to False where ranks train apart, or one evaluates alone.
         same_every_update: whether each call makes the same operations and waits for no value, so that a CUDA graph can
@@ -51,6 +63,8 @@ class Objective(nn.Module):
     in_keys: list[Any]
     out_keys: list[str]
     horizon: int = 0
+    batch_size: int | None = None
+    needs_actions: bool = False
     all_ranks: bool = True
     same_every_update: bool = True
 
@@ -63,44 +77,91 @@ class Objective(nn.Module):
             )
         self.encoder = encoder
         self.augment = RandomShift(4) if augment is None else augment
-        self._encoded: list[tuple[Tensor, Tensor]] = []  # filled while `forward` runs
+        self._window: Window | None = None
+        self._copies: list[tuple[nn.Module, nn.Module, float]] = []
+        self._encoded: dict[int, Tensor] = {}  # filled while `forward` runs
+
+    @property
+    def window(self) -> Window:
+        """What it reads around a step. Unless it was set: the common case, K = `horizon`, for its `in_keys`."""
+        if self._window is not None:
+            return self._window
+        ahead = {"future_observation", "gap"} & {key for key in self.in_keys if isinstance(key, str)}
+        return Window(
+            ANY_N_STEP if any(key == "discount" or key[0] == "next" for key in self.in_keys) else 0,
+            (self.horizon,) if ahead else (),
+            actions=self.horizon if "action_sequence" in self.in_keys else int("action" in self.in_keys),
+        )
+
+    @window.setter
+    def window(self, window: Window) -> None:
+        self._window = window
 
     def losses(self, *values: Tensor) -> dict[str, Tensor]:
         """The losses and metrics `out_keys`, from the batch's entries `in_keys`."""
         raise NotImplementedError
 
-    def encode(self, observation: Tensor) -> Tensor:
+    def momentum_copy(self, online: M, rate: float) -> M:
+        """A copy of a module that no gradient reaches and that `after_step` moves towards it.
+
+        Args:
+            online: what is trained.
+            rate: τ in [0, 1]: copy ← (1 - τ) copy + τ online; a momentum m is a rate of 1 - m.
+        """
+        copy = momentum_copy(online)
+        self._copies.append((copy, online, rate))
+        return copy
+
+    def after_step(self) -> None:
+        """Called by the owner after each step of its optimizer: momentum copies move here."""
+        for copy, online, rate in self._copies:
+            ema_(copy, online, rate)
+
+    def restart_copies(self) -> None:
+        """To be called when the encoder was given other weights: momentum copies start from them."""
+        for copy, online, _ in self._copies:
+            ema_(copy, online, 1.0)
+
+    def encode(self, observation: Tensor, offset: int | None = None, encoder: nn.Module | None = None) -> Tensor:
         """Features (B, repr_dim) of an augmented view of the pixels (B, C, H, W) uint8.
 
-        The first view of pixels that the owner has encoded already is the owner's, unless a gradient is wanted that it
-        does not carry; further views are drawn and encoded afresh.
+        Args:
+            observation: pixels.
+            offset: of the observation in the window. The first view of it is the owner's, if the owner has encoded that
+                observation in this update and no gradient is wanted that its features do not carry. Further views, and
+                all views without an offset, are drawn and encoded afresh.
+            encoder: reads the view instead of the shared encoder, such as a momentum copy of it.
         """
-        for i, (pixels, features) in enumerate(self._encoded):
-            if pixels is observation and (features.requires_grad or not torch.is_grad_enabled()):
-                del self._encoded[i]
+        if offset is not None and encoder is None:
+            features = self._encoded.get(offset)
+            if features is not None and (features.requires_grad or not torch.is_grad_enabled()):
+                del self._encoded[offset]
                 return features
-        if hasattr(self.encoder, "encode_view"):
-            return self.encoder.encode_view(observation, self.augment)
-        return self.encoder(self.augment(observation))
+        reader: Any = self.encoder if encoder is None else encoder
+        if hasattr(reader, "encode_view"):
+            return reader.encode_view(observation, self.augment)
+        return reader(self.augment(observation))
 
-    def forward(self, batch: TensorDict, encoded: Iterable[tuple[Tensor, Tensor]] = ()) -> TensorDict:
+    def forward(self, batch: TensorDict, encoded: Mapping[int, Tensor] | None = None) -> TensorDict:
         """The losses and metrics of a batch.
 
         Args:
             batch: holds the entries `in_keys`.
-            encoded: (pixels, features) of entries of the batch that the encoder has read already in this update, if
-                they are to be shared: see `encode`.
+            encoded: features (B, repr_dim) of observations that the encoder has read already in this update, by their
+                offset, if they are to be shared: see `encode`.
         """
         from tensordict import TensorDict  # takes over a second to import
 
-        self._encoded = list(encoded)
+        self._encoded = dict(encoded or {})
         try:
             return TensorDict(self.losses(*self.read(batch)))
         finally:
-            self._encoded = []
+            self._encoded = {}
 
     def read(self, batch: TensorDict) -> list[Tensor]:
         """The entries `in_keys` of a batch, in that order.
+
+        The batch may have been drawn for a larger window, joined from several learners' own.
 
         Raises:
             KeyError: naming the missing entry and the kind of data that has it.
@@ -113,32 +174,142 @@ class Objective(nn.Module):
                 f"{type(self).__name__} reads a TensorDict, got a {type(batch).__name__}: "
                 f"pass tensordict.TensorDict(batch, batch_size=[B])"
             )
-        values = []
-        for key in self.in_keys:
+        return [self._checked(key, self._entry(batch, key), batch) for key in self.in_keys]
+
+    def _entry(self, batch: TensorDict, key: Any) -> Tensor:
+        value = None
+        by_offset = "at" in batch.keys() and self.window.observations  # noqa: SIM118
+        if by_offset and key in ("future_observation", "gap"):
+            (only,) = self.window.observations
+            value = batch.get(("at" if key == "future_observation" else "steps", str(only)), None)
+        elif by_offset and key == ("sequence", "observation"):
+            found = [batch.get(("at", str(offset)), None) for offset in self.window.observations]
+            value = torch.stack(found, 1) if all(each is not None for each in found) else None
+        if value is None:
             value = batch.get(key, None)
-            if value is None:
-                name = key if isinstance(key, str) else key[-1]
-                raise KeyError(
-                    f"{type(self).__name__} reads {key!r}, which this batch lacks. "
-                    f"It is in {WHO_HAS.get(name, 'every batch of a replay buffer')}."
-                )
-            if key in PIXELS and (value.dtype != torch.uint8 or value.ndim != 4):
-                raise ValueError(
-                    f"{key} must be uint8 pixels (B, C, H, W) in 0..255, got {str(value.dtype).removeprefix('torch.')} "
-                    f"of shape {tuple(value.shape)}: the encoder scales them itself"
-                )
-            if key == "gap" and value.device.type == "cpu" and value.max() > self.horizon:
-                raise ValueError(
-                    f"{type(self).__name__} was built with horizon={self.horizon}, the batch holds a gap of "
-                    f"{value.max()} steps: build both with the same number"
-                )
-            if key == "action_sequence" and value.shape[1] != self.horizon:
-                raise ValueError(
-                    f"{type(self).__name__} was built with horizon={self.horizon}, the batch holds sequences of "
-                    f"{value.shape[1]} actions: build both with the same horizon"
-                )
-            values.append(value)
-        return values
+        if value is None:
+            name = key if isinstance(key, str) else key[-1]
+            has = WHO_HAS.get(name, "every batch of a replay buffer")
+            if key[0] == "sequence":
+                has = "batches that are drawn for its window, sample(batch_size, objective.window), video's too"
+            raise KeyError(f"{type(self).__name__} reads {key!r}, which this batch lacks. It is in {has}.")
+        if by_offset and key == "action_sequence":
+            value = value[:, : self.window.actions]
+        if key in (("sequence", "reward"), ("sequence", "terminated"), ("sequence", "valid")):
+            value = value[:, : self.window.rewards]
+        return value
+
+    def _checked(self, key: Any, value: Tensor, batch: TensorDict) -> Tensor:
+        if key in PIXELS and (value.dtype != torch.uint8 or value.ndim != 4):
+            raise ValueError(
+                f"{key} must be uint8 pixels (B, C, H, W) in 0..255, got {str(value.dtype).removeprefix('torch.')} "
+                f"of shape {tuple(value.shape)}: the encoder scales them itself"
+            )
+        if key == "gap" and value.device.type == "cpu" and value.max() > self.horizon:
+            raise ValueError(
+                f"{type(self).__name__} was built with horizon={self.horizon}, the batch holds a gap of "
+                f"{value.max()} steps: build both with the same number"
+            )
+        if key == "action_sequence" and value.shape[1] != self.window.actions:
+            raise ValueError(
+                f"{type(self).__name__} was built with horizon={self.window.actions}, the batch holds sequences of "
+                f"{value.shape[1]} actions: build both with the same horizon"
+            )
+        return value
+
+
+class Objectives(nn.ModuleList):
+    """Several objectives on one encoder, as an owner trains them: their sum, their joined window, their momentum.
+
+    Args:
+        objectives: built around one encoder; a mapping names them.
+
+    Raises:
+        ValueError: for two that return the same entry, or that are built around different encoders, and for one that
+            takes an entry which its window does not hold.
+    """
+
+    def __init__(self, objectives: Iterable[Objective] | Mapping[str, Objective] = ()) -> None:
+        self.names: list[str] = list(objectives) if isinstance(objectives, Mapping) else []
+        super().__init__(objectives.values() if isinstance(objectives, Mapping) else objectives)
+        for objective in self:
+            for key in objective.in_keys:
+                if not objective.window.holds(key):
+                    raise ValueError(
+                        f"{type(objective).__name__} takes {key!r}, which its window does not hold: {objective.window}"
+                    )
+            if objective.encoder is not self[0].encoder:
+                raise ValueError("every objective must be built around one encoder, that of its owner")
+        names = Counter(name for objective in self for name in objective.out_keys)
+        shared = sorted(name for name, count in names.items() if count > 1)
+        if shared:
+            owners = [type(objective).__name__ for objective in self if shared[0] in objective.out_keys]
+            raise ValueError(
+                f"{' and '.join(owners)} both return {' and '.join(shared)}: leave one of them out (TACO holds CURL "
+                f"unless built with curl=False)"
+            )
+
+    def __iter__(self) -> Iterator[Objective]:
+        return super().__iter__()  # type: ignore[return-value]
+
+    def __getitem__(self, which: Any) -> Any:
+        """By number, or by name where they have names."""
+        return super().__getitem__(self.names.index(which) if isinstance(which, str) else which)
+
+    @property
+    def out_keys(self) -> list[str]:
+        """What they return together."""
+        return [name for objective in self for name in objective.out_keys]
+
+    @property
+    def window(self) -> Window:
+        """What they read together from the owner's batch; those with a batch of their own are not counted."""
+        return Window().join(*(objective.window for objective in self if objective.batch_size is None))
+
+    @property
+    def own_batches(self) -> dict[int, Window]:
+        """The windows of the batches that the owner must draw beside its own, by their size."""
+        sizes = {objective.batch_size for objective in self if objective.batch_size is not None}
+        return {
+            size: Window().join(*(objective.window for objective in self if objective.batch_size == size))
+            for size in sorted(sizes)
+        }
+
+    def forward(
+        self,
+        batch: TensorDict,
+        encoded: Mapping[int, Tensor] | None = None,
+        own: Mapping[int, TensorDict] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The unweighted sum of all losses, and all losses and metrics, detached.
+
+        Args:
+            batch: the owner's, of `window`.
+            encoded: features of its observations by their offset, see `Objective.forward`.
+            own: the batches of `own_batches`, by their size.
+        """
+        out: dict[str, Tensor] = {}
+        for objective in self:
+            if objective.batch_size is None:
+                out.update(objective(batch, encoded).items())
+            else:
+                out.update(objective((own or {})[objective.batch_size]).items())
+        return total_loss(out), {name: value.detach() for name, value in out.items()}
+
+    def after_step(self) -> None:
+        """To be called after each step of the optimizer."""
+        for objective in self:
+            objective.after_step()
+
+    def restart_copies(self) -> None:
+        """To be called when the encoder was given other weights."""
+        for objective in self:
+            objective.restart_copies()
+
+
+def total_loss(values: Mapping[str, Tensor] | TensorDict) -> Tensor:
+    """The sum of the entries named ``loss_*``."""
+    return torch.stack([value for name, value in values.items() if name.startswith("loss_")]).sum()
 
 
 def check_horizon(horizon: int) -> int:

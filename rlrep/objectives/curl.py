@@ -40,12 +40,12 @@ class CURL(Objective):
         self.state_projection.apply(orthogonal_init)
         self.bilinear = nn.Parameter(torch.rand(feature_dim, feature_dim))
 
-    def project(self, observation: Tensor) -> Tensor:
-        """An augmented view of (B, C, H, W) uint8 to z, (B, feature_dim)."""
-        return self.state_projection(self.encode(observation))
+    def project(self, observation: Tensor, offset: int | None = None) -> Tensor:
+        """An augmented view of (B, C, H, W) uint8 to z, (B, feature_dim); `offset` as in `encode`."""
+        return self.state_projection(self.encode(observation, offset))
 
     def losses(self, observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        state = self.project(observation)
+        state = self.project(observation, offset=0)
         with torch.no_grad():
             second_view = self.project(observation)
         loss, accuracy = info_nce(state @ self.bilinear, second_view, all_ranks=self.all_ranks)

@@ -19,6 +19,7 @@ from rlrep.encoders import (
     to_pixels,
 )
 from rlrep.objectives.base import Objective, check_frame_channels, check_horizon
+from rlrep.window import Gap, Window
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -73,15 +74,18 @@ class ForwardModel(Objective):
         self.state_projection.apply(orthogonal_init)
         self.path_encoder: nn.Module
         if action_space is None:
+            self.window = Window(observations=(Gap(horizon),))
             self.in_keys = ["observation", "gap", "future_observation"]
             path_dim = feature_dim
             self.path_encoder = nn.Embedding(horizon + 1, path_dim)
         else:
+            self.window = Window(observations=(horizon,), actions=horizon)
             self.in_keys = ["observation", "action_sequence", "future_observation"]
             action_encoder = ActionEncoder(action_space, latent_action_dim)
             sequence_encoder = ActionSequenceEncoder(action_encoder.latent_dim, horizon)
             path_dim = sequence_encoder.out_dim
             self.path_encoder = nn.Sequential(action_encoder, sequence_encoder)
+        self.future_offset = None if action_space is None else horizon
         self.predictor = mlp(feature_dim + path_dim, [hidden_dim], feature_dim)
         self.predictor.apply(orthogonal_init)
         self.decoder: PixelDecoder | None = None
@@ -98,11 +102,11 @@ class ForwardModel(Objective):
     def losses(  # type: ignore[override]
         self, observation: Tensor, path: Tensor, future_observation: Tensor
     ) -> dict[str, Tensor]:
-        prediction = self.predict(self.encode(observation), path)
+        prediction = self.predict(self.encode(observation, offset=0), path)
         if self.decoder is not None:
             return {"loss_forward": self.decoder.error(prediction, future_observation[:, -self.frame_channels :])}
         with torch.no_grad():
-            target = self.state_projection(self.encode(future_observation))
+            target = self.state_projection(self.encode(future_observation, self.future_offset))
         return {"loss_forward": 2 - 2 * F.cosine_similarity(prediction, target).mean()}
 
     @torch.no_grad()

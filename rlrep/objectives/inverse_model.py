@@ -12,14 +12,14 @@ from rlrep.actions import action_spec
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init
 from rlrep.objectives.base import Objective, check_horizon
+from rlrep.window import Gap, Window
 
 
 class InverseModel(Objective):
     """Predicts a_t from (φ(x_t), φ(x_t+k), k), k in 1..K: the agent-controller state, whatever the exogenous noise.
 
     ``loss_inverse`` = cross-entropy of a discrete action, or squared error of a continuous one (a Gaussian likelihood
-    up to a constant). Needs data with actions: the reference that video-only methods are compared with. k is the
-    data's: 1 to K of an `EpisodeDataset`, as in the paper; from a `ReplayBuffer` K, or what is left to a real end.
+    up to a constant). Needs data with actions: the reference that video-only methods are compared with.
 
     Args:
         encoder: the shared encoder.
@@ -31,6 +31,8 @@ class InverseModel(Objective):
     Raises:
         ValueError: without an action space.
     """
+
+    needs_actions = True
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class InverseModel(Objective):
             )
         action_dim, self.discrete = action_spec(action_space)
         self.horizon = check_horizon(horizon)
+        self.window = Window(observations=(Gap(horizon),), actions=1)
         self.in_keys = ["observation", "action", "future_observation", "gap"]
         self.out_keys = ["loss_inverse", *(["inverse_accuracy"] if self.discrete else [])]
         self.gap_embedding = nn.Embedding(horizon + 1, hidden_dim // 8 + 1)
@@ -57,7 +60,7 @@ class InverseModel(Objective):
     def losses(  # type: ignore[override]
         self, observation: Tensor, action: Tensor, future_observation: Tensor, gap: Tensor
     ) -> dict[str, Tensor]:
-        states = [self.encode(observation), self.encode(future_observation)]
+        states = [self.encode(observation, offset=0), self.encode(future_observation)]
         prediction = self.predictor(torch.cat([*states, self.gap_embedding(gap)], dim=1))
         if not self.discrete:
             return {"loss_inverse": F.mse_loss(prediction, action)}

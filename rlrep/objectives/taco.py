@@ -12,6 +12,7 @@ from rlrep.augment import RandomShift
 from rlrep.contrast import info_nce
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
 from rlrep.objectives.base import Objective, check_horizon
+from rlrep.window import ANY_N_STEP, Window
 
 
 class TACO(Objective):
@@ -41,6 +42,8 @@ class TACO(Objective):
         >>> sum(v for k, v in losses.items() if k.startswith("loss_")).backward()
     """
 
+    needs_actions = True
+
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -55,6 +58,7 @@ class TACO(Objective):
     ) -> None:
         super().__init__(encoder, augment)
         self.horizon = check_horizon(horizon)
+        self.window = Window(ANY_N_STEP if reward else 0, (horizon,), actions=horizon)
         self.curl, self.reward = curl, reward
         self.in_keys = ["observation", "action_sequence", "future_observation"]
         self.in_keys += [("next", "reward")] if reward else []
@@ -73,16 +77,16 @@ class TACO(Objective):
                 head.apply(orthogonal_init)
         self.bilinear = nn.Parameter(torch.rand(feature_dim, feature_dim))
 
-    def project(self, observation: Tensor) -> Tensor:
-        """An augmented view of (B, C, H, W) uint8 to z, (B, feature_dim)."""
-        return self.state_projection(self.encode(observation))
+    def project(self, observation: Tensor, offset: int | None = None) -> Tensor:
+        """An augmented view of (B, C, H, W) uint8 to z, (B, feature_dim); `offset` as in `encode`."""
+        return self.state_projection(self.encode(observation, offset))
 
     def losses(  # type: ignore[override]
         self, observation: Tensor, action_sequence: Tensor, future_observation: Tensor, reward: Tensor | None = None
     ) -> dict[str, Tensor]:
-        state = self.project(observation)
+        state = self.project(observation, offset=0)
         with torch.no_grad():
-            future_state = self.project(future_observation)
+            future_state = self.project(future_observation, offset=self.horizon)
         sequence = self.sequence_encoder(self.action_encoder(action_sequence))
         state_action = torch.cat([state, sequence], dim=1)
 

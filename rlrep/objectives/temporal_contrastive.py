@@ -10,6 +10,7 @@ from rlrep.augment import RandomShift
 from rlrep.contrast import temporal_contrastive
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
 from rlrep.objectives.base import Objective, check_horizon
+from rlrep.window import Gap, Window
 
 
 class TemporalContrastive(Objective):
@@ -17,8 +18,7 @@ class TemporalContrastive(Objective):
 
     ``loss_temporal`` = symmetric InfoNCE of z_t and z_t+k with z = projection(φ(x)), see
     `rlrep.contrast.temporal_contrastive`. What stays in sight for k steps, exogenous noise included, identifies a pair.
-    k is the data's: 1 to K of an `EpisodeDataset`; from a `ReplayBuffer` K, or what is left to a real end. Negatives
-    come from all ranks, see `Objective.all_ranks`.
+    Negatives come from all ranks, see `Objective.all_ranks`.
 
     Args:
         encoder: the shared encoder.
@@ -44,6 +44,7 @@ class TemporalContrastive(Objective):
         if temperature <= 0:
             raise ValueError(f"temperature must be greater than 0, got {temperature}")
         self.horizon = check_horizon(horizon)
+        self.window = Window(observations=(Gap(horizon),))
         self.temperature, self.normalize = temperature, normalize
         self.in_keys = ["observation", "future_observation"]
         self.out_keys = ["loss_temporal", "temporal_accuracy"]
@@ -51,7 +52,7 @@ class TemporalContrastive(Objective):
         self.state_projection.apply(orthogonal_init)
 
     def losses(self, observation: Tensor, future_observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        early = self.state_projection(self.encode(observation))
+        early = self.state_projection(self.encode(observation, offset=0))
         late = self.state_projection(self.encode(future_observation))
         loss, accuracy = temporal_contrastive(early, late, self.temperature, self.normalize, self.all_ranks)
         return {"loss_temporal": loss, "temporal_accuracy": accuracy}

@@ -1,5 +1,8 @@
-"""The shared replay."""
+"""The one store of episodes and its samplers."""
 
-from rlrep.replay.buffer import ReplayBuffer, ReplayError
+from rlrep.replay.buffer import ReplayBuffer
+from rlrep.replay.episodes import Episodes
+from rlrep.replay.mixture import Mixture
+from rlrep.replay.storage import ReplayError
 
-__all__ = ["ReplayBuffer", "ReplayError"]
+__all__ = ["Episodes", "Mixture", "ReplayBuffer", "ReplayError"]

@@ -1,11 +1,11 @@
-"""The one replay buffer: every frame is stored once; stacks, n-step targets and sequences are formed when sampling."""
+"""The replay buffer that environments write to, in memory or on disk, and that a killed run resumes from."""
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,49 +13,42 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rlrep.actions import action_spec
-from rlrep.replay.storage import Field, Files, ReplayError, frame_memory
-
-if TYPE_CHECKING:
-    from tensordict import TensorDict
+from rlrep.replay.episodes import Episodes, host
+from rlrep.replay.storage import Field, Files, ReplayError, frame_device, frame_memory
+from rlrep.window import Window
 
 __all__ = ["ReplayBuffer", "ReplayError"]
 
-# Below this many rows a sample is drawn from the list of all that can be drawn; above, by rejection.
-ENUMERATE_BELOW = 4096
 # Calls of `add` whose observation is compared with what the call before led to.
 COMPARED_AT_FIRST = 64
 # Frames that are read from files in one piece.
 COPIED_AT_ONCE = 4096
 
 
-class ReplayBuffer:
-    """A ring of frames for one or several environments that write at once.
+class ReplayBuffer(Episodes):
+    """Episodes that one or several environments are writing, each into a ring of its own.
 
     One row holds one frame, the action taken at it and what followed; an episode of T transitions takes T + 1 rows.
-    Each environment has a ring ("lane") of its own. A sample never crosses an episode's end or the ring's write
-    position:
-
-    - a window of max(n_step, horizon) steps lies within one episode. At a real end (`terminated`) it may be shorter:
-      the reward sum stops there, `discount` is 0, the last observation stands for all that would follow and the actions
-      that were not taken are 0 (an absorbing state); `gap` tells how many steps there were.
-    - a time limit (`truncated`) ends a window without being learned as an end.
+    `Episodes` says what a sample may hold.
 
     Args:
         observation_shape: (F·C, H, W) of the stacked observations, oldest frame first, the first frame of an episode
             repeated before it.
         action_space: Gymnasium ``Box`` (one axis, values in [-1, 1]) or ``Discrete``.
-        capacity: rows kept, over all lanes. 100,000 rows of (9, 84, 84) with F = 3 take 2.12 GB.
+        capacity: rows kept, over all environments. 100,000 rows of (9, 84, 84) with F = 3 take 2.12 GB.
         frame_stack: F ≥ 1.
         n_step: steps summed in the reward, ≥ 1.
         discount: γ in [0, 1].
         horizon: K ≥ 0; with K ≥ 1 samples hold `action_sequence`, `future_observation` and `gap`.
-        num_envs: lanes.
+        num_envs: environments that write at once.
+        prioritized: draw rows with a probability proportional to their priority, see `update_priority`; a new row has
+            the largest one so far.
         storage: where the frames are: "memory" (host), "disk" (memory-mapped files in `path`), or a torch device such
             as "cuda".
         path: folder of the files. Needed for "disk"; with the others, `flush` copies new rows there.
-        reserve: rows a lane beyond `capacity` that are not sampled, so that as many can be written after a `flush`
-            without touching what the flushed state holds. A run that resumes from a kill needs one checkpoint's worth.
-        read_only: of the replay in `path`, which is full; nothing can be added. It may be shorter than a ring must be.
+        reserve: rows an environment beyond `capacity` that are not sampled, so that as many can be written after a
+            `flush` without touching what the flushed state holds. A run that resumes from a kill needs one
+            checkpoint's worth.
         device: where samples are put; the frames' device if None.
         seed: of the sampler.
 
@@ -75,10 +68,10 @@ class ReplayBuffer:
         discount: float = 0.99,
         horizon: int = 0,
         num_envs: int = 1,
+        prioritized: bool = False,
         storage: str = "memory",
         path: str | Path | None = None,
         reserve: int = 0,
-        read_only: bool = False,
         device: torch.device | str | None = None,
         seed: int = 0,
     ) -> None:
@@ -86,8 +79,6 @@ class ReplayBuffer:
         for name, (value, least) in (at_least | dict(num_envs=(num_envs, 1), reserve=(reserve, 0))).items():
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if not 0 <= discount <= 1:
-            raise ValueError(f"discount must lie in [0, 1], got {discount}")
         if len(observation_shape) != 3 or observation_shape[0] % frame_stack:
             raise ValueError(
                 f"observation_shape must be (frame_stack · channels, height, width), got {tuple(observation_shape)} "
@@ -95,62 +86,74 @@ class ReplayBuffer:
             )
         if storage == "disk" and path is None:
             raise ValueError("storage='disk' needs a path: the folder that the replay's files go to")
-        where = _device(storage)
-        self.window = capacity // num_envs
-        shortest = max(n_step, horizon) + frame_stack
-        if self.window < shortest and not read_only:
-            raise ValueError(
-                f"capacity={capacity} leaves {self.window} rows for each of {num_envs} environments, one sample spans "
-                f"{shortest}: make it larger"
-            )
-        self.observation_shape = tuple(observation_shape)
-        self.frame_shape = (observation_shape[0] // frame_stack, *observation_shape[1:])
+        where = frame_device(storage)
+        frame_shape = (observation_shape[0] // frame_stack, *observation_shape[1:])
         self.action_dim, self.discrete = action_spec(action_space)
-        self.capacity, self.frame_stack, self.num_envs = capacity, frame_stack, num_envs
-        self.n_step, self.discount, self.horizon = n_step, discount, horizon
+        _check_bounds(action_space)
+        self.capacity, self.horizon = capacity, horizon
+        kept = capacity // num_envs
+        _check_capacity(capacity, num_envs, max(n_step, horizon) + frame_stack)
 
-        self.length = self.window + reserve
+        length = kept + reserve
         action: Field = ((), "int64") if self.discrete else ((self.action_dim,), "float32")
         fields: dict[str, Field] = {
-            "frame": (self.frame_shape, "uint8"),
+            "frame": (frame_shape, "uint8"),
             "action": action,
             "reward": ((), "float32"),
             "terminated": ((), "bool"),
             "step": ((), "int32"),  # within the episode
-            "episode": ((), "int64"),  # within the lane
+            "episode": ((), "int64"),  # within the environment
         }
-        self.files = None if path is None else Files(Path(path), fields, num_envs, self.length, read_only)
+        self.files = None if path is None else Files(Path(path), fields, num_envs, length)
         self.mapped = storage == "disk"
         if self.mapped:
             assert self.files is not None
             self.frames = self.files.frames
         else:
-            self.frames = frame_memory((num_envs, self.length, *self.frame_shape), where)
-        self.device = self.frames.device if device is None else torch.device(device)
-        self.rows: dict[str, np.ndarray] = {
-            name: np.zeros((num_envs, self.length, *shape), dtype)
+            self.frames = frame_memory((num_envs, length, *frame_shape), where)
+        rows = {
+            name: np.zeros((num_envs, length, *shape), dtype)
             for name, (shape, dtype) in fields.items()
             if name != "frame"
         }
-        # A row's position counts all rows ever written to its lane; it lies at position % length.
+        super().__init__(
+            self.frames,
+            rows,
+            Window.ahead(n_step, horizon),
+            frame_stack=frame_stack,
+            discount=discount,
+            device=device,
+            seed=seed,
+            prioritized=prioritized,
+        )
+        self.kept = kept
         self.head = np.zeros(num_envs, np.int64)
         self.flushed = np.zeros(num_envs, np.int64)
         self.episodes = np.zeros(num_envs, np.int64)
         self.running = np.zeros(num_envs, bool)
-        self.rng = np.random.default_rng(seed)
+        self.ended = np.zeros(num_envs, bool)  # by the last call of `add`
         self.compared = 0
-
-    def __len__(self) -> int:
-        """Transitions held."""
-        lanes = np.flatnonzero(self.head)
-        held = np.minimum(self.head, self.window)[lanes]
-        first, last = (self._row("episode", lanes, self.head[lanes] - back) for back in (held, 1))
-        return int((held - (last - first + 1)).sum())  # an episode has a row more than transitions
+        self.resets_are_steps = self.told_of_ends = False  # whether a warning has said so
 
     @property
-    def nbytes(self) -> int:
-        """Bytes that all rows take, frames included."""
-        return self.frames.numel() + sum(array.nbytes for array in self.rows.values())
+    def longest_episode(self) -> int | None:
+        """None: longer ones may come."""
+        return None
+
+    @property
+    def most_transitions(self) -> int:
+        """One less than the rows of each environment."""
+        return self.num_envs * (self.kept - 1)
+
+    def check(self, window: Window, learner: str, source: str = "this replay", batch_size: int = 1) -> None:
+        """Refuses a window that this replay can never serve, before anything is drawn.
+
+        Raises:
+            ValueError: as `Episodes.check` does, and for one that is longer than the ring.
+        """
+        super().check(window, learner, source, batch_size)
+        window = self.resolve(window)
+        _check_capacity(self.capacity, self.num_envs, window.span + window.lookback + self.frame_stack)
 
     def add(
         self,
@@ -173,24 +176,32 @@ class ReplayBuffer:
                 observation, not the first of the next one.
             terminated, truncated: (num_envs,) bool: whether the episode ended there for good, or by a time limit.
 
+        Gymnasium's vector environments reset in a step of their own by default (``AutoresetMode.NEXT_STEP``): after an
+        end, such a step leads from the last observation to the first of the next episode. It is no transition, is
+        recognised by its observation and its reward of 0, and is not stored. With ``SAME_STEP``, `next_observation`
+        must come from ``infos["final_obs"]`` at an end.
+
         Raises:
-            ValueError: for other shapes or types, actions out of range, values that are not finite, and, looked at in
-                the first calls only, an observation that does not go on from the last `next_observation`; nothing is
-                added.
-            ReplayError: if the replay is read only.
+            ValueError: for other shapes or types, actions out of range, values that are not finite, an observation
+                that does not continue the last `next_observation` (checked in the first calls only), and a
+                `next_observation` that belongs to the next episode; nothing is added.
         """
-        if self.files is not None and self.files.read_only:
-            raise ReplayError("this replay is read only: collect new transitions into a ReplayBuffer of their own")
+        vector = np.ndim(reward) > 0
         observation, next_observation = self._checked(observation), self._checked(next_observation)
-        action, reward = self._checked_action(action), _array(reward).astype(np.float32).reshape(-1)
-        terminated, truncated = (_array(ended).astype(bool).reshape(-1) for ended in (terminated, truncated))
+        action, reward = self._checked_action(action), host(reward).astype(np.float32).reshape(-1)
+        terminated, truncated = (host(ended).astype(bool).reshape(-1) for ended in (terminated, truncated))
         if not len(reward) == len(terminated) == len(truncated) == self.num_envs:
             raise ValueError(f"reward, terminated and truncated must hold {self.num_envs} values, one an environment")
         if not np.isfinite(reward).all():
             raise ValueError(f"rewards must be finite, got {reward}")
         if self.compared < COMPARED_AT_FIRST:
             self._check_continuity(observation)
-        for lane in range(self.num_envs):
+        resets = np.zeros(self.num_envs, bool)
+        if vector:
+            resets = self._resets(observation, next_observation, reward, terminated | truncated)
+        self._check_last_observations(observation, next_observation, (terminated | truncated) & ~resets)
+        self._priority_sums = None
+        for lane in map(int, np.flatnonzero(~resets)):
             if not self.running[lane]:
                 self._append(lane, observation[lane], step=0)
                 self.running[lane] = True
@@ -198,85 +209,46 @@ class ReplayBuffer:
             self.rows["action"][at] = action[lane]
             self.rows["reward"][at] = reward[lane]
             self.rows["terminated"][at] = terminated[lane]
+            if self.prioritized:
+                self.rows["priority"][at] = self.largest_priority
             self._append(lane, next_observation[lane], step=int(self.rows["step"][at]) + 1)
-            if terminated[lane] or truncated[lane]:
+            self.ended[lane] = terminated[lane] or truncated[lane]
+            if self.ended[lane]:
                 self._end_episode(lane)
+        self.ended &= ~resets
 
     def end_episodes(self) -> None:
         """Ends the running episodes as by a time limit: the environments start new ones, as after a kill."""
         for lane in np.flatnonzero(self.running):
             self._end_episode(int(lane))
-
-    def sample(self, batch_size: int) -> TensorDict:
-        """`batch_size` windows, drawn uniformly with replacement from all that can be drawn.
-
-        Returns:
-            A TensorDict of batch size (B,) on `device`: `observation`, `action`, (`next`, `observation`), (`next`,
-            `reward`) (B, 1), (`next`, `terminated`) (B, 1), `discount` (B, 1), and with a horizon `action_sequence`,
-            `future_observation`, `gap`.
-
-        Raises:
-            ReplayError: before there are `batch_size` transitions, or when no episode is as long as a window.
-        """
-        from tensordict import TensorDict  # takes over a second to import
-
-        lane, start = self._draw(batch_size)
-        steps, _ = self._window(lane, start)
-        n_step = np.minimum(self.n_step, steps)
-        rewards = self._row("reward", lane[:, None], start[:, None] + np.arange(self.n_step))
-        taken = np.arange(self.n_step) < n_step[:, None]
-        weights = (self.discount ** np.arange(self.n_step) * taken).astype(np.float32)
-        terminated = self._row("terminated", lane, start + n_step - 1)
-        discount = np.where(terminated, 0, self.discount**n_step).astype(np.float32)
-
-        observation = self._stack(lane, start)
-        next_observation = self._stack(lane, start + n_step)
-        out: dict[str, Any] = {
-            "observation": observation,
-            "action": self._tensor(self._row("action", lane, start)),
-            "discount": self._tensor(discount[:, None]),
-            "next": {
-                "observation": next_observation,
-                "reward": self._tensor((rewards * weights).sum(1, keepdims=True)),
-                "terminated": self._tensor(terminated[:, None]),
-            },
-        }
-        if self.horizon:
-            gap = np.minimum(self.horizon, steps)
-            sequence = self._row("action", lane[:, None], start[:, None] + np.arange(self.horizon))
-            sequence[np.arange(self.horizon) >= gap[:, None]] = 0
-            out["action_sequence"] = self._tensor(sequence)
-            same = self.horizon == self.n_step
-            out["future_observation"] = next_observation if same else self._stack(lane, start + gap)
-            out["gap"] = self._tensor(gap)
-        return TensorDict(out, batch_size=[batch_size], device=self.device)
+        self.ended[:] = False
 
     def flush(self) -> None:
         """Copies what is new since the last call to the files of `path` and waits until the disk has it."""
-        if self.files is None or self.files.read_only:
+        if self.files is None:
             return
         for lane in range(self.num_envs):
             # The last flushed row may have got its action since.
             first = max(self.flushed[lane] - 1, self.head[lane] - self.length, 0)
             at = np.arange(first, self.head[lane]) % self.length
             for name, array in self.rows.items():
-                self.files.arrays[name][lane, at] = array[lane, at]
+                if name in self.files.arrays:
+                    self.files.arrays[name][lane, at] = array[lane, at]
             if not self.mapped:
                 index = torch.from_numpy(at).to(self.frames.device)
                 self.files.arrays["frame"][lane, at] = self.frames[lane][index].cpu().numpy()
-            if self.length > self.window or self.head[lane] < self.length:
+            if self.length > self.kept or self.head[lane] < self.length:
                 # There may be what a run wrote that was killed; this one went on from before it.
                 self.files.forget_row(lane, self.head[lane] % self.length)
         self.files.flush()
         self.flushed = self.head.copy()
 
     def state_dict(self) -> dict[str, Any]:
-        """What, together with the flushed files, restores this replay: counters and the sampler's random state."""
-        return {
+        """What, together with the flushed files, restores this replay: counters and the sampler's state."""
+        return super().state_dict() | {
             "head": self.head.tolist(),
             "episodes": self.episodes.tolist(),
             "running": self.running.tolist(),
-            "rng": json.dumps(self.rng.bit_generator.state),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -288,13 +260,14 @@ class ReplayBuffer:
         if self.files is None:
             raise ReplayError("this replay has no files: build it with the path that the saved one was flushed to")
         self._check_files(self.files, state)
+        for name, array in self.rows.items():
+            if name in self.files.arrays:
+                array[:] = self.files.arrays[name]
+        super().load_state_dict(state)
         self.head = np.array(state["head"], np.int64)
         self.flushed = self.head.copy()
         self.episodes = np.array(state["episodes"], np.int64)
         self.running = np.array(state["running"], bool)
-        self.rng.bit_generator.state = json.loads(state["rng"])
-        for name, array in self.rows.items():
-            array[:] = self.files.arrays[name]
         if not self.mapped:
             for lane in range(self.num_envs):
                 held = self._held(lane) % self.length
@@ -306,7 +279,7 @@ class ReplayBuffer:
         """Refuses files whose rows are not the unbroken episodes that `state` counts."""
         whole = len(state["head"]) == self.num_envs
         for lane, head in enumerate(state["head"] if whole else []):
-            held = np.arange(max(0, head - self.window), head) % self.length
+            held = np.arange(max(0, head - self.kept), head) % self.length
             episode, step = files.arrays["episode"][lane, held], files.arrays["step"][lane, held]
             new = np.diff(episode)
             whole &= bool(np.where(new == 0, np.diff(step) == 1, (new == 1) & (step[1:] == 0)).all())
@@ -334,7 +307,54 @@ class ReplayBuffer:
                 f"oldest first; and after an episode's end, terminated or truncated must have said so"
             )
 
+    def _resets(
+        self, observation: Tensor, next_observation: Tensor, reward: np.ndarray, ended: np.ndarray
+    ) -> np.ndarray:
+        """(num_envs,) bool: which transitions are a vector environment's resets in a step of their own.
+
+        They lead from the last observation of the episode before to another picture, and bring no reward.
+        """
+        lanes = np.flatnonzero(self.ended)
+        resets = np.zeros(self.num_envs, bool)
+        if len(lanes):
+            newest = -self.frame_shape[0]
+            last = self._stack(lanes, self.head[lanes] - 1)[:, newest:].cpu()
+            first, second = observation[lanes, newest:].cpu(), next_observation[lanes, newest:].cpu()
+            same, moves = (last == first).flatten(1).all(1), (first != second).flatten(1).any(1)
+            resets[lanes] = (same & moves).numpy()
+        transitions = resets & ((reward != 0) | ended)
+        if transitions.any() and not self.told_of_ends:
+            self.told_of_ends = True
+            warnings.warn(
+                "an episode begins with the observation that the one before ended with: if the environments reset in "
+                'the same step, next_observation must come from infos["final_obs"] at an end',
+                stacklevel=3,
+            )
+        resets &= ~transitions
+        if resets.any() and not self.resets_are_steps:
+            self.resets_are_steps = True
+            warnings.warn(
+                "the environments reset in a step of their own (AutoresetMode.NEXT_STEP); these steps are not stored",
+                stacklevel=3,
+            )
+        return resets
+
+    def _check_last_observations(self, observation: Tensor, next_observation: Tensor, ended: np.ndarray) -> None:
+        """Refuses stacks at an end that do not continue the ones before: they are the next episode's first."""
+        channels = self.frame_shape[0]
+        lanes = np.flatnonzero(ended)
+        if self.frame_stack == 1 or not len(lanes):
+            return
+        if not torch.equal(next_observation[lanes, :-channels].cpu(), observation[lanes, channels:].cpu()):
+            raise ValueError(
+                "at an episode's end, next_observation does not continue observation: it must be the last observation "
+                'of that episode (infos["final_obs"] of a vector environment that resets in the same step), not the '
+                "first of the next one"
+            )
+
     def _checked(self, observation: np.ndarray | Tensor) -> Tensor:
+        if isinstance(observation, np.ndarray):
+            observation = np.ascontiguousarray(observation)  # torch reads no negative strides
         frames = torch.as_tensor(observation)
         if self.num_envs == 1 and frames.ndim == len(self.observation_shape):
             frames = frames[None]
@@ -346,7 +366,7 @@ class ReplayBuffer:
         return frames
 
     def _checked_action(self, action: ArrayLike | Tensor) -> np.ndarray:
-        values = _array(action)
+        values = host(action)
         if self.num_envs == 1 and values.ndim == (0 if self.discrete else 1):
             values = values[None]
         expected = (self.num_envs,) if self.discrete else (self.num_envs, self.action_dim)
@@ -374,90 +394,34 @@ class ReplayBuffer:
         self.rows["action"][at] = 0
         self.rows["reward"][at] = 0
         self.rows["terminated"][at] = False
+        if self.prioritized:
+            self.rows["priority"][at] = 0
+            self.rows["priority"][lane, (self.head[lane] - self.kept) % self.length] = 0  # leaves the ring
         self.head[lane] += 1
 
     def _end_episode(self, lane: int) -> None:
         self.running[lane] = False
         self.episodes[lane] += 1
 
-    def _row(self, name: str, lane: Any, position: Any) -> np.ndarray:
-        return self.rows[name][lane, position % self.length]
-
     def _held(self, lane: int) -> np.ndarray:
-        """Positions of the rows of a lane that are within `capacity`."""
-        return np.arange(max(0, self.head[lane] - self.window), self.head[lane])
-
-    def _window(self, lane: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each position, how many steps of a window follow, and whether a sample may start there."""
-        offsets = np.arange(max(self.n_step, self.horizon) + 1)
-        position = start[:, None] + offsets
-        same = self._row("episode", lane[:, None], position) == self._row("episode", lane, start)[:, None]
-        steps = (same & (position < self.head[lane][:, None])).sum(1) - 1
-        ended = (steps > 0) & self._row("terminated", lane, start + steps - 1)
-        oldest = np.maximum(self.head[lane] - self.window, 0)
-        first_frame = start - np.minimum(self.frame_stack - 1, self._row("step", lane, start))
-        return steps, (first_frame >= oldest) & (ended | (steps == offsets[-1]))
-
-    def _draw(self, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        held = np.minimum(self.head, self.window)
-        if held.sum() <= max(ENUMERATE_BELOW, batch_size):
-            if len(self) < batch_size:
-                raise ReplayError(
-                    f"a batch of {batch_size} needs as many transitions, the replay holds {len(self)}: "
-                    f"collect more before sampling, or make the batch smaller"
-                )
-            return self._draw_enumerated(batch_size)
-        lanes, starts, missing = [], [], batch_size
-        for _ in range(8):
-            index = self.rng.integers(held.sum(), size=missing + missing // 4 + 8)
-            lane = np.searchsorted(np.cumsum(held), index, side="right")
-            start = index - (np.cumsum(held) - held)[lane] + (self.head - held)[lane]
-            kept = np.flatnonzero(self._window(lane, start)[1])[:missing]
-            lanes.append(lane[kept])
-            starts.append(start[kept])
-            missing -= len(kept)
-            if not missing:
-                return np.concatenate(lanes), np.concatenate(starts)
-        return self._draw_enumerated(batch_size)
-
-    def _draw_enumerated(self, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        start = np.concatenate([self._held(lane) for lane in range(self.num_envs)])
-        lane = np.repeat(np.arange(self.num_envs), np.minimum(self.head, self.window))
-        can_start = np.flatnonzero(self._window(lane, start)[1])
-        if not len(can_start):
-            raise ReplayError(
-                f"no episode in the replay is as long as a sample, max(n_step={self.n_step}, horizon={self.horizon}) "
-                f"steps: collect more, or make n_step and horizon smaller"
-            )
-        chosen = self.rng.choice(can_start, batch_size)
-        return lane[chosen], start[chosen]
-
-    def _stack(self, lane: np.ndarray, position: np.ndarray) -> Tensor:
-        """The stacked observation at each position, (B, F·C, H, W) on the samples' device."""
-        back = np.minimum(np.arange(self.frame_stack)[::-1], self._row("step", lane, position)[:, None])
-        flat = lane[:, None] * self.length + (position[:, None] - back) % self.length
-        index = self._tensor(flat.reshape(-1), self.frames.device)
-        frames = self.frames.flatten(0, 1).index_select(0, index)
-        return frames.view(len(lane), *self.observation_shape).to(self.device)
-
-    def _tensor(self, array: np.ndarray, device: torch.device | None = None) -> Tensor:
-        device = self.device if device is None else device
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+        """Positions of the rows of an environment that are within `capacity`."""
+        return np.arange(max(0, self.head[lane] - self.kept), self.head[lane])
 
 
-def _array(values: Any) -> np.ndarray:
-    """In host memory; a tensor may be anywhere, and part of a graph."""
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def _device(storage: str) -> torch.device:
-    """Where frames are kept; files are mapped into the host's memory."""
-    try:
-        return torch.device("cpu" if storage in ("memory", "disk") else storage)
-    except RuntimeError:
+def _check_capacity(capacity: int, num_envs: int, rows: int) -> None:
+    kept = capacity // num_envs
+    if kept < rows:
         raise ValueError(
-            f"storage must be 'memory', 'disk' or a torch device such as 'cuda', got {storage!r}"
-        ) from None
+            f"capacity={capacity} leaves {kept} rows for each of {num_envs} environments, one sample spans {rows}: "
+            f"make it larger"
+        )
+
+
+def _check_bounds(action_space: Any) -> None:
+    """Refuses a ``Box`` of other bounds than [-1, 1], whose actions `add` would refuse."""
+    low, high = getattr(action_space, "low", -1), getattr(action_space, "high", 1)
+    if not (np.all(np.equal(low, -1)) and np.all(np.equal(high, 1))):
+        raise ValueError(
+            f"actions must lie in [-1, 1], and the action space is {action_space}: wrap the environment in "
+            f"gymnasium.wrappers.RescaleAction(env, -1, 1)"
+        )

@@ -6,10 +6,9 @@ import contextlib
 import json
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +24,14 @@ class ReplayError(RuntimeError):
 class Files:
     """One `.npy` file a field, each (lanes, length, *shape), mapped into memory, and `replay.json` to describe them.
 
-    The whole size is reserved when the files are made, so that a disk that is too small is found out then. With
-    `read_only` the arrays can't be written to.
+    The whole size is reserved when the files are made, so that a disk that is too small is found out then.
 
     Raises:
-        ReplayError: if the disk has no room, or the folder holds a replay of other sizes or a damaged one; if it is to
-            be read only and holds none.
+        ReplayError: if the disk has no room, or the folder holds a replay of other sizes or a corrupt one.
     """
 
-    def __init__(
-        self, folder: Path, fields: Mapping[str, Field], lanes: int, length: int, read_only: bool = False
-    ) -> None:
-        self.folder, self.read_only = folder, read_only
+    def __init__(self, folder: Path, fields: Mapping[str, Field], lanes: int, length: int) -> None:
+        self.folder = folder
         spec: dict[str, Any] = {
             "version": FORMAT_VERSION,
             "lanes": lanes,
@@ -44,7 +39,7 @@ class Files:
             "fields": {name: [list(shape), dtype] for name, (shape, dtype) in fields.items()},
         }
         description = folder / "replay.json"
-        if description.exists() or read_only:
+        if description.exists():
             self._check(description, spec)
         else:
             self._create(description, spec)
@@ -52,8 +47,7 @@ class Files:
         for name, (shape, dtype) in fields.items():
             try:
                 np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # "r+" fills up a truncated file
-                mode: Literal["r", "r+"] = "r" if read_only else "r+"
-                array = np.load(folder / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
+                array = np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False)
             except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
                 raise ReplayError(
                     f"{folder / f'{name}.npy'} is missing or damaged ({error}): {self._advice}"
@@ -64,10 +58,8 @@ class Files:
 
     @property
     def frames(self) -> torch.Tensor:
-        """The frames where they lie. To write to those of files that are read only ends the process."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return torch.from_numpy(self.arrays["frame"])
+        """The frames, without copying."""
+        return torch.from_numpy(self.arrays["frame"])
 
     def forget_row(self, lane: int, at: int) -> None:
         """Marks a row, until it is written again, as one that continues no other: its frame may be newer than the rest
@@ -82,8 +74,6 @@ class Files:
 
     @property
     def _advice(self) -> str:
-        if self.read_only:
-            return f"restore {self.folder} from a copy"
         return f"start with another folder, or delete {self.folder} to begin with an empty replay"
 
     def _check(self, description: Path, spec: dict[str, Any]) -> None:
@@ -119,6 +109,16 @@ class Files:
                 f"can't make a replay of {size / 1e9:.2f} GB in {self.folder} ({error.strerror}): free space, choose "
                 f"another folder, or make the replay smaller (replay_buffer_size)"
             ) from error
+
+
+def frame_device(storage: str) -> torch.device:
+    """Where frames are kept; files are mapped into the host's memory."""
+    try:
+        return torch.device("cpu" if storage in ("memory", "disk") else storage)
+    except RuntimeError:
+        raise ValueError(
+            f"storage must be 'memory', 'disk' or a torch device such as 'cuda', got {storage!r}"
+        ) from None
 
 
 def frame_memory(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents import AGENTS, Agent, DrQV2, make_agent
-from rlrep import CURL, TACO, Objective, PixelEncoder
+from rlrep import CURL, TACO, Gap, Objective, PixelEncoder, ReplayBuffer, Window
 from rlrep.encoders import projection
 
 SHAPE = (3, 20, 20)
@@ -45,10 +46,37 @@ def build(
             "taco": SMALL,
             "curl": {"feature_dim": 8},
             "forward_model": SMALL | {"predict": predict},
+            **options.pop("objective_options", {}),
         },
         encoder_options={"channels": 4, "precision": precision},
         **(SMALL | options),
     )
+
+
+@dataclass
+class Fixed:
+    """A replay that gives one batch, whatever is asked for."""
+
+    batch: TensorDict
+
+    def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
+        return self.batch
+
+
+def filled_replay() -> ReplayBuffer:
+    """A few episodes of random pictures."""
+    replay, rng = ReplayBuffer(SHAPE, BOX, 60, frame_stack=1), np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (41, *SHAPE), np.uint8)
+    for i in range(40):
+        replay.add(
+            observation=pictures[i],
+            action=rng.uniform(-1, 1, 2),
+            reward=rng.uniform(),
+            next_observation=pictures[i + 1],
+            terminated=False,
+            truncated=i % 20 == 19,
+        )
+    return replay
 
 
 def make_batch(batch_size: int = 6, horizon: int = 3, seed: int = 1) -> TensorDict:
@@ -89,7 +117,7 @@ def test_updates_move_every_part_and_stay_finite(name: str, joint: bool) -> None
     agent = build(name, joint=joint)
     before = copies(agent)
     for step in range(3):
-        metrics = agent.update(make_batch(), step)
+        metrics = agent.update(Fixed(make_batch()), step)
     assert {"critic_loss", "actor_loss", "batch_reward", "critic_target_q"} <= set(metrics)
     for key, value in metrics.items():
         assert value.shape == () and value.isfinite() and not value.requires_grad, key
@@ -105,7 +133,7 @@ def test_updates_move_all_but_a_frozen_encoder(name: str, path: str, joint: bool
     agent = build(name, joint=joint, freeze_encoder=True, path=path)
     before = copies(agent)
     for step in range(3):
-        metrics = agent.update(make_batch(), step)
+        metrics = agent.update(Fixed(make_batch()), step)
     assert all(value.isfinite() for value in metrics.values())
     encoder = {key for key in before if key.startswith("encoder.") or ".encoder." in key}
     assert moved(agent, before) == set(before) - encoder
@@ -122,10 +150,10 @@ def test_no_objectives_is_an_empty_list(name: str) -> None:
     with_empty = build(name, objectives=[])
     for agent in (without, with_empty):
         torch.manual_seed(1)
-        agent.update(make_batch(), 0)
+        agent.update(Fixed(make_batch()), 0)
     for ours, theirs in zip(without.parameters(), with_empty.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    assert without.horizon == 0 and "objectives" not in without.optimizers
+    assert without.window == without.own_window(3) and "objectives" not in without.optimizers
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,7 +169,7 @@ def test_the_critic_moves_the_encoder_and_the_actor_does_not(name: str, monkeypa
         changed[optimizer] = {"action_encoder" if ".action_encoder." in k else k.split(".")[0] for k in names}
 
     monkeypatch.setattr(agent, "step", watched)
-    agent.update(make_batch(), 0)
+    agent.update(Fixed(make_batch()), 0)
     assert changed["critic"] == {"encoder", "critic"} | ({"action_encoder"} if name == "taco" else set())
     assert changed["actor"] == {"actor"}
     assert changed.get("temperature", {"log_temperature"}) == {"log_temperature"}
@@ -154,7 +182,7 @@ def test_the_target_moves_by_tau_alone(name: str) -> None:
     agent = build(name, critic_target_tau=0.25)
     assert all(not p.requires_grad for p in agent.critic_target.parameters())
     before = copies(agent.critic_target)
-    agent.update(make_batch(), 0)
+    agent.update(Fixed(make_batch()), 0)
     for key, parameter in agent.critic_target.named_parameters():
         expected = 0.75 * before[key] + 0.25 * agent.critic.get_parameter(key)
         torch.testing.assert_close(parameter.detach(), expected.detach())
@@ -167,7 +195,7 @@ def test_a_real_end_takes_the_future_out_of_the_target(name: str) -> None:
     agent = build(name)
     batch = make_batch()
     batch["discount"].zero_()
-    metrics = agent.update(batch, 0)
+    metrics = agent.update(Fixed(batch), 0)
     assert metrics["critic_target_q"].item() == pytest.approx(batch["next", "reward"].mean().item())
 
 
@@ -202,18 +230,18 @@ def test_the_first_steps_are_uniform(name: str) -> None:
 def test_a_loaded_agent_goes_on_exactly(name: str, joint: bool, freeze: bool) -> None:
     agent = build(name, joint=joint, freeze_encoder=freeze)
     for step in range(2):
-        agent.update(make_batch(seed=step), step)
+        agent.update(Fixed(make_batch(seed=step)), step)
     file = io.BytesIO()
     torch.save({"agent": agent.state_dict(), "random": torch.get_rng_state()}, file)
     file.seek(0)
     saved = torch.load(file, weights_only=True)
 
-    expected = agent.update(make_batch(seed=2), 2)
+    expected = agent.update(Fixed(make_batch(seed=2)), 2)
     resumed = build(name, joint=joint, freeze_encoder=freeze)
-    resumed.update(make_batch(seed=7), 0)  # what it was before does not matter
+    resumed.update(Fixed(make_batch(seed=7)), 0)  # what it was before does not matter
     resumed.load_state_dict(saved["agent"])
     torch.set_rng_state(saved["random"])
-    metrics = resumed.update(make_batch(seed=2), 2)
+    metrics = resumed.update(Fixed(make_batch(seed=2)), 2)
     assert metrics.keys() == expected.keys()
     assert all(torch.equal(metrics[key], expected[key]) for key in metrics)
     for key, value in agent.state_dict().items():
@@ -228,25 +256,55 @@ def test_objectives_share_the_agents_encoder() -> None:
             agent(encoder, BOX, [CURL(other)], **SMALL)
 
 
-def test_two_horizons_are_refused() -> None:
-    encoder = PixelEncoder(SHAPE, channels=4)
-    objectives = [TACO(encoder, BOX, 2, curl=False), TACO(encoder, BOX, 3, curl=False)]
-    with pytest.raises(ValueError, match=r"need one horizon, got \[2, 3\]"):
-        DrQV2(encoder, BOX, objectives, **SMALL)
+@pytest.mark.parametrize("joint", [False, True])
+def test_objectives_of_different_horizons_learn_from_one_batch(joint: bool) -> None:
+    options = {"taco": SMALL | {"horizon": 2}, "forward_model": SMALL | {"horizon": 4}, "inverse_model": {"horizon": 5}}
+    agent = make_agent(
+        "drqv2",
+        SHAPE,
+        BOX,
+        objectives=list(options),
+        objective_options=options,
+        encoder_options={"channels": 4},
+        joint=joint,
+        batch_size=4,
+        **SMALL,
+    )
+    assert agent.window == Window(3, (2, 4, Gap(5)), actions=4)
+    replay = filled_replay()
+    agent.check(replay)
+    metrics = agent.update(replay, 0)
+    assert {"loss_taco", "loss_forward", "loss_inverse", "critic_loss"} <= set(metrics)
+
+
+def test_an_objective_may_have_a_batch_of_its_own() -> None:
+    """More negatives than the critic reads rows."""
+    sizes: list[int] = []
+    agent = build("taco", objective_options={"taco": SMALL | {"batch_size": 9}}, batch_size=4)
+    agent.objectives[0].register_forward_hook(lambda module, given, out: sizes.append(len(given[0])))
+    agent.encoder.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
+    agent.update(filled_replay(), 0)
+    assert sizes == [4, 4, 9, 9, 9, 9]  # observation and next; TACO's three views, and TACO
+    with pytest.raises(ValueError, match="joint updates share one batch"):
+        build("taco", objective_options={"taco": SMALL | {"batch_size": 9}}, joint=True)
+
+
+def test_what_a_replay_can_never_serve_is_refused_before_anything_is_drawn() -> None:
+    replay = filled_replay()
+    with pytest.raises(ValueError, match=r"capacity=60 leaves 60 rows .* one sample spans 81"):
+        build("taco", objective_options={"taco": SMALL | {"horizon": 80}}, batch_size=4).check(replay)
+    with pytest.raises(ValueError, match=r"TACO reads batches of 100, and this replay hold"):
+        build("taco", objective_options={"taco": SMALL | {"batch_size": 100}}, batch_size=4).check(replay)
+    build("taco", batch_size=4).check(replay)
 
 
 def test_objectives_whose_losses_share_a_name_are_refused() -> None:
     """One would silently stand in for the other."""
-    with pytest.raises(ValueError, match="two objectives return curl_accuracy and loss_curl: leave one"):
+    with pytest.raises(ValueError, match="TACO and CURL both return curl_accuracy and loss_curl: leave one"):
         build("drqv2", ["taco", "curl"])
     encoder = PixelEncoder(SHAPE, channels=4)
     agent = DrQV2(encoder, BOX, [TACO(encoder, BOX, 3, curl=False), CURL(encoder)], **SMALL)
-    assert {"loss_taco", "loss_curl", "loss_reward"} <= set(agent.update(make_batch(), 0))
-
-
-def test_horizon_is_that_of_the_objectives() -> None:
-    assert [build(name).horizon for name in ("drqv2", "taco", "sac with taco")] == [0, 3, 3]
-    assert build("drqv2", ["curl"]).horizon == 0
+    assert {"loss_taco", "loss_curl", "loss_reward"} <= set(agent.update(Fixed(make_batch()), 0))
 
 
 @pytest.mark.parametrize("objectives", [[], ["curl"]])
@@ -306,7 +364,7 @@ def test_an_objective_of_ones_own_needs_no_change_here(agent_class: type[Agent])
     encoder = PixelEncoder(SHAPE, channels=4)
     agent = agent_class(encoder, BOX, [Brightness(encoder)], lr=1e-3, **SMALL)
     batch = make_batch()
-    history = [agent.update(batch, step)["loss_brightness"].item() for step in range(100)]
+    history = [agent.update(Fixed(batch), step)["loss_brightness"].item() for step in range(100)]
     assert history[-1] < 0.5 * history[0]
 
 
@@ -331,7 +389,7 @@ def test_agents_learn_the_best_action(name: str) -> None:
             batch[key] = picture.expand(32, *SHAPE)
         batch["next", "reward"] = -(batch["action"] - target).square().sum(1, keepdim=True)
         batch["discount"].zero_()
-        agent.update(batch, step)
+        agent.update(Fixed(batch), step)
     assert distance() < 0.15 < at_first
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from agents import Agent
 from agents.eager import EagerEncoder, GridSampleShift
 from rlrep import PixelEncoder, RandomShift
-from tests.agents.test_agents import build, make_batch
+from tests.agents.test_agents import Fixed, build, make_batch
 
 NAMES = ["drqv2", "taco", "sac with taco", "drqv2 with all"]
 
@@ -73,7 +73,7 @@ def test_an_update_is_that_of_the_fast_path(name: str, joint: bool, shift: int) 
         agent = build(name, path=path, joint=joint, shift=shift)
         torch.manual_seed(3)
         for step in range(2):
-            metrics = agent.update(make_batch(seed=step), step)
+            metrics = agent.update(Fixed(make_batch(seed=step)), step)
         both.append(metrics)
     fast, eager = both
     assert fast.keys() == eager.keys()
@@ -107,7 +107,7 @@ def test_every_acceleration_is_off(name: str) -> None:
 def test_either_path_goes_on_from_what_the_other_saved(saved_by: str, read_by: str) -> None:
     first, second = build("taco", path=saved_by, shift=0), build("taco", path=read_by, shift=0)
     for step in range(2):
-        first.update(make_batch(seed=step), step)
+        first.update(Fixed(make_batch(seed=step)), step)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
@@ -118,7 +118,7 @@ def test_either_path_goes_on_from_what_the_other_saved(saved_by: str, read_by: s
     both: list[Any] = []
     for agent in (first, second):
         torch.manual_seed(4)
-        both.append(agent.update(make_batch(seed=5), 5))
+        both.append(agent.update(Fixed(make_batch(seed=5)), 5))
     torch.testing.assert_close(both[1], both[0], rtol=1e-4, atol=1e-5)
     moments = [agent.optimizers["critic"].state_dict()["state"][0] for agent in (first, second)]
     assert moments[0]["step"] == moments[1]["step"] == 3
@@ -128,14 +128,14 @@ def test_either_path_goes_on_from_what_the_other_saved(saved_by: str, read_by: s
 def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_the_cpu() -> None:
     """Adam's state says that it is fit for CUDA graphs; on the CPU it must not try."""
     agent = build("taco")
-    agent.update(make_batch(), 0)
+    agent.update(Fixed(make_batch()), 0)
     state = agent.state_dict()
     for optimizer in state["_extra_state"].values():
         for group in optimizer["param_groups"]:
             group["capturable"] = True
     resumed = build("taco", path="eager")
     resumed.load_state_dict(state)
-    resumed.update(make_batch(), 1)
+    resumed.update(Fixed(make_batch()), 1)
     assert not any(o.param_groups[0]["capturable"] for o in resumed.optimizers.values())
 
 

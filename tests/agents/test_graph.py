@@ -15,11 +15,11 @@ from tensordict import TensorDict
 from torch import Tensor
 
 import rlrep.encoders
-from agents import Agent, accelerated_update
-from agents.graph import WARM_UP, CudaGraphUpdate, can_capture, compile_encoder, distinct
+from agents import Agent, accelerate
+from agents.graph import WARM_UP, CudaGraph, can_capture, compile_encoder, distinct
 from rlrep import Autoencoder
 from rlrep.replay import ReplayBuffer
-from tests.agents.test_agents import BOX, SHAPE, build, make_batch
+from tests.agents.test_agents import BOX, SHAPE, Fixed, build, make_batch
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 
@@ -63,15 +63,23 @@ def test_a_step_that_is_a_tensor_changes_nothing(name: str) -> None:
     for step in (40, torch.tensor(40.0)):
         agent = build(name, **options)
         torch.manual_seed(1)
-        both.append(agent.update(make_batch(), step))  # type: ignore[arg-type]
+        both.append(agent.update(Fixed(make_batch()), step))  # type: ignore[arg-type]
     torch.testing.assert_close(both[1], both[0])
 
 
 def test_an_objective_that_waits_for_a_value_is_not_captured() -> None:
     agent = build("taco")
-    assert can_capture(agent)
+    assert can_capture(agent, "learn") and can_capture(agent, "step_objectives")
     agent.objectives[0].same_every_update = False
-    assert not can_capture(agent)
+    assert can_capture(agent, "learn") and not can_capture(agent, "step_objectives")
+    agent = build("taco", joint=True)
+    agent.objectives[0].same_every_update = False
+    assert not can_capture(agent, "learn")
+
+
+def test_an_update_that_differs_leaves_the_objectives_their_graph() -> None:
+    agent = build("td3_bc", objectives=["curl"])  # whose actor waits for every second update
+    assert not can_capture(agent, "learn") and can_capture(agent, "step_objectives")
 
 
 def test_codes_that_die_are_not_captured() -> None:
@@ -83,7 +91,8 @@ def test_codes_that_die_are_not_captured() -> None:
 
 def test_the_cpu_has_no_update_of_its_own() -> None:
     agent = build("taco")
-    assert accelerated_update(agent) == agent.update
+    accelerate(agent)
+    assert not {"learn", "step_objectives"} & vars(agent).keys()
     assert "encode_view" not in vars(agent.encoder)
 
 
@@ -119,7 +128,7 @@ def two_updates(name: str, compiled: bool, **options: Any) -> tuple[list[Metrics
     if compiled:
         compile_encoder(agent)
     torch.manual_seed(1)
-    return [agent.update(make_batch(seed=step), step) for step in range(2)], agent
+    return [agent.update(Fixed(make_batch(seed=step)), step) for step in range(2)], agent
 
 
 # The compiler proper takes half a minute; everything before it, which traces our code, does not.
@@ -190,11 +199,11 @@ class Tape:
     """Stands in for torch.cuda where there is none: a graph keeps the update that it captures for its replays."""
 
     def __init__(self, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.plain_update = agent.update
+        self.plain_update = agent.learn
         self.capturing = False
         self.captured: tuple[TensorDict, Any] | None = None
         self.metrics: Metrics = {}
-        agent.update = self.update  # type: ignore[method-assign]
+        agent.learn = self.update  # type: ignore[method-assign]
         self.wait_stream = lambda stream: None
         for name, value in {
             "Stream": lambda device: self,
@@ -233,11 +242,11 @@ def test_a_graph_makes_one_update_a_call_of_the_batch_and_step_it_is_given(
     options |= {"objectives": ["curl"]} if horizon == 2 else {}
     plain, agent = (build("taco" if horizon == 3 else "drqv2", **options) for _ in range(2))
     tape = Tape(agent, monkeypatch)
-    update = CudaGraphUpdate(agent)
+    update = CudaGraph(agent.learn, agent.device)
     batches, same_batches = replay(horizon), replay(horizon)
     for step in range(WARM_UP + 4):
         torch.manual_seed(step)
-        expected = plain.update(batches.sample(4), step)
+        expected = plain.update(Fixed(batches.sample(4)), step)
         torch.manual_seed(step)
         metrics = update(same_batches.sample(4), step)
         assert metrics.keys() == expected.keys()
@@ -260,27 +269,33 @@ CUDA_CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def capture(agent: Agent) -> None:
+    """The graphs alone, without compiled encodings."""
+    for body in agent.bodies:
+        setattr(agent, body, CudaGraph(getattr(agent, body), agent.device))
+
+
 def build_on_cuda(case: str, **options: Any) -> Agent:
     name, usual = CUDA_CASES[case]
-    return build(name, device="cuda", **(usual | options))
+    return build(name, device="cuda", **({"batch_size": 4} | usual | options))
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("accelerated", [CudaGraphUpdate, accelerated_update])
+@pytest.mark.parametrize("accelerated", [capture, accelerate])
 @pytest.mark.parametrize("case", CUDA_CASES)
 def test_a_cuda_graph_makes_the_same_updates(
     case: str, accelerated: Any, no_noise: None, dynamo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # accelerated_update turns it on
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # accelerate turns it on
     plain, agent = build_on_cuda(case, shift=0), build_on_cuda(case, shift=0)
-    update = accelerated(agent)
-    assert isinstance(update, CudaGraphUpdate)
+    accelerated(agent)
+    assert isinstance(agent.learn, CudaGraph)
     observation = make_batch()["observation"].numpy()
     history = []
     for step in range(10):
         batch = aliased(make_batch(seed=step).to("cuda"))
-        expected, metrics = plain.update(batch, step), update(batch, step)
+        expected, metrics = plain.update(Fixed(batch), step), agent.update(Fixed(batch), step)
         assert metrics.keys() == expected.keys()
         for key in set(metrics) - {"taco_accuracy", "curl_accuracy"}:  # which jump
             torch.testing.assert_close(metrics[key], expected[key], rtol=2e-3, atol=1e-4)
@@ -290,7 +305,7 @@ def test_a_cuda_graph_makes_the_same_updates(
         actions = [built.act(observation, 10**6, eval_mode=True) for built in (agent, plain)]
         np.testing.assert_allclose(*actions, rtol=0, atol=1e-2)
     assert len(set(history)) == 10
-    assert update.graph is not None and update.calls == 10
+    assert agent.learn.graph is not None and agent.learn.calls == 10
     for (key, ours), theirs in zip(agent.named_parameters(), plain.parameters(), strict=True):
         # Adam's steps of gradients near 0 may point either way: 10 steps of 1e-4 each.
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}")
@@ -311,13 +326,14 @@ def no_synchronisation() -> Iterator[None]:
 def test_the_host_never_waits_for_the_device(case: str) -> None:
     """From the replay on the device to the metrics; once the graph is there."""
     agent = build_on_cuda(case)
-    update, batches = CudaGraphUpdate(agent), replay(3, "cuda")
+    capture(agent)
+    batches = replay(3, "cuda")
     for step in range(WARM_UP + 1):
-        update(batches.sample(4), step)
+        agent.update(batches, step)
     kept = []
     with no_synchronisation():
         for step in range(5):
-            metrics = update(batches.sample(4), step)
+            metrics = agent.update(batches, step)
             kept.append(torch.stack(list(metrics.values())))
     assert torch.stack(kept).isfinite().all()
     assert len({values[list(metrics).index("critic_loss")].item() for values in kept}) == 5
@@ -332,30 +348,33 @@ def test_a_wait_for_the_device_would_be_noticed() -> None:
 @pytest.mark.cuda
 def test_a_cuda_graph_keeps_what_is_shared() -> None:
     agent = build_on_cuda("taco, joint")
-    update, batches = CudaGraphUpdate(agent), replay(3, "cuda")
+    capture(agent)
+    batches = replay(3, "cuda")
     for step in range(WARM_UP):
-        update(batches.sample(4), step)
+        agent.update(batches, step)
     passes: list[bool] = []
     agent.encoder.register_forward_hook(lambda module, given, features: passes.append(features.requires_grad))
     batch = batches.sample(4)
-    update(batch, WARM_UP)  # the capture
+    agent.update(Fixed(batch), WARM_UP)  # the capture
     assert passes == [True, False, False]  # observation, next observation and future in one, second view
-    assert len(update.inputs) == len(distinct(batch)) == len(list(batch.keys(True, True))) - 1
-    update(batches.sample(4), WARM_UP + 1)
+    assert isinstance(agent.learn, CudaGraph)
+    assert len(agent.learn.inputs) == len(distinct(batch)) == len(list(batch.keys(True, True))) - 1
+    agent.update(batches, WARM_UP + 1)
     assert len(passes) == 3  # replays run no Python
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("accelerated", [CudaGraphUpdate, accelerated_update])
+@pytest.mark.parametrize("accelerated", [capture, accelerate])
 @pytest.mark.parametrize("shift", [0, 4])
 def test_each_replay_of_a_graph_draws_its_own_shifts(
     shift: int, accelerated: Any, no_noise: None, dynamo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one batch, with steps too small to matter: what differs is the shifts."""
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # accelerated_update turns it on
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # accelerate turns it on
     agent = build_on_cuda("drqv2", shift=shift, lr=1e-12, critic_target_tau=0.0)
-    update, batch = accelerated(agent), make_batch().to("cuda")
-    losses = [update(batch, 0)["critic_loss"].item() for _ in range(WARM_UP + 6)][WARM_UP:]
+    accelerated(agent)
+    batch = make_batch().to("cuda")
+    losses = [agent.update(Fixed(batch), 0)["critic_loss"].item() for _ in range(WARM_UP + 6)][WARM_UP:]
     differences = [abs(a - b) for i, a in enumerate(losses) for b in losses[:i]]
     assert max(differences) < 1e-5 if shift == 0 else min(differences) > 1e-6
 
@@ -379,9 +398,9 @@ def test_convolutions_are_bfloat16_and_heads_float32(monkeypatch: pytest.MonkeyP
     taco = agent.objectives[0]
     for module in (agent.actor, agent.critic, agent.critic_target, taco.state_projection, taco.state_action_projection):
         module.register_forward_hook(look)
-    update = CudaGraphUpdate(agent)
+    capture(agent)
     for step in range(WARM_UP + 3):
-        metrics = update(make_batch(seed=step).to("cuda"), step)
+        metrics = agent.update(Fixed(make_batch(seed=step).to("cuda")), step)
     assert convolved == {torch.bfloat16} and heads == {torch.float32}
     assert {value.dtype for value in metrics.values()} == {torch.float32}
     assert {parameter.dtype for parameter in agent.parameters()} == {torch.float32}

@@ -13,8 +13,8 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents import Agent, DrQV2
-from rlrep import Objective, PixelEncoder, RandomShift
-from tests.agents.test_agents import SMALL, build, make_batch
+from rlrep import Objective, PixelEncoder, RandomShift, Window
+from tests.agents.test_agents import SMALL, Fixed, build, make_batch
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "taco": ("taco", {}),
@@ -44,7 +44,7 @@ def encodings(agent: Agent, batch: TensorDict) -> list[bool]:
     """Of each pass through the encoder in one update, whether its features carry a gradient."""
     passes: list[bool] = []
     hook = agent.encoder.register_forward_hook(lambda module, given, features: passes.append(features.requires_grad))
-    agent.update(batch, 0)
+    agent.update(Fixed(batch), 0)
     hook.remove()
     return passes
 
@@ -63,11 +63,10 @@ def encodings(agent: Agent, batch: TensorDict) -> list[bool]:
 def test_the_observation_is_encoded_once_with_gradient(
     case: str, separate: int, other_horizon: int, same_horizon: int
 ) -> None:
-    for batch in (make_batch(), batch_of_one_horizon()):
-        passes = encodings(build_case(case), batch)
+    for n_step, expected in ((2, other_horizon), (3, same_horizon)):
+        passes = encodings(build_case(case, n_step=n_step), make_batch())
         assert (len(passes), sum(passes)) == (separate, 2)
-    for batch, expected in ((make_batch(), other_horizon), (batch_of_one_horizon(), same_horizon)):
-        passes = encodings(build_case(case, joint=True), batch)
+        passes = encodings(build_case(case, n_step=n_step, joint=True), make_batch())
         assert (len(passes), sum(passes)) == (expected, 1)
 
 
@@ -83,7 +82,7 @@ def critic_gradients(agent: Agent, batch: TensorDict) -> dict[str, Tensor]:
 
     handle = agent.optimizers["critic"].register_step_pre_hook(record)
     torch.manual_seed(3)
-    agent.update(batch, 0)
+    agent.update(Fixed(batch), 0)
     handle.remove()
     return gradients
 
@@ -131,7 +130,7 @@ def test_without_objectives_it_changes_nothing(name: str) -> None:
     for joint in (False, True):
         agent = build(name, [], joint=joint)
         torch.manual_seed(3)
-        metrics = [agent.update(make_batch(seed=step), step) for step in range(2)]
+        metrics = [agent.update(Fixed(make_batch(seed=step)), step) for step in range(2)]
         both.append((agent, metrics))
     (separate, expected), (joined, metrics) = both
     assert separate.optimizers.keys() == joined.optimizers.keys()
@@ -150,7 +149,7 @@ def test_losses_and_metrics_are_those_of_separate_steps(case: str) -> None:
     for joint in (True, False):
         agent = build_case(case, joint=joint, shift=0, lr=1e-12)
         torch.manual_seed(3)
-        both.append(agent.update(batch_of_one_horizon(), 0))
+        both.append(agent.update(Fixed(batch_of_one_horizon()), 0))
     assert set(both[0]) == set(both[1])
     assert not any(value.requires_grad for value in both[0].values())
     torch.testing.assert_close(both[0], {key: both[1][key] for key in both[0]})
@@ -161,17 +160,18 @@ class Views(Objective):
 
     def __init__(self, encoder: PixelEncoder, wanted: list[tuple[str, bool]]) -> None:
         super().__init__(encoder, RandomShift(2))
+        self.window = Window(observations=(3,))
         self.in_keys, self.out_keys = ["observation", "future_observation"], ["loss_views"]
         self.wanted = wanted
         self.scale = nn.Parameter(torch.ones(()))
         self.features: list[Tensor] = []
 
     def losses(self, observation: Tensor, future_observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        entries = {"observation": observation, "future_observation": future_observation}
+        entries = {"observation": (observation, 0), "future_observation": (future_observation, 3)}
         self.features = []
         for name, gradient in self.wanted:
             with torch.set_grad_enabled(gradient):
-                self.features.append(self.encode(entries[name]))
+                self.features.append(self.encode(*entries[name]))
         return {"loss_views": self.scale * sum(features.mean() for features in self.features)}
 
 
@@ -187,7 +187,7 @@ def views(encoder: PixelEncoder, *wanted: tuple[str, bool]) -> tuple[list[Tensor
     features = encoder(batch["observation"])
     with torch.no_grad():
         future_features = encoder(batch["future_observation"])
-    encoded = [(batch["observation"], features), (batch["future_observation"], future_features)]
+    encoded = {0: features, 3: future_features}
     objective = Views(encoder, list(wanted))
     objective(batch, encoded)
     return objective.features, features, future_features
@@ -218,8 +218,8 @@ def test_a_view_is_not_kept_after_the_call(encoder: PixelEncoder, broken: bool) 
     observation, shared = batch["observation"], encoder(batch["observation"])
     objective = Views(encoder, [("nothing" if broken else "future_observation", False)])  # what it asks for instead
     with pytest.raises(KeyError) if broken else nullcontext():
-        objective(batch, [(observation, shared)])
-    assert objective.encode(observation) is not shared
+        objective(batch, {0: shared})
+    assert objective.encode(observation, offset=0) is not shared
 
 
 def test_an_objective_that_trains_on_the_future_trains_the_encoder_on_it(encoder: PixelEncoder) -> None:
@@ -238,7 +238,6 @@ def test_an_objective_of_ones_own_shares_the_view_and_is_trained(encoder: PixelE
 
 
 def test_every_objective_gets_the_owners_view() -> None:
-    agent = build("drqv2 with all", joint=True)  # taco and forward_model
-    # observation, next; taco's second view and future; forward_model's future
-    assert encodings(agent, make_batch()) == [True, False, False, False, False]
-    assert encodings(agent, batch_of_one_horizon()) == [True, False, False]
+    # taco and forward_model: observation, next; taco's second view and future; forward_model's future
+    passes = {n: encodings(build("drqv2 with all", joint=True, n_step=n), make_batch()) for n in (2, 3)}
+    assert passes == {2: [True, False, False, False, False], 3: [True, False, False]}

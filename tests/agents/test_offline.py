@@ -14,7 +14,7 @@ from agents import AGENTS, CQL, IQL, TD3BC, Agent
 from agents.cql import conservative
 from agents.drqv2_bc import bc_weighted
 from agents.iql import Actor, expectile_loss
-from tests.agents.test_agents import build, copies, make_batch, moved
+from tests.agents.test_agents import Fixed, build, copies, make_batch, moved
 
 OFFLINE = ["bc", "td3_bc", "drqv2_bc", "cql", "iql"]
 
@@ -27,7 +27,7 @@ def test_updates_move_every_part_and_stay_finite(name: str, joint: bool, objecti
     before = copies(agent)
     keys = []
     for step in range(3):
-        metrics = agent.update(make_batch(), step)
+        metrics = agent.update(Fixed(make_batch()), step)
         keys.append(list(metrics))
     assert keys[0] == keys[1] == keys[2] and "actor_loss" in metrics
     assert ("loss_taco" in metrics) == bool(objectives)
@@ -39,7 +39,7 @@ def test_updates_move_every_part_and_stay_finite(name: str, joint: bool, objecti
 @pytest.mark.parametrize("name", OFFLINE)
 def test_a_saved_agent_goes_on_to_the_last_bit(name: str) -> None:
     agent, again = build(name, ("taco",)), build(name, ("taco",))
-    agent.update(make_batch(), 0)
+    agent.update(Fixed(make_batch()), 0)
     buffer = io.BytesIO()
     torch.save(agent.state_dict(), buffer)
     buffer.seek(0)
@@ -47,7 +47,7 @@ def test_a_saved_agent_goes_on_to_the_last_bit(name: str) -> None:
     for each in (agent, again):
         torch.manual_seed(1)
         for step in range(1, 4):
-            metrics = each.update(make_batch(), step)
+            metrics = each.update(Fixed(make_batch()), step)
             assert "actor_loss" in metrics
     assert all(torch.equal(a, b) for a, b in zip(agent.parameters(), again.parameters(), strict=True))
 
@@ -78,7 +78,7 @@ def best(agent: Agent) -> Tensor:
 def test_cloning_finds_the_actions_of_the_data() -> None:
     agent = build("bc", lr=3e-3)
     for step in range(80):
-        agent.update(data(), step)
+        agent.update(Fixed(data()), step)
     torch.testing.assert_close(best(agent), data()["action"], atol=0.1, rtol=0)
 
 
@@ -139,7 +139,7 @@ def test_td3_moves_actor_and_targets_every_second_update() -> None:
     slow = ("actor", "actor_target", "critic_target")
     for step, expected in enumerate([True, False, True, False]):
         before = {part: copies(getattr(agent, part)) for part in slow}
-        agent.update(make_batch(), step)
+        agent.update(Fixed(make_batch()), step)
         assert [bool(moved(getattr(agent, part), before[part])) for part in slow] == [expected] * 3
 
 
@@ -157,7 +157,7 @@ def test_conservatism_lowers_what_the_data_do_not_hold() -> None:
         agent = build("cql", cql_weight=weight, lr=3e-3, num_samples=4)
         assert isinstance(agent, CQL)
         for step in range(30):
-            agent.update(data(), step)
+            agent.update(Fixed(data()), step)
         features = agent.encoder(data()["observation"])
         taken, other = (torch.min(*agent.critic(features, a)) for a in (data()["action"], -data()["action"]))
         gap.append((taken - other).mean().item())
@@ -198,7 +198,7 @@ def test_iql_evaluates_no_action_but_the_datas(monkeypatch: pytest.MonkeyPatch) 
             return forward(features, action)
 
         monkeypatch.setattr(critic, "forward", watched)
-    agent.update(batch, 0)
+    agent.update(Fixed(batch), 0)
     assert len(seen) == 2 and all(action is batch["action"] for action in seen)
 
 

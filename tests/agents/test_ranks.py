@@ -14,7 +14,7 @@ import torch.multiprocessing
 from torch import Tensor
 
 from agents import Agent
-from tests.agents.test_agents import build, make_batch
+from tests.agents.test_agents import Fixed, build, make_batch
 
 BATCH, RANKS = 8, 2
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -61,7 +61,7 @@ def two_updates(case: str, rows: slice) -> dict[str, Tensors]:
     gradients = record_gradients(agent)
     with patch("torch.randn_like", rows_of_shared_noise(rows)):
         for step in range(2):
-            agent.update(make_batch(BATCH, seed=step)[rows], step)
+            agent.update(Fixed(make_batch(BATCH, seed=step)[rows]), step)
     after = {key: parameter.detach() for key, parameter in agent.named_parameters()}
     return {"before": before, "gradients": gradients, "after": after}
 
@@ -72,7 +72,7 @@ def own_way(case: str, seed: int) -> dict[str, Any]:
     agent = build(name, **options)
     torch.manual_seed(seed)
     for step in range(3):
-        agent.update(make_batch(BATCH // RANKS, seed=100 * seed + step), step)
+        agent.update(Fixed(make_batch(BATCH // RANKS, seed=100 * seed + step)), step)
     return agent.state_dict()
 
 

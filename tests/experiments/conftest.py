@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.trainer import train
+from experiments.run.online import train
 
 ROOT = Path(__file__).parents[2]
 TINY = [

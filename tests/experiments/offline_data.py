@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from experiments.offline_run import train_offline
+from experiments.run.offline import train_offline
 from rlrep.data import Provenance, Transitions, write_transitions
 from tests.experiments.conftest import ROOT
 

@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from experiments import config as configuration
 from experiments.evaluate import main
-from experiments.evaluation import evaluate, make_evaluation_env, make_evaluation_envs
+from experiments.run import config as configuration
+from experiments.run.evaluation import evaluate, make_evaluation_env, make_evaluation_envs
 
 
 @pytest.fixture

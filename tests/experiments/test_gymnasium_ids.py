@@ -13,14 +13,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments import config as configuration
 from experiments.collect import collect
-from experiments.config import ConfigError, complete
 from experiments.evaluate import main as evaluate
-from experiments.evaluation import environment_options, make_evaluation_env
-from experiments.offline_config import load
-from experiments.pretrain_run import pretrain
-from experiments.sources import make
+from experiments.run import config as configuration
+from experiments.run.config import ConfigError, complete
+from experiments.run.evaluation import environment_options, make_evaluation_env
+from experiments.run.offline_config import load
+from experiments.run.pretraining import pretrain
+from experiments.run.sources import make
 from rlrep.data import open_dataset
 from tests.envs.foreign import foreign, registered
 from tests.experiments.conftest import run_in
@@ -138,7 +138,7 @@ def test_an_encoder_is_pretrained_on_any_environment(tmp_path: Path) -> None:
 
 
 def test_pretraining_takes_the_environments_own_arguments_and_noise() -> None:
-    from experiments.pretrain_config import complete
+    from experiments.run.pretrain_config import complete
 
     config = complete(composed("pretrain", f"source=env:{TINY}", "+env.bonus=2", "image_size=24", *NOISE))  # type: ignore[arg-type]
     with closing(make(TINY, config)) as env:
@@ -149,7 +149,7 @@ def test_pretraining_takes_the_environments_own_arguments_and_noise() -> None:
 
 @pytest.mark.parametrize("argument", ["task=Other-v0", "render_mode=rgb_array", "noise=1"])
 def test_pretraining_refuses_arguments_that_it_sets_itself(argument: str) -> None:
-    from experiments.pretrain_config import complete
+    from experiments.run.pretrain_config import complete
 
     config = complete(composed("pretrain", f"source=env:{TINY}", f"+env.{argument}"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=f"env.{argument.partition('=')[0]} is "):

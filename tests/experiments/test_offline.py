@@ -16,20 +16,20 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from experiments import config as configuration
-from experiments.checkpoint import CheckpointError, load_checkpoint
-from experiments.config import ConfigError
 from experiments.data import main as convert
 from experiments.evaluate import main as evaluate
-from experiments.offline_config import OfflineConfig, level_of, load
-from experiments.offline_run import OfflineRun
-from experiments.trainer import Trainer
+from experiments.run import config as configuration
+from experiments.run.checkpoint import CheckpointError, load_checkpoint
+from experiments.run.config import ConfigError
+from experiments.run.offline import OfflineRun
+from experiments.run.offline_config import OfflineConfig, level_of, load
+from experiments.run.online import OnlineRun
 from rlrep import PixelEncoder, ReplayBuffer
 from rlrep.data import Provenance, write_transitions
 from rlrep.replay import ReplayError
 from tests.experiments.conftest import ROOT, run_in
 from tests.experiments.offline_data import PROVENANCE, TINY_OFFLINE, episode, run_offline, write_data
-from tests.experiments.test_resume import same
+from tests.experiments.run.test_resume import same
 
 Run = Callable[..., Path]
 ONLINE = ("agent=td3_bc", "num_train_frames=1000")
@@ -326,14 +326,14 @@ def test_a_run_with_offline_data_goes_on_where_it_was(
 ) -> None:
     options = [*ONLINE, "num_train_frames=3000"]
     whole = run_in(tmp_path / "whole", *options, f"offline.data={data}")
-    save = Trainer.save
+    save = OnlineRun.save
 
-    def save_and_stop(trainer: Trainer, at_episode_start: np.ndarray) -> None:
-        save(trainer, at_episode_start)
+    def save_and_stop(trainer: OnlineRun) -> None:
+        save(trainer)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Trainer, "save", save_and_stop)
+        patched.setattr(OnlineRun, "save", save_and_stop)
         run_in(tmp_path / "run", *options, f"offline.data={data}")
     other = write_data(tmp_path / "other", episodes=[episode(np.random.default_rng(1)) for _ in range(4)])
     with pytest.raises(CheckpointError, match="holds other episodes than when the run was saved"):

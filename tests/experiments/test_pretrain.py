@@ -19,12 +19,13 @@ from hydra import compose, initialize_config_dir
 from matplotlib.image import imread
 from omegaconf import OmegaConf
 
-from experiments import sources
-from experiments.checkpoint import load_checkpoint
-from experiments.config import ConfigError
-from experiments.log import NonFiniteLoss
-from experiments.pretrain_run import pretrain
-from experiments.sources import watch
+from experiments.run import sources
+from experiments.run.checkpoint import load_checkpoint
+from experiments.run.config import ConfigError
+from experiments.run.log import NonFiniteLoss
+from experiments.run.pretraining import pretrain
+from experiments.run.sources import watch
+from experiments.run.stop import Stopped
 from rlrep import PixelEncoder
 from rlrep.pretrain import Pretrainer
 
@@ -152,6 +153,28 @@ def test_stopped_and_resumed_equals_never_stopped(
     torch.rand(3)  # what was drawn in between does not matter
     resumed = run(objective, "resume=true")
     whole = run(objective, f"run_dir={tmp_path}/whole")
+    assert same_runs(resumed, whole)
+
+
+@pytest.mark.parametrize("stop", [3, 8])
+def test_sigterm_leaves_a_checkpoint_between_validations(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    whole = run("forward_model", f"run_dir={tmp_path}/whole")
+    step = Pretrainer.step
+
+    def signalled(trainer: Pretrainer) -> Any:
+        if trainer.updates == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer)
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(Stopped, match=f"stopped at update {stop + 1}, and everything"),
+    ):
+        patched.setattr(Pretrainer, "step", signalled)
+        run("forward_model")
+    resumed = run("forward_model", "resume=true")
     assert same_runs(resumed, whole)
 
 
@@ -351,8 +374,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_encoder(
 def test_wandb_has_a_row_for_each_validation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[dict[str, Any]] = []
     fake = SimpleNamespace(log=logged.append, finish=lambda: logged.append({"finished": True}))
-    monkeypatch.setattr("experiments.pretrain_run.start_wandb", lambda *_: fake)
-    monkeypatch.setattr("experiments.pretrain_run.check_extras", lambda *_, **__: None)
+    monkeypatch.setattr("experiments.run.pretraining.start_wandb", lambda *_: fake)
+    monkeypatch.setattr("experiments.run.pretraining.check_extras", lambda *_, **__: None)
     run("temporal_contrastive", "use_wandb=true")
     assert [row.get("update") for row in logged] == [4, 8, 12, None]
     assert all("validation_loss" in row and "loss_temporal" in row for row in logged[:-1])

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from agents import DrQV2
-from experiments import config as configuration
-from experiments.checkpoint import load_checkpoint
-from experiments.config import ConfigError
-from experiments.evaluation import make_evaluation_env
+from experiments.run import config as configuration
+from experiments.run.checkpoint import load_checkpoint
+from experiments.run.config import ConfigError
+from experiments.run.evaluation import make_evaluation_env
 
 Run = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
@@ -111,7 +111,7 @@ def test_environment_processes_end_with_a_run_that_fails(run: Run, monkeypatch: 
     def fail(*_: Any) -> None:
         raise AssertionError("a programming error")
 
-    monkeypatch.setattr("experiments.trainer.Trainer.update", fail)
+    monkeypatch.setattr("experiments.run.online.OnlineRun.update", fail)
     with pytest.raises(AssertionError, match="a programming error"):
         run("agent=drqv2", "num_envs=2")
     assert not multiprocessing.active_children()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlrep import Objective, PixelEncoder
+from rlrep import Gap, Objective, PixelEncoder, Window
 from rlrep.data import EpisodeDataset
 from rlrep.pretrain import Pretrainer, pretrain
 
@@ -167,16 +167,28 @@ def test_data_of_another_shape_is_refused() -> None:
         Pretrainer(Brightness(PixelEncoder(SHAPE, channels=4)), train, validation, steps=1)
 
 
-def test_gaps_beyond_the_horizon_are_refused() -> None:
+def test_the_objectives_window_is_read_whatever_the_datas_own_gap() -> None:
     train, validation = videos(max_gap=3).split()
-    with pytest.raises(ValueError, match="built with horizon=2, the data pairs observations up to 3 steps apart"):
-        Pretrainer(Brightness(PixelEncoder(SHAPE, channels=4)), train, validation, steps=1)
+    objective = Brightness(PixelEncoder(SHAPE, channels=4))
+    objective.window = Window(observations=(Gap(2),))
+    trainer = Pretrainer(objective, train, validation, steps=1)
+    assert set(trainer.sample(train)["gap"].tolist()) == {1, 2}
+
+
+def test_a_window_beyond_the_longest_video_is_refused_by_name() -> None:
+    train, validation = videos().split()
+    objective = Brightness(PixelEncoder(SHAPE, channels=4))
+    objective.window = Window(observations=(Gap(400),))
+    with pytest.raises(
+        ValueError, match=r"Brightness reads an observation 1\.\.400 steps away, and the longest episode"
+    ):
+        Pretrainer(objective, train, validation, steps=1)
 
 
 def test_video_without_actions_is_refused_by_an_objective_that_reads_them() -> None:
     train, validation = videos().split()
     objective = Brightness(PixelEncoder(SHAPE, channels=4), keys=("observation", "action"))
-    with pytest.raises(ValueError, match=r"reads 'action', which this batch lacks\. .*recorded with actions"):
+    with pytest.raises(ValueError, match=r"Brightness reads actions, which these data lack: .*recorded with actions"):
         Pretrainer(objective, train, validation, steps=1)
 
 
@@ -200,7 +212,9 @@ def test_a_validation_on_the_training_data_does_not_repeat_it() -> None:
     trainer = Pretrainer(objective, data, data, steps=40, batch_size=4, validate_every=5)
     seen = set()
     sample = data.sample
-    data.sample = lambda size: seen.add((batch := sample(size))["observation"].numpy().tobytes()) or batch  # type: ignore[method-assign,func-returns-value]
+    data.sample = lambda size, window: (
+        seen.add((batch := sample(size, window))["observation"].numpy().tobytes()) or batch
+    )  # type: ignore[method-assign,func-returns-value]
     while not trainer.finished:
         trainer.step()
         if trainer.validation_due:

@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from rlrep import PixelEncoder
-from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, uniformity
+from rlrep.probe import (
+    PENALTIES,
+    _ridge,
+    alignment,
+    effective_rank,
+    encode,
+    probe,
+    probe_folds,
+    reconstruction,
+    standardised,
+    uniformity,
+)
 
 
 def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,6 +72,123 @@ def test_a_probe_leaves_the_random_stream_and_the_features_alone() -> None:
     before, copy = torch.get_rng_state(), train[0].clone()
     assert probe(train, test, steps=3) == probe(train, test, steps=3)
     assert torch.equal(torch.get_rng_state(), before) and torch.equal(train[0], copy)
+
+
+def readable(count: int = 600, dim: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, dim, generator=generator)
+    return x, (x @ torch.randn(dim, 2, generator=generator)) + 0.005 * torch.randn(count, 2, generator=generator)
+
+
+ODD: dict[str, tuple[float, float]] = {  # what one more feature shows once in the train part, once in the test part
+    "never, then once": (0, 1),
+    "never, then hugely": (0, 1e6),
+    "negligibly, then once": (1e-7, 1),
+    "negligibly, then hugely": (1e-7, 1e6),
+    "once, then hugely": (1, 1e6),
+    "once, then never": (1, 0),
+    "hugely, then hugely the other way": (1e6, -1e6),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("hidden_dim", [None, 32])
+def test_a_feature_that_hardly_ever_fires_does_not_spoil_the_probe(what: str, hidden_dim: int | None) -> None:
+    x, y = readable()
+    label, odd = (y[:, 0] > 0).long(), torch.zeros(600, 1)
+    odd[[7, 500], 0] = torch.tensor(ODD[what], dtype=torch.float32)
+    for target, least in ((y, 0.99), (label, 0.9)):
+        scores = [
+            probe((z[:400], target[:400]), (z[400:], target[400:]), hidden_dim, steps=100)
+            for z in (x, torch.cat([x, odd], 1))
+        ]
+        assert scores[0] > least and scores[1] > scores[0] - 0.05  # its own row may be wrong
+
+
+def test_sparse_features_of_any_scale_give_scores_near_those_of_the_mean_at_worst() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(400, 300, generator=generator) - 2.5).relu() * 10 ** torch.randn(300, generator=generator)
+    x[:, 0] = torch.randn(400, generator=generator)
+    known, unknown = x[:, :1] * 2 + 1, torch.randn(400, 1, generator=generator)
+    assert probe((x[:300], known[:300]), (x[300:], known[300:])) > 0.9
+    assert probe((x[:300], unknown[:300]), (x[300:], unknown[300:])) > -0.5
+
+
+@pytest.mark.parametrize("shape", [(20, 4), (20, 20), (20, 60)])
+def test_ridge_equals_leaving_each_row_out_and_trying_every_penalty(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x = standardised(torch.randn(shape))[0].double()
+    y = x[:, :3] @ torch.randn(3, 2).double() + torch.randn(len(x), 2)
+    y -= y.mean(0)
+    x -= x.mean(0)
+    test, expected = torch.randn(7, shape[1]).double(), []
+
+    def fit(rows: torch.Tensor, targets: torch.Tensor, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
+        center = rows.mean(0), targets.mean(0)
+        rows, targets = rows - center[0], targets - center[1]
+        weight = torch.linalg.solve(rows.T @ rows + penalty * torch.eye(rows.shape[1]), rows.T @ targets)
+        return weight, center[1] - center[0] @ weight
+
+    for t in range(2):
+        errors = []
+        for penalty in PENALTIES:
+            error = 0.0
+            for i in range(len(x)):
+                others = torch.arange(len(x)) != i
+                weight, bias = fit(x[others], y[others, t : t + 1], penalty * len(x))
+                error += float((x[i] @ weight + bias - y[i, t]) ** 2)
+            errors.append(error)
+        weight, bias = fit(x, y[:, t : t + 1], PENALTIES[errors.index(min(errors))] * len(x))
+        expected.append(test @ weight + bias)
+    torch.testing.assert_close(_ridge(x, y, test), torch.cat(expected, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_target_that_hardly_varies_in_one_part_does_not_count() -> None:
+    x, y = readable()
+    y[:400, 1] *= 1e-8
+    assert probe((x[:400], y[:400]), (x[400:], y[400:])) > 0.99
+    x, y = readable()
+    y[400:, 1] *= 1e-8
+    assert probe((x[:400], y[:400]), (x[400:], y[400:])) > 0.99
+
+
+@pytest.mark.parametrize("part", [0, 1])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_refused(part: int, value: float) -> None:
+    data = readable(20)
+    data[part][3, 1] = value
+    with pytest.raises(ValueError, match="those of test are not"):
+        probe(readable(20), data)
+    with pytest.raises(ValueError, match="those of train are not"):
+        probe(data, readable(20))
+
+
+def test_values_of_one_axis_are_refused() -> None:
+    x, y = readable(20)
+    with pytest.raises(ValueError, match=r"\(N, T\) values"):
+        probe((x, y[:, 0]), (x, y[:, 0]))
+
+
+def test_folds_tell_the_noise_of_a_score() -> None:
+    x, y = readable(100)
+    noisy = y + torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    score, exact = probe_folds(x, noisy, folds=5), probe_folds(x, y, folds=5)
+    assert len(score.scores) == 5 and score.mean == pytest.approx(sum(score.scores) / 5)
+    assert exact.std < 1e-3 < score.std < 0.3 and str(exact) == "1.000 ± 0.000"
+    assert probe_folds(x, noisy, seed=1) != score == probe_folds(x, noisy)
+
+
+def test_rows_of_one_group_are_never_in_both_parts() -> None:
+    torch.manual_seed(0)
+    group = torch.arange(20).repeat_interleave(5) * 3
+    features = torch.nn.functional.one_hot(group).float()  # tells the group, and nothing else
+    label = torch.randint(2, (20,)).repeat_interleave(5)
+    assert probe_folds(features, label, steps=50).mean == 1
+    assert probe_folds(features, label, group, steps=50).mean < 0.8
+    with pytest.raises(ValueError, match=r"2\.\.20, the number of groups, got 21"):
+        probe_folds(features, label, group, folds=21)
+    with pytest.raises(ValueError, match="of one length"):
+        probe_folds(features, label, group[1:])
 
 
 def test_alignment_and_uniformity_of_known_points() -> None:

@@ -13,7 +13,8 @@ import torch
 from gymnasium import spaces
 from tensordict import TensorDict
 
-from rlrep.replay import ReplayBuffer, ReplayError, buffer, storage
+from rlrep.replay import ReplayBuffer, ReplayError, storage
+from rlrep.replay import episodes as store
 
 GAMMA = 0.9
 BOX = spaces.Box(-1, 1, (2,))
@@ -87,7 +88,7 @@ class World:
     def starts(self) -> set[tuple[int, int, int]]:
         """Every (environment, episode, t) that a sample may start at."""
         replay, found = self.replay, set()
-        window = max(replay.n_step, replay.horizon)
+        window = max(replay.window.n_step, replay.horizon)
         for env, episodes in enumerate(self.episodes):
             oldest = self.written(env) - replay.capacity // self.num_envs
             for number, episode in enumerate(episodes):
@@ -111,7 +112,7 @@ class World:
             assert at in starts
             drawn[at] += 1
             episode = self.episodes[env][number]
-            n = min(replay.n_step, len(episode) - t)
+            n = min(replay.window.n_step, len(episode) - t)
             reward = sum(GAMMA**k * r for k, r in enumerate(episode.rewards[t : t + n]))
             terminated = episode.terminated and t + n == len(episode)
             np.testing.assert_array_equal(observation, self.observation(env, number, t))
@@ -155,6 +156,7 @@ def test_batch_has_the_documented_types() -> None:
     found = {key: (tuple(batch[key].shape), str(batch[key].dtype)[6:]) for key in batch.keys(True, True)}
     assert found == {
         "observation": ((7, 3, 2, 2), "uint8"),
+        "index": ((7,), "int64"),
         "action": ((7, 2), "float32"),
         "action_sequence": ((7, 2, 2), "float32"),
         ("next", "observation"): ((7, 3, 2, 2), "uint8"),
@@ -178,7 +180,7 @@ def test_discrete_actions_stay_integers() -> None:
 @pytest.mark.parametrize("enumerate_below", [0, 10_000], ids=["by rejection", "from the list"])
 @pytest.mark.parametrize("num_envs", [1, 3])
 def test_starts_are_drawn_uniformly(enumerate_below: int, num_envs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer, "ENUMERATE_BELOW", enumerate_below)
+    monkeypatch.setattr(store, "ENUMERATE_BELOW", enumerate_below)
     world = World(n_step=3, horizon=2, capacity=90, num_envs=num_envs, mean_length=5)
     world.step(100)
     drawn: Counter[tuple[int, int, int]] = Counter()
@@ -193,7 +195,7 @@ def test_starts_are_drawn_uniformly(enumerate_below: int, num_envs: int, monkeyp
 
 
 def test_rejection_falls_back_where_few_starts_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer, "ENUMERATE_BELOW", 0)
+    monkeypatch.setattr(store, "ENUMERATE_BELOW", 0)
     world = World(n_step=1, horizon=8, capacity=400, mean_length=1.2)
     world.step(200)
     for _ in range(3):
@@ -259,7 +261,7 @@ def test_errors_before_enough_data() -> None:
     world.step(4, end="no")
     with pytest.raises(ReplayError, match="needs as many transitions, the replay holds 4"):
         world.replay.sample(5)
-    with pytest.raises(ReplayError, match=r"no episode .* as long as a sample, max\(n_step=3, horizon=5\)"):
+    with pytest.raises(ReplayError, match=r"no episode .* as long as a sample, 5 steps"):
         world.replay.sample(4)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         world.replay.sample(0)

@@ -34,7 +34,7 @@ def test_every_kind_of_video_is_read(write_video: WriteVideo, ending: str) -> No
     np.testing.assert_allclose(greys(data), 20.0 * np.arange(8), atol=18)  # GIF's palette is coarse
     batch = data.sample(4)
     assert batch["observation"].shape == batch["future_observation"].shape == (4, 3, 16, 16)
-    assert set(batch.keys()) == {"observation", "future_observation", "gap"}
+    assert set(batch.keys()) == {"observation", "index", "future_observation", "gap"}
 
 
 def test_a_folder_is_one_episode_a_video_in_the_order_of_names(write_video: WriteVideo, tmp_path: Path) -> None:

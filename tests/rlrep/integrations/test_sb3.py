@@ -16,6 +16,7 @@ from rlrep.integrations.sb3 import PixelFeatures, SequenceReplayBuffer, attach
 from tests.rlrep.integrations.sb3_environments import Counter
 
 ALGORITHMS = [SAC, TD3, DQN, PPO]
+SHORT = {"cvrl": {"horizon": 2, "clip_length": 2}}  # episodes of six steps
 OFF_POLICY = dict(replay_buffer_class=SequenceReplayBuffer, buffer_size=200, learning_starts=20, train_freq=4)
 
 
@@ -74,7 +75,7 @@ class Batches(BaseCallback):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_objective_trains_with_every_algorithm_and_is_logged(algorithm, name: str) -> None:
     model = build(algorithm)
-    attach(model, [name])
+    attach(model, {name: SHORT.get(name, {})})
     model.learn(33)
     logged = losses(model)
     assert any(key.startswith("rlrep/loss_") for key in logged) and np.isfinite(list(logged.values())).all()
@@ -223,11 +224,172 @@ def test_frames_stacked_by_stable_baselines_and_ddpg() -> None:
     assert losses(model)
 
 
-def test_an_encoder_can_be_brought_along() -> None:
-    encoder = PixelEncoder((6, 20, 20), channels=4, strides=(2, 2))
-    model = build(SAC, features=dict(encoder=encoder))
-    copies = [network.features_extractor.encoder for network in (model.critic, model.critic_target)]
-    assert all(equal(copy.state_dict(), encoder.state_dict()) and copy is not encoder for copy in copies)
+def pretrained(frozen: bool = False, out_dim: int | None = None) -> PixelEncoder:
+    """An encoder whose weights no initialisation gives, biases included."""
+    torch.manual_seed(3)
+    encoder = PixelEncoder((6, 20, 20), channels=4, strides=(2, 2), out_dim=out_dim)
+    for parameter in encoder.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    return encoder.requires_grad_(not frozen)
+
+
+def extractors(model) -> list[PixelFeatures]:
+    return [module for module in model.policy.modules() if isinstance(module, PixelFeatures)]
+
+
+def keeps(model, encoder: PixelEncoder) -> bool:
+    """Whether all networks read through the encoder's weights, in a module of their own."""
+    found = [features.encoder for features in extractors(model)]
+    return bool(found) and all(equal(one.state_dict(), encoder.state_dict()) and one is not encoder for one in found)
+
+
+EVERY = [SAC, TD3, DDPG, DQN, PPO, A2C]
+WAYS = {
+    "PixelPolicy": dict(),
+    "another policy": dict(features_extractor_class=PixelFeatures, normalize_images=False),
+    "an extractor a network": dict(share_features_extractor=False),
+}
+
+
+@pytest.mark.parametrize("out_dim", [None, 8])
+@pytest.mark.parametrize(
+    ("algorithm", "way"),
+    [(algorithm, way) for way in WAYS for algorithm in EVERY if (algorithm, way) != (DQN, "an extractor a network")],
+)
+def test_an_encoder_that_is_handed_over_keeps_its_weights(algorithm, way: str, out_dim: int | None) -> None:
+    encoder = pretrained(out_dim=out_dim)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    policy = dict(features_extractor_kwargs=dict(encoder=encoder, features_dim=8), net_arch=[8], **WAYS[way])
+    name = "CnnPolicy" if way == "another policy" else "PixelPolicy"
+    model = build(algorithm, policy=name, policy_kwargs=policy)
+    model.set_env(Counter(discrete=algorithm is DQN))
+    if algorithm is not A2C and way == "PixelPolicy":
+        attach(model, ["curl"])
+    assert keeps(model, encoder)
+    model.learn(33)
+    trained = extractors(model)[0].encoder
+    assert not keeps(model, encoder) and not equal(trained.state_dict(), before)
+    assert equal(encoder.state_dict(), before), "the encoder that was handed over is not trained itself"
+
+
+@pytest.mark.parametrize("algorithm", EVERY)
+def test_a_frozen_encoder_stays_as_it_is_in_every_network(algorithm, tmp_path) -> None:
+    encoder = pretrained(frozen=True)
+    policy = dict(
+        features_extractor_kwargs=dict(encoder=encoder, features_dim=8),
+        net_arch=[8],
+        optimizer_kwargs=dict(weight_decay=0.1),
+    )
+    tau = dict(tau=0.005) if algorithm not in (PPO, A2C) else {}
+    model = build(algorithm, policy_kwargs=policy, **tau)
+    others = {name: value for name, value in parameters(model).items() if ".encoder." not in f".{name}"}
+    model.learn(60)
+    assert keeps(model, encoder)
+    assert not equal(others, {name: parameters(model)[name] for name in others}), "the rest is trained"
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=model.get_env())
+    assert keeps(loaded, encoder) and equal(parameters(loaded), parameters(model))
+    loaded.learn(40)
+    assert keeps(loaded, encoder)
+
+
+@pytest.mark.parametrize("algorithm", [SAC, DQN, PPO])
+def test_objectives_on_a_frozen_encoder_train_their_heads_and_say_so(algorithm) -> None:
+    encoder = pretrained(frozen=True)
+    model = build(algorithm, features=dict(encoder=encoder))
+    with pytest.warns(UserWarning, match="frozen"):
+        attach(model, ["curl"])
+    heads = model.train.objectives["curl"].state_projection
+    before = {name: value.clone() for name, value in heads.state_dict().items()}
+    model.learn(33)
+    assert keeps(model, encoder) and losses(model) and not equal(heads.state_dict(), before)
+
+
+@pytest.mark.parametrize("algorithm", EVERY)
+def test_load_restores_the_trained_encoder_not_the_one_that_was_handed_over(algorithm, tmp_path) -> None:
+    encoder = pretrained()
+    model = build(algorithm, features=dict(encoder=encoder))
+    model.learn(33)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=model.get_env())
+    assert equal(parameters(loaded), parameters(model)) and not keeps(loaded, encoder)
+    model.policy.save(tmp_path / "policy")
+    policy = type(model.policy).load(tmp_path / "policy")
+    assert equal(policy.state_dict(), model.policy.state_dict())
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_a_new_encoder_keeps_its_own_initialisation_and_the_layers_after_it_get_the_algorithms(algorithm) -> None:
+    model = build(algorithm)
+    weight = extractors(model)[0].encoder.convolutions[0].weight.flatten(1)
+    torch.testing.assert_close(weight @ weight.T, 2 * torch.eye(4), rtol=0, atol=1e-5)
+    assert model.policy.action_net.weight.norm() < 0.05
+
+
+def test_what_is_no_encoder_is_refused_with_how_to_load_one() -> None:
+    with pytest.raises(TypeError, match="from_pretrained"):
+        build(PPO, features=dict(encoder="my_encoder"))
+
+
+class Steps(BaseCallback):
+    """Keeps how far each call of `train` moves the encoder through the objectives alone, and with what step size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moved, self.step_sizes = [], []
+
+    def _on_training_start(self) -> None:
+        train = self.model.train
+        step = train.step
+
+        def watched(batch):
+            encoder = encoder_of(self.model)
+            before = [value.clone() for value in encoder.parameters()]
+            out = step(batch)
+            pairs = zip(before, encoder.parameters(), strict=True)
+            self.moved.append(max(float((one - other).detach().abs().max()) for one, other in pairs))
+            self.step_sizes.append([optimizer.param_groups[0]["lr"] for optimizer in train.optimizers])
+            return out
+
+        train.step = watched
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def steps_of(algorithm, learning_rate, steps: int = 64) -> Steps:
+    model, callback = build(algorithm, learning_rate=learning_rate), Steps()
+    attach(model, ["curl"], lr=1e-3, coefficient=0.5)
+    model.learn(steps, callback=callback)
+    assert callback.moved
+    return callback
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_objectives_follow_a_learning_rate_that_reaches_0(algorithm) -> None:
+    kept = steps_of(algorithm, lambda progress: 3e-4 * float(progress > 0.5))
+    half = [moved > 0 for moved in kept.moved]
+    assert half[0] and not half[-1] and half == sorted(half, reverse=True)
+    sizes = steps_of(algorithm, lambda progress: 3e-4 * progress).step_sizes
+    heads = [size for size, _ in sizes]
+    assert heads == sorted(heads, reverse=True) and 0 < heads[0] < 1e-3 and 0 <= heads[-1] < 1e-4
+    assert all(size == pytest.approx(2 * encoder) for size, encoder in sizes)
+
+
+def test_the_largest_rate_of_a_schedule_counts_not_its_first() -> None:
+    warm_up = steps_of(SAC, lambda progress: 3e-4 * min(1 - progress, 0.5)).step_sizes
+    assert 0 < warm_up[0][0] < warm_up[-1][0] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_constant_learning_rate_leaves_the_step_size_as_it_was_given(algorithm) -> None:
+    assert all(sizes == [1e-3, 5e-4] for sizes in steps_of(algorithm, 3e-4).step_sizes)
+
+
+def test_a_rate_that_is_0_throughout_or_negative_moves_nothing() -> None:
+    assert not any(steps_of(SAC, 0.0).moved)
+    overshooting = steps_of(PPO, lambda progress: 3e-4 * progress, steps=40)  # rollouts of 16 steps end at 48
+    assert overshooting.moved[0] and not overshooting.moved[-1]
 
 
 BAD = {
@@ -277,7 +439,7 @@ def test_what_cannot_work_is_refused_when_it_is_attached(what: str) -> None:
         (["tako"], {}, "taco"),
         ({"taco": {"horizons": 2}}, {}, "horizons"),
         (["taco", "curl"], {}, "loss_curl"),
-        ({"taco": {}, "inverse_model": {"horizon": 5}}, {}, "one horizon"),
+        ({"taco": {"batch_size": 10**6}}, {}, "batch is 1000000"),
         (["taco"], {"lr": 0.0}, "lr"),
         (["taco"], {"coefficient": -1.0}, "coefficient"),
         (["taco"], {"batch_size": 1}, "batch_size"),

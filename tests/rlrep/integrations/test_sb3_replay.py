@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from rlrep.integrations.sb3 import SequenceReplayBuffer
 from rlrep.integrations.sb3_replay import RolloutSequences
+from rlrep.window import Window
 from tests.rlrep.integrations.sb3_environments import Counter
 
 
@@ -92,7 +93,7 @@ def count(pixels) -> np.ndarray:
 def test_sequences_stay_in_one_episode_and_only_real_ends_cut_them_short() -> None:
     buffer = build(SequenceReplayBuffer, environment(n_envs=1))
     fill(buffer, environment(n_envs=1), 60, reset_at=33)  # in the middle of an episode
-    batch = buffer.sequences(1000, 3, 0.9, np.random.default_rng(0))
+    batch = buffer.windows(1000, Window.ahead(3, 3), 0.9, np.random.default_rng(0))
     first, last, gap = count(batch["observation"]), count(batch["future_observation"]), batch["gap"].numpy()
     assert (first // 10 == last // 10).all() and (last - first == gap).all()
     assert set(gap[(first // 10) % 2 == 1]) == {3}, "a window ran into a time limit"
@@ -108,14 +109,14 @@ def test_sequences_do_not_change_what_the_agent_draws() -> None:
     for buffer in buffers:
         fill(buffer, environment(), 30)
         buffer.frames.rng = np.random.default_rng(0)
-    buffers[0].sequences(8, 3, 0.9, np.random.default_rng(0))
+    buffers[0].windows(8, Window.ahead(3, 3), 0.9, np.random.default_rng(0))
     assert (buffers[0].sample(16).observations == buffers[1].sample(16).observations).all()
 
 
 def test_the_ring_forgets_the_oldest_and_keeps_stacks_whole() -> None:
     buffer = build(SequenceReplayBuffer, environment(), size=40)
     fill(buffer, environment(), 100)
-    assert buffer.frames.window == 20 and buffer.size() <= 40
+    assert buffer.frames.kept == 20 and buffer.size() <= 40
     samples = buffer.sample(500)
     assert ((count(samples.next_observations) - count(samples.observations)) == 1).all()
 
@@ -169,7 +170,7 @@ def test_windows_of_a_rollout_stay_in_one_episode(discrete: bool) -> None:
         rollout.rewards[rollout.pos], rollout.episode_starts[rollout.pos] = reward, begun
         rollout.pos += 1
         seen, begun = after, done
-    batch = RolloutSequences(rollout, env.action_space, None).sequences(500, 3, 0.9, rng)
+    batch = RolloutSequences(rollout, env.action_space, None).windows(500, Window.ahead(3, 3), 0.9, rng)
     first, last = count(batch["observation"]), count(batch["future_observation"])
     assert (last - first == 3).all() and (first // 10 == last // 10).all()
     assert batch["action_sequence"].shape == ((500, 3) if discrete else (500, 3, 2))

@@ -9,16 +9,18 @@ import torch
 from gymnasium import spaces
 from tensordict import TensorDict
 from torch import nn
-from torchrl.data import LazyTensorStorage, RandomSampler, ReplayBuffer, SliceSampler
+from torchrl.data import Bounded, LazyTensorStorage, RandomSampler, ReplayBuffer, SliceSampler
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.modules import QValueActor
 from torchrl.objectives import DQNLoss
 
 from rlrep import PixelEncoder, make_objective
-from rlrep.integrations.torchrl import ObjectiveLoss, windows
+from rlrep.integrations.torchrl import ObjectiveLoss, Scale, windows
+from rlrep.window import Window
 
 SHAPE = (3, 20, 20)
 EPISODES = (7, 5, 9)
+WINDOW = Window.ahead(3, 3)
 
 
 def transitions(dtype: torch.dtype = torch.uint8) -> TensorDict:
@@ -66,7 +68,7 @@ def build(name: str = "taco", **options: Any) -> Any:
 
 @pytest.mark.parametrize("slice_len", [3, 4])
 def test_windows_hold_what_follows_their_first_step(slice_len: int) -> None:
-    batch = windows(replay(slices(slice_len)).sample(), slice_len, horizon=3, discount=0.5)
+    batch = windows(replay(slices(slice_len)).sample(), slice_len, Window.ahead(3, 3), discount=0.5)
     assert batch.shape == (12 // slice_len * (slice_len - 2),)
     ends = torch.tensor(EPISODES).cumsum(0)
     for i in range(len(batch)):
@@ -79,12 +81,12 @@ def test_windows_hold_what_follows_their_first_step(slice_len: int) -> None:
         assert batch["action"][i] == row % 4 and batch["gap"][i] == 3
         real_end = row + 3 in ends[1:].tolist()
         assert batch["next", "terminated"][i] == real_end and batch["discount"][i] == (0 if real_end else 0.125)
-    assert batch["future_observation"] is batch["next", "observation"]
+    assert torch.equal(batch["future_observation"], batch["next", "observation"])
 
 
 def test_an_objective_that_looks_at_single_steps_reads_every_row() -> None:
     sample = replay(slices()).sample()
-    batch = windows(sample, 3, horizon=0)
+    batch = windows(sample, 3, Window(1))
     assert torch.equal(batch["observation"], sample["pixels"]) and "gap" not in batch
 
 
@@ -133,16 +135,16 @@ def test_every_batch_is_looked_at() -> None:
 def test_one_hot_actions_are_read_as_choices(name: str) -> None:
     sample = replay(slices()).sample()
     one_hot = sample.clone().set("action", torch.nn.functional.one_hot(sample["action"], 4))
-    assert torch.equal(windows(one_hot, 3, 3)["action_sequence"], windows(sample, 3, 3)["action_sequence"])
+    assert torch.equal(windows(one_hot, 3, WINDOW)["action_sequence"], windows(sample, 3, WINDOW)["action_sequence"])
     objective = make_objective(name, PixelEncoder(SHAPE, channels=4), spaces.Discrete(4), hidden_dim=16)
     assert set(ObjectiveLoss(objective, slice_len=3)(one_hot).keys()) == set(objective.out_keys)
     with pytest.raises(ValueError, match="one choice a step"):
-        windows(one_hot.set("action", one_hot["action"] * 2), 3, 3)
+        windows(one_hot.set("action", one_hot["action"] * 2), 3, WINDOW)
 
 
 def test_slices_across_an_episodes_end_are_refused() -> None:
     with pytest.raises(ValueError, match="cross an episode's end"):
-        windows(transitions()[5:8], 3, horizon=3)
+        windows(transitions()[5:8], 3, WINDOW)
 
 
 @pytest.mark.parametrize(
@@ -159,13 +161,53 @@ def test_other_batches_are_refused(change: dict[str, Any], error: type[Exception
 
 
 def test_slices_shorter_than_the_horizon_are_refused_at_once() -> None:
-    with pytest.raises(ValueError, match=r"shorter than the objective's horizon of 3: SliceSampler\(slice_len=3\)"):
+    with pytest.raises(ValueError, match=r"shorter than the objective's window of 3: SliceSampler\(slice_len=3\)"):
         ObjectiveLoss(build(), slice_len=2)
 
 
 def test_pixels_that_are_floats_or_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"must hold uint8 .* without ToTensorImage"):
-        windows(transitions(torch.float32)[:3], 3, horizon=3)
+        windows(transitions(torch.float32)[:3], 3, WINDOW)
     other = ObjectiveLoss(make_objective("curl", PixelEncoder((3, 24, 24), channels=4), None), slice_len=3)
     with pytest.raises(ValueError, match=r"shape \(3, 24, 24\), 'pixels' holds \(3, 20, 20\).*PermuteTransform"):
         other(replay(slices()).sample())
+
+
+def continuous(low: float, high: float) -> TensorDict:
+    """The transitions with two-dimensional actions that go from one bound to the other."""
+    rows = transitions()
+    return rows.set("action", torch.linspace(low, high, len(rows))[:, None].expand(-1, 2).contiguous())
+
+
+def continuous_loss(**options: Any) -> ObjectiveLoss:
+    torch.manual_seed(0)
+    encoder = PixelEncoder(SHAPE, channels=4, out_dim=8)
+    objective = make_objective("taco", encoder, spaces.Box(-200, 200, (2,)), horizon=3, feature_dim=8, hidden_dim=16)
+    return ObjectiveLoss(objective, slice_len=3, **options)
+
+
+@pytest.mark.parametrize("worst", [200.0, -1.1, torch.nan, torch.inf])
+@pytest.mark.parametrize("row", [0, 2, 5])
+def test_actions_outside_of_minus_1_to_1_are_refused(worst: float, row: int) -> None:
+    batch = continuous(-1, 1)[:6].clone()
+    continuous_loss()(batch)
+    batch["action"][row, 1] = worst
+    with pytest.raises(ValueError, match=r"actions in \[-1, 1\].*action_space=env.action_spec"):
+        continuous_loss()(batch)
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-3, 200, (2,)), Bounded(-3, 200, (2,))])
+def test_actions_are_scaled_from_the_space_that_is_given(space: Any) -> None:
+    batch = windows(continuous(-3, 200)[:6], 3, WINDOW, scale=Scale(space))
+    expected = windows(continuous(-1, 1)[:6], 3, WINDOW)
+    for key in ("action", "action_sequence"):
+        torch.testing.assert_close(batch[key], expected[key], rtol=0, atol=1e-5)
+    continuous_loss(action_space=space)(continuous(-3, 200)[-9:])
+    with pytest.raises(ValueError, match=r"got .* after scaling"):
+        continuous_loss(action_space=space)(continuous(-3, 300)[-9:])
+
+
+@pytest.mark.parametrize("space", [spaces.Box(-torch.inf, torch.inf, (2,)), spaces.Discrete(3)])
+def test_a_space_without_finite_bounds_is_refused(space: Any) -> None:
+    with pytest.raises(ValueError, match="finite bounds"):
+        continuous_loss(action_space=space)

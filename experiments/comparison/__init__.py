@@ -1,0 +1,1 @@
+"""What offline_report stands on: finished offline runs, compared with and without an objective."""

@@ -1,0 +1,262 @@
+"""How finished offline runs ended, and what that says of an objective: scores, means, probabilities.
+
+Returns are those of the last evaluation; scores put the random policy at 0 and the expert of the data at 100. Runs of
+one agent on one data set are seeds of it; an agent with the objective is compared with the same one without.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experiments.results.runs import (
+    Array,
+    Config,
+    RunError,
+    data_name,
+    differences,
+    find_runs,
+    read_run,
+    select,
+    to_float,
+)
+from experiments.results.statistics import (
+    Estimate,
+    bootstrap,
+    contrast,
+    improvement_by_chance,
+    interquartile_mean,
+    probability_of_improvement,
+    seed_mean,
+)
+
+log = logging.getLogger(__name__)
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one run ended.
+
+    Attributes:
+        data: task and level, such as "cheetah_run medium".
+        agent: its name without the objective.
+        added: whether it had the objective.
+        score: 0 for the random policy, 100 for the data's expert; nan if the data do not tell their returns.
+    """
+
+    folder: Path
+    data: str
+    agent: str
+    added: bool
+    seed: int
+    episode_return: float
+    score: float
+    config: Config
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number of the report: a statistic of an agent on a data set, or on all.
+
+    `chance` is where a probability of improvement ends in 95 of 100 such experiments if the objective changes nothing.
+    """
+
+    data: str
+    agent: str
+    added: bool | None
+    statistic: str
+    runs: int
+    estimate: Estimate
+    chance: tuple[float, float] | None = None
+
+
+def read_result(folder: Path, objective: str) -> Result:
+    """How the run in `folder` ended.
+
+    Raises:
+        RunError: it is no run on offline data, or has not reached its end.
+    """
+    run = read_run(folder)
+    config, updates, returns = run.config, run.frames, run.returns
+    if "dataset" not in config:
+        raise RunError(f"{folder}: it was trained in an environment, not by experiments.offline; leave it out")
+    name, algorithm, objectives, target, seed, task = (
+        run.setting(key) for key in ("agent.name", "agent.algorithm", "objectives", "num_updates", "seed", "task")
+    )
+    if updates[-1] < target:
+        raise RunError(f"{folder}: it has made {updates[-1]:.0f} of {target} updates; resume it")
+    return Result(
+        folder=folder,
+        data=f"{task} {data_name(config)}",
+        # agent=taco is DrQ-v2 with the objective of its name
+        agent="+".join(part for part in name.split("+") if part != objective) or algorithm,
+        added=objective in objectives,
+        seed=seed,
+        episode_return=float(returns[-1]),
+        score=score(returns[-1], *(select(config, f"data.{end}_return") for end in ("random", "expert"))),
+        config=config,
+    )
+
+
+def score(value: float, bottom: float | None, top: float | None) -> float:
+    """A return on the scale from the random policy's, 0, to the expert's, 100; nan where they are not known."""
+    if bottom is None or top is None or bottom == top:
+        return np.nan
+    return float(100 * (value - bottom) / (top - bottom))
+
+
+def read_table(path: Path, objective: str) -> list[Result]:
+    """The results in a `runs.csv` that a report wrote.
+
+    Raises:
+        RunError: it is no such table, or of another objective.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                Result(
+                    folder=Path(row["run"]),
+                    data=row["data"],
+                    agent=row["agent"],
+                    added=bool(int(row[objective])),
+                    seed=int(row["seed"]),
+                    episode_return=float(row["episode_return"]),
+                    score=to_float(row["score"]),
+                    config={},
+                )
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} is no runs.csv of a report on {objective} ({error!r})") from error
+
+
+def read_results(paths: Sequence[Path], objective: str) -> list[Result]:
+    """The results of all runs at and below `paths`, and in tables of runs; what can't be used is left out, with a
+    warning.
+
+    Raises:
+        RunError: if none can be used.
+    """
+    tables = {path for path in paths if path.suffix == ".csv"}
+    found = [result for path in paths if path in tables for result in read_table(path, objective)]
+    for folder in find_runs(path for path in paths if path not in tables):
+        try:
+            found.append(read_result(folder, objective))
+        except RunError as error:
+            log.warning("%s", error)
+    results: dict[tuple[str, str, bool, int], Result] = {}
+    for result in found:
+        key = (result.data, result.agent, result.added, result.seed)
+        if key in results:
+            log.warning("%s: the same agent, data and seed as %s; left out", result.folder, results[key].folder)
+        else:
+            results[key] = result
+    if not results:
+        raise RunError("none of these runs can be used: give folders of finished runs of experiments.offline")
+    warn_of_mixtures(results.values())
+    return list(results.values())
+
+
+def warn_of_mixtures(results: Iterable[Result]) -> None:
+    """Says which runs are compared though their data hold something else, or their configurations differ in more than
+    the objective."""
+    by_data: dict[str, Result] = {}
+    by_agent: dict[tuple[str, str], Result] = {}
+    for result in results:
+        fingerprint = select(result.config, "data.fingerprint")
+        if fingerprint is not None:  # older runs did not record it
+            other = by_data.setdefault(result.data, result)
+            if select(other.config, "data.fingerprint") != fingerprint:
+                log.warning(
+                    "%s: its data differ from those of %s, though both are %s", result.folder, other.folder, result.data
+                )
+        other = by_agent.setdefault((result.data, result.agent), result)
+        different = differences(result.config, other.config, ("objectives", "objective", "agent.name"))
+        if different:
+            log.warning(
+                "%s: compared with %s, a run of another configuration: %s",
+                result.folder,
+                other.folder,
+                "; ".join(f"{name}={ours} (there {theirs})" for name, (ours, theirs) in different.items()),
+            )
+
+
+def summarize(results: Sequence[Result]) -> list[Line]:
+    """All numbers of the report.
+
+    Of each agent, with and without the objective: mean return and score on each data set; mean and interquartile mean
+    of the scores on all of them; and, where both are there, the probability that it is better with the objective. What
+    is said of all data sets is so of those that an agent has both with and without the objective, if there are both;
+    others are left out, with a warning. All agents together stand last, as "all".
+    """
+    lines = []
+    kept = paired([result for result in results if not np.isnan(result.score)])
+    for data in unique(result.data for result in results):
+        for agent, added in variants(results):
+            here = [r for r in results if (r.data, r.agent, r.added) == (data, agent, added)]
+            for statistic, name in (("return", "episode_return"), ("score", "score")):
+                values = np.array([getattr(result, name) for result in here])
+                if len(values) and not np.isnan(values).any():
+                    lines.append(Line(data, agent, added, statistic, len(here), seed_mean(values)))
+    for agent, added in variants(kept):
+        scores = list(scores_of(kept, [agent], added).values())
+        for statistic, found in (
+            ("mean score", contrast([(1 / len(scores), task) for task in scores])),
+            ("IQM score", bootstrap(interquartile_mean, scores)),
+        ):
+            lines.append(Line(ALL, agent, added, statistic, sum(map(len, scores)), found))
+    agents = unique(result.agent for result in kept)
+    for agent, members in [*((agent, [agent]) for agent in agents), (ALL, agents)]:
+        plain, with_it = (scores_of(kept, members, added) for added in (False, True))
+        both = [key for key in plain if key in with_it]
+        if both and (agent != ALL or len(agents) > 1):
+            ours, theirs = [with_it[key] for key in both], [plain[key] for key in both]
+            found, runs = bootstrap(probability_of_improvement, ours, theirs), sum(map(len, [*ours, *theirs]))
+            chance = improvement_by_chance(ours, theirs)
+            lines.append(Line(ALL, agent, None, "P(improvement)", runs, found, chance))
+    return lines
+
+
+def paired(results: Sequence[Result]) -> list[Result]:
+    """Without the data sets that an agent has only with or only without the objective, if it has runs of both kinds."""
+    kept = []
+    for agent in unique(result.agent for result in results):
+        plain, added = (
+            {r.data for r in results if (r.agent, r.added) == (agent, with_it)} for with_it in (False, True)
+        )
+        lone = plain ^ added if plain and added else set()
+        kept += [result for result in results if result.agent == agent and result.data not in lone]
+        if lone:
+            log.warning(
+                "%s has runs on %s only with or only without the objective: left out of what is said of all data sets",
+                agent,
+                ", ".join(sorted(lone)),
+            )
+    return kept
+
+
+def unique(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def variants(results: Sequence[Result]) -> list[tuple[str, bool]]:
+    """Every agent, without and with the objective, in the order of the runs."""
+    present = {(result.agent, result.added) for result in results}
+    agents = unique(result.agent for result in results)
+    return [(agent, added) for agent in agents for added in (False, True) if (agent, added) in present]
+
+
+def scores_of(results: Sequence[Result], agents: Sequence[str], added: bool) -> dict[tuple[str, str], Array]:
+    """The scores of some agents' runs, an array for each agent and data set."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        if result.agent in agents and result.added == added:
+            found.setdefault((result.agent, result.data), []).append(result.score)
+    return {key: np.array(values) for key, values in found.items()}

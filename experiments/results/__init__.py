@@ -1,0 +1,1 @@
+"""Reads finished runs: statistics, tables, curves. Knows nothing of training."""

@@ -1,0 +1,288 @@
+"""Finished and running runs, as their folders show them: their configuration, their returns, the random policy's.
+
+A run is a folder with `config.yaml` and `eval.csv`, which count simulator steps, or updates on offline data.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+Config = Mapping[str, Any]
+"""A run's configuration as it stands in its file: nothing in it is resolved or run."""
+
+CONFIG, EVALUATIONS, EPISODES, RANDOM = "config.yaml", "eval.csv", "train.csv", "random.csv"
+
+# Settings that change where, how long or how visibly a run learns, but not what it learns.
+INCIDENTAL = {
+    "seed",
+    "run_dir",
+    "resume",
+    "device",
+    "dataset",
+    "data",
+    "cache",
+    "skip_corrupt",
+    "replay_storage",
+    "rendering",
+    "num_train_frames",
+    "num_updates",
+    "num_eval_episodes",
+    "eval_every_frames",
+    "eval_every_updates",
+    "log_every_updates",
+    "checkpoint_every_frames",
+    "checkpoint_every_updates",
+    "save_snapshot",
+    "save_video",
+    "use_tb",
+    "use_wandb",
+    "wandb",
+}
+
+# Folders that many data sets have: V-D4RL's of a size, a seed's run, a run's replay.
+COMMON_FOLDER = re.compile(r"\d+px|seed_\d+|rank_\d+|replay")
+
+_ABSENT = object()
+
+
+class RunError(ValueError):
+    """A run that cannot be used; the message names its folder and says what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed's evaluations: `returns[i]` is the mean episode return after `frames[i]` simulator steps, or updates
+    of a run on offline data."""
+
+    folder: Path
+    config: Config
+    frames: Array
+    returns: Array
+
+    @property
+    def counted(self) -> str:
+        """What `frames` are: "simulator steps" or "updates"."""
+        return counted(self.config)
+
+    @property
+    def subject(self) -> str:
+        """What it learned: its task and, on offline data, their level."""
+        task = self.label("task")
+        return f"{task}, {data_name(self.config)} data" if "dataset" in self.config else task
+
+    @cached_property
+    def random_return(self) -> float | None:
+        return random_return(self.folder, self.config)
+
+    def setting(self, key: str) -> Any:
+        """The value of a dotted config key.
+
+        Raises:
+            RunError: the configuration has no such key.
+        """
+        value = select(self.config, key, _ABSENT)
+        if value is _ABSENT:
+            known = ", ".join(map(str, self.config))
+            raise RunError(f"{self.folder}: {CONFIG} has no value at {key}; its keys are: {known}")
+        return value
+
+    def label(self, key: str) -> str:
+        """The value of a dotted config key; of a mapping, its `name`. Other values carry the key along.
+
+        Raises:
+            RunError: the configuration has no such key.
+        """
+        value = self.setting(key)
+        if isinstance(value, Mapping):
+            return self.label(f"{key}.name")
+        return value if isinstance(value, str) else f"{key}={'null' if value is None else value}"
+
+
+def counted(config: Config) -> str:
+    return "updates" if "dataset" in config else "simulator steps"
+
+
+def data_name(config: Config) -> str:
+    """The level of a run's offline data, else the last part of their path that tells them from others."""
+    if (level := select(config, "data.level")) is not None:
+        return str(level)
+    path = Path(str(config["dataset"]))
+    parts = [path.stem, *(parent.name for parent in path.parents)]
+    return next((part for part in parts if part and not COMMON_FOLDER.fullmatch(part)), parts[0])
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run folders at and below `paths`, each once. Folders inside a run (logs, say) are no runs."""
+
+    def search(folder: Path) -> list[Path]:
+        if (folder / CONFIG).is_file() or (folder / EVALUATIONS).is_file():
+            return [folder]
+        inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
+        return [run for child in inside for run in search(child)]
+
+    found: dict[Path, Path] = {}
+    for path in paths:
+        runs = search(path) if path.is_dir() else []
+        if not runs:
+            log.warning(
+                "%s: %s; give a folder that has %s and %s, or one with such folders in it",
+                path,
+                "no runs in it" if path.is_dir() else "no such folder",
+                CONFIG,
+                EVALUATIONS,
+            )
+        found.update((run.resolve(), run) for run in runs)
+    return list(found.values())
+
+
+def read_config(folder: Path) -> Config:
+    """Raises RunError where `config.yaml` is missing or unusable."""
+    try:
+        config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), PlainLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RunError(f"{folder}: cannot read {CONFIG} ({error}); every run writes it at its start") from error
+    if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
+        raise RunError(f"{folder}: {CONFIG} must be a mapping of names, as every run writes it")
+    return config
+
+
+class PlainLoader(yaml.SafeLoader):
+    """Refuses aliases, of which a few lines make gigabytes; no run writes any."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias")
+        return super().compose_node(parent, index)
+
+
+def select(config: Config, key: str, default: Any = None) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for name in key.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            return default
+        value = value[name]
+    return value
+
+
+def read_run(folder: Path) -> Run:
+    """Raises RunError where `config.yaml` or `eval.csv` is missing or unusable."""
+    config = read_config(folder)
+    if "source" in config and not (folder / EVALUATIONS).exists():
+        raise RunError(f"{folder}: a pre-training run has no returns to draw; leave it out")
+    return Run(folder, config, *read_returns(folder / EVALUATIONS))
+
+
+def read_returns(path: Path) -> tuple[Array, Array]:
+    """`frame` (`update` in a run on offline data) and `episode_return` of a log, by frame. Of rows with one frame the
+    last counts: a resumed run writes again what it had written between its checkpoint and its end.
+
+    Raises:
+        RunError: the file is missing, lacks a column, has no complete row, or has a value that is no number.
+    """
+    folder, name = path.parent, path.name
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RunError(f"{folder}: it has no {name} so far; let the run write it, or leave it out") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"{folder}: cannot read {name} ({error}); let the run write it first") from error
+    complete, _, cut_off = text.rpartition("\n")
+    if cut_off:
+        log.warning("%s: the last line of %s is cut off and left out; resume the run", folder, name)
+    if not complete.strip():
+        raise RunError(f"{folder}: {name} is empty so far; let the run write it, or leave it out")
+    rows = csv.DictReader(io.StringIO(complete))
+    counter = "update" if "update" in (rows.fieldnames or ()) else "frame"
+    if missing := {counter, "episode_return"} - set(rows.fieldnames or ()):
+        columns = " and no ".join(sorted(missing))
+        raise RunError(f"{folder}: {name} has no column {columns}; let the run write it, or leave it out")
+    returns: dict[float, float] = {}
+    try:
+        for row in rows:
+            frame, value = to_float(row[counter]), to_float(row["episode_return"])
+            if not (isfinite(frame) and isfinite(value)):
+                raise RunError(
+                    f"{folder}: line {rows.line_num} of {name} needs numbers for {counter} and episode_return, "
+                    f"not {row[counter]!r} and {row['episode_return']!r}; repair or remove that line"
+                )
+            returns[frame] = value
+    except csv.Error as error:
+        raise RunError(f"{folder}: line {rows.line_num} of {name} is damaged ({error}); remove that line") from error
+    if not returns:
+        raise RunError(f"{folder}: {name} has no rows yet; let the run write its first, or leave it out")
+    frames = np.array(sorted(returns))
+    return frames, np.array([returns[frame] for frame in frames])
+
+
+def to_float(cell: str | None) -> float:
+    """nan for what is no number; `DictReader` gives None for a cell that a short row lacks."""
+    try:
+        return float(cell or "")
+    except ValueError:
+        return nan
+
+
+def random_return(folder: Path, config: Config) -> float | None:
+    """The random policy's mean return, where the run's folder tells it.
+
+    Sources, best first: `random.csv`, which `experiments.evaluate RUN --random` writes; the offline data's own record;
+    the training episodes that ended within `agent.num_expl_steps`, whose actions are uniformly random.
+    """
+    if (scored := read_column(folder / RANDOM, "episode_return")).size:
+        return float(scored.mean())
+    if isinstance(recorded := select(config, "data.random_return"), int | float):
+        return float(recorded)
+    steps, repeat = (select(config, key) for key in ("agent.num_expl_steps", "action_repeat"))
+    if "dataset" in config or not (isinstance(steps, int) and isinstance(repeat, int)):
+        return None
+    try:
+        frames, returns = read_returns(folder / EPISODES)
+    except RunError:
+        return None
+    explored = returns[frames <= steps * repeat]
+    return float(explored.mean()) if explored.size else None
+
+
+def read_column(path: Path, name: str) -> Array:
+    """The numbers in a column of a CSV file; none where there is no such file or column."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            values = np.array([to_float(row.get(name)) for row in csv.DictReader(file)])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return np.array([])
+    return values[np.isfinite(values)]
+
+
+def differences(ours: Config, theirs: Config, free: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two runs learn differently, and the values of both; `free` ones do not count."""
+    new, old = flat(ours), flat(theirs)
+    ignored = {*INCIDENTAL, *free}
+    return {
+        name: (new.get(name), old.get(name))
+        for name in new | old
+        if not {name, name.partition(".")[0]} & ignored and new.get(name) != old.get(name)
+    }
+
+
+def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`: names as they are typed in overrides."""
+    if not isinstance(nested, Mapping):
+        return {prefix.rstrip("."): nested}
+    return {key: value for name in nested for key, value in flat(nested[name], f"{prefix}{name}.").items()}

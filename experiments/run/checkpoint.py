@@ -1,0 +1,108 @@
+"""Checkpoints: everything of a run but its replay's rows, in one file that is whole or not there.
+
+A checkpoint is what `torch.save` writes, a ZIP file, with the SHA-256 of all bytes before it as the archive's comment.
+`torch.load` reads it as any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.files import write_atomically
+from rlrep.replay import ReplayError
+
+VERSION = 3
+CHECKSUM = b"sha256:"
+COMMENT_SIZE = len(CHECKSUM) + 2 * hashlib.sha256().digest_size
+
+# In a run's folder.
+CONFIG, CHECKPOINT = "config.yaml", "checkpoints/latest.pt"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that can't be used; the message says what to do."""
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes `state`, the format's version and a checksum."""
+    buffer = io.BytesIO()
+    torch.save({"version": VERSION, **state}, buffer)
+    buffer.seek(-2, io.SEEK_END)  # a ZIP file ends with the length of its comment, and the comment
+    buffer.write(COMMENT_SIZE.to_bytes(2, "little"))
+    buffer.write(checksum(buffer.getbuffer()))
+    write_atomically(path, buffer.getvalue())
+
+
+def checksum(content: bytes | memoryview) -> bytes:
+    return CHECKSUM + hashlib.sha256(content).hexdigest().encode()
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: if there is none, it is truncated or damaged, or another version of rlrep wrote it.
+    """
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {path}: the run has not reached its first one yet")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
+    whole = content[-COMMENT_SIZE:] == checksum(memoryview(content)[:-COMMENT_SIZE])
+    if not whole and CHECKSUM in content[-COMMENT_SIZE - 1 :]:
+        raise damaged(path, "checksum mismatch")
+    try:
+        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        version = state["version"]
+    except Exception as error:  # torch raises whatever its readers meet in a damaged file
+        raise damaged(path, type(error).__name__) from error
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path} was written in format {version}, this version of rlrep reads {VERSION}: resume with the version "
+            f"that wrote it, or start the run anew in another run_dir"
+        )
+    if not whole:
+        raise damaged(path, "its checksum is missing")
+    return state
+
+
+def damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is truncated or damaged ({reason}): restore it from a copy, or start the run anew in another run_dir"
+    )
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Makes a `CheckpointError` of what a run finds missing or of other shapes in the checkpoint at `path`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, ReplayError | CheckpointError):
+            raise
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this run ({str(error).splitlines()[0]}): restore it from a copy, or start "
+            f"the run anew in another run_dir"
+        ) from error
+
+
+def random_state() -> dict[str, Any]:
+    """The state of torch's generators, on which augmentation and exploration draw."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -1,0 +1,253 @@
+"""The command line of what Hydra composes: overrides as people type them, mistakes reported with the nearest name."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.run.options import ConfigError, Option, describe, options_of, value_of, without_effect
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+CONF = Path(__file__).parents[1] / "conf"
+GROUPS = ("agent", "preset")
+# Sections whose names are those of whoever takes them, which checks them itself.
+OPEN = ("agent", "objective", "options", "env")
+# Hydra's own switches, and how many words follow them.
+SWITCHES = {
+    **dict.fromkeys(("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"), 0),
+    **dict.fromkeys(("--shell-completion", "-sc"), 0),
+    **dict.fromkeys(("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"), 1),
+    **dict.fromkeys(("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"), 1),
+}
+SWEEPS = Path("runs/multirun")  # as conf/quiet.yaml says
+
+
+def start(main: Callable[[], Any], schema: type, conf: str = "") -> None:
+    """Runs Hydra's `main` on the overrides in `sys.argv`.
+
+    Args:
+        main: the decorated function.
+        schema: the dataclass of its options.
+        conf: the folder in experiments/conf that has its configuration.
+    """
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & {*arguments}:
+        print(help_text(sys.modules["__main__"].__doc__ or "", schema))
+        return
+    try:
+        words = check_words(arguments, options_of(schema))
+        sweeping = bool({"--multirun", "-m"} & {*arguments})
+        sys.argv[1:] = for_hydra(arguments, paths_of(schema) if not sweeping else ())
+        check_choices(words, conf)
+        check_names(words, schema)
+        if sweeping:
+            check_sweeps(words)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    main()
+
+
+def help_text(doc: str, schema: type) -> str:
+    agents = ", ".join(sorted(path.stem for path in (CONF / "agent").glob("*.yaml")))
+    groups = [f"  agent={'…':<25} {agents}", f"  preset={'…':<24} cpu, paper"] if "agent" in options_of(schema) else []
+    shown = [line for line in describe(schema) if not line.startswith(("  agent=", "  data={}"))]
+    advice = "KEY=VALUE sets an option. --multirun runs every combination of KEY=VALUE,VALUE."
+    return "\n".join([doc.strip(), "", advice, "", *groups, *shown])
+
+
+def paths_of(schema: type) -> tuple[str, ...]:
+    """The options that are files or folders; ``encoder`` is short for ``encoder.path``."""
+    paths = tuple(name for name, known in options_of(schema).items() if known.path)
+    return (*paths, "encoder") if "encoder.path" in paths else paths
+
+
+def for_hydra(arguments: Sequence[str], paths: Iterable[str] = ()) -> list[str]:
+    """Overrides as people type them in the form that Hydra wants.
+
+    ``encoder=FOLDER`` is a section with several values to it, ``options.new=1`` needs a plus, ``linear(1.0,0.1,100)``
+    is a function of its own unless it is quoted, and ``1e6`` is no whole number.
+
+    Args:
+        arguments: what was typed.
+        paths: options whose values are taken as typed, whatever they would mean to Hydra; ``null`` is none.
+    """
+    rewritten = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if equals and name.lstrip("+") in paths and not is_quoted(value):
+            argument = f"{name}={as_typed(value)}"
+        argument = re.sub(r"^(\+*)encoder=(?!\{)", r"\1encoder.path=", argument)
+        argument = re.sub(rf"^({'|'.join(OPEN)})\.", r"++\1.", argument)
+        argument = re.sub(r"^stddev_schedule=((?:step_)?linear\([^']*\))$", r"stddev_schedule='\1'", argument)
+        argument = re.sub(r"=(\d+(?:\.\d+)?e\+?\d+)$", lambda number: f"={float(number[1]):.0f}", argument)
+        rewritten.append(argument)
+    return rewritten
+
+
+def is_quoted(value: str) -> bool:
+    """Whether a value is null, a section or in quotes of Hydra's."""
+    return value == "null" or value.startswith("{") or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL) is not None
+
+
+def as_typed(path: str) -> str:
+    """A path in quotes; ``~`` is the home, as shells leave it alone behind an equals sign."""
+    path = os.path.expanduser(path) if path.startswith("~") else path
+    return "'" + re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + ("\\'" if end[2] else ""), path) + "'"
+
+
+def check_words(arguments: Sequence[str], known: dict[str, Option]) -> list[str]:
+    """The overrides among the arguments.
+
+    Raises:
+        ConfigError: for what is neither an override nor a switch of Hydra's, such as ``--seed=1`` and ``seed 1``; for
+            an empty path; and for text that no file of a run could hold.
+    """
+    overrides, following = [], 0
+    for argument in arguments:
+        if following:
+            following -= 1
+            continue
+        switch, equals, value = argument.partition("=")
+        if argument.isprintable() is False and any(0xD800 <= ord(letter) <= 0xDFFF for letter in argument):
+            raise ConfigError(f"{argument!a} is not UTF-8: rename the file or folder")
+        if switch in SWITCHES:
+            following = 0 if equals else SWITCHES[switch]
+            continue
+        if argument.startswith("-"):
+            raise ConfigError(f"options have no dashes: write {switch.strip('-').replace('-', '_')}={value or 'VALUE'}")
+        if not equals and not argument.startswith("~"):
+            raise ConfigError(f"{argument!r} sets nothing: options are written KEY=VALUE, without spaces")
+        name = switch.lstrip("+")
+        if not value and name in known and known[name].path:
+            raise ConfigError(f"{name}= is empty: give a file or folder, or leave it out")
+        overrides.append(argument)
+    return overrides
+
+
+def check_choices(arguments: Sequence[str], conf: str = "") -> None:
+    """Refuses names of agents, and of the presets in `conf`, that there are not; Hydra's own error does not suggest the
+    nearest."""
+    from rlrep.registry import look_up
+
+    if brings_files(sys.argv[1:]):
+        return
+    for argument in arguments:
+        group, _, choices = argument.partition("=")
+        if group in GROUPS and re.fullmatch(r"\w+(,\w+)*", choices):
+            folder = CONF / conf if group == "preset" else CONF
+            known = {path.stem: path for path in (folder / group).glob("*.yaml")}
+            for choice in choices.split(","):
+                look_up(group, choice, known)
+
+
+def check_names(arguments: Sequence[str], schema: type) -> None:
+    """Refuses settings that there are not, and a single objective that is no list."""
+    from rlrep.registry import unknown
+
+    if brings_files(sys.argv[1:]):
+        return
+    options = options_of(schema)
+    sections = {name.rpartition(".")[0] for name in options} - {""}
+    for argument in arguments:
+        setting, equals, value = argument.partition("=")
+        left_to_others = setting.partition(".")[0] in (*GROUPS, *OPEN, "hydra")
+        if left_to_others or not (equals and re.fullmatch(r"[\w.]+", setting)):
+            continue
+        if setting not in options and setting not in sections:
+            raise unknown("setting", setting, {*options, *sections})
+        if setting == "objectives" and re.fullmatch(r"[\w.:]+(,[\w.:]+)*", value):
+            raise ValueError(f"objectives is a list: write objectives=[{value}]")
+
+
+def check_sweeps(arguments: Sequence[str]) -> None:
+    """Refuses a folder in which Hydra can't keep what --multirun leaves."""
+    if any(argument.lstrip("+").startswith("hydra.sweep.dir=") for argument in arguments):
+        return
+    try:
+        SWEEPS.mkdir(parents=True, exist_ok=True)
+        if not os.access(SWEEPS, os.W_OK):
+            raise PermissionError(0, "no right to write there")
+    except OSError as error:
+        raise ConfigError(
+            f"--multirun writes to {SWEEPS.absolute()}, which can't be written ({error.strerror}): start it in another "
+            f"folder, or give hydra.sweep.dir=FOLDER"
+        ) from error
+
+
+def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> None:
+    """Refuses settings that were typed and change nothing, even where they are what the default is.
+
+    Args:
+        typed: the overrides of one run.
+        composed: the run's configuration.
+        schema: the dataclass of its options.
+
+    Raises:
+        ConfigError: naming what the setting needs.
+    """
+    from omegaconf import OmegaConf
+
+    from experiments.run.config import OF_THE_CHOICE
+
+    plain: Any = OmegaConf.to_container(composed, resolve=False)
+    options = options_of(schema)
+    for override in typed:
+        name = override.partition("=")[0].lstrip("+~")
+        known = options.get(name)
+        if known is not None and known.needs and not any(value_of(plain, need) for need in known.needs):
+            raise without_effect(override.lstrip("+~"), known)
+        if known is not None and known.referenced and f"${{{name}}}" not in str(plain):
+            raise ConfigError(
+                f"{name} has no effect: agent={plain['agent']['name']} does not follow it. Its own options are "
+                f"{', '.join(f'agent.{each}' for each in plain['agent'] if each not in OF_THE_CHOICE)}"
+            )
+        if "dataset" in options and name in ("agent.num_expl_steps", "agent.update_every_steps"):
+            print(
+                f"note: {name} has no effect before the agent continues online, where it is set again", file=sys.stderr
+            )
+        section, _, rest = name.partition(".")
+        objective = rest.partition(".")[0]
+        if section == "objective" and "objectives" in plain and objective not in plain["objectives"]:
+            print(f"note: {name} has no effect without objectives=[{objective}]", file=sys.stderr)
+
+
+def brings_files(arguments: Sequence[str]) -> bool:
+    """Whether there are configuration files that only Hydra knows."""
+    return any(argument.startswith(("--config", "-cd", "-cn", "-cp")) for argument in arguments)
+
+
+def tell(
+    train: Callable[[DictConfig], Path],
+    composed: DictConfig,
+    schema: type,
+    stopped: str = "stopped: resume with resume=true",
+) -> None:
+    """Runs `train` and reports how it ended; what users can fix without a traceback."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import CompactHydraException
+    from hydra.types import RunMode
+
+    from experiments.run.driver import EXPECTED, Stopped
+
+    try:
+        check_effects(HydraConfig.get().overrides.task, composed, schema)
+        folder = train(composed)
+    except EXPECTED as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # Hydra continues with the other runs, and fails at the end
+            raise CompactHydraException(f"error: {error}") from error
+        sys.exit(f"error: {error}")
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(stopped)
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
+        print(f"finished: {folder}")

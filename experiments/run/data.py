@@ -1,0 +1,91 @@
+"""The finished data that runs learn from, offline and beside what they play themselves."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.utils import to_absolute_path
+
+from experiments.run import ranks
+from experiments.run.checkpoint import CheckpointError
+from experiments.run.config import ConfigError
+from rlrep.data import Dataset, open_dataset
+from rlrep.replay import ReplayError
+
+
+def open_data(path: str, config: Any, cache: str | None, skip_corrupt: bool) -> Dataset:
+    """The data at `path` in the samples that `config` asks for, on the run's device where they fit.
+
+    Under torchrun the first rank opens them before the others do: it converts them, which takes a while.
+    """
+    opened = partial(
+        open_dataset,
+        path,
+        frame_stack=config.frame_stack,
+        n_step=config.nstep,
+        discount=config.discount,
+        cache=None if cache is None else to_absolute_path(cache),
+        skip_corrupt=skip_corrupt,
+        device=config.device,
+        seed=ranks.seed(config.seed),
+    )
+    if ranks.rank():
+        ranks.from_first(None)
+    if config.replay_storage == "auto":
+        data = opened(storage="disk")
+        storage = auto_storage(config.device, data.nbytes)
+        data = data if storage == "disk" else opened(storage=storage)
+    else:
+        data = opened(storage=config.device if config.replay_storage == "cuda" else config.replay_storage)
+    if not ranks.rank():
+        ranks.from_first(None)
+    return data
+
+
+def auto_storage(device: str, nbytes: int) -> str:
+    """The GPU if frames of `nbytes` fill less than half of it, else "disk"."""
+    return device if device.startswith("cuda") and nbytes < torch.cuda.mem_get_info(device)[0] / 2 else "disk"
+
+
+def check_fit(data: Dataset, name: str, env: Any, config: Any, batch_size: int) -> None:
+    """Refuses data `name` of other observations or actions than those of the environment, or of too few steps.
+
+    Raises:
+        ConfigError: with both.
+    """
+    shape = env.observation_space.shape
+    if data.observation_shape != shape:
+        raise ConfigError(
+            f"{name} holds observations of shape {data.observation_shape}, {config.task} has {shape} at "
+            f"image_size={config.image_size} frame_stack={config.frame_stack}: choose the data's, "
+            f"image_size={data.observation_shape[-1]}, or name another task"
+        )
+    actions = env.action_space.shape
+    if data.discrete or actions != (data.action_dim,):
+        theirs = f"{data.action_dim} choices" if data.discrete else f"{data.action_dim} numbers"
+        raise ConfigError(
+            f"an action of {name} is {theirs}, one of {config.task} is {actions[0]} numbers: the data are of another "
+            f"task, name it with task=…"
+        )
+    try:
+        data.sample(batch_size)
+    except ReplayError as error:
+        raise ConfigError(f"{name} is too small: {error}") from error
+
+
+def resume_data(data: Dataset, state: dict[str, Any], name: str) -> None:
+    """Goes on drawing from data `name` where `state`, its `state_dict()`, was saved.
+
+    Raises:
+        CheckpointError: if it holds other episodes by now.
+    """
+    held = data.state_dict()
+    if any(held[key] != value for key, value in state.items() if key != "rng"):
+        raise CheckpointError(
+            f"{name} holds other episodes than when the run was saved: bring the old data back, or start the run anew "
+            f"in another run_dir"
+        )
+    data.rng.bit_generator.state = json.loads(state["rng"])

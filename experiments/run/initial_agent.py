@@ -1,0 +1,85 @@
+"""The agent of another run as the start of one: init=FOLDER, from offline to online."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+from hydra.utils import to_absolute_path
+
+from agents import Agent
+from agents.schedule import parse_schedule
+from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
+from experiments.run.config import ConfigError, RunConfig, TrainConfig, flat
+from experiments.run.offline_config import OfflineConfig, load
+
+# What the weights and the optimizers mean nothing without; the rest may change at the switch.
+OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")
+SHAPES = ("feature_dim", "hidden_dim", "latent_action_dim", "latent_actions", "predict", "out_dim", "codes")
+
+
+def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
+    """Fits a run to the agent that it starts from, in place: it has explored already, so that it begins with its own
+    actions, at the noise that its schedule ends with, and if it is of an offline run, with that run's data beside.
+
+    Raises:
+        ConfigError: if there is no such agent, or it is another one than the run's.
+    """
+    if config.init is None:
+        return
+    config.init = to_absolute_path(config.init)
+    config.agent["num_expl_steps"] = 0
+    if (schedule := config.agent.get("stddev_schedule")) is not None:
+        config.agent["stddev_schedule"] = config.stddev_schedule = f"{parse_schedule(schedule)(inf):g}"
+    if saved is not None and saved.init == config.init:  # the folder may be gone by now
+        if config.offline.data is None:
+            config.offline = replace(saved.offline, share=config.offline.share)
+        return
+    initial = load(Path(config.init) / CONFIG)
+    if isinstance(initial, OfflineConfig) and config.offline.data is None:
+        config.offline = replace(
+            config.offline, data=initial.dataset, cache=initial.cache, skip_corrupt=initial.skip_corrupt
+        )
+    ours, theirs = described(config), described(initial)
+    different = [name for name in ours if name in theirs and ours[name] != theirs[name]]
+    if different:
+        raise ConfigError(
+            f"init={config.init} holds another agent than this run's: it has "
+            f"{' '.join(f'{name}={as_typed(theirs[name])}' for name in different)}, this run "
+            f"{' '.join(f'{name}={as_typed(ours[name])}' for name in different)}. Give the run the values of init"
+        )
+
+
+def described(config: RunConfig) -> dict[str, object]:
+    """What decides whether one run can go on with another's agent, by the names that are typed in overrides."""
+    encoder = {
+        f"encoder.{name}": getattr(config.encoder, name) for name in ("channels", "strides", "out_dim", "freeze")
+    }
+    options = flat({"agent": config.agent_options})
+    options |= flat({"objective": {name: config.objective.get(name, {}) for name in config.objectives}})
+    shapes = {name: value for name, value in options.items() if name.rpartition(".")[2] in SHAPES}
+    observation = {name: getattr(config, name) for name in OBSERVATION}
+    agent = {"agent": config.agent["algorithm"], "objectives": config.objectives, "update": config.update}
+    return observation | agent | encoder | shapes
+
+
+def as_typed(value: object) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
+def load_agent(agent: Agent, folder: Path) -> None:
+    """Gives `agent` the weights and optimizers of the agent of the run in `folder`; the step sizes stay its own.
+
+    Raises:
+        CheckpointError: if the run has left none, or they do not fit.
+    """
+    path = folder / CHECKPOINT
+    state = load_checkpoint(path, agent.device)
+    groups = [group for optimizer in agent.optimizers.values() for group in optimizer.param_groups]
+    step_sizes = [group["lr"] for group in groups]
+    with fitting(path):
+        agent.load_state_dict(state["agent"])
+    groups = [group for optimizer in agent.optimizers.values() for group in optimizer.param_groups]
+    for group, lr in zip(groups, step_sizes, strict=True):
+        group["lr"] = lr

@@ -1,0 +1,263 @@
+"""What a run tells: CSV files, a progress line, and Weights & Biases or TensorBoard if asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments.files import CsvLog, write_atomically
+from experiments.run import ranks
+from experiments.run.config import ConfigError, RunConfig, as_dict
+
+SECONDS_BETWEEN_LINES = 30
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss or metric became NaN or infinite."""
+
+
+class UpdateMetrics:
+    """Metrics of updates, kept as tensors so that no update waits for the device; read together now and then.
+
+    Args:
+        counter: what the number of an update counts.
+    """
+
+    def __init__(self, counter: str = "frame") -> None:
+        self.counter = counter
+        self.names: list[str] = []
+        self.values: list[Tensor] = []
+        self.frames: list[int] = []
+
+    def add(self, metrics: dict[str, Tensor], frame: int) -> None:
+        self.names = list(metrics)
+        self.values.append(torch.stack([value.float() for value in metrics.values()]))
+        self.frames.append(frame)
+
+    def check(self) -> None:
+        """Raises `NonFiniteLoss` if a metric was not finite, naming those of the first such update and its frame."""
+        if not self.values:
+            return
+        values = torch.stack(self.values).cpu()
+        bad = ~values.isfinite()
+        if bad.any():
+            update = int(bad.any(1).int().argmax())
+            named = [f"{name}={values[update, i]:g}" for i, name in enumerate(self.names) if bad[update, i]]
+            raise NonFiniteLoss(f"{', '.join(named)} at {self.counter} {self.frames[update]}")
+
+    def mean(self) -> dict[str, float]:
+        """The mean of each metric since the last call, checked; empty if there was no update."""
+        if not self.values:
+            return {}
+        self.check()
+        means = torch.stack(self.values).cpu().double().mean(0).tolist()  # the sum of large ones overflows float32
+        self.values, self.frames = [], []
+        return dict(zip(self.names, means, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `mean` has not returned yet."""
+        return {"names": list(self.names), "values": list(self.values), "frames": list(self.frames)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.names, self.values, self.frames = list(state["names"]), list(state["values"]), list(state["frames"])
+
+
+class Progress:
+    """Tells how far something is: in a line that is redrawn on a terminal, elsewhere in a line now and then.
+
+    Args:
+        name: of what goes on.
+        total: where it ends.
+        start: where it starts or goes on.
+        unit: what is counted.
+    """
+
+    def __init__(self, name: str, total: int, start: int, unit: str) -> None:
+        self.name, self.total, self.start, self.count, self.unit = name, total, start, start, unit
+        self.shown: dict[str, str] = {}
+        self.advanced = False
+        self.start_time = self.next_line = time.monotonic()
+        self.bar = tqdm(
+            total=total,
+            initial=start,
+            unit=unit,
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            desc=name,
+            disable=not sys.stderr.isatty() or ranks.rank() > 0,
+        )
+
+    @property
+    def rate(self) -> float:
+        """Units a second."""
+        return (self.count - self.start) / max(time.monotonic() - self.start_time, 1e-9)
+
+    def show(self, values: dict[str, str]) -> None:
+        """Tells these values too, from now on."""
+        self.shown |= values
+        self.bar.set_postfix(self.shown, refresh=False)
+
+    def advance(self, count: int) -> None:
+        if not self.advanced:  # the time before, as of an evaluation, tells nothing of what is to come
+            self.advanced, self.start, self.start_time = True, count, time.monotonic()
+            self.bar.unpause()
+        self.bar.update(count - self.count)
+        self.count = count
+        if self.bar.disable and time.monotonic() >= self.next_line:
+            self.print_line()
+
+    def print_line(self) -> None:
+        if ranks.rank():
+            return
+        line = tqdm.format_meter(
+            self.count,
+            self.total,
+            time.monotonic() - self.start_time,
+            initial=self.start,
+            unit=f" {self.unit}s",
+            prefix=f"{self.name}: ",
+            postfix=", ".join(f"{name} {value}" for name, value in self.shown.items()),
+            bar_format=f"{{desc}}{{n_fmt}} of {{total_fmt}} {self.unit}s, "
+            "{rate_noinv_fmt}, {remaining} left{postfix}",
+        )
+        print(line, file=sys.stderr, flush=True)
+        self.next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+    def close(self) -> None:
+        if self.bar.disable and self.count > self.start:
+            self.print_line()
+        self.bar.close()
+
+
+class Log:
+    """Writes a run's rows wherever they are wanted, and tells how it goes.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        count: where the run starts or goes on; later rows are dropped from the CSV files.
+        evaluated: where the last evaluation was; rows of later ones are dropped, as they will be played again.
+        total: where the run ends.
+        counter: what is counted, and the column that holds it.
+    """
+
+    def __init__(
+        self, config: RunConfig, folder: Path, count: int, evaluated: int, total: int, counter: str = "frame"
+    ) -> None:
+        self.counter = counter
+        self.tables = {
+            "train": CsvLog(folder / "train.csv", count, counter),
+            "eval": CsvLog(folder / "eval.csv", evaluated, counter),
+        }
+        name = f"{config.task} {config.agent['name']} seed {config.seed}"
+        self.progress = Progress(name, total, count, counter)
+        self.progress.show(
+            {
+                f"{name} return": f"{float(table.rows[-1]['episode_return']):.1f}"
+                for name, table in self.tables.items()
+                if table.rows and "episode_return" in table.columns
+            }
+        )
+        first = ranks.rank() == 0  # the others keep their CSV files, and are silent
+        self.wandb = start_wandb(config, folder, counter) if config.use_wandb and first else None
+        self.tensorboard: Any = None
+        if config.use_tb and first:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=count + 1)
+
+    @property
+    def rate(self) -> float:
+        """Counts a second."""
+        return self.progress.rate
+
+    def advance(self, count: int) -> None:
+        self.progress.advance(count)
+
+    def row(self, table: str, row: dict[str, Any], note: str = "") -> None:
+        """Adds a row to `train` or `eval`; it holds at least the counter, and in `eval` `episode_return`.
+
+        Args:
+            table: its name.
+            row: values by column.
+            note: what is said behind the return while this row is the last.
+        """
+        self.tables[table].append(row)
+        scalars = {f"{table}/{name}": value for name, value in row.items() if name != self.counter}
+        if self.wandb is not None:
+            self.wandb.log({self.counter: row[self.counter], **scalars})
+        if self.tensorboard is not None:
+            for name, value in scalars.items():
+                self.tensorboard.add_scalar(name, value, row[self.counter])
+        returned = {f"{table} return": f"{row['episode_return']:.1f}{note}"} if "episode_return" in row else {}
+        losses = {name: value for name, value in row.items() if "loss" in name}
+        shown = {name.replace("loss_", "").replace("_loss", ""): f"{value:.3g}" for name, value in losses.items()}
+        self.progress.show(returned | shown)
+
+    def name_random_policy(self, until: int) -> None:
+        """Says from now on what the random policy gets: its return in training episodes until the count `until`, while
+        the agent explores at random. The untrained agent may get less."""
+        returns = [float(row["episode_return"]) for row in self.tables["train"].rows if int(row[self.counter]) <= until]
+        if returns:
+            self.progress.show({"random policy's": f"{sum(returns) / len(returns):.1f}"})
+
+    def video(self, path: Path) -> None:
+        if self.wandb is not None:
+            import wandb
+
+            self.wandb.log({self.counter: self.progress.count, "video": wandb.Video(str(path), format="mp4")})
+
+    def close(self) -> None:
+        self.progress.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def start_wandb(config: Any, folder: Path, counter: str = "frame") -> Any:
+    """A run of Weights & Biases; its id is kept in the folder, so that a resumed run goes on in the same one.
+
+    Raises:
+        ConfigError: if it can't start.
+    """
+    import wandb
+
+    mode: Any = config.wandb.mode or os.environ.get("WANDB_MODE", "online")
+    if (given := os.environ.get("WANDB_MODE", mode)) != mode:
+        print(f"note: wandb.mode={mode} is used, not WANDB_MODE={given}", file=sys.stderr)
+    path = folder / "wandb_id"
+    run_id = path.read_text() if path.exists() else uuid4().hex[:8]
+    try:
+        run = wandb.init(
+            project=config.wandb.project or os.environ.get("WANDB_PROJECT", "rlrep"),
+            mode=mode,
+            dir=folder,
+            name="-".join(folder.parts[-3:]),
+            config=as_dict(config),
+            id=run_id,
+            resume="allow" if mode == "online" else None,
+        )
+    except wandb.Error as error:
+        raise ConfigError(f"Weights & Biases did not start ({error}): `wandb login`, or wandb.mode=offline") from error
+    write_atomically(path, run_id.encode())
+    run.define_metric("*", step_metric=counter)
+    return run
+
+
+def check_extras(use_wandb: bool, use_tb: bool) -> None:
+    """Refuses a switch whose package is missing, with the command that brings it."""
+    from importlib.util import find_spec
+
+    for wanted, package in ((use_wandb, "wandb"), (use_tb, "tensorboard")):
+        if wanted and find_spec(package) is None:
+            raise ConfigError(f"{package} is not installed: pip install {package}")

@@ -1,0 +1,133 @@
+"""A run on offline data: data and agent, and the environment that the agent is evaluated in.
+
+The folder (run_dir) holds config.yaml, train.csv, eval.csv, curve.png, videos/ and checkpoints/.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig
+
+from experiments.files import locked
+from experiments.run import ranks
+from experiments.run.agent import AgentRun
+from experiments.run.allocator import keep_pages
+from experiments.run.checkpoint import CONFIG
+from experiments.run.config import load_as, settle_precision
+from experiments.run.data import check_fit, open_data, resume_data
+from experiments.run.driver import claim, conduct
+from experiments.run.offline_config import FREE_ON_RESUME, OfflineConfig, completed, requested
+from experiments.run.pretrained import settle_encoder
+from rlrep.data import Dataset
+
+
+class OfflineRun(AgentRun):
+    """An agent that learns from finished data, each rank by a sampler of its own.
+
+    Args:
+        config, folder: see `AgentRun`.
+        data: opened for the run.
+    """
+
+    counter = "update"
+    config: OfflineConfig
+
+    def __init__(self, config: OfflineConfig, folder: Path, data: Dataset) -> None:
+        self.data = data
+        super().__init__(config, folder)
+
+    def check_data(self) -> None:
+        check_fit(self.data, self.config.dataset, self.eval_env, self.config, self.batch_size)
+
+    def check_agent(self) -> None:
+        self.agent.check(self.data, self.config.dataset)
+
+    @property
+    def count(self) -> int:
+        return self.updates
+
+    @property
+    def total(self) -> int:
+        return self.config.num_updates
+
+    @property
+    def eval_every(self) -> int:
+        return self.config.eval_every_updates
+
+    @property
+    def step_of_agent(self) -> int:
+        return self.updates
+
+    @property
+    def longer(self) -> str:
+        return "num_updates"
+
+    @property
+    def headline(self) -> str:
+        config = self.config
+        return (
+            f"{config.agent['name']} on {config.dataset}: {config.num_updates:,} updates, evaluated on {config.task}, "
+            f"{config.device}, {config.encoder.precision}, in {self.folder}"
+        )
+
+    @property
+    def checkpoint_due(self) -> bool:
+        return self.updates % self.config.checkpoint_every_updates == 0
+
+    def make_step(self) -> None:
+        self.metrics.add(self.agent.update(self.data, self.updates), self.updates)
+        self.updates += 1
+        if self.checkpoint_due or self.updates % self.config.log_every_updates == 0:
+            self.write_row()
+        self.log.advance(self.updates)
+
+    def write_row(self) -> None:
+        """The means of the metrics since the last row; nothing if there was no update since."""
+        means = self.metrics.mean()
+        if means:
+            self.log.row("train", {"update": self.updates, "updates_per_second": self.log.rate, **means})
+
+    def finish(self) -> None:
+        self.write_row()
+        self.evaluate()
+
+    def own_state(self) -> dict[str, Any]:
+        return super().own_state() | {"data": self.data.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        resume_data(self.data, state["ranks"][self.rank]["data"], self.config.dataset)
+        super().restore(state)
+
+
+def open_offline(composed: DictConfig, opened: ExitStack) -> OfflineRun:
+    """The run that a composed configuration asks for."""
+    asked = requested(composed)
+    if asked.path == "fast":
+        keep_pages()
+    asked.device = opened.enter_context(ranks.joined(asked.device))
+    data = open_data(asked.dataset, asked, asked.cache, asked.skip_corrupt)
+    config = completed(asked, data.provenance, data.frame_shape[-1], data.fingerprint)
+    folder = Path(to_absolute_path(config.run_dir))
+    saved = load_as(OfflineConfig, folder / CONFIG) if (folder / CONFIG).exists() else None
+    settle_encoder(config, saved)
+    if config.agent.get("learns_from") == "play":
+        print(
+            f"note: nothing keeps {config.agent['name']} close to the data's actions, as bc, td3_bc, drqv2_bc, cql and "
+            f"iql are kept: it was made to learn from what it plays itself",
+            file=sys.stderr,
+        )
+    settle_precision(config, saved, composed)
+    if not ranks.rank():
+        opened.enter_context(locked(folder))
+        claim(folder, config, saved, FREE_ON_RESUME)
+    return opened.enter_context(closing(OfflineRun(config, folder, data)))
+
+
+def train_offline(composed: DictConfig) -> Path:
+    """Trains an agent on finished data; see `conduct`."""
+    return conduct(open_offline, composed)

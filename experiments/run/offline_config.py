@@ -1,0 +1,194 @@
+"""The configuration of a run on offline data: read from conf/offline/, completed by the data, and checked."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from envs import task_name
+from experiments.run.checkpoint import CONFIG
+from experiments.run.config import (
+    ConfigError,
+    RunConfig,
+    TrainConfig,
+    as_folder,
+    explanation,
+    import_modules,
+    load_as,
+    located,
+    register,
+    settle,
+    typed_as,
+)
+from experiments.run.options import option
+from rlrep.data.sources import READERS
+
+if TYPE_CHECKING:
+    from rlrep.data import Provenance
+
+# What the data say where the configuration does not.
+FROM_DATA = ("task", "image_size", "action_repeat", "camera", "run_dir")
+USUAL_ACTION_REPEAT = 2  # V-D4RL's, whose files do not tell
+
+# Folders that many data sets have: V-D4RL's of a size, a seed's run, a run's replay.
+COMMON_FOLDER = re.compile(r"\d+px|seed_\d+|rank_\d+|replay")
+
+# What may change when a run is resumed. `dataset` may: the checkpoint tells what it held.
+FREE_ON_RESUME = frozenset(
+    {
+        "resume",
+        "imports",
+        "run_dir",
+        "device",
+        "dataset",
+        "data",
+        "cache",
+        "replay_storage",
+        "num_updates",
+        "num_eval_episodes",
+        "eval_every_updates",
+        "save_video",
+        "use_tb",
+        "use_wandb",
+        "wandb",
+    }
+)
+
+
+@dataclass
+class OfflineConfig(RunConfig):
+    """Every option of a run on offline data; checked on construction. null is "as the data say".
+
+    `data` is what the data set says of itself: its level, the returns of the random policy and of its expert, and the
+    fingerprint of what it holds.
+    """
+
+    dataset: str = option(MISSING, "a file or folder of any format that `experiments.data info` knows", path=True)
+    task: str = option(None, "that the agent is evaluated on")
+    action_repeat: int = option(None, "simulator steps that an action is held for", above=0)
+    image_size: int = option(None, "height and width of a frame in pixels", above=0)
+    run_dir: str = option(None, "folder of the run; null is runs/offline/TASK_LEVEL/AGENT/seed_N", path=True)
+    stddev_schedule: str = option(
+        "linear(1.0,0.1,125000)",  # V-D4RL's is over 250,000 steps, with an update at every second
+        "standard deviation of the actor's noise, in updates",
+        referenced=True,
+    )
+    cache: str | None = option(None, "folder of the converted frames; null is .rlrep-cache beside the data", path=True)
+    skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
+    num_updates: int = option(100_000, "length of the run", above=0)
+    log_every_updates: int = option(500, "updates between rows of train.csv", above=0)
+    eval_every_updates: int = option(5000, "updates between evaluations", above=0)
+    checkpoint_every_updates: int = option(5000, "updates between checkpoints", above=0)
+    data: dict[str, Any] = option({}, "")
+
+
+register("offline_options", OfflineConfig)
+
+
+def requested(composed: DictConfig) -> Any:
+    """What was asked for, checked for its types; what the data will tell is still missing.
+
+    Raises:
+        ConfigError: for values of other types, and if no data set is named.
+    """
+    if OmegaConf.is_missing(composed, "dataset"):
+        raise ConfigError("name the data: dataset=PATH, a file or folder of episodes, or the folder of a run")
+    plain = OmegaConf.create(OmegaConf.to_container(composed))
+    assert isinstance(plain, DictConfig)
+    import_modules(plain.imports)
+    settle(plain)
+    if plain.task is not None:
+        plain.task = task_name(str(plain.task))
+    for name in FROM_DATA:
+        if not OmegaConf.is_interpolation(plain, name) and plain[name] is None:
+            del plain[name]
+    plain.data = {}
+    try:
+        plain.dataset = located(str(plain.dataset))
+        return OmegaConf.merge(OmegaConf.structured(OfflineConfig), plain)  # run_dir may name what the data tell
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration does not fit: {explanation(error)}") from error
+
+
+def told_by_run(provenance: Provenance) -> Provenance:
+    """With what the run says whose replay the data are, as long as its folder is there."""
+    path = Path(str(provenance.made.get("run")), CONFIG)
+    if "action_repeat" in provenance.made or not path.exists():
+        return provenance
+    run = load(path)
+    made = provenance.made | {"action_repeat": run.action_repeat, "camera": run.camera, "distractors": vars(run.noise)}
+    made["env"] = run.env
+    return replace(provenance, task=provenance.task or run.task, made=made)
+
+
+def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: str) -> OfflineConfig:
+    """The checked configuration, with what the data tell where nothing was asked for.
+
+    Args:
+        asked: by `requested`.
+        provenance: of the data.
+        image_size: of the data's frames, in pixels.
+        fingerprint: of what the data hold.
+
+    Raises:
+        ConfigError: for impossible values, and if neither the data nor the configuration name the task.
+        ValueError: for unknown names, with the nearest known ones.
+    """
+    provenance = told_by_run(provenance)
+    action_repeat, camera = (provenance.made.get(name) for name in ("action_repeat", "camera"))
+    if action_repeat is None and OmegaConf.is_missing(asked, "action_repeat"):
+        action_repeat = USUAL_ACTION_REPEAT
+        print(
+            f"{asked.dataset} does not say how often each of its actions was repeated: evaluations repeat them "
+            f"{action_repeat} times, as V-D4RL did; if that is wrong, give action_repeat=N",
+            file=sys.stderr,
+        )
+    told = {"task": provenance.task, "action_repeat": action_repeat, "camera": camera, "image_size": image_size}
+    if told["task"] is None and OmegaConf.is_missing(asked, "task"):
+        raise ConfigError(f"{asked.dataset} does not say which task it is of: name it, as in task=cheetah_run")
+    if (made_with := provenance.made.get("env") or {}) != asked.env:
+        print(
+            f"{asked.dataset} was collected in an environment made with env={made_with}; evaluations make it with "
+            f"env={asked.env}",
+            file=sys.stderr,
+        )
+    config = asked.copy()
+    for name, value in told.items():
+        if OmegaConf.is_missing(config, name):
+            config[name] = value
+    if config.noise.kind is None:
+        config.noise.update(provenance.made.get("distractors") or {})
+    if OmegaConf.is_missing(config, "run_dir"):
+        level = provenance.level or level_of(config.dataset)
+        config.run_dir = (
+            f"runs/offline/{as_folder(f'{config.task}_{level}')}/{as_folder(config.agent['name'])}/seed_{config.seed}"
+        )
+    config.data = {name: value for name, value in asdict(provenance).items() if name not in ("task", "made")}
+    config.data["fingerprint"] = fingerprint
+    return typed_as(OfflineConfig, config)
+
+
+def level_of(dataset: str) -> str:
+    """What to call data that do not name their level: the last part of their path that tells them from others."""
+    path = Path(dataset)
+    parts = [path.stem if path.suffix.lower() in READERS else path.name, *(parent.name for parent in path.parents)]
+    return next((part for part in parts if part and not COMMON_FOLDER.fullmatch(part)), parts[0])
+
+
+def load(path: Path) -> OfflineConfig | TrainConfig:
+    """The configuration that a run's folder holds, of one on offline data or of one in an environment.
+
+    Raises:
+        ConfigError: if there is none, or it is damaged.
+    """
+    try:
+        offline = "dataset" in OmegaConf.load(path)
+    except Exception:  # told by what reads it again
+        offline = False
+    return load_as(OfflineConfig, path) if offline else load_as(TrainConfig, path)

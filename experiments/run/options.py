@@ -1,0 +1,181 @@
+"""Options of a command: the type, default, bounds and help of each in one line of a dataclass."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import MISSING
+
+from rlrep.registry import look_up
+
+HELP_COLUMN = 34
+
+
+class ConfigError(ValueError):
+    """A configuration that can't work; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option beside its name and type.
+
+    Attributes:
+        default: what it is unless somebody says otherwise; a function makes it when it is asked for.
+        help: for those who read the list of options.
+        above, least, below, most: bounds of a number.
+        choices: the words that it may be.
+        path: it is a file or folder, taken as typed.
+        needs: options without any of which it has no effect.
+        referenced: it has an effect only through the options that refer to it, as the agent's do.
+    """
+
+    default: Any
+    help: str
+    above: float | None = None
+    least: float | None = None
+    below: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    path: bool = False
+    needs: tuple[str, ...] = ()
+    referenced: bool = False
+
+    def fits(self, value: float) -> bool:
+        """Whether a number is within the bounds; NaN never is."""
+        return all(
+            (
+                self.above is None or value > self.above,
+                self.least is None or value >= self.least,
+                self.below is None or value < self.below,
+                self.most is None or value <= self.most,
+                value == value,
+            )
+        )
+
+    @property
+    def bounds(self) -> str:
+        words = {"greater than": self.above, "at least": self.least, "less than": self.below, "at most": self.most}
+        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+
+
+def option(default: Any, help: str, **known: Any) -> Any:
+    """A field of a dataclass that is an option; `known` are the other attributes of `Option`.
+
+    The dataclass itself has no defaults, so that a file from which an option is missing is noticed.
+    """
+    return field(metadata={"option": Option(default, help, **known)})
+
+
+def section(help: str) -> Any:
+    """A field whose type is a dataclass of options."""
+    return field(metadata={"help": help})
+
+
+def options_of(schema: type, prefix: str = "") -> dict[str, Option]:
+    """All options by the names that are typed: ``encoder.channels``."""
+    hints = get_type_hints(schema)
+    found: dict[str, Option] = {}
+    for each in fields(schema):
+        if "option" in each.metadata:
+            found[f"{prefix}{each.name}"] = each.metadata["option"]
+        elif is_dataclass(hints[each.name]):
+            found |= options_of(hints[each.name], f"{prefix}{each.name}.")
+    return found
+
+
+def defaults(schema: type) -> dict[str, Any]:
+    """The default of every option, in nested dictionaries."""
+    hints = get_type_hints(schema)
+    out: dict[str, Any] = {}
+    for each in fields(schema):
+        if "option" in each.metadata:
+            default = each.metadata["option"].default
+            out[each.name] = default() if callable(default) else deepcopy(default)
+        elif is_dataclass(hints[each.name]):
+            out[each.name] = defaults(hints[each.name])
+    return out
+
+
+def check(config: Any) -> None:
+    """Checks the values of a configuration: bounds, choices, and that each has an effect.
+
+    Raises:
+        ConfigError: naming the option, what it is and what it should be.
+    """
+    for name, known in options_of(type(config)).items():
+        value = value_of(config, name)
+        if known.choices and value is not None:
+            look_up(name, value, dict.fromkeys(known.choices))
+        if isinstance(value, int | float) and not isinstance(value, bool) and not known.fits(value):
+            raise ConfigError(f"{name} must be {known.bounds or 'a number'}, got {value}")
+        if known.needs and value != known.default and not any(value_of(config, need) for need in known.needs):
+            raise without_effect(f"{name}={value}", known)
+
+
+def without_effect(typed: str, known: Option) -> ConfigError:
+    needed = " or ".join(f"{need}={'true' if need.startswith('use_') else '…'}" for need in known.needs)
+    return ConfigError(f"{typed} has no effect without {needed}: give that too, or leave {typed.partition('=')[0]} out")
+
+
+def value_of(config: Any, name: str) -> Any:
+    """The value of ``encoder.channels``; None where there is no such option."""
+    for part in name.split("."):
+        config = config.get(part) if isinstance(config, Mapping) else getattr(config, part, None)
+        if config is None:
+            return None
+    return config
+
+
+def describe(schema: type) -> Iterator[str]:
+    """A line for each option: what is typed, and what it means."""
+    indent = " " * HELP_COLUMN
+    for name, known in options_of(schema).items():
+        default = known.default() if callable(known.default) else known.default
+        typed = f"  {name}={'…' if default == MISSING else shown(default)}"
+        notes = [known.help] if known.help else []
+        notes += [" | ".join(known.choices)] if known.choices else []
+        notes += [known.bounds] if known.bounds else []
+        first = f"{typed:<{HELP_COLUMN - 1}} " if len(typed) < HELP_COLUMN else f"{typed}\n{indent}"
+        yield first + textwrap.fill("; ".join(notes), 118 - HELP_COLUMN).replace("\n", f"\n{indent}")
+
+
+def shown(value: Any) -> str:
+    """A default as it is typed."""
+    if isinstance(value, dict):
+        return "{…}" if value else "{}"
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def is_a(value: Any, hint: Any) -> bool:
+    """Whether a value of a configuration file is of an annotated type; whole numbers are floats, too.
+
+    Types that configuration files have no values for are not judged.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(is_a(value, each) for each in arguments)
+    if hint is Any or hint is NoneType:
+        return hint is Any or value is None
+    if origin is Literal:
+        return value in arguments
+    if hint is bool or isinstance(value, bool):
+        return isinstance(value, bool) and hint is bool
+    if hint in (int, float):
+        return isinstance(value, int) or (hint is float and isinstance(value, float))
+    if hint is str or isinstance(value, str):
+        return hint is str and isinstance(value, str)
+    if isinstance(value, list | tuple) and isinstance(origin, type) and issubclass(list, origin):
+        return all(is_a(each, arguments[0]) for each in value) if arguments else True
+    if isinstance(value, list | tuple) and origin is tuple:
+        return all(is_a(each, arguments[0]) for each in value)
+    return not isinstance(origin or hint, type) or isinstance(value, origin or hint)
+
+
+__all__ = ["ConfigError", "Option", "check", "defaults", "describe", "is_a", "option", "options_of", "section"]

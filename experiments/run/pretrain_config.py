@@ -1,0 +1,116 @@
+"""The configuration of a pre-training: read from conf/pretrain.yaml, and checked before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from experiments.run.config import (
+    AnyRunConfig,
+    ConfigError,
+    EncoderConfig,
+    as_folder,
+    check_options,
+    import_modules,
+    objective_class,
+    register,
+    resolve_device,
+    short_name,
+    typed_as,
+)
+from experiments.run.options import option, options_of, section
+from rlrep import OBJECTIVES
+from rlrep.encoders import supports_bfloat16
+
+ENVIRONMENT = "env:"
+
+# What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
+FREE_ON_RESUME = frozenset(
+    {"resume", "imports", "run_dir", "device", "steps", "patience", "cache", "use_wandb", "wandb"}
+)
+
+
+@dataclass
+class PretrainConfig(AnyRunConfig):
+    """Every option of a pre-training; checked on construction."""
+
+    objective: str = option("temporal_contrastive", "or my_package.my_file:MyObjective; inverse_model needs actions")
+    options: dict[str, Any] = option({}, "of the objective: options.temperature=0.2, options.codes=64")
+    source: str = option(
+        MISSING, "file or folder of videos or episodes, or env:TASK for an environment under a random policy", path=True
+    )
+    run_dir: str = option(None, "folder of the run; null is runs/pretrain/OBJECTIVE/seed_N", path=True)
+    horizon: int = option(3, "K, the most steps between the two observations of a pair", above=0)
+    validation_fraction: float = option(
+        0.1, "of the episodes; of the frames if there is one episode only", above=0, below=1
+    )
+    cache: str | None = option(None, "folder of the decoded frames; null is .rlrep-cache beside the videos", path=True)
+    skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
+    fps: float | None = option(
+        None, "frame rate that videos are brought to by dropping frames; null wants one rate in all", above=0
+    )
+    mixed_sizes: bool = option(False, "take videos of different sizes")
+    num_frames: int = option(20_000, "played before the training starts, with source=env:TASK", above=0)
+    env: dict[str, Any] = option({}, "keyword arguments of the environment: env.action_repeat=4")
+    steps: int = option(10_000, "updates, at most", above=0)
+    lr: float = option(1e-3, "step size of Adam", above=0)
+    validate_every: int = option(200, "updates; each validation leaves a checkpoint", above=0)
+    validation_batches: int = option(4, "batches that a validation takes the mean over", above=0)
+    patience: int | None = option(
+        10, "validations without a better one until training stops; null never stops early", above=0
+    )
+    encoder: EncoderConfig = section("the encoder")
+
+    def __post_init__(self) -> None:
+        kind = objective_class(self.objective)
+        for name in ("horizon", "frame_channels"):
+            if name in self.options:
+                raise ConfigError(f"options.{name} follows the data: leave it out (horizon=K sets the largest gap)")
+        check_options("options", self.options, kind, known=self.objective in OBJECTIVES)
+        super().__post_init__()
+        known = options_of(PretrainConfig)
+        others = ("cache", "skip_corrupt", "fps", "mixed_sizes") if self.streams else ("env", "num_frames")
+        for name in others:
+            if (value := getattr(self, name)) != known[name].default:
+                whose = "files" if self.streams else f"source={ENVIRONMENT}TASK"
+                raise ConfigError(f"{name}={value} is for {whose}, this source is {self.source}")
+        if self.noise.kind and not self.streams:
+            raise ConfigError(
+                f"noise.kind={self.noise.kind} is for source={ENVIRONMENT}TASK, this source is {self.source}"
+            )
+
+    @property
+    def name(self) -> str:
+        """The run in a few words."""
+        return f"{short_name(self.objective)} on {Path(self.source).name}"
+
+    @property
+    def streams(self) -> bool:
+        """Whether the source is an environment."""
+        return self.source.startswith(ENVIRONMENT)
+
+
+register("pretrain_options", PretrainConfig)
+
+
+def complete(composed: DictConfig) -> PretrainConfig:
+    """The checked configuration, with this machine's values for what is auto.
+
+    Raises:
+        ConfigError: for impossible values.
+        ValueError: for unknown names, with the nearest known ones.
+    """
+    if OmegaConf.is_missing(composed, "source"):
+        raise ConfigError(f"name the videos: source=FOLDER, source=FILE, or source={ENVIRONMENT}TASK")
+    config = OmegaConf.create(OmegaConf.to_container(composed))
+    assert isinstance(config, DictConfig)
+    import_modules(config.imports)
+    if config.run_dir is None:
+        config.run_dir = f"runs/pretrain/{as_folder(short_name(config.objective))}/seed_{config.seed}"
+    config.device = resolve_device(str(config.device))
+    if config.encoder.precision == "auto":
+        config.encoder.precision = "bfloat16" if supports_bfloat16(config.device) else "float32"
+    return typed_as(PretrainConfig, config)

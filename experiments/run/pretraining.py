@@ -1,0 +1,217 @@
+"""A pre-training: source, objective and encoder.
+
+The folder (run_dir) holds encoder/ (the best validation's, as safetensors with its configuration), config.yaml,
+train.csv, checkpoints/latest.pt and, for objectives that draw, reconstructions.png.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig
+
+from experiments.files import CsvLog, locked, write_atomically
+from experiments.run.allocator import keep_pages
+from experiments.run.checkpoint import (
+    CHECKPOINT,
+    CONFIG,
+    fitting,
+    load_checkpoint,
+    random_state,
+    set_random_state,
+)
+from experiments.run.config import ConfigError, load_as, objective_class
+from experiments.run.driver import Run, claim, conduct
+from experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
+from experiments.run.pretrain_config import FREE_ON_RESUME, PretrainConfig, complete
+from experiments.run.pretrained import DESCRIPTION, WEIGHTS
+from experiments.run.reconstructions import draw_reconstructions, draws
+from experiments.run.sources import open_source
+from rlrep import Objective, PixelEncoder, RandomShift, make_objective
+from rlrep.data import EpisodeDataset
+from rlrep.pretrain import Pretrainer
+from rlrep.registry import parameters_of
+
+ENCODER, PICTURE = "encoder", "reconstructions.png"
+
+
+class PretrainRun(Run):
+    """One pre-training: the trainer and its folder.
+
+    Args:
+        config: of the run.
+        folder: of the run. Where it holds a checkpoint, the run continues from there.
+    """
+
+    counter = "update"
+    longer = "steps or patience"
+
+    def __init__(self, config: PretrainConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        check_extras(config.use_wandb, use_tb=False)
+        path = folder / CHECKPOINT
+        state = load_checkpoint(path, config.device) if path.exists() else None
+        train, validation = open_source(config)
+        torch.manual_seed(config.seed)
+        self.trainer = Pretrainer(
+            build_objective(config, train),
+            train,
+            validation,
+            steps=config.steps,
+            batch_size=config.batch_size,
+            lr=config.lr,
+            validate_every=config.validate_every,
+            validation_batches=config.validation_batches,
+            patience=config.patience,
+        )
+        self.metrics = UpdateMetrics(self.counter)
+        if state is not None:
+            with fitting(path):
+                self.restore(state)
+        self.table = CsvLog(folder / "train.csv", self.trainer.updates, "update")
+        self.progress = Progress(config.name, config.steps, self.trainer.updates, "update")
+        self.wandb = start_wandb(config, folder, "update") if config.use_wandb else None
+
+    @property
+    def count(self) -> int:
+        return self.trainer.updates
+
+    @property
+    def at_end(self) -> bool:
+        """Whether all updates are made, or the validation loss has not improved for long enough."""
+        return self.trainer.finished
+
+    @property
+    def headline(self) -> str:
+        config = self.config
+        encoder = f"{config.device}, {config.encoder.precision}"
+        return f"{config.name}: at most {config.steps:,} updates, {encoder}, in {self.folder}"
+
+    @property
+    def checkpoint_due(self) -> bool:
+        return self.trainer.validation_due
+
+    def advance(self) -> None:
+        self.metrics.add(self.trainer.step(), self.trainer.updates)
+        if self.trainer.validation_due:
+            self.validate()
+        self.progress.advance(self.trainer.updates)
+
+    def validate(self) -> None:
+        trainer = self.trainer
+        means = self.metrics.mean()
+        try:
+            validation = {f"validation_{name}": value for name, value in trainer.validate().items()}
+        except FloatingPointError as error:
+            raise NonFiniteLoss(str(error)) from error
+        row = {"update": trainer.updates, "updates_per_second": self.progress.rate, **means, **validation}
+        self.table.append(row)
+        if self.wandb is not None:
+            self.wandb.log(row)
+        losses = {"validation": validation["validation_loss"], "best": trainer.best_loss}
+        self.progress.show({name: f"{value:.4g}" for name, value in losses.items()})
+        if trainer.best_updates == trainer.updates:
+            self.save_encoder()
+
+    def save_encoder(self) -> None:
+        with TemporaryDirectory() as temporary:
+            self.trainer.objective.encoder.save_pretrained(temporary)
+            for name in (WEIGHTS, DESCRIPTION):
+                write_atomically(self.folder / ENCODER / name, Path(temporary, name).read_bytes())
+
+    def finish(self) -> None:
+        """Reconstructions of held-out frames, by the best weights, if the objective draws any."""
+        if draws(self.trainer.objective):
+            last = deepcopy(self.trainer.objective.state_dict())  # from which a longer run continues
+            self.trainer.load_best()
+            draw_reconstructions(self.trainer, self.folder / PICTURE, self.config.name)
+            self.trainer.objective.load_state_dict(last)
+
+    def state(self) -> dict[str, Any]:
+        self.metrics.check()
+        return {"trainer": self.trainer.state_dict(), "random": random_state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.trainer.load_state_dict(state["trainer"])
+        set_random_state(state["random"])
+
+    def run(self) -> None:
+        super().run()
+        trainer = self.trainer
+        why = "all updates are made" if trainer.updates >= trainer.steps else "the validation loss got no better"
+        print(
+            f"stopped after {trainer.updates} updates, {why}; encoder/ is of update {trainer.best_updates}, "
+            f"validation loss {trainer.best_loss:.4g}"
+        )
+
+    def close(self) -> None:
+        self.progress.close()
+        if self.wandb is not None:
+            self.wandb.finish()
+
+
+def build_objective(config: PretrainConfig, data: EpisodeDataset) -> Objective:
+    """The objective around a new encoder, for the data's observations and, if it needs them, actions."""
+    needs_actions = objective_class(config.objective).needs_actions
+    actions = action_space(data) if needs_actions else None
+    return built(config, data.observation_shape, actions, data.frames.shape[1]).to(config.device)
+
+
+def check_objective(config: PretrainConfig) -> None:
+    """Refuses an objective that no source can serve, before anything is decoded or played.
+
+    Raises:
+        ConfigError: if it reads rewards.
+        ValueError: for options that it refuses.
+    """
+    actions = spaces.Discrete(2) if objective_class(config.objective).needs_actions else None
+    objective = built(config, (3 * config.frame_stack, config.image_size, config.image_size), actions, 3)
+    if "reward" in objective.window.needs:
+        raise ConfigError(
+            f"{type(objective).__name__} reads rewards, which the sources of a pre-training lack: use it in "
+            f"experiments.train or experiments.offline, objectives=[{config.objective}]"
+        )
+
+
+def built(config: PretrainConfig, shape: tuple[int, ...], actions: Any, frame_channels: int) -> Objective:
+    options = config.options | {"augment": RandomShift(config.shift)}
+    fixed = {"horizon": config.horizon, "frame_channels": frame_channels}
+    takes = parameters_of(objective_class(config.objective))
+    options |= {name: value for name, value in fixed.items() if name in takes}
+    encoder = PixelEncoder(shape, **config.encoder.options)
+    return make_objective(config.objective, encoder, actions, **options)
+
+
+def action_space(data: EpisodeDataset) -> Any:
+    """The space that the data's actions lie in, as far as they tell."""
+    assert data.action is not None
+    if data.action.ndim == 1:
+        return spaces.Discrete(int(data.action.max()) + 1)
+    return spaces.Box(-1, 1, data.action.shape[1:])
+
+
+def open_pretraining(composed: DictConfig, opened: ExitStack) -> PretrainRun:
+    """The run that a composed configuration asks for."""
+    config = complete(composed)
+    check_objective(config)
+    keep_pages()
+    folder = Path(to_absolute_path(config.run_dir))
+    opened.enter_context(locked(folder))
+    saved = load_as(PretrainConfig, folder / CONFIG) if (folder / CONFIG).exists() else None
+    if saved is not None and composed.encoder.precision == "auto":
+        config.encoder.precision = saved.encoder.precision
+    claim(folder, config, saved, FREE_ON_RESUME)
+    return opened.enter_context(closing(PretrainRun(config, folder)))
+
+
+def pretrain(composed: DictConfig) -> Path:
+    """Trains an encoder; see `conduct`."""
+    return conduct(open_pretraining, composed)

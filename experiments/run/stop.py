@@ -1,0 +1,78 @@
+"""SIGTERM and Ctrl-C end a run between two steps, after a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+INSISTING = 1.0  # seconds after which another Ctrl-C does not wait for the step
+
+
+class StopRequested(Exception):
+    """The run was asked to stop and is between two steps."""
+
+
+class Stopped(Exception):
+    """A run has stopped because it was asked to; the message says what is saved.
+
+    Attributes:
+        exit_code: as shells give it to a process that the signal ended.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class StopRequest:
+    """Notes SIGTERM and Ctrl-C while it is entered, for `check` to raise where a run can stop.
+
+    A second Ctrl-C raises `KeyboardInterrupt` at once. Does nothing outside the main thread, which alone gets signals.
+    """
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.asked_at = 0.0
+        self.handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {number: signal.signal(number, self.note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self.asked_at = signal.Signals(number), now
+            print(f"{self.signal.name}: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
+        elif number == signal.SIGINT and now - self.asked_at > INSISTING:
+            raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises `StopRequested` if a signal has come."""
+        if self.signal is not None:
+            raise StopRequested
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Processes started inside inherit that the signals do not reach them: they end with this one, after its last
+    step. Here the signals act at the end."""
+    resource_tracker.ensure_running()  # starting it inside would unblock the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

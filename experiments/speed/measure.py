@@ -1,0 +1,384 @@
+"""What the benchmark measures, in child processes, so that peak memory, allocator and warm caches are each one's own.
+
+`update`, `sb3_update`, `act` and `replay` build calls, which the parent asks for in turns; `rendering`, `loop` and
+`roofline` do their whole work at once and answer with rows.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing, redirect_stderr, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from io import StringIO
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+
+from agents import Agent, accelerate, make_agent
+from experiments.run.allocator import keep_pages
+from experiments.speed.roofline import ceilings, count_work, synchronize, timed
+from rlrep import ReplayBuffer
+from rlrep.encoders import PRECISIONS, supports_bfloat16
+
+AGENTS: dict[str, dict[str, Any]] = {
+    "drqv2": {"name": "drqv2"},
+    "taco": {"name": "drqv2", "objectives": ["taco"], "latent_actions": True},
+    "sac": {"name": "sac"},
+    "sac+taco": {"name": "sac", "objectives": ["taco"]},
+}
+FRAME_STACK, N_STEP, HORIZON, ACTION_DIM = 3, 3, 3, 6
+STEP = 10_000  # an agent step after exploration
+LONG_EPISODE = 250
+# Rows of the replay that sampling is timed on: more than it draws from by enumeration, as in a run.
+REPLAY_ROWS = 10_000
+# Updates of the loop before its clock starts: the CUDA graph is captured, and caches are warm.
+LOOP_WARM_UP = 10
+
+Row = dict[str, Any]
+
+
+class Unavailable(Exception):
+    """This can't be measured here, and that is no fault; the message says why."""
+
+
+@dataclass
+class Subject:
+    """Calls to time, by name, and what is known of them."""
+
+    calls: dict[str, Callable[[], object]]
+    facts: Row = field(default_factory=dict)
+
+
+def serve(
+    connection: Connection, name: str, device: str, threads: int | None, folder: str, arguments: dict[str, Any]
+) -> None:
+    """A child's life: builds what is to be measured, then times a call whenever the parent asks for it.
+
+    It answers with a kind, "ready", "rows", "unavailable" or "failed", and what belongs to it. Files that it makes go
+    into `folder`, which the parent removes.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
+    tempfile.tempdir = folder
+    if arguments.get("path", "fast") == "fast":
+        keep_pages()
+    if threads:
+        torch.set_num_threads(threads)
+    where = torch.device(device)
+    try:
+        built = MEASURED[name](device=where, **arguments)
+        if isinstance(built, list):
+            connection.send(("rows", [{"threads": torch.get_num_threads(), **row} for row in built]))
+            return
+        connection.send(("ready", {"threads": torch.get_num_threads(), **built.facts}))
+        while True:
+            call, repeats = connection.recv()
+            connection.send(("ready", (timed(built.calls[call], where, repeats), peak_memory(where))))
+    except (EOFError, BrokenPipeError):
+        return  # the parent has what it wants
+    except (Unavailable, ModuleNotFoundError) as error:
+        connection.send(("unavailable", str(error)))
+    except Exception as error:
+        text = (str(error) or repr(error)).splitlines()[0]
+        connection.send(("failed", f"{type(error).__name__}: {text}"))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: on CUDA those that torch had allocated there, elsewhere the whole process, Python and torch included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the parent had when it started this process, too
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def update(
+    agent: str, batch_size: int, path: str, update: str, device: torch.device, image_size: int, channels: int
+) -> Subject:
+    """An agent's update, with the sampling that it includes."""
+    built = build(agent, batch_size, path, update, device, image_size, channels)
+    if path == "fast":
+        accelerate(built)
+    replay = filled_replay(image_size, batch_size + 2 * LONG_EPISODE, storage_of(device), device)
+    return Subject({"update": lambda: built.update(replay, STEP)}, facts(built))
+
+
+def act(agent: str, path: str, device: torch.device, image_size: int, channels: int) -> Subject:
+    """Encoding one observation, and acting with exploration."""
+    built = build(agent, 1, path, "separate", device, image_size, channels)
+    observation = random_observations(image_size, 1)
+    return Subject({"act": lambda: built.act(observation, STEP)}, facts(built))
+
+
+def build(
+    agent: str, batch_size: int, path: str, update: str, device: torch.device, image_size: int, channels: int
+) -> Agent:
+    precision = "bfloat16" if path == "fast" and supports_bfloat16(device) else "float32"
+    return make_agent(
+        observation_shape=(3 * FRAME_STACK, image_size, image_size),
+        action_space=action_space(),
+        objective_options={"taco": {"horizon": HORIZON}},
+        encoder_options={"channels": channels, "precision": precision},
+        device=device,
+        path=path,
+        joint=update == "joint",
+        batch_size=batch_size,
+        **AGENTS[agent],
+    )
+
+
+def storage_of(device: torch.device) -> str:
+    """Where a run keeps frames that fit: beside the agent."""
+    return str(device) if device.type == "cuda" else "memory"
+
+
+def facts(agent: Agent) -> Row:
+    return {"precision": agent.encoder.precision, "encoder": type(agent.encoder).__name__}
+
+
+def replay(storage: str, batch_sizes: list[int], device: torch.device, image_size: int) -> Subject:
+    """Sampling batches, and adding a transition."""
+    held = filled_replay(image_size, REPLAY_ROWS, storage, device)
+    calls: dict[str, Callable[[], object]] = {
+        f"sample {size}": lambda size=size: held.sample(size)  # type: ignore[misc]
+        for size in batch_sizes
+    }
+    calls["add"] = adding(held, image_size)
+    return Subject(calls, {"bytes_per_transition": held.nbytes / (held.num_envs * held.length)})
+
+
+def filled_replay(image_size: int, rows: int, storage: str, device: torch.device) -> ReplayBuffer:
+    """A replay full of random frames, in episodes that time limits end."""
+    folder = tempfile.mkdtemp() if storage == "disk" else None
+    shape = (3 * FRAME_STACK, image_size, image_size)
+    options: dict[str, Any] = {"n_step": N_STEP, "horizon": HORIZON, "storage": storage, "path": folder}
+    held = ReplayBuffer(shape, action_space(), rows, frame_stack=FRAME_STACK, device=device, **options)
+    add = adding(held, image_size)
+    for _ in range(rows):
+        add()
+    return held
+
+
+def adding(replay: ReplayBuffer, image_size: int) -> Callable[[], None]:
+    """A call that adds one transition to `replay`."""
+    rng = np.random.default_rng(0)
+    observations = random_observations(image_size, 64)
+    actions = rng.uniform(-1, 1, (64, 1, ACTION_DIM)).astype(np.float32)
+    step = place = 0
+
+    def add() -> None:
+        nonlocal step, place
+        step, ends = step + 1, (step + 1) % LONG_EPISODE == 0
+        replay.add(
+            observation=observations[place][None],
+            action=actions[place],
+            reward=np.ones(1),
+            next_observation=observations[(place + 1) % 64][None],
+            terminated=np.zeros(1, bool),
+            truncated=np.array([ends]),
+        )
+        place = (place + (FRAME_STACK if ends else 1)) % 64  # an episode starts elsewhere than the last one ended
+
+    return add
+
+
+def random_observations(image_size: int, number: int) -> np.ndarray:
+    """(number, 3·F, H, W): stacks of frames that go on from one to the next, and from the last to the first."""
+    frames = np.random.default_rng(0).integers(0, 256, (number, 3, image_size, image_size), dtype=np.uint8)
+    return np.concatenate([np.roll(frames, back, axis=0) for back in reversed(range(FRAME_STACK))], axis=1)
+
+
+def action_space() -> Box:
+    return Box(-1, 1, (ACTION_DIM,))
+
+
+def sb3_update(batch_size: int, path: str, device: torch.device, image_size: int) -> Subject:
+    """One gradient step of Stable-Baselines3's SAC with its CnnPolicy and defaults; it samples its replay each time."""
+    try:
+        from stable_baselines3 import SAC
+        from stable_baselines3.common.buffers import ReplayBuffer as Buffer
+        from stable_baselines3.common.logger import configure
+    except ImportError as error:
+        raise Unavailable(f"Stable-Baselines3 is not here ({error}): pip install 'rlrep[sb3]'") from error
+    if image_size < 36:
+        raise Unavailable(f"Stable-Baselines3's CnnPolicy needs images of at least 36 pixels, got {image_size}")
+    rows = 1024
+    model = SAC("CnnPolicy", Still(image_size), batch_size=batch_size, buffer_size=rows, device=device)
+    model.set_logger(configure(format_strings=[]))
+    held = model.replay_buffer
+    assert isinstance(held, Buffer)
+    observations = random_observations(image_size, 64)
+    for start in range(0, rows, 64):
+        held.observations[start : start + 64, 0] = observations
+        held.next_observations[start : start + 64, 0] = observations
+    held.actions[:] = np.random.default_rng(0).uniform(-1, 1, held.actions.shape)
+    held.full = True
+    known = {"precision": "float32", "encoder": type(model.actor.features_extractor).__name__}
+    return Subject({"update": lambda: model.train(gradient_steps=1, batch_size=batch_size)}, known)
+
+
+class Still(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Spaces of our observations and actions, and nothing that happens."""
+
+    def __init__(self, image_size: int) -> None:
+        self.observation_space = Box(0, 255, (3 * FRAME_STACK, image_size, image_size), np.uint8)
+        self.action_space = action_space()
+
+
+def rendering(task: str, device: torch.device, image_size: int) -> list[Row]:
+    """A frame of a task, drawn both ways."""
+    from envs import OpenGLError
+    from envs.check import compare
+
+    try:
+        compared = compare(task, image_size)
+    except OpenGLError as error:
+        raise Unavailable(f"no OpenGL: {str(error).splitlines()[0]}") from error
+    exact, fast, difference = compared.exact_seconds, compared.fast_seconds, compared.mean_difference
+    return [
+        {"rendering": "exact", "seconds": exact, "device": "cpu"},
+        {"rendering": "fast", "seconds": fast, "device": "cpu", "mean_difference": difference},
+    ]
+
+
+def roofline(
+    agent: str, batch_size: int, path: str, update: str, device: torch.device, image_size: int, channels: int
+) -> list[Row]:
+    """The work of one update, the device's ceilings, and the time that the update takes next to them."""
+    built = build(agent, batch_size, path, update, device, image_size, channels)
+    replay = filled_replay(image_size, batch_size + 2 * LONG_EPISODE, storage_of(device), device)
+    run = lambda: built.update(replay, STEP)  # noqa: E731
+    run()  # Adam makes its state
+    operations, moved = count_work(run)
+    operations_per_second, bytes_per_second = ceilings(device, PRECISIONS[built.encoder.precision])
+    if path == "fast":
+        accelerate(built)
+    timed(run, device, 5 if device.type == "cuda" else 1)
+    repeats = 50 if device.type == "cuda" else 1
+    seconds = statistics.median(timed(run, device, repeats) for _ in range(5))
+    limits = {"compute": operations / operations_per_second, "memory": moved / bytes_per_second}
+    return [
+        {
+            "seconds": seconds,
+            "peak_memory_bytes": peak_memory(device),
+            "repeats": 5,
+            "operations": operations,
+            "bytes_moved": moved,
+            "operations_per_second_ceiling": operations_per_second,
+            "bytes_per_second_ceiling": bytes_per_second,
+            "compute_ceiling_seconds": limits["compute"],
+            "memory_ceiling_seconds": limits["memory"],
+            "bound_by": max(limits, key=lambda name: limits[name]),
+            "share_of_roofline": max(limits.values()) / seconds,
+            **facts(built),
+        }
+    ]
+
+
+def loop(agent: str, num_envs: int, path: str, device: torch.device, seconds: float, overrides: list[str]) -> list[Row]:
+    """Frames a second of a training run, and of its evaluations: environments, replay and learner together."""
+    from hydra import compose, initialize_config_dir
+
+    from envs import OpenGLError
+    from experiments.run import config as configuration
+    from experiments.run.evaluation import evaluate
+    from experiments.run.online import OnlineRun
+
+    class Enough(Exception):
+        """The clock has run for long enough."""
+
+    class Stopwatch(OnlineRun):
+        """A run without its evaluations and checkpoints, stopped after a stretch that was timed."""
+
+        start: tuple[float, int, int] | None = None
+        end = (0.0, 0, 0)
+
+        def evaluate(self) -> None:
+            self.next_eval = sys.maxsize
+
+        def save(self) -> None:
+            self.next_checkpoint = sys.maxsize
+
+        def update(self) -> None:
+            super().update()
+            if self.start is None and self.updates >= LOOP_WARM_UP:
+                self.start = self.now()
+            elif self.start is not None and self.over(*self.start):
+                self.end = self.now()
+                raise Enough
+
+        def now(self) -> tuple[float, int, int]:
+            synchronize(device)
+            return time.perf_counter(), self.step, self.updates
+
+        def over(self, start: float, step: int, _: int) -> bool:
+            return time.perf_counter() >= start + seconds and self.step >= step + 2 * num_envs
+
+    name, *objectives = agent.split("+")
+    # Acting is encoding, not drawing at random, and updates begin as soon as there is a batch.
+    fixed = ["num_eval_episodes=1", "save_video=false", "agent.num_expl_steps=0"]
+    if objectives:
+        fixed.append(f"objectives=[{','.join(objectives)}]")
+    with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parents[1] / "conf")):
+        run_dir = f"run_dir={tempfile.mkdtemp()}"
+        named = [f"agent={name}", f"num_envs={num_envs}", f"path={path}", f"device={device}", run_dir]
+        config = configuration.complete(compose("config", [*named, *fixed, *overrides]))
+    config.replay_buffer_size = min(configuration.useful_replay_size(config, config.replay_buffer_size), 100_000)
+    # On CUDA enough rows that the replay draws as it does in a long run; a CPU would take too long to collect them.
+    seed_steps = max(config.batch_size, (280 if device.type == "cuda" else 16) * num_envs)
+    config.num_seed_frames = config.action_repeat * seed_steps
+    with redirect_stderr(StringIO()):  # the run's own progress
+        try:
+            trainer = Stopwatch(config, Path(config.run_dir))
+        except OpenGLError as error:
+            raise Unavailable(f"no OpenGL: {str(error).splitlines()[0]}") from error
+        with closing(trainer):
+            with suppress(Enough):
+                trainer.run()
+            policy = partial(trainer.act, eval_mode=True)
+            evaluated = timed(lambda: evaluate(policy, trainer.eval_env, 1), device, 1)
+        if trainer.start is None or not trainer.end[1]:
+            raise RuntimeError(f"num_train_frames={config.num_train_frames} were over before the stretch to time")
+        taken, steps, updates = (last - first for first, last in zip(trainer.start, trainer.end, strict=True))
+    frames_per_second = steps * config.action_repeat / taken
+    evaluations = 1e6 / config.eval_every_frames * 10 * evaluated
+    return [
+        {
+            "seconds": taken / steps,
+            "batch_size": config.batch_size,
+            "task": config.task,
+            "image_size": config.image_size,
+            "peak_memory_bytes": peak_memory(device),
+            "frames_per_second": frames_per_second,
+            "agent_steps": int(steps),
+            "updates": int(updates),
+            "update_every_steps": trainer.agent.update_every_steps,
+            "minutes_per_million_frames": 1e6 / frames_per_second / 60,
+            "evaluation_episode_seconds": evaluated,
+            "minutes_of_evaluation_per_million_frames": evaluations / 60,
+            **facts(trainer.agent),
+        }
+    ]
+
+
+MEASURED: dict[str, Callable[..., Subject | list[Row]]] = {
+    "update": update,
+    "sb3": sb3_update,
+    "act": act,
+    "replay": replay,
+    "rendering": rendering,
+    "loop": loop,
+    "roofline": roofline,
+}

@@ -1,0 +1,298 @@
+"""What the study measured: one JSON file a cell, read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import isfinite, isinf, nan
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+METHODS = {
+    "oracle": "oracle state",
+    "inverse_model": "ACRO (actions)",
+    "temporal_contrastive": "contrastive",
+    "forward_model": "forward model",
+    "autoencoder": "autoencoder",
+    "vq_autoencoder": "VQ autoencoder",
+    "random": "random encoder",
+}
+NOISES = {"none": "no noise", "iid": "iid noise", "exogenous": "exogenous noise"}
+DOMAINS = {
+    "gridworld": "Grid world",
+    "vizdoom_basic": "ViZDoom Basic",
+    "vizdoom_defend_the_center": "ViZDoom Defend the Center",
+    "lock": "Combination lock",
+}
+STUDIES = ("core", "size", "persistence")
+ADVICE = "move it away and run the study again"
+
+
+def state_unit(domain: str) -> str:
+    """What `Cell.state_linear` and `state_mlp` count there."""
+    return "accuracy" if domain == "gridworld" else "R²"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An encoder pre-trained, probed and used by PPO. Measures that do not apply (no noise, no decoder) are nan.
+
+    Returns are means over episodes; `state_*` are accuracies in [0, 1], in ViZDoom R² like `noise_*`; `reconstruction`
+    is a mean squared error; `coverage` is the share of pixels under noise, `size` a shape's share of the image's side.
+    """
+
+    domain: str
+    study: str
+    method: str
+    noise: str
+    persistence: float
+    num_shapes: int
+    size: float
+    coverage: float
+    seed: int
+    final_return: float
+    random_return: float
+    state_linear: float = nan
+    state_mlp: float = nan
+    state_chance: float = nan
+    noise_linear: float = nan
+    noise_mlp: float = nan
+    reconstruction: float = nan
+    alignment: float = nan
+    uniformity: float = nan
+    effective_rank: float = nan
+    updates_per_second: float = nan
+    pretrain_seconds: float = nan
+    ppo_seconds: float = nan
+    curve: tuple[tuple[float, float], ...] = ()
+    pictures: Path | None = None
+    machine: str = ""
+
+
+@dataclass(frozen=True)
+class LockCell:
+    """Tabular learning on a frozen encoder; unsolved, `episodes_to_solve` is only known to exceed `max_episodes`.
+
+    Of two locks that differ in which factor is controlled, this is the one that took longer; `..._other` is the other.
+    """
+
+    method: str
+    horizon: int
+    seed: int
+    episodes_to_solve: int
+    solved: bool
+    max_episodes: int
+    episodes_to_solve_other: float = nan
+    controlled_accuracy: float = nan
+    exogenous_accuracy: float = nan
+    domain: str = "lock"
+    study: str = "lock"
+    machine: str = ""
+
+    @property
+    def episodes(self) -> int:
+        """Episodes to solve, or the lower bound on them."""
+        return self.episodes_to_solve if self.solved else self.max_episodes
+
+
+AnyCell = TypeVar("AnyCell", Cell, LockCell)
+
+
+@dataclass(frozen=True)
+class Results:
+    cells: list[Cell]
+    lock: list[LockCell]
+
+    @property
+    def every(self) -> list[Cell | LockCell]:
+        return [*self.cells, *self.lock]
+
+    @property
+    def domains(self) -> list[str]:
+        """Of the reinforcement learning cells, in the report's order."""
+        return [domain for domain in DOMAINS if select(self.cells, domain=domain)]
+
+
+def read_results(folder: Path) -> Results:
+    """All cells of `folder/cells/*.json`.
+
+    Raises:
+        ValueError: there is none, or one is not what the study writes; the message names the file.
+    """
+    paths = sorted((folder / "cells").glob("*.json"))
+    if not paths:
+        raise ValueError(f"{folder / 'cells'} has no cells (*.json): run `python -m experiments.video_theory` first")
+    found = [read_cell(path, folder) for path in paths]
+    return Results([c for c in found if isinstance(c, Cell)], [c for c in found if isinstance(c, LockCell)])
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Raises ValueError where the file holds no JSON object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): {ADVICE}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}: {ADVICE}")
+    return content
+
+
+def read_cell(path: Path, folder: Path) -> Cell | LockCell:
+    """Raises ValueError where the file is no cell; `folder` is what `pictures` is relative to."""
+    content = read_content(path)
+    content["final_return"] = content.pop("return", None)
+    kind = LockCell if content.get("domain") == "lock" else Cell
+    known = {f.name for f in fields(kind)}
+    values: dict[str, Any] = {name: value for name, value in content.items() if name in known and value is not None}
+    if "pictures" in values:
+        values["pictures"] = folder / values["pictures"]
+    try:
+        if "curve" in values:
+            values["curve"] = tuple((float(steps), float(value)) for steps, value in values["curve"])
+        cell = kind(**values)
+        check(cell)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no cell of the study ({error}): {ADVICE}") from error
+    return cell
+
+
+def check(cell: Cell | LockCell) -> None:
+    """Raises ValueError for a name that the study does not know or a result that is no number."""
+    names: dict[str, Iterable[str]] = {"method": METHODS, "domain": DOMAINS}
+    if isinstance(cell, Cell):
+        names |= {"study": STUDIES, "noise": (*NOISES, "persistence")}
+    for key, allowed in names.items():
+        if getattr(cell, key) not in allowed:
+            raise ValueError(f"{key} is {getattr(cell, key)!r}, expected one of {', '.join(allowed)}")
+    results = ("final_return", "random_return", "coverage") if isinstance(cell, Cell) else ("episodes",)
+    for key in results:
+        value = getattr(cell, key)
+        if not isinstance(value, int | float) or not isfinite(value):
+            raise ValueError(f"{key} is {value!r}, expected a number")
+    for field in fields(cell):  # what does not apply is null in the file, and nan here
+        value = getattr(cell, field.name)
+        if isinstance(value, float) and isinf(value):
+            raise ValueError(f"{field.name} is {value!r}, expected a number")
+    if isinstance(cell, LockCell) and min(cell.episodes, cell.horizon) < 1:
+        raise ValueError(f"{cell.episodes} episodes at horizon {cell.horizon}: both must be at least 1")
+
+
+def select(cells: Iterable[Cell], **wanted: object) -> list[Cell]:
+    """The cells whose fields equal those given."""
+    return [cell for cell in cells if all(getattr(cell, name) == value for name, value in wanted.items())]
+
+
+def values(cells: Iterable[Cell | LockCell], measure: str) -> Array:
+    """(cells,) one measure of each cell that has it."""
+    found = np.array([getattr(cell, measure) for cell in cells], dtype=float)
+    return found[np.isfinite(found)]
+
+
+def core(results: Results, domain: str, **wanted: object) -> list[Cell]:
+    return select(results.cells, domain=domain, study="core", **wanted)
+
+
+def sweep(results: Results, domain: str, study: str, **wanted: object) -> list[Cell]:
+    """The cells of a sweep, and those of the core that stand for its points, each point once a seed.
+
+    Of the persistence sweep the core's iid noise is ρ = 0 and its exogenous noise ρ = 1, where shapes are the same.
+    """
+    swept = select(results.cells, domain=domain, study=study)
+    if study == "persistence":
+        shapes = {(c.num_shapes, c.size) for c in swept}
+        ends = [c for c in core(results, domain) if c.noise != "none" and (c.num_shapes, c.size) in shapes]
+    else:
+        ends = [c for c in core(results, domain) if c.noise in {s.noise for s in swept}]
+    ends = [c for c in ends if c.method in {s.method for s in swept}]
+    points = {(c.method, c.noise if study == "size" else "", *point(c), c.seed): c for c in (*ends, *swept)}
+    return select(points.values(), **wanted)
+
+
+def point(cell: Cell) -> tuple[float, int, float]:
+    return cell.persistence, cell.num_shapes, cell.size
+
+
+def settings(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Seeds of one setting of the noise together."""
+    groups: dict[tuple[bool, float, int, float], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.noise == "none", *point(cell)), []).append(cell)
+    return list(groups.values())
+
+
+def by(cells: Iterable[AnyCell], name: str) -> dict[Any, list[AnyCell]]:
+    """Cells grouped by a field, its values in order."""
+    groups: dict[Any, list[AnyCell]] = {}
+    for cell in cells:
+        groups.setdefault(getattr(cell, name), []).append(cell)
+    return {key: groups[key] for key in sorted(groups)}
+
+
+def oracle(results: Results, domain: str, noise: str) -> list[Cell]:
+    """The oracle's cells under this noise; it sees the state itself, so where it ran without noise only, those."""
+    return core(results, domain, method="oracle", noise=noise) or core(results, domain, method="oracle", noise="none")
+
+
+def missing(results: Results) -> list[str]:
+    """What a full study would have and this one lacks, a line each."""
+    lines = [f"{DOMAINS[domain]}: not run" for domain in DOMAINS if domain not in (*results.domains, "lock")]
+    for domain in results.domains:
+        for study in STUDIES:
+            cells = select(results.cells, domain=domain, study=study)
+            name = f"{DOMAINS[domain]}, {study}"
+            if not cells:
+                # The other domains have a core only.
+                lines += [f"{name}: not run"] * (study == "core" or domain == "gridworld")
+                continue
+            lines += absent(name, [(c.method, condition(c), c.seed) for c in cells])
+            lines += absent_noises(name, cells) if study == "core" else []
+    if not results.lock:
+        return [*lines, f"{DOMAINS['lock']}: not run"]
+    return lines + absent(DOMAINS["lock"], [(c.method, f"H = {c.horizon}", c.seed) for c in results.lock])
+
+
+def condition(cell: Cell) -> str:
+    """What a study varies beside method and seed, in words."""
+    if cell.study == "core":
+        return NOISES[cell.noise]
+    if cell.study == "persistence":
+        return f"ρ = {cell.persistence:g}"
+    return f"{NOISES[cell.noise]}, {cell.num_shapes} shapes of size {cell.size:g}"
+
+
+def absent_noises(name: str, cells: Sequence[Cell]) -> list[str]:
+    run = {c.noise for c in cells}
+    return [f"{name}: {label}: not run" for noise, label in NOISES.items() if noise not in run] + [
+        f"{name}: {label}: not run" for method, label in METHODS.items() if not select(cells, method=method)
+    ]
+
+
+def absent(name: str, found: Sequence[tuple[str, str, int]]) -> list[str]:
+    """The seeds that a method lacks at a condition, of all that were run; `found` has each cell's three.
+
+    The oracle sees no noise, so it need not be run under each.
+    """
+    seeds, conditions = ({cell[i] for cell in found} for i in (2, 1))
+    lines = []
+    for method in (m for m in METHODS if m in {cell[0] for cell in found}):
+        own = {where for m, where, _ in found if m == method}
+        for where in sorted(own if method == "oracle" else conditions):
+            if lost := sorted(seeds - {seed for m, c, seed in found if (m, c) == (method, where)}):
+                lines.append(f"{name}: {METHODS[method]}, {where}: seed {', '.join(map(str, lost))}")
+    return lines
+
+
+def rows(results: Results) -> list[dict[str, object]]:
+    """A flat row for each cell, without its curve and pictures, under the names of the JSON files."""
+    table: list[dict[str, object]] = []
+    for cell in results.every:
+        row = {name: value for name, value in asdict(cell).items() if name not in ("curve", "pictures")}
+        renamed = {("return" if name == "final_return" else name): value for name, value in row.items()}
+        table.append(renamed)
+    return table

@@ -1,0 +1,99 @@
+"""Where a study takes place: what a domain provides, how large a study is, and the picture that noise probes read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from envs.noise import NoiseProcess
+from experiments.video_study.ppo import Schedule
+from rlrep.data import EpisodeDataset
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes of a study.
+
+    Attributes:
+        frames: of video.
+        horizon: K, the largest gap.
+        steps, batch_size, lr: of the pre-training.
+        labels, test_labels: of each state, to fit and to score its probes.
+        noise_labels: the same for the probes of the noise, which is harder to read.
+        probe_steps: updates of each probe and of the decoder.
+        ppo: how long reinforcement learning goes on.
+        encoder: keyword arguments of `PixelEncoder`.
+    """
+
+    frames: int = 20_000
+    horizon: int = 3
+    steps: int = 1_000
+    batch_size: int = 128
+    lr: float = 1e-3
+    labels: int = 5
+    test_labels: int = 3
+    noise_labels: int = 20
+    probe_steps: int = 300
+    ppo: Schedule = field(default_factory=lambda: Schedule(steps=60_000, evaluations=5))
+    encoder: dict[str, Any] = field(default_factory=lambda: dict(channels=16, strides=(4, 2, 1), out_dim=128))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled observations, each with noise of its own.
+
+    Attributes:
+        observation: (N, C, H, W) uint8.
+        state: (N,) int64, its number, or (N, T) float32.
+        noise: (N, T) float32, see `noise_picture`; None without noise.
+    """
+
+    observation: Tensor
+    state: Tensor
+    noise: Tensor | None
+
+
+class Domain(Protocol):
+    """Where a study takes place.
+
+    Attributes:
+        shape: of observations.
+        action_space: ``Discrete``.
+        state_chance: what the state probes score without any knowledge.
+    """
+
+    shape: tuple[int, ...]
+    action_space: Any
+    state_chance: float
+
+    def record(self, noise: dict[str, Any] | None, settings: Settings, seed: int) -> EpisodeDataset:
+        """Videos, with the actions taken."""
+
+    def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
+        """Labelled observations; the same states whatever the noise and its seed.
+
+        Held out, they are of other episodes, but in the grid world, whose few states each have one picture: there only
+        the noise is another.
+        """
+
+    def environment(self, noise: dict[str, Any] | None, oracle: bool, seed: int) -> VecEnv:
+        """Environments for PPO; the oracle's show the true state."""
+
+    def coverage(self, noise: dict[str, Any]) -> float:
+        """The share of pixels that the noise covers, on average."""
+
+
+def noise_picture(process: NoiseProcess) -> Tensor:
+    """The noise alone, on black, as 4×4 mean colours, (N, 48) float32.
+
+    Where single shapes are and what hue they have is in no encoder's features, random ones included, when several
+    overlap (R² below 0.1); what they look like together can be read, so it tells who keeps the noise from who does not.
+    """
+    black = np.zeros((process.num_images, *process.frame_shape), np.uint8)
+    return F.adaptive_avg_pool2d(torch.from_numpy(process.draw(black)).float() / 255, 4).flatten(1)

@@ -1,0 +1,400 @@
+"""The study's pictures, each for a slide: a method has one colour in all of them and its name beside its line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import isfinite, nan
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from experiments.results import curves
+from experiments.results.curves import COLOURS, GREY, save, styled
+from experiments.results.statistics import Means, fit_growth, over_seeds, seed_mean
+from experiments.video_study.cells import (
+    DOMAINS,
+    METHODS,
+    NOISES,
+    Array,
+    Cell,
+    LockCell,
+    Results,
+    by,
+    core,
+    oracle,
+    select,
+    settings,
+    state_unit,
+    sweep,
+    values,
+)
+
+COLOUR = {
+    "temporal_contrastive": COLOURS[0],
+    "forward_model": COLOURS[1],
+    "inverse_model": COLOURS[2],
+    "autoencoder": COLOURS[3],
+    "vq_autoencoder": COLOURS[5],
+    "oracle": COLOURS[6],
+    "random": "0.5",
+}
+SAMPLES = 1
+LEAST_SCORE = -0.3  # that a panel of probes shows
+
+Ends = Mapping[str, tuple[float, float] | None]
+
+
+@styled()
+def draw(results: Results, out: Path) -> dict[str, Path]:
+    """Every picture that the cells allow, as `out/NAME.png`; the keys are their names without the ending."""
+    figures: dict[str, Figure | None] = {}
+    for domain in results.domains:
+        figures[f"returns_{domain}"] = returns(results, domain)
+        figures[f"probes_{domain}"] = probes(results, domain)
+        figures[f"reconstructions_{domain}"] = reconstructions(results, domain)
+        figures[f"size_{domain}"] = size(results, domain)
+        figures[f"persistence_{domain}"] = persistence(results, domain)
+    figures["lock"] = lock(results.lock)
+    paths = {}
+    for name, figure in figures.items():
+        if figure is not None:
+            paths[name] = out / f"{name}.png"
+            save(figure, paths[name])
+    return paths
+
+
+def returns(results: Results, domain: str) -> Figure | None:
+    """Learning curves of PPO on the frozen encoders, a panel a noise."""
+    noises = [noise for noise in NOISES if core(results, domain, noise=noise)]
+    if not noises:
+        return None
+    figure, panels = canvas(len(noises), f"{DOMAINS[domain]}: PPO on frozen encoders")
+    ends = []
+    for noise, panel in zip(noises, panels, strict=True):
+        cells = [*core(results, domain, noise=noise), *oracle(results, domain, noise)]
+        lines = {}
+        for method in METHODS:
+            shown = [np.array(c.curve).T for c in unique(select(cells, method=method)) if len(c.curve) > 1]
+            if shown:
+                steps, runs = curves.align([(x, y) for x, y in shown])
+                lines[method] = band(panel, steps, over_seeds(runs), method, marker="")
+        dress(panel, f"{NOISES[noise]}, {seeds(cells)}", "environment steps")
+        panel.xaxis.set_major_formatter(FuncFormatter(thousands))
+        random_policy(panel, cells, named=noise == noises[0])  # where the curves end far above it
+        ends.append(lines)
+    share_y(panels, "episode return")
+    for panel, lines in zip(panels, ends, strict=True):
+        label_lines(panel, lines)
+    return figure
+
+
+def probes(results: Results, domain: str) -> Figure | None:
+    """What can be read from the frozen features: the state above, the noise below; a column a noise."""
+    noises = [noise for noise in NOISES if core(results, domain, noise=noise)]
+    if not noises:
+        return None
+    figure = Figure(figsize=(16, 9))
+    shown = seeds(core(results, domain))
+    figure.suptitle(f"{DOMAINS[domain]}: what can be read from frozen features ({shown})", fontsize=20)
+    grid = figure.subplots(2, len(noises), squeeze=False)
+    for noise, (above, below) in zip(noises, grid.T, strict=True):
+        cells = [*core(results, domain, noise=noise), *oracle(results, domain, noise)]
+        bars(above, cells, "state", f"state read, {NOISES[noise]}", state_unit(domain))
+        above.set_xlim(min(0.0, above.dataLim.xmin) - 0.05, 1.22)
+        if noise == "none":
+            explain(below)
+            continue
+        bars(below, select(cells, noise=noise), "noise", f"noise read, {NOISES[noise]}", "R² (0: nothing)")
+        below.set_xlim(min(0.0, below.dataLim.xmin) - 0.05, 1.22)
+    return figure
+
+
+def bars(panel: Axes, cells: Sequence[Cell], what: str, title: str, unit: str) -> None:
+    methods = [m for m in reversed(METHODS) if len(values(select(cells, method=m), f"{what}_linear"))]
+    for row, method in enumerate(methods):
+        cells_of = unique(select(cells, method=method))
+        linear, mlp = values(cells_of, f"{what}_linear"), values(cells_of, f"{what}_mlp")
+        found = seed_mean(linear)
+        mean, high = found.value, found.high
+        panel.barh(row, mean, height=0.7, color=COLOUR[method], alpha=0.85)
+        panel.plot([found.low, high], [row + 0.15, row + 0.15], color="black", linewidth=2)
+        if len(mlp):
+            marker = "D" if mlp.mean() >= LEAST_SCORE else "<"  # an arrow at the edge: it scores less
+            at = max(mlp.mean(), LEAST_SCORE)
+            panel.plot(at, row - 0.15, marker, color="white", markeredgecolor="black", markersize=7)
+        edge = np.nanmax([mean, high, mlp.mean() if len(mlp) else mean])
+        panel.text(max(edge, 0) + 0.05, row, f"{mean:.2f}".replace("-0.00", "0.00"), va="center", fontsize=13)
+    panel.set_yticks(range(len(methods)), [METHODS[m] for m in methods])
+    dress(panel, title, unit)
+    panel.grid(axis="y", visible=False)
+    panel.grid(axis="x", color="0.92")
+    panel.set_xticks([0, 0.5, 1])
+
+
+def explain(panel: Axes) -> None:
+    """Takes the place of the noise probe where there is no noise."""
+    panel.axis("off")
+    lines = (
+        "bar and number: linear probe",
+        "black line: its 95 % interval",
+        f"diamond: MLP probe (arrow: below {LEAST_SCORE:g})",
+    )
+    panel.text(0.0, 0.8, "\n".join(lines), fontsize=14, va="top", linespacing=1.7, transform=panel.transAxes)
+
+
+def reconstructions(results: Results, domain: str) -> Figure | None:
+    """A decoder's pictures from frozen features beside what was observed, a row each, of the seed that has most."""
+    rows: dict[tuple[str, bytes], dict[str, Array]] = {}
+    for noise in NOISES:
+        with_pictures = [c for c in core(results, domain, noise=noise) if c.pictures and c.pictures.is_file()]
+        fullest = max(by(with_pictures, "seed").values(), key=len, default=[])
+        for cell in fullest:
+            for seen, decoded in zip(*read_pictures(cell.pictures), strict=True):
+                rows.setdefault((noise, seen.tobytes()), {"observation": seen})[cell.method] = decoded
+    chosen = [(n, row) for n in NOISES for row in [row for (noise, _), row in rows.items() if noise == n][:SAMPLES]]
+    if not chosen:
+        return None
+    columns = ["observation", *(m for m in METHODS if any(m in row for _, row in chosen))]
+    figure = Figure(figsize=(2.3 * len(columns) + 0.6, 2.3 * len(chosen) + 1.1))
+    figure.suptitle(f"{DOMAINS[domain]}: reconstructed from frozen features", fontsize=20)
+    grid = figure.subplots(len(chosen), len(columns), squeeze=False)
+    for panel in grid.flat:
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.spines[:].set_visible(False)
+    for column, panel in zip(columns, grid[0], strict=True):
+        panel.set_title(METHODS.get(column, column), fontsize=15, color=COLOUR.get(column, "black"))
+    for (noise, row), panels in zip(chosen, grid, strict=True):
+        panels[0].set_ylabel(NOISES[noise], fontsize=15)
+        for column, panel in zip(columns, panels, strict=True):
+            if column in row:
+                panel.imshow(row[column], interpolation="nearest")
+    return figure
+
+
+def read_pictures(path: Path | None) -> tuple[Array, Array]:
+    """`observation` and `reconstruction`, (n, H, W, 3) uint8 each.
+
+    Raises:
+        ValueError: the file does not hold them.
+    """
+    assert path is not None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["observation"], file["reconstruction"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} must hold observation and reconstruction ({error}): move its cell away and run the study again"
+        ) from error
+
+
+def size(results: Results, domain: str) -> Figure | None:
+    """Return against the share of pixels under noise, a panel a noise; none of them is the core's without noise."""
+    cells = sweep(results, domain, "size")
+    noises = [noise for noise in NOISES if len({(c.num_shapes, c.size) for c in select(cells, noise=noise)}) > 1]
+    if not noises:
+        return None
+    figure, panels = canvas(len(noises), f"{DOMAINS[domain]}: return as the noise covers more")
+    ends = []
+    for noise, panel in zip(noises, panels, strict=True):
+        shown = select(cells, noise=noise)
+        dress(panel, f"{NOISES[noise]}, {seeds(shown)}", "pixels under noise")
+        shown += [c for c in core(results, domain, noise="none") if select(shown, method=c.method)]
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+        ends.append({m: against(panel, select(shown, method=m), "coverage", "final_return") for m in METHODS})
+        reference(panel, results, domain, noise)
+    share_y(panels, "episode return")
+    for panel, lines in zip(panels, ends, strict=True):
+        label_lines(panel, lines)
+    return figure
+
+
+def persistence(results: Results, domain: str) -> Figure | None:
+    """Return and probes against the noise's persistence ρ."""
+    cells = sweep(results, domain, "persistence")
+    if len({c.persistence for c in cells}) < 2:
+        return None
+    titles = {
+        "final_return": "episode return",
+        "state_linear": f"state read, {state_unit(domain)}",
+        "noise_linear": "noise read, R²",
+    }
+    random = [c for c in core(results, domain, method="random") if c.noise != "none"]
+    measures = [m for m in titles if len(values(cells, m))]
+    title = f"{DOMAINS[domain]}: at which time correlation does each method break?"
+    figure, panels = canvas(len(measures), f"{title} ({seeds(cells)})")
+    for measure, panel in zip(measures, panels, strict=True):
+        dress(panel, titles[measure], "persistence ρ of the noise")
+        panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0\niid", "0.25", "0.5", "0.75", "1\nexogenous"])
+        shown = [*cells, *random] if measure != "final_return" else cells  # there it goes with the random policy
+        lines = {m: against(panel, select(shown, method=m), "persistence", measure) for m in METHODS if m != "oracle"}
+        if measure == "final_return":
+            reference(panel, results, domain, "exogenous")
+        label_lines(panel, lines)
+    return figure
+
+
+def lock(cells: Sequence[LockCell]) -> Figure | None:
+    """Episodes to solve against the horizon, each seed a point, with the better of the two fits."""
+    horizons = sorted({c.horizon for c in cells})
+    if len(horizons) < 2:
+        return None
+    figure, (panel,) = canvas(1, "Combination lock: episodes to solve")
+    methods = [m for m in METHODS if any(c.method == m for c in cells)]
+    ends, names = {}, {}
+    for i, method in enumerate(methods):
+        own = [c for c in cells if c.method == method]
+        shift = 0.12 * (i - (len(methods) - 1) / 2)
+        for solved, marker, face in ((True, "o", COLOUR[method]), (False, "^", "white")):
+            drawn = [c for c in own if c.solved == solved]
+            x, y = values(drawn, "horizon") + shift, values(drawn, "episodes")
+            panel.plot(x, y, marker, color=COLOUR[method], markerfacecolor=face, markersize=8, alpha=0.75)
+        ends[method] = (float(max(values(own, "horizon"))), float(np.exp(np.log(values(own, "episodes")).mean())))
+        names[method] = METHODS[method]
+        if fit := better_fit(own):
+            label, curve = fit
+            x = np.linspace(min(values(own, "horizon")), max(values(own, "horizon")), 100)
+            panel.plot(x, curve(x), color=COLOUR[method], linewidth=2.5)
+            ends[method] = (float(x[-1]), float(curve(x)[-1]))
+            names[method] += f" {label}"
+    panel.set_yscale("log")
+    dress(panel, "", "horizon H")
+    panel.set_xticks(horizons)
+    panel.set_ylabel("episodes to solve (log scale)", fontsize=15)
+    panel.yaxis.set_minor_formatter(NullFormatter())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}"))
+    most = max(c.max_episodes for c in cells)
+    panel.set_ylim(top=max(1.5 * max(c.episodes for c in cells), 1.5 * max(y for _, y in ends.values())))
+    if not all(c.solved for c in cells):
+        panel.axhline(most, color=GREY, linestyle="--", linewidth=1.6)
+        panel.annotate("given up (△: unsolved)", (horizons[0], most), (0, 5), textcoords="offset points", fontsize=13)
+    label_lines(panel, ends, names)
+    return figure
+
+
+def better_fit(cells: Sequence[LockCell]) -> tuple[str, Callable[[Array], Array]] | None:
+    """The fit with the lower AIC, exponential or polynomial: how to name it, and its curve."""
+    horizons, episodes = values(cells, "horizon"), values(cells, "episodes")
+    solved = np.array([c.solved for c in cells], dtype=bool)
+    exponential, power = (fit_growth(x, episodes, solved) for x in (horizons, np.log(horizons)))
+    if not (exponential and power):
+        return None
+    if power.aic < exponential.aic:
+        return f"$\\propto H^{{{power.slope:.1f}}}$", lambda horizon: power.episodes(np.log(horizon))
+    return f"$\\propto {np.exp(exponential.slope):.2f}^H$", exponential.episodes
+
+
+def seeds(cells: Iterable[Cell]) -> str:
+    """How many seeds a panel shows, for its title: of the method that has the fewest to the one with the most."""
+    counts = sorted({len({c.seed for c in own}) for own in by(cells, "method").values()})
+    few, many = counts[0], counts[-1]
+    return f"{few} to {many} seeds" if few != many else f"{many} seed{'s' * (many > 1)}"
+
+
+def canvas(panels: int, title: str) -> tuple[Figure, list[Axes]]:
+    """A slide's width for three panels; one panel alone gets the shape of a slide's half."""
+    figure = Figure(figsize=(max(10.0, 6.4 * panels), 6.0))
+    figure.suptitle(title, fontsize=20)
+    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+
+
+def dress(panel: Axes, title: str, unit: str) -> None:
+    panel.set_title(title)
+    panel.set_xlabel(unit)
+
+
+def unique(cells: Iterable[Cell]) -> list[Cell]:
+    """A cell once a seed: the oracle may stand in a list twice."""
+    return list({cell.seed: cell for cell in cells}.values())
+
+
+def band(panel: Axes, x: Array, means: Means, method: str, marker: str = "o") -> tuple[float, float]:
+    """The mean over seeds and its interval; returns the line's end."""
+    line = "--" if method == "random" else "-"
+    curves.band(panel, x, means, COLOUR[method], line=line, marker=marker)
+    return float(x[-1]), float(means.mean[-1])
+
+
+def against(panel: Axes, cells: Sequence[Cell], x: str, measure: str) -> tuple[float, float] | None:
+    """A measure against what a sweep varies; an interval at each point, as seeds may be missing at some."""
+    points = {float(values(group, x).mean()): values(group, measure) for group in settings(cells)}
+    points = {at: runs for at, runs in sorted(points.items()) if len(runs)}
+    if not points:
+        return None
+    padded = np.full((max(map(len, points.values())), len(points)), nan)
+    for column, runs in enumerate(points.values()):
+        padded[: len(runs), column] = runs
+    return band(panel, np.array(list(points)), over_seeds(padded), cells[0].method)
+
+
+def random_policy(panel: Axes, cells: Sequence[Cell], named: bool = True) -> None:
+    name = "random policy" if named else ""
+    level(panel, float(values(cells, "random_return").mean()), GREY, name, below=True)
+
+
+def reference(panel: Axes, results: Results, domain: str, noise: str) -> None:
+    """The two ends of the scale: what the oracle reaches, and the random policy."""
+    if ends := oracle(results, domain, noise):
+        level(panel, float(values(ends, "final_return").mean()), COLOUR["oracle"], METHODS["oracle"])
+        random_policy(panel, ends)
+
+
+def level(panel: Axes, height: float, colour: str, name: str, below: bool = False) -> None:
+    panel.axhline(height, color=colour, linestyle=":", linewidth=2)
+    panel.annotate(
+        name,
+        (0.98, height),
+        (0, -4 if below else 4),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="top" if below else "bottom",
+        fontsize=12,
+        color=colour,
+    )
+
+
+def label_lines(
+    panel: Axes, ends: Mapping[str, tuple[float, float] | None], names: Mapping[str, str] = METHODS
+) -> None:
+    """Names to the right of the lines' ends, in their order, moved apart where they would touch, tied to their ends."""
+    shown = sorted(((end, method) for method, end in ends.items() if end and isfinite(end[1])), key=lambda e: e[0][1])
+    if not shown:
+        return
+    gap = 0.058
+    low, high = panel.get_ylim()
+    transform = np.log if panel.get_yscale() == "log" else np.asarray
+    heights = (transform([end[1] for end, _ in shown]) - transform(low)) / (transform(high) - transform(low))
+    for _ in range(200):
+        for i in range(len(heights) - 1):
+            if (overlap := gap - (heights[i + 1] - heights[i])) > 1e-6:
+                heights[i] -= overlap / 2
+                heights[i + 1] += overlap / 2
+        heights[0], heights[-1] = max(heights[0], 0.0), min(heights[-1], 1.0)
+    for height, (end, method) in zip(heights, shown, strict=True):
+        panel.annotate(
+            names[method],
+            end,
+            (1.06, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=13,
+            color=COLOUR[method],
+            arrowprops=dict(arrowstyle="-", color=COLOUR[method], linewidth=0.9, relpos=(0, 0.5), shrinkA=0, shrinkB=3),
+            annotation_clip=False,
+        )
+    panel.set_ylim(low, high)
+
+
+def share_y(panels: Sequence[Axes], name: str) -> None:
+    low, high = min(p.get_ylim()[0] for p in panels), max(p.get_ylim()[1] for p in panels)
+    for panel in panels:
+        panel.set_ylim(low, high)
+    panels[0].set_ylabel(name, fontsize=15)
+
+
+def thousands(value: float, _: int) -> str:
+    return f"{value / 1000:,.0f}k" if value >= 1000 else f"{value:,.0f}"

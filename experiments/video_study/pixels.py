@@ -1,0 +1,167 @@
+"""One job of the study from pixels: from video to an encoder, to what it knows, to the return of PPO on it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv
+
+from experiments.files import write_atomically
+from experiments.video_study.domain import Domain, Settings
+from experiments.video_study.jobs import Job
+from experiments.video_study.ppo import FrozenEncoder, Schedule, learn, mean_return
+from rlrep import PixelEncoder, RandomShift, make_objective
+from rlrep.pretrain import pretrain
+from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, uniformity
+from rlrep.registry import look_up
+
+PRETRAINING = ("frames", "horizon", "steps", "batch_size", "lr", "encoder")
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "autoencoder": dict(feature_dim=None, decoder_channels=16),
+    "vq_autoencoder": dict(feature_dim=None, decoder_channels=16, codes=64, codebooks=8),
+    "forward_model": dict(decoder_channels=16, feature_dim=128, hidden_dim=256),
+    "temporal_contrastive": dict(feature_dim=64),
+    "inverse_model": dict(hidden_dim=256),
+}
+
+
+def domain(name: str) -> Domain:
+    if name == "gridworld":
+        from experiments.video_study.gridworld import GridDomain
+
+        return GridDomain()
+    from experiments.video_study.doom import DoomDomain
+
+    return DoomDomain(name.removeprefix("vizdoom_"))
+
+
+def settings(name: str, quick: bool = False) -> Settings:
+    """Of a domain; `quick` ones only show that everything runs."""
+    usual = {
+        "gridworld": Settings(),
+        "vizdoom_basic": Settings(steps=2_000, ppo=Schedule(steps=40_000, evaluations=4, episodes=40)),
+        "vizdoom_defend_the_center": Settings(steps=2_000, ppo=Schedule(steps=60_000, evaluations=4, episodes=40)),
+    }
+    chosen = look_up("domain", name, usual)
+    if not quick:
+        return chosen
+    return Settings(
+        frames=1_000,
+        steps=5,
+        batch_size=16,
+        labels=2,
+        test_labels=1,
+        noise_labels=2,
+        probe_steps=5,
+        ppo=Schedule(2_048, 1, 8),
+    )
+
+
+def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
+    """What a job measures, in the report's names; pictures go to `folder`/pictures."""
+    place, noise, oracle = domain(job.domain), job.noise_options, job.method == "oracle"
+    row: dict[str, Any] = {"coverage": 0.0 if noise is None else place.coverage(noise), "pictures": None}
+    wrap: Callable[[VecEnv], VecEnv] = lambda venv: venv  # noqa: E731
+    if not oracle:
+        encoder, measured = pretrained_encoder(place, job, settings, folder / "encoders" / job.name)
+        row |= measured | probe_encoder(encoder, place, job, settings, folder)
+        wrap = lambda venv: FrozenEncoder(venv, encoder)  # noqa: E731
+    started = time.perf_counter()
+    test = wrap(place.environment(noise, oracle, seed=job.seed + 50_000))
+    choices, rng = place.action_space.n, np.random.default_rng(job.seed)
+    row["random_return"] = mean_return(
+        test, lambda features: rng.integers(choices, size=len(features)), settings.ppo.episodes
+    )
+    venv = wrap(place.environment(noise, oracle, seed=job.seed + 40_000))
+    row["curve"] = learn(venv, test, settings.ppo, job.seed)
+    row["return"] = row["curve"][-1][1]
+    venv.close()
+    test.close()
+    return row | {"ppo_seconds": time.perf_counter() - started}
+
+
+def pretrained_encoder(
+    place: Domain, job: Job, settings: Settings, folder: Path
+) -> tuple[PixelEncoder, dict[str, Any]]:
+    """What `train_encoder` returns; kept in `folder`, so that a job that is run again need not train it again."""
+    made_by, kept = folder / "made_by.json", None
+    description = (
+        job.description
+        | {name: value for name, value in asdict(settings).items() if name in PRETRAINING}
+        | {"options": OBJECTIVES.get(job.method)}
+    )
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(made_by.read_text())
+    if kept is not None and kept["description"] == json.loads(json.dumps(description)):
+        return PixelEncoder.from_pretrained(folder).requires_grad_(False).eval(), kept["measured"]
+    encoder, measured = train_encoder(place, job, settings)
+    encoder.save_pretrained(folder)
+    write_atomically(made_by, json.dumps({"description": description, "measured": measured}).encode())
+    return encoder, measured
+
+
+def train_encoder(place: Domain, job: Job, settings: Settings) -> tuple[PixelEncoder, dict[str, Any]]:
+    """The job's encoder, frozen, and how fast it learned; the random one if the method learns nothing."""
+    torch.manual_seed(job.seed)
+    encoder = PixelEncoder(place.shape, **settings.encoder)
+    measured: dict[str, Any] = {"updates_per_second": None, "pretrain_seconds": 0.0}
+    if job.method != "random":
+        options = dict(look_up("method", job.method, OBJECTIVES))
+        name = job.method.removeprefix("vq_")
+        if name != "autoencoder":
+            options["horizon"] = settings.horizon
+        space = place.action_space if name == "inverse_model" else None
+        objective = make_objective(name, encoder, space, augment=RandomShift(0), **options)
+        train, validation = place.record(job.noise_options, settings, job.seed).split(0.1, job.seed)
+        started = time.perf_counter()
+        trainer = pretrain(
+            objective, train, validation, steps=settings.steps, batch_size=settings.batch_size, lr=settings.lr
+        )
+        seconds = time.perf_counter() - started
+        measured = {"updates_per_second": trainer.updates / seconds, "pretrain_seconds": seconds}
+    return encoder.requires_grad_(False).eval(), measured
+
+
+def probe_encoder(encoder: PixelEncoder, place: Domain, job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
+    """What the encoder knows of state and noise, how its features lie, and what can be drawn from them."""
+    noise, seed, steps = job.noise_options, job.seed, settings.probe_steps
+    train = place.samples(noise, settings.labels, seed + 10_000, held_out=False)
+    test = place.samples(noise, settings.test_labels, seed + 20_000, held_out=True)
+    again = place.samples(noise, settings.test_labels, seed + 30_000, held_out=True)
+    features, test_features = encode(encoder, train.observation), encode(encoder, test.observation)
+    states = (features, train.state), (test_features, test.state)
+    out = {
+        "state_linear": probe(*states, steps=steps),
+        "state_mlp": probe(*states, hidden_dim=256, steps=steps),
+        "state_chance": place.state_chance,
+        "noise_linear": None,
+        "noise_mlp": None,
+        # Two observations of one state, each with noise of its own, should have features alike.
+        "alignment": alignment(test_features, encode(encoder, again.observation)),
+        "uniformity": uniformity(test_features),
+        "effective_rank": effective_rank(test_features),
+    }
+    if test.noise is not None:
+        labelled = place.samples(noise, settings.noise_labels, seed + 40_000, held_out=False)
+        assert labelled.noise is not None
+        noises = (encode(encoder, labelled.observation), labelled.noise), (test_features, test.noise)
+        out["noise_linear"] = probe(*noises, steps=steps)
+        out["noise_mlp"] = probe(*noises, hidden_dim=256, steps=steps // 3 + 1)  # longer, and it learns by heart
+    frames, test_frames = train.observation[:, -3:], test.observation[:, -3:]
+    out["reconstruction"], images = reconstruction(
+        (features, frames), (test_features, test_frames), steps=steps, seed=seed
+    )
+    chosen = np.random.default_rng(0).choice(len(images), 8, replace=False)
+    path = folder / "pictures" / f"{job.name}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shown, drawn = (x[chosen].permute(0, 2, 3, 1).numpy() for x in (test_frames, images))
+    np.savez_compressed(path, observation=shown, reconstruction=drawn)
+    return out | {"pictures": str(path.relative_to(folder))}

@@ -1,0 +1,162 @@
+"""Encoders on disk: ``config.json`` holds the constructor's arguments, ``model.safetensors`` the weights.
+
+Each file has a checksum of what it says, so that a changed bit is noticed and each can be replaced on its own. Folders
+of rlrep 0.1.0 without a format number have none; they are read as well, if every entry, shape and number is as it must
+be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+Encoder = TypeVar("Encoder", bound=nn.Module)
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = 1
+MAX_CONFIG_BYTES = 10_000
+
+
+def write_encoder(folder: Path, options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Writes both files aside, then renames them.
+
+    Args:
+        folder: exists.
+        options: the constructor's arguments, as JSON can hold them.
+        weights: the state dictionary, float32.
+
+    Raises:
+        ValueError: for weights of another type.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    for name, value in tensors.items():
+        if value.dtype != torch.float32:
+            raise ValueError(f"encoders are saved in float32, {name} is {value.dtype}: call encoder.float() first")
+    config = {"format": FORMAT, **options}
+    config["sha256"] = _config_checksum(config)
+    contents = {
+        # One entry of metadata: safetensors writes several in any order, and equal encoders make equal files.
+        WEIGHTS: save(tensors, {"sha256": _weights_checksum(tensors)}),
+        CONFIG: json.dumps(config, indent=2).encode(),
+    }
+    partial = {name: folder / f".{name}.{os.getpid()}" for name in contents}
+    try:
+        for name, content in contents.items():
+            partial[name].write_bytes(content)
+        for name, path in partial.items():
+            os.replace(path, folder / name)
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
+
+
+def read_encoder(folder: Path, build: Callable[..., Encoder], names: Iterable[str], **changes: Any) -> Encoder:
+    """The encoder that `write_encoder` put into `folder`.
+
+    Args:
+        build: the encoder's class.
+        names: of its arguments, exactly those that the folder must hold.
+        changes: arguments that replace those in the folder, and leave the weights' shapes as they are.
+
+    Raises:
+        FileNotFoundError: without such a folder, or one of the two files.
+        ValueError: for anything else than what `write_encoder` wrote.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            what = f"has no {name}" if folder.is_dir() else "is no folder"
+            raise FileNotFoundError(
+                f"no encoder at {folder}, which {what}: name a folder that encoder.save_pretrained(folder) wrote, or, "
+                f"for one on the Hugging Face Hub, hf://OWNER/NAME"
+            )
+    arguments, has_checksum = _read_config(folder / CONFIG, set(names))
+    arguments |= changes
+    try:
+        with torch.device("meta"):  # allocates nothing
+            expected = {name: tuple(value.shape) for name, value in build(**arguments).state_dict().items()}
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{folder / CONFIG} describes no encoder ({_first_line(error)}): save it again") from error
+    weights = _read_weights(folder / WEIGHTS, expected, has_checksum)
+    with torch.random.fork_rng([]):  # the initialisation is replaced, so its random numbers do not count
+        encoder = build(**arguments)
+    encoder.load_state_dict(weights)
+    return encoder
+
+
+def _read_config(path: Path, names: set[str]) -> tuple[dict[str, Any], bool]:
+    """The constructor's arguments, and whether the files have checksums."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+        if len(text) > MAX_CONFIG_BYTES:
+            raise ValueError(f"it is larger than {MAX_CONFIG_BYTES:,} bytes")
+        config = json.loads(text)
+        if not isinstance(config, dict):
+            raise ValueError("it holds no object")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} describes no encoder ({_first_line(error)}): save it again") from error
+    checksum, version = config.pop("sha256", None), config.get("format")
+    if version is not None and version != FORMAT:
+        raise ValueError(f"{path} has format {version!r}, this version of rlrep reads format {FORMAT}: update rlrep")
+    if (version is not None or checksum is not None) and checksum != _config_checksum(config):
+        raise ValueError(f"{path}: checksum mismatch, it was changed after it was saved: save the encoder again")
+    config.pop("format", None)
+    if config.keys() != names:
+        unknown, missing = sorted(config.keys() - names), sorted(names - config.keys())
+        raise ValueError(
+            f"{path} must hold {', '.join(sorted(names))}; missing: {', '.join(missing) or 'none'}; unknown: "
+            f"{', '.join(map(repr, unknown)) or 'none'}: save the encoder again with this version of rlrep"
+        )
+    return config, version is not None
+
+
+def _read_weights(path: Path, expected: Mapping[str, tuple[int, ...]], has_checksum: bool) -> dict[str, Tensor]:
+    """The weights, if they are exactly of the `expected` shapes, finite and unchanged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+            if wrong:
+                name = wrong[0]
+                raise ValueError(
+                    f"{path} holds other weights than {CONFIG} describes: {name} has shape {found.get(name, 'none')}, "
+                    f"expected {expected.get(name, 'none')} (and {len(wrong) - 1} more): save the encoder again"
+                )
+            checksum = (file.metadata() or {}).get("sha256")
+            weights = {name: file.get_tensor(name) for name in found}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({_first_line(error)}): save the encoder again") from error
+    if (has_checksum or checksum is not None) and checksum != _weights_checksum(weights):
+        raise ValueError(f"{path}: checksum mismatch, it was changed after it was saved: save the encoder again")
+    for name, value in weights.items():
+        if value.dtype != torch.float32 or not value.isfinite().all():
+            raise ValueError(
+                f"{path}: weights must be finite float32, and {name} is "
+                f"{'not finite' if value.dtype == torch.float32 else value.dtype}: train the encoder again"
+            )
+    return weights
+
+
+def _config_checksum(config: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _weights_checksum(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,75 @@
+"""CVRL: contrast of two clips of one video (arXiv 2008.03800)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlrep.augment import RandomShift
+from rlrep.contrast import temporal_contrastive
+from rlrep.encoders import PixelEncoder, mlp, orthogonal_init
+from rlrep.objectives.base import Objective, check_horizon
+from rlrep.window import Gap, Window
+
+
+class CVRL(Objective):
+    """Tells which two clips of T frames come from one episode, among the clips of a batch; needs no actions.
+
+    A clip's z = MLP(mean over its T frames of φ(x)); ``loss_clip`` = symmetric InfoNCE of the two clips' z at
+    temperature τ on cosine similarities (section 3.1 of the paper). The second clip begins k steps after the first, k
+    in 1..K with a probability that falls linearly, P(k) ∝ K + 1 - k (section 3.2). All frames of a clip are augmented
+    alike, each clip on its own (section 3.3). Simplified for small pictures: a clip's features are the mean of its
+    frames' features, where the paper has a 3D network, and the augmentation is the random shift.
+
+    Args:
+        encoder: the shared encoder.
+        action_space: not used; every objective is built from the same two arguments.
+        horizon: K ≥ 1, the most steps between the beginnings of the two clips.
+        clip_length: T ≥ 1 observations, one step apart.
+        feature_dim: size of z.
+        hidden_dim: width of the MLP's hidden layer.
+        temperature: τ > 0.
+        augment: the image augmentation; a random shift by 4 pixels if None.
+
+    Raises:
+        ValueError: for numbers out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        action_space: Any = None,
+        horizon: int = 8,
+        clip_length: int = 4,
+        feature_dim: int = 50,
+        hidden_dim: int = 256,
+        temperature: float = 0.1,
+        augment: RandomShift | None = None,
+    ) -> None:
+        super().__init__(encoder, augment)
+        if clip_length < 1:
+            raise ValueError(f"clip_length must be at least 1 frame, got {clip_length}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be greater than 0, got {temperature}")
+        self.horizon, self.clip_length, self.temperature = check_horizon(horizon), clip_length, temperature
+        first = tuple(range(1, clip_length))
+        second = tuple(Gap(horizon, plus=step, linear=True) for step in range(clip_length))
+        self.window = Window(observations=first + second)
+        self.in_keys = ["observation", ("sequence", "observation")]
+        self.out_keys = ["loss_clip", "clip_accuracy"]
+        self.projection = mlp(encoder.repr_dim, [hidden_dim], feature_dim)
+        self.projection.apply(orthogonal_init)
+
+    def clip(self, frames: Tensor) -> Tensor:
+        """z (B, feature_dim) of clips (B, T, C, H, W) uint8, each seen with one augmentation."""
+        view = self.augment(frames.flatten(1, 2)).unflatten(1, (self.clip_length, -1))
+        return self.projection(self.encoder(view.flatten(0, 1)).unflatten(0, (-1, self.clip_length)).mean(1))
+
+    def losses(self, observation: Tensor, others: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """Of the first observation (B, C, H, W), and those that complete the two clips (B, 2T - 1, C, H, W)."""
+        rest, second = others[:, : self.clip_length - 1], others[:, self.clip_length - 1 :]
+        first = self.clip(torch.cat([observation[:, None], rest], dim=1))
+        loss, accuracy = temporal_contrastive(first, self.clip(second), self.temperature, True, self.all_ranks)
+        return {"loss_clip": loss, "clip_accuracy": accuracy}

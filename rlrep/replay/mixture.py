@@ -1,0 +1,68 @@
+"""Batches that come in part from one store of episodes and in part from another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlrep.replay.episodes import Episodes
+from rlrep.window import Window
+
+if TYPE_CHECKING:
+    from tensordict import TensorDict
+
+
+class Mixture:
+    """A replay and finished data, sampled together as RLPD does (arXiv 2302.02948).
+
+    Args:
+        replay: what is being collected.
+        data: what was collected before, on the same device.
+        share: of each batch that comes from `data`, in [0, 1], rounded to whole rows.
+
+    Raises:
+        ValueError: for a share out of range.
+    """
+
+    def __init__(self, replay: Episodes, data: Episodes, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise ValueError(f"share must lie in [0, 1], got {share}")
+        self.replay, self.data, self.share = replay, data, share
+
+    def check(self, window: Window, learner: str, source: str = "this replay", batch_size: int = 1) -> None:
+        """Refuses a window that one of the two can never serve, see `Episodes.check`."""
+        count = round(batch_size * self.share)
+        self.replay.check(window, learner, source, batch_size - count)
+        self.data.check(window, learner, "the offline data", count)
+
+    def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
+        """`Episodes.sample`, the replay's rows first; `index` of the data's rows is -1."""
+        resolved = self.replay.resolve(window)
+        count = round(batch_size * self.share)
+        parts = [self.replay.sample(batch_size - count, resolved)] if count < batch_size else []
+        if count:
+            parts.append(self.data.sample(count, resolved))
+            parts[-1]["index"] = torch.full_like(parts[-1]["index"], -1)
+        return parts[0] if len(parts) == 1 else _joined(*parts)
+
+    def update_priority(self, index: Tensor | np.ndarray, priority: Tensor | np.ndarray) -> None:
+        """Sets the priorities of the replay's rows, see `Episodes.update_priority`."""
+        self.replay.update_priority(index, priority)
+
+
+def _joined(first: TensorDict, second: TensorDict) -> TensorDict:
+    """The rows of both. Entries that are one tensor in each are one tensor here too."""
+    from tensordict import TensorDict  # takes over a second to import
+
+    joined: dict[tuple[int, int], Tensor] = {}
+    out: Any = TensorDict({}, batch_size=[len(first) + len(second)], device=first.device)
+    for key in first.keys(include_nested=True, leaves_only=True):
+        parts = first[key], second[key]
+        same = (id(parts[0]), id(parts[1]))
+        if same not in joined:
+            joined[same] = torch.cat(parts)
+        out[key] = joined[same]
+    return out

@@ -1,0 +1,167 @@
+"""Statistics, against SciPy, by hand, and in what they promise: intervals as wide as a handful of seeds deserves."""
+
+import numpy as np
+import pytest
+from scipy.stats import linregress, mannwhitneyu, trim_mean, ttest_1samp, ttest_ind
+
+from experiments.results.statistics import (
+    bootstrap,
+    contrast,
+    detectable,
+    fit_growth,
+    improvement_by_chance,
+    interquartile_mean,
+    mean,
+    over_seeds,
+    power,
+    probability_of_improvement,
+    seed_mean,
+)
+
+RNG = np.random.default_rng(0)
+TASKS = [RNG.normal(size=5), RNG.normal(size=5) + 3, RNG.normal(size=5) * 4]
+
+
+def test_the_interquartile_mean_is_scipys_trimmed_mean_of_all_runs() -> None:
+    for runs in (1, 3, 5):
+        scores = [task[:runs] for task in TASKS]
+        assert interquartile_mean(scores) == pytest.approx(trim_mean(np.concatenate(scores), 0.25))
+
+
+def test_improvement_is_mann_and_whitneys_u_over_the_pairs() -> None:
+    ours, theirs = [np.array([1.0, 2, 3]), TASKS[1]], [np.array([2.0, 2, 0, 5]), TASKS[0]]
+    expected = [mannwhitneyu(x, y).statistic / (len(x) * len(y)) for x, y in zip(ours, theirs, strict=True)]
+    assert probability_of_improvement(ours, theirs) == pytest.approx(np.mean(expected))
+    assert probability_of_improvement(ours, ours) == 0.5
+
+
+def test_a_task_counts_as_much_as_another_whatever_its_runs() -> None:
+    assert mean([np.array([0.0]), np.array([1.0, 1, 1])]) == 0.5
+
+
+def test_statistics_of_resamples_are_those_of_each() -> None:
+    stacked = [np.stack([task, task + 1]) for task in TASKS]
+    for statistic in (mean, interquartile_mean):
+        np.testing.assert_allclose(statistic(stacked), [statistic(TASKS), statistic([task + 1 for task in TASKS])])
+    both = probability_of_improvement(stacked, stacked[::-1])
+    assert both[0] == pytest.approx(probability_of_improvement(TASKS, TASKS[::-1]))
+
+
+def test_runs_are_resampled_within_their_task() -> None:
+    runs = np.linspace(0.0, 1, 10)
+    found = bootstrap(mean, [runs, runs + 1000])
+    assert 500 <= found.low < 500.5 < found.high <= 501  # mixed tasks would reach far beyond
+
+
+def test_a_bootstrap_needs_ten_runs_of_each_task() -> None:
+    rng = np.random.default_rng(1)
+    for runs, known in ((9, False), (10, True)):
+        found = bootstrap(interquartile_mean, [rng.normal(size=20), rng.normal(size=runs)])
+        assert np.isfinite([found.low, found.high]).all() == known
+
+
+def test_an_interval_of_the_mean_covers_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    found = [bootstrap(mean, [rng.normal(size=12), rng.normal(size=12)]) for _ in range(100)]
+    assert 0.85 < np.mean([(e.low < 0) & (e.high > 0) for e in found]) < 0.99
+
+
+def test_by_chance_improvement_ends_where_it_is_said_to() -> None:
+    rng = np.random.default_rng(0)
+    low, high = improvement_by_chance([np.zeros(3)] * 5, [np.zeros(4)] * 5)
+    draws = [rng.normal(size=(2000, n)) for n in (3, 4) for _ in range(5)]
+    found = probability_of_improvement(draws[:5], draws[5:])
+    assert np.mean((low <= found) & (found <= high)) == pytest.approx(0.95, abs=0.02)
+
+
+def test_power_is_how_often_a_t_test_finds_the_difference() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, (4000, 3)), rng.normal(2, 1, (4000, 5))
+    found = np.mean(ttest_ind(a, b, axis=1).pvalue < 0.05)
+    assert power(2.0, [1.0, 1.0], [3, 5]) == pytest.approx(found, abs=0.02)
+    assert power(detectable([1.0, 3.0], [3, 5]), [1.0, 3.0], [3, 5]) == pytest.approx(0.8)
+
+
+def test_power_of_seeds_that_show_no_spread_is_unknown() -> None:
+    for spreads, seeds in (([1.0], [3]), ([1.0, np.nan], [3, 1]), ([0.0, 0.0], [3, 3])):
+        assert np.isnan([power(1.0, spreads, seeds), detectable(spreads, seeds)]).all()
+
+
+def test_seeds_may_be_missing_at_some_points() -> None:
+    runs = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, np.nan], [3.0, np.nan, np.nan], [4.0, np.nan, np.nan]])
+    found = over_seeds(runs)
+    assert found.seeds.tolist() == [4, 2, 1]
+    assert found.mean.tolist() == [2.5, 3, 3]
+    assert np.isfinite(found.low).tolist() == [True, False, False]
+    assert np.isnan(over_seeds(np.full((2, 1), np.nan)).mean).all()
+
+
+HORIZONS = np.repeat([4.0, 6.0, 8.0, 10.0, 12.0], 6)
+SOLVED = np.ones(len(HORIZONS), dtype=bool)
+
+
+def episodes(rate: float, spread: float = 0.3, seed: int = 0) -> np.ndarray:
+    return 2 * np.exp(rate * HORIZONS + np.random.default_rng(seed).normal(0, spread, len(HORIZONS)))
+
+
+def test_difference_of_two_groups_has_welch_interval_and_p() -> None:
+    a, b = np.array([0.9, 0.95, 0.92]), np.array([0.5, 0.7, 0.65, 0.55])
+    estimate, welch = contrast([(1.0, a), (-1.0, b)]), ttest_ind(a, b, equal_var=False, alternative="greater")
+    low, high = ttest_ind(a, b, equal_var=False).confidence_interval()
+    assert (estimate.low, estimate.high) == pytest.approx((low, high))
+    assert estimate.p_not_above == pytest.approx(welch.pvalue)
+
+
+def test_interval_of_three_seeds_covers_the_mean_in_95_of_100_studies() -> None:
+    draws = np.random.default_rng(0).normal(1.0, 0.2, (800, 3))
+    estimates = [contrast([(1.0, seeds)]) for seeds in draws]
+    assert np.mean([e.low < 1.0 < e.high for e in estimates]) == pytest.approx(0.95, abs=0.025)
+
+
+def test_one_seed_has_no_interval() -> None:
+    estimate = contrast([(1.0, np.array([1.0])), (-1.0, np.array([0.2, 0.3]))])
+    assert estimate.value == pytest.approx(0.75)
+    assert np.isnan([estimate.low, estimate.high]).all()
+
+
+def test_interval_at_each_point_is_the_t_interval_of_its_seeds() -> None:
+    runs = np.random.default_rng(0).normal(size=(4, 3))
+    found, expected = over_seeds(runs), ttest_1samp(runs, 0.0).confidence_interval()
+    np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high])
+    assert np.isnan(over_seeds(runs[:2]).low).all()
+    assert (seed_mean(runs[:, 0]).low, seed_mean(runs[:, 0]).high) == (found.low[0], found.high[0])
+
+
+def test_growth_without_unsolved_runs_is_least_squares() -> None:
+    growth = fit_growth(HORIZONS, y := episodes(0.5), SOLVED)
+    assert growth is not None
+    assert growth.slope == pytest.approx(linregress(HORIZONS, np.log(y)).slope, abs=1e-3)
+
+
+def test_unsolved_runs_do_not_flatten_the_growth() -> None:
+    slopes = []
+    for seed in range(20):
+        full, most = episodes(0.6, seed=seed), 300.0
+        cut, solved = np.minimum(full, most), full <= most
+        honest, naive = fit_growth(HORIZONS, cut, solved), fit_growth(HORIZONS, cut, SOLVED)
+        assert 0.3 < (~solved).mean() < 0.7
+        assert honest is not None and naive is not None
+        slopes.append((honest.slope, naive.slope))
+    honest_mean, naive_mean = np.mean(slopes, axis=0)
+    assert honest_mean == pytest.approx(0.6, abs=0.02)
+    assert naive_mean < 0.55
+
+
+def test_too_little_to_fit_is_no_fit() -> None:
+    assert fit_growth(HORIZONS, episodes(0.5), HORIZONS < 0) is None
+    assert fit_growth(HORIZONS, episodes(0.5), HORIZONS < 8) is None
+    assert fit_growth(np.full(6, 4.0), np.full(6, 9.0), np.ones(6, dtype=bool)) is None
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.6])
+def test_aic_tells_exponential_from_polynomial(rate: float) -> None:
+    power = 2 * HORIZONS**3 * np.exp(np.random.default_rng(1).normal(0, 0.1, len(HORIZONS)))
+    for y, exponential_is_better in ((episodes(rate, 0.1), True), (power, False)):
+        fits = [fit_growth(x, y, SOLVED) for x in (HORIZONS, np.log(HORIZONS))]
+        assert fits[0] is not None and fits[1] is not None
+        assert (fits[0].aic < fits[1].aic) == exponential_is_better

@@ -1,0 +1,363 @@
+"""What goes wrong is told in a line that says what to do, and costs nothing that was written before."""
+
+import csv
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agents import DrQV2
+from experiments.collect import CollectConfig
+from experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from experiments.run.command import check_choices, check_names, for_hydra
+from experiments.run.config import ConfigError, TrainConfig
+from experiments.run.driver import TrainingError
+from experiments.run.log import NonFiniteLoss
+from experiments.run.offline_config import OfflineConfig
+from experiments.run.pretrain_config import PretrainConfig
+from rlrep.replay import ReplayError
+
+Run = Callable[..., Path]
+Start = Callable[..., subprocess.Popen[str]]
+CHECKPOINT = "checkpoints/latest.pt"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("task=cartpol_balance", "unknown task 'cartpol_balance': did you mean cartpole_balance"),
+        ("objectives=[tacoo]", "unknown objective 'tacoo': did you mean taco"),
+        ("objectives=taco", "objectives: "),
+        ("+objective.tacoo.horizon=3", "unknown objective 'tacoo': did you mean taco"),
+        ("objectives=[curl,curl]", "names one twice"),
+        ("agent=taco objectives=[curl]", r"needs TACO among the objectives: objectives=\[taco\]"),
+        ("batch_size=11", "larger than the data at the first update, 10 transitions .* num_seed_frames at least 550"),
+        ("batch_size=abc", "batch_size: Value 'abc'"),
+        ("batch_size=-1", "batch_size must be greater than 0, got -1"),
+        ("action_repeat=0", "action_repeat must be greater than 0, got 0"),
+        ("num_envs=0", "num_envs must be greater than 0"),
+        ("num_train_frames=0", "num_train_frames must be greater than 0"),
+        ("num_train_frames=500", "leaves no update"),
+        ("nstep=21", "nstep=21 is longer than an episode of cartpole_balance, 20 agent steps"),
+        ("agent=taco objective.taco.horizon=21", "horizon=21 is longer than an episode"),
+        ("agent=taco objective.taco.horizon=0", "objective.taco.horizon must be greater than 0, got 0"),
+        ("agent=taco objective.taco.horizon=2.5", "objective.taco.horizon must be int, got 2.5"),
+        ("nstep=15", "less than one window of 15 agent steps"),
+        ("replay_buffer_size=9", "replay_buffer_size=9 is too small for batch_size=8"),
+        ("nstep=8 replay_buffer_size=21", "replay_buffer_size=21 is too small .* windows of 8"),
+        ("replay_storage=dsk", "unknown replay_storage 'dsk': did you mean disk"),
+        ("replay_storage=cuda", "replay_storage=cuda needs device=cuda"),
+        ("agent.lr=-1", "agent.lr must be greater than 0, got -1"),
+        ("agent.num_expl_steps=-1", "agent.num_expl_steps must be at least 0, got -1"),
+        ("agent.hidden_dim=abc", "agent.hidden_dim must be int, got 'abc'"),
+        ("agent.update_every_steps=0", "agent.update_every_steps must be greater than 0"),
+        ("agent=sac agent.init_temperature=-1", "agent.init_temperature must be greater than 0"),
+        ("+agent.hiden_dim=3", "unknown option of agent 'hiden_dim': did you mean hidden_dim"),
+        ("agent.stddev_schedule=fast", "a schedule is a number or"),
+        ("discount=1.5", "discount must be at least 0 and at most 1, got 1.5"),
+        ("encoder.precision=float8", "encoder.precision .float8.: did you mean float32 or bfloat16"),
+        ("image_size=12", "at least 17 pixels"),
+        ("shift=20", "shift must be less than image_size=20, got 20"),
+        ("agent.critic_target_tau=1.5", "critic_target_tau must be at most 1"),
+        ("camera=9", "no camera is called 9"),
+        ("seed=-1", "seed must be at least 0"),
+        ("wandb.mode=of", "unknown wandb.mode 'of'"),
+        ("device=gpu", "device=gpu is not a device to train on: use auto, cpu"),
+        ("task=lqr_lqr_2_1", "has no time limit"),
+    ],
+)
+def test_impossible_configurations_are_refused_before_anything_starts(
+    run: Run, tmp_path: Path, overrides: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(*(["agent=drqv2"] if "agent=" not in overrides else []), *overrides.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuda_is_refused_where_there_is_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match="PyTorch finds no CUDA device here: use another, or device=cpu"):
+        run("agent=drqv2", "device=cuda")
+
+
+@pytest.mark.parametrize(("package", "switch"), [("wandb", "use_wandb"), ("tensorboard", "use_tb")])
+def test_a_missing_extra_is_named_with_its_pip_command(
+    run: Run, monkeypatch: pytest.MonkeyPatch, package: str, switch: str
+) -> None:
+    from importlib import util
+
+    find_spec = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == package else find_spec(name, *rest))
+    with pytest.raises(ConfigError, match=f"{package} is not installed: pip install {package}"):
+        run("agent=drqv2", f"{switch}=true")
+
+
+def test_names_of_configuration_files_are_suggested() -> None:
+    with pytest.raises(ValueError, match="unknown agent 'tacoo': did you mean taco"):
+        check_choices(["task=walker_walk", "agent=drqv2,tacoo"])
+    with pytest.raises(ValueError, match="unknown preset 'cpuu': did you mean cpu"):
+        check_choices(["preset=cpuu"])
+    check_choices(["agent=taco,sac", "preset=cpu", "agent.lr=3", "agent=glob(*)"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "schema", "message"),
+    [
+        ("num_train_frame=100", TrainConfig, "unknown setting 'num_train_frame': did you mean num_train_frames"),
+        ("noise.persistance=1", TrainConfig, "did you mean noise.persistence"),
+        ("datset=x", OfflineConfig, "did you mean dataset"),
+        ("sorce=x", PretrainConfig, "did you mean source"),
+        ("levle=medium", CollectConfig, "did you mean level"),
+        ("objectives=taco", TrainConfig, r"objectives is a list: write objectives=\[taco\]"),
+    ],
+)
+def test_names_of_settings_are_suggested(argument: str, schema: type, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_names([argument], schema)
+
+
+def test_what_hydra_knows_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["agent=taco", "agent.lr=3", "encoder.channels=8", "wandb={mode: offline}", "~offline", "+new=1"]
+    arguments += ["hydra.run.dir=x", "hydra/launcher=ray", "--multirun", "objectives=[],[taco]", "lr=1e-3,1e-4"]
+    check_names(arguments, TrainConfig)
+    monkeypatch.setattr("sys.argv", ["train", "mine=1", "--config-dir", "elsewhere"])
+    check_names(["mine=1"], TrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        ("options.denoise=0.1", "++options.denoise=0.1"),
+        ("objective.taco.horizon=2", "++objective.taco.horizon=2"),
+        ("+options.denoise=0.1", "+options.denoise=0.1"),
+        ("stddev_schedule=linear(1.0,0.1,100)", "stddev_schedule='linear(1.0,0.1,100)'"),
+        ("stddev_schedule='linear(1.0,0.1,100)'", "stddev_schedule='linear(1.0,0.1,100)'"),
+        ("num_train_frames=1e6", "num_train_frames=1000000"),
+        ("lr=1e-4", "lr=1e-4"),
+        ("run_dir=runs/1e6", "run_dir=runs/1e6"),
+    ],
+)
+def test_overrides_are_taken_as_people_type_them(typed: str, wanted: str) -> None:
+    assert for_hydra([typed]) == [wanted]
+
+
+@pytest.mark.parametrize(
+    ("override", "variables", "message"),
+    [
+        ("num_train_frame=9", {}, r"error: unknown setting 'num_train_frame': did you mean num_train_frames.*\?\n"),
+        ("agent=tacoo", {}, r"error: unknown agent 'tacoo': did you mean taco or sac\?\n"),
+        ("agent=drqv2", {"PYOPENGL_PLATFORM": "osmesa"}, "error: No picture can be drawn(.|\n)*apt-get install(.|\n)*"),
+    ],
+)
+def test_the_command_prints_the_error_alone_and_fails(
+    start: Start, override: str, variables: dict[str, str], message: str
+) -> None:
+    process = start(override, **variables)
+    out, errors = process.communicate()
+    assert process.returncode == 1 and out == ""
+    assert re.fullmatch(message, errors), errors
+    assert "Traceback" not in errors
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(run: Run, finished: Path) -> None:
+    before = contents(finished)
+    with pytest.raises(ConfigError, match="already holds a run: go on with resume=true, choose another run_dir"):
+        run("agent=drqv2", f"run_dir={finished}")
+    assert contents(finished) == before
+
+
+def test_resuming_another_configuration_lists_what_differs(run: Run, finished: Path) -> None:
+    before = contents(finished)
+    overrides = ("agent=drqv2", f"run_dir={finished}", "resume=true", "lr=0.5", "nstep=1", "replay_buffer_size=50")
+    with pytest.raises(ConfigError) as error:
+        run(*overrides)
+    for difference in ("lr=0.5 (the run has 0.0001)", "nstep=1 (the run has 3)", "replay_buffer_size=50 (the run has"):
+        assert difference in str(error.value)
+    assert "num_train_frames" not in str(error.value)
+    assert contents(finished) == before
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_truncated_checkpoint_is_refused(run: Run, copy: Path) -> None:
+    os.truncate(copy / CHECKPOINT, 1000)
+    before = contents(copy)
+    with pytest.raises(CheckpointError, match=r"truncated or damaged .* restore it from a copy, or start the run anew"):
+        run("agent=drqv2", "resume=true", "num_train_frames=4000")
+    assert contents(copy) == before
+
+
+def test_a_checkpoint_of_another_version_is_refused(run: Run, copy: Path) -> None:
+    state = torch.load(copy / CHECKPOINT, weights_only=True)
+    torch.save(state | {"version": 99}, copy / CHECKPOINT)
+    before = contents(copy)
+    with pytest.raises(CheckpointError, match="written in format 99, this version of rlrep reads 3"):
+        run("agent=drqv2", "resume=true", "num_train_frames=4000")
+    assert contents(copy) == before
+
+
+def test_a_checkpoint_without_its_configuration_is_refused(run: Run, copy: Path) -> None:
+    (copy / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"holds a checkpoint but no config.yaml"):
+        run("agent=drqv2", "resume=true")
+
+
+def test_a_checkpoint_of_another_agent_is_refused(run: Run, copy: Path) -> None:
+    state = load_checkpoint(copy / CHECKPOINT)
+    state["agent"].pop("actor.policy.0.weight")
+    save_checkpoint(copy / CHECKPOINT, {name: value for name, value in state.items() if name != "version"})
+    with pytest.raises(CheckpointError, match="not a checkpoint of this run"):
+        run("agent=drqv2", "resume=true", "num_train_frames=4000")
+
+
+def test_weights_that_are_nan_never_replace_a_checkpoint(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = DrQV2.update
+
+    def broken(agent: DrQV2, *arguments: Any) -> Any:
+        metrics = update(agent, *arguments)
+        with torch.no_grad():
+            agent.critic.q1[0].weight.fill_(torch.nan)
+        return metrics
+
+    monkeypatch.setattr(DrQV2, "update", broken)
+    with pytest.raises(NonFiniteLoss):
+        run("agent=drqv2", "agent.update_every_steps=1000", "agent.num_expl_steps=1000")
+
+
+@pytest.mark.parametrize("text", ["task: [", "task: cartpole_balance", "\x00"])
+def test_a_damaged_configuration_is_refused(run: Run, copy: Path, text: str) -> None:
+    (copy / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config.yaml is damaged or from another version"):
+        run("agent=drqv2", "resume=true")
+
+
+def test_a_damaged_table_is_refused(run: Run, copy: Path) -> None:
+    (copy / "train.csv").write_text("frame,episode_return\n1000,1\nabc,1\n2000,1\n")
+    with pytest.raises(ConfigError, match=r"train.csv is damaged at line 3: fix it or move it away"):
+        run("agent=drqv2", "resume=true", "num_train_frames=4000")
+
+
+def test_a_line_that_a_kill_cut_short_is_forgotten(run: Run, copy: Path) -> None:
+    with (copy / "train.csv").open("a") as file:
+        file.write("2999,12.3")
+    run("agent=drqv2", "resume=true", "num_train_frames=4000")
+    with (copy / "train.csv").open(newline="") as file:
+        assert [row["frame"] for row in csv.DictReader(file)] == ["1000", "2000", "3000", "4000"]
+
+
+@pytest.mark.parametrize("poisoned", [False, True])
+def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_checkpoint(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, poisoned: bool
+) -> None:
+    update = DrQV2.update
+
+    def diverging(agent: DrQV2, batch: Any, step: int) -> dict[str, torch.Tensor]:
+        metrics = update(agent, batch, step)
+        if step == 50:
+            metrics["actor_loss"] = torch.tensor(torch.nan)
+            if poisoned:
+                for parameter in agent.actor.parameters():
+                    parameter.data.fill_(torch.nan)
+        return metrics
+
+    monkeypatch.setattr(DrQV2, "update", diverging)
+    with pytest.raises(NonFiniteLoss) as error:
+        run("agent=drqv2")
+    assert str(error.value).startswith("actor_loss=nan at frame 2500. Training stopped; the last good checkpoint is")
+    folder = tmp_path / "run"
+    state = load_checkpoint(folder / CHECKPOINT)
+    assert state["step"] == 40
+    assert all(value.isfinite().all() for value in state["agent"].values() if isinstance(value, torch.Tensor))
+    monkeypatch.setattr(DrQV2, "update", update)
+    run("agent=drqv2", "resume=true")
+    assert load_checkpoint(folder / CHECKPOINT)["step"] == 60
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 4 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk]).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "filler").open("ab", buffering=0) as file:
+        for size in (1 << 16, 1 << 10, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                pass
+
+
+@pytest.mark.parametrize("before", ["driver.save_checkpoint", "agent.write_video", "online.OnlineRun.act"])
+def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
+    run: Run, finished: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    folder = small_disk / "run"
+    full: list[bool] = []
+
+    def filling(*arguments: Any, **options: Any) -> Any:
+        if (folder / CHECKPOINT).exists() and not full:
+            fill(small_disk)
+            full.append(True)
+        return original(*arguments, **options)
+
+    original = pkgutil.resolve_name(f"experiments.run.{before}")
+    monkeypatch.setattr(f"experiments.run.{before}", filling)
+    overrides = ("agent=drqv2", f"run_dir={folder}", "eval_every_frames=2000", "save_video=true")
+    with pytest.raises(TrainingError, match=r"disk is full, at frame \d+: free space .* resume=true; the last good"):
+        run(*overrides)
+    assert load_checkpoint(folder / CHECKPOINT)["step"] < 60
+    with (folder / "train.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and all(None not in row.values() for row in rows)
+    with pytest.raises((ConfigError, TrainingError), match=r"No space left|disk is full"):
+        run(*overrides, "resume=true")
+
+    (small_disk / "filler").unlink()
+    run(*overrides, "resume=true")
+    ours, expected = load_checkpoint(folder / CHECKPOINT), load_checkpoint(finished / CHECKPOINT)
+    for key, value in expected["agent"].items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(ours["agent"][key], value), key
+
+
+def test_a_disk_too_small_for_the_replay_is_found_out_at_the_start(run: Run, small_disk: Path) -> None:
+    with pytest.raises(ReplayError, match=r"can't make a replay of 0.01 GB .* \(replay_buffer_size\)"):
+        run("agent=drqv2", f"run_dir={small_disk}/run", "image_size=128")
+    assert not (small_disk / "run" / "config.yaml").exists()
+
+
+def test_a_checkpoint_replaces_the_last_one_only_when_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "latest.pt"
+    save_checkpoint(path, {"step": 1})
+
+    def fail(_: int) -> None:
+        raise OSError("the disk broke")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="the disk broke"):
+        save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(path)["step"] == 1
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,55 @@
+"""What is completed for the task, the agent and the machine."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from experiments.run.config import TrainConfig, complete
+
+CONF = Path(__file__).parents[3] / "experiments" / "conf"
+
+
+def completed(*overrides: str) -> TrainConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return complete(compose("config", list(overrides)))
+
+
+def test_taco_has_the_papers_values() -> None:
+    config = completed("task=quadruped_run", "agent=taco")
+    assert (config.batch_size, config.nstep, config.objective["taco"]["horizon"], config.lr) == (1024, 3, 3, 1e-4)
+    assert (config.feature_dim, config.hidden_dim, config.encoder.channels, config.shift) == (50, 1024, 32, 4)
+    assert config.agent["latent_actions"] and config.objectives == ["taco"]
+    assert config.agent["stddev_schedule"] == "linear(1.0,0.1,500000)"
+
+
+def test_walker_has_drqv2s_values() -> None:
+    config = completed("task=walker_walk", "agent=drqv2")
+    assert (config.batch_size, config.nstep) == (512, 1)
+    assert config.agent["stddev_schedule"] == "linear(1.0,0.1,100000)"
+
+
+@pytest.mark.parametrize(("action_repeat", "frames"), [(2, 4000), (4, 4096), (8, 8192)])
+def test_a_batch_fits_what_was_seen_before_the_first_update(action_repeat: int, frames: int) -> None:
+    assert completed("agent=taco", f"action_repeat={action_repeat}").num_seed_frames == frames
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ("agent=taco", "taco"),
+        ("agent=sac", "sac"),
+        ("agent=sac objectives=[taco]", "sac+taco"),
+        ("agent=taco objectives=[taco,forward_model]", "taco+forward_model"),
+    ],
+)
+def test_the_name_tells_the_losses_and_keeps_runs_apart(overrides: str, name: str) -> None:
+    config = completed("task=walker_walk", *overrides.split())
+    assert config.agent["name"] == name
+    assert config.run_dir == f"runs/walker_walk/{name}/seed_1"
+
+
+@pytest.mark.parametrize("schedule", ["0.0", "1", "0.2"])
+def test_a_schedule_may_be_a_number(schedule: str) -> None:
+    config = completed("agent=drqv2", f"agent.stddev_schedule={schedule}")
+    assert float(config.agent["stddev_schedule"]) == float(schedule)

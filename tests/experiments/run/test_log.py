@@ -1,0 +1,86 @@
+"""What a run tells Weights & Biases and TensorBoard, and the table that it writes."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.files import CsvLog
+from experiments.run.log import NonFiniteLoss, UpdateMetrics
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def quiet_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+@pytest.mark.usefixtures("quiet_wandb")
+def test_wandb_offline_keeps_the_history_and_a_resumed_run_its_id(run: Run) -> None:
+    overrides = ("agent=drqv2", "use_wandb=true", "wandb.mode=offline", "save_video=true")
+    folder = run(*overrides, "num_train_frames=2000")
+    run(*overrides, "num_train_frames=3000", "resume=true")
+    logs = sorted((folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(logs) == 2
+    assert {path.stem for path in logs} == {f"run-{(folder / 'wandb_id').read_text()}"}
+    for path in logs:
+        history = path.read_bytes()
+        assert b"eval/episode_return" in history and b"train/critic_loss" in history
+    assert list((folder / "wandb").glob("offline-run-*/files/media/videos/*.mp4"))
+
+
+@pytest.mark.usefixtures("quiet_wandb")
+def test_wandb_that_does_not_start_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    def fail(**_: object) -> None:
+        raise wandb.errors.UsageError("no API key configured")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    with pytest.raises(ValueError, match=r"did not start \(no API key configured\): `wandb login`, or wandb.mode=off"):
+        run("agent=drqv2", "use_wandb=true")
+
+
+def test_tensorboard_reads_what_was_logged(run: Run) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run("agent=drqv2", "use_tb=true")
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    for name in ("eval", "train"):
+        with (folder / f"{name}.csv").open(newline="") as file:
+            expected = [(int(row["frame"]), float(row["episode_return"])) for row in csv.DictReader(file)]
+        logged = [(event.step, event.value) for event in events.Scalars(f"{name}/episode_return")]
+        assert logged == [(frame, pytest.approx(value, rel=1e-5)) for frame, value in expected]
+
+
+def test_metrics_are_averaged_over_updates_once() -> None:
+    metrics = UpdateMetrics()
+    for value in (1.0, 3.0):
+        metrics.add({"loss": torch.tensor(value), "q": torch.tensor(2 * value)}, frame=10)
+    assert metrics.mean() == {"loss": 2, "q": 4}
+    assert metrics.mean() == {}
+
+
+def test_the_first_update_that_was_not_finite_is_named() -> None:
+    metrics = UpdateMetrics()
+    for frame, loss, q in ((2, 1.0, 1.0), (4, 1.0, torch.inf), (6, torch.nan, torch.nan)):
+        metrics.add({"loss": torch.tensor(loss), "q": torch.tensor(q)}, frame)
+    with pytest.raises(NonFiniteLoss, match=r"^q=inf at frame 4$"):
+        metrics.mean()
+
+
+def test_columns_may_join_a_table_and_rows_after_a_frame_be_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    log = CsvLog(path)
+    log.append({"frame": 1, "episode_return": 0.123456789})
+    log.append({"frame": 2, "episode_return": 2.0, "loss": 5.0})
+    log.append({"frame": 3, "episode_return": 3.0, "loss": 6.0})
+    assert path.read_text().split() == ["frame,episode_return,loss", "1,0.123457,", "2,2,5", "3,3,6"]
+    CsvLog(path, until=2)
+    assert path.read_text().split() == ["frame,episode_return,loss", "1,0.123457,", "2,2,5"]

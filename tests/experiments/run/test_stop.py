@@ -1,0 +1,221 @@
+"""SIGTERM and Ctrl-C stop a run between two steps with a checkpoint, from which it ends as if it had never stopped."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents import DrQV2
+from experiments.run.checkpoint import load_checkpoint
+from experiments.run.driver import Run as AnyRun
+from experiments.run.offline import OfflineRun
+from experiments.run.online import OnlineRun
+from experiments.run.stop import Stopped, StopRequest
+from tests.experiments.offline_data import run_offline, write_data
+from tests.experiments.run.test_resume import frames, live_rows, same, table
+
+Run = Callable[..., Path]
+Start = Callable[..., subprocess.Popen[str]]
+CHECKPOINT = "checkpoints/latest.pt"
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sends a signal from inside a method of a run, before its n-th call."""
+
+    def signal_at(owner: type, method: str, call: int, number: int = signal.SIGTERM) -> None:
+        original, calls = getattr(owner, method), []
+
+        def sending(*arguments: Any, **options: Any) -> Any:
+            calls.append(method)
+            if len(calls) == call:
+                send(number)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(owner, method, sending)
+
+    return signal_at
+
+
+def assert_equal(stopped: Path, whole: Path) -> None:
+    ours, theirs = (load_checkpoint(folder / CHECKPOINT) for folder in (stopped, whole))
+    assert ours.keys() == theirs.keys()
+    for part in ours:
+        assert same(ours[part], theirs[part]), part
+    for name in ("train.csv", "eval.csv"):
+        if (whole / name).exists():
+            rows, expected = table(stopped / name), table(whole / name)
+            for row in (*rows, *expected):
+                row.pop("updates_per_second", None)
+            assert rows == expected, name
+
+
+@pytest.mark.parametrize(
+    ("method", "call", "number", "stopped_at"),
+    [
+        ("make_step", 27, signal.SIGTERM, 1350),  # in the middle of an episode of 20 agent steps
+        ("make_step", 20, signal.SIGINT, 1000),  # at the end of one
+        ("make_step", 4, signal.SIGTERM, 200),  # before the first update
+        ("play_evaluation", 2, signal.SIGINT, 2000),  # in an evaluation
+        ("play_evaluation", 3, signal.SIGTERM, 2500),  # in the last one
+    ],
+)
+def test_a_stopped_run_resumes_bit_for_bit(
+    run: Run, signal_at: Callable[..., None], tmp_path: Path, method: str, call: int, number: int, stopped_at: int
+) -> None:
+    overrides = ("agent=drqv2", "num_train_frames=2500", "eval_every_frames=2000", "noise.kind=shapes")
+    whole = run(*overrides, f"run_dir={tmp_path}/whole")
+    signal_at(OnlineRun, method, call, number)
+    with pytest.raises(Stopped, match=f"stopped at frame {stopped_at}, and everything is saved: resume with") as stop:
+        run(*overrides)
+    assert stop.value.exit_code == 128 + number
+    folder = tmp_path / "run"
+    assert load_checkpoint(folder / CHECKPOINT)["step"] * 50 == stopped_at
+    run(*overrides, "resume=true")
+    assert_equal(folder, whole)
+    (head,) = load_checkpoint(whole / CHECKPOINT)["ranks"][0]["replay"]["head"]
+    rows, expected = live_rows(folder, head, 100), live_rows(whole, head, 100)
+    assert all((rows[name] == expected[name]).all() for name in expected)
+
+
+def test_a_run_stopped_twice_in_one_episode_resumes_bit_for_bit(
+    run: Run, signal_at: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ("agent=sac", "num_train_frames=2000")
+    whole = run(*overrides, f"run_dir={tmp_path}/whole")
+    for call in (25, 7):
+        with monkeypatch.context() as patched:
+            step, calls = OnlineRun.make_step, []
+
+            def stopping(run: OnlineRun, step: Any = step, calls: list[int] = calls, call: int = call) -> None:
+                calls.append(1)
+                if len(calls) == call:
+                    send(signal.SIGTERM)
+                step(run)
+
+            patched.setattr(OnlineRun, "make_step", stopping)
+            with pytest.raises(Stopped):
+                run(*overrides, "resume=true")
+    assert load_checkpoint(tmp_path / "run" / CHECKPOINT)["step"] == 32
+    run(*overrides, "resume=true")
+    assert_equal(tmp_path / "run", whole)
+
+
+def test_an_episode_that_does_not_repeat_is_cut_and_said_to_be(
+    run: Run, signal_at: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ("agent=drqv2", "num_train_frames=2500")
+    signal_at(OnlineRun, "make_step", 27)
+    with pytest.raises(Stopped):
+        run(*overrides)
+    from experiments.run.checkpoint import save_checkpoint
+
+    state = load_checkpoint(tmp_path / "run" / CHECKPOINT)
+    state["ranks"][0]["playing"]["observation"] += 1
+    save_checkpoint(tmp_path / "run" / CHECKPOINT, {key: state[key] for key in state if key != "version"})
+    run(*overrides, "resume=true")
+    assert "the episode is cut at frame 1350" in capfd.readouterr().err
+    assert frames(tmp_path / "run") == [1000, 2350]
+
+
+@pytest.mark.parametrize(("method", "call"), [("make_step", 5), ("play_evaluation", 2), ("play_evaluation", 3)])
+def test_a_stopped_offline_run_resumes_bit_for_bit(
+    signal_at: Callable[..., None], tmp_path: Path, method: str, call: int
+) -> None:
+    data = write_data(tmp_path / "data")
+    whole = run_offline(data, tmp_path / "whole")
+    signal_at(OfflineRun, method, call)
+    with pytest.raises(Stopped, match=r"stopped at update \d+, and everything is saved"):
+        run_offline(data, tmp_path / "run")
+    run_offline(data, tmp_path / "run", "resume=true")
+    assert_equal(tmp_path / "run", whole)
+
+
+def test_a_kill_between_the_last_evaluation_and_the_last_checkpoint_leaves_a_run_to_finish(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ("agent=drqv2", "num_train_frames=3000", "eval_every_frames=2000")
+    whole = run(*overrides, f"run_dir={tmp_path}/whole")
+    save = AnyRun.save
+
+    def killed(run: AnyRun) -> None:
+        if run.finished:
+            raise KeyboardInterrupt
+        save(run)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(AnyRun, "save", killed)
+        run(*overrides)
+    folder = tmp_path / "run"
+    assert frames(folder, "eval.csv")[-1] == 3000  # evaluated, and not saved
+    assert load_checkpoint(folder / CHECKPOINT)["updates"] < load_checkpoint(whole / CHECKPOINT)["updates"]
+    run(*overrides, "resume=true")
+    assert "nothing to do" not in capfd.readouterr().out
+    assert_equal(folder, whole)
+
+
+def test_a_second_interrupt_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.run.stop.INSISTING", 0)
+    with StopRequest() as stop:
+        send(signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+            time.sleep(1)
+    before = signal.getsignal(signal.SIGINT)
+    assert before is signal.default_int_handler
+
+
+def test_repeated_sigterm_still_leaves_time_for_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.run.stop.INSISTING", 0)
+    with StopRequest() as stop:
+        for _ in range(3):
+            send(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+
+
+def test_the_command_says_where_it_stopped_and_exits_as_the_signal_does(start: Start, tmp_path: Path) -> None:
+    process = start("agent=drqv2", "num_train_frames=1000000", "eval_every_frames=1000000")
+    while not frames(tmp_path / "run"):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    step = load_checkpoint(tmp_path / "run" / CHECKPOINT)["step"]
+    assert f"stopped at frame {step * 50}, and everything is saved: resume with resume=true" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_process_group_saves_a_run_with_environment_processes(
+    start: Start, tmp_path: Path
+) -> None:
+    process = start("agent=drqv2", "num_envs=2", "num_train_frames=1000000", "eval_every_frames=1000000")
+    while not frames(tmp_path / "run"):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (*children, str(process.pid)):
+        os.kill(int(pid), signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "died" not in errors
+
+
+def test_updates_of_a_stopped_run_are_those_of_one_that_was_not(
+    run: Run, signal_at: Callable[..., None], tmp_path: Path
+) -> None:
+    signal_at(DrQV2, "update", 9)
+    with pytest.raises(Stopped):
+        run("agent=drqv2", "num_train_frames=2000")
+    assert load_checkpoint(tmp_path / "run" / CHECKPOINT)["updates"] == 9

@@ -1,0 +1,180 @@
+"""The study itself, at tiny sizes: what a job measures, and that a stopped study goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from envs.gridworld import VectorGridWorld, grid_table
+from experiments import video_theory
+from experiments.video_study import pixels, study
+from experiments.video_study.cells import METHODS, read_results
+from experiments.video_study.gridworld import GridDomain
+from experiments.video_study.jobs import Job, LockJob
+from experiments.video_study.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
+from rlrep import PixelEncoder
+
+NOISE: dict[str, Any] = {"num_shapes": 2, "size": 0.2, "persistence": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("random", "vq_autoencoder", "inverse_model")]
+
+
+@pytest.mark.parametrize("method", ["oracle", "forward_model", *SLOW])
+def test_a_job_measures_what_the_report_reads(method: str, tmp_path: Path) -> None:
+    job = Job("gridworld", "core", method, "exogenous", 0, 1.0)
+    row = pixels.run(job, pixels.settings("gridworld", quick=True), tmp_path)
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / f"{job.name}.json").write_text(json.dumps(job.description | row))
+    (cell,) = read_results(tmp_path).cells
+    assert cell.method == method and cell.final_return == pytest.approx(row["return"])
+    assert 0.2 < cell.coverage < 0.3
+    assert [steps for steps, _ in cell.curve] == [0, 2048]
+    if method != "oracle":
+        assert cell.pictures is not None and np.load(cell.pictures)["reconstruction"].shape == (8, 56, 56, 3)
+        assert 0 <= cell.state_linear <= 1 and np.isfinite(cell.noise_linear)
+
+
+@pytest.mark.slow
+def test_the_same_job_measures_the_same(tmp_path: Path) -> None:
+    job = Job("gridworld", "core", "temporal_contrastive", "iid", 3)
+    rows = [pixels.run(job, pixels.settings("gridworld", quick=True), tmp_path) for _ in range(2)]
+    timed = {"updates_per_second", "pretrain_seconds", "ppo_seconds"}
+    assert all(rows[0][key] == rows[1][key] for key in rows[0].keys() - timed)
+
+
+def test_videos_hold_whole_episodes_with_the_actions_that_were_taken() -> None:
+    settings = pixels.Settings(frames=2_000, horizon=2)
+    data, table = GridDomain().record(None, settings, seed=0), grid_table()
+    number = {frame.tobytes(): i for i, frame in enumerate(table.frames)}
+    state = np.array([number[frame.tobytes()] for frame in data.frames])
+    assert data.action is not None and data.lengths.max() <= 12 and data.num_frames >= 2_000
+    for first, end in data.episodes:
+        inside = np.arange(first, end - 1)
+        assert (table.next_state[state[inside], data.action[inside]] == state[inside + 1]).all()
+
+
+def test_samples_are_of_the_same_states_whatever_the_noise() -> None:
+    place = GridDomain()
+    clean, noisy = place.samples(None, 2, 0, False), place.samples(NOISE, 2, 0, False)
+    other = place.samples(NOISE, 2, 1, False)
+    assert torch.equal(clean.state, noisy.state) and clean.noise is None and noisy.noise is not None
+    assert (clean.state.bincount() == 2).all()
+    assert (noisy.observation != clean.observation).any() and (noisy.observation != other.observation).any()
+    assert noisy.noise.shape == (len(noisy.state), 48) and 0 <= noisy.noise.min() < noisy.noise.max() <= 1
+
+
+@pytest.mark.slow
+def test_ppo_learns_the_grid_world_from_its_state() -> None:
+    venv, test = (GridVecEnv(VectorGridWorld(64, seed=seed), oracle=True) for seed in (0, 1))
+    curve = learn(venv, test, Schedule(30_000, 1, 128), seed=0)
+    assert curve[0][0] == 0 and curve[0][1] < 0.2 and curve[-1][1] > 0.5
+
+
+def test_a_frozen_encoder_sees_what_the_environment_shows() -> None:
+    encoder = PixelEncoder((3, 56, 56), 4, strides=(4, 2, 2), out_dim=8).requires_grad_(False)
+    world = VectorGridWorld(4, seed=0)
+    venv = FrozenEncoder(GridVecEnv(world), encoder)
+    assert venv.observation_space == spaces.Box(-np.inf, np.inf, (8,), np.float32)
+    venv.reset()
+    for _ in range(13):
+        features, _, _, _ = venv.step(np.zeros(4, np.int64))
+        np.testing.assert_allclose(features, encoder(torch.from_numpy(world.observe())), rtol=1e-5)
+
+
+def test_returns_count_as_many_episodes_in_every_environment() -> None:
+    world = VectorGridWorld(8, seed=0)
+    optimal = mean_return(GridVecEnv(world), lambda _: world.table.optimal_action(world.state), 64)
+    turning = mean_return(GridVecEnv(world), lambda _: np.zeros(8, np.int64), 64)
+    assert 0.88 < optimal < 0.96 and turning == pytest.approx(-0.12)
+
+
+def test_a_study_runs_what_is_missing_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["core", "--quick", "--seeds", "2", "--methods", "oracle", "--out", str(tmp_path), "--workers", "1"]
+    kept = tmp_path / "quick" / "cells" / "gridworld-core-oracle-none-seed0.json"
+    kept.parent.mkdir(parents=True)
+    job = Job("gridworld", "core", "oracle", "none", 0)
+    row = pixels.run(job, pixels.settings("gridworld", quick=True), tmp_path)
+    kept.write_text(json.dumps(job.description | row))
+    before = kept.stat().st_mtime_ns
+    assert video_theory.main(command) == 0
+    assert kept.stat().st_mtime_ns == before
+    assert len(list(kept.parent.iterdir())) == 2
+    assert "report.md" in capsys.readouterr().out and (tmp_path / "quick" / "report.html").exists()
+    assert not (tmp_path / "cells").exists()
+
+
+def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    jobs = [Job("gridworld", "core", "nothing", "none", 0), Job("gridworld", "core", "oracle", "none", 0)]
+    (failure,) = study.run_missing(jobs, tmp_path, workers=2, quick=True)
+    assert "nothing" in failure
+    assert [path.stem for path in (tmp_path / "cells").iterdir()] == [jobs[1].name]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["cores"], "unknown study 'cores': did you mean core"),
+        (["--methods", "acro"], "unknown method 'acro'"),
+        (["size", "--methods", "vq_autoencoder"], "size has no job for vq_autoencoder"),
+    ],
+)
+def test_unknown_names_are_refused(
+    command: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert video_theory.main([*command, "--out", str(tmp_path / "study")]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_cells_have_names_of_their_own() -> None:
+    jobs = {job for study in study.STUDIES.values() for job in study(METHODS, 2)}
+    assert len({job.name for job in jobs}) == len(jobs)
+    assert any(isinstance(job, LockJob) for job in jobs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["basic", "defend_the_center"])
+def test_vizdoom_jobs_run(scenario: str, tmp_path: Path) -> None:
+    for method in ("oracle", "inverse_model"):
+        job = Job(f"vizdoom_{scenario}", "core", method, "exogenous", 0, 1.0, 4)
+        row = pixels.run(job, pixels.settings("vizdoom_basic", quick=True), tmp_path)
+        assert np.isfinite(row["return"])
+
+
+def test_an_encoder_is_kept_and_trained_anew_only_for_other_settings(tmp_path: Path) -> None:
+    place, settings = GridDomain(), pixels.settings("gridworld", quick=True)
+    job = Job("gridworld", "core", "temporal_contrastive", "none", 0)
+    first, measured = pixels.pretrained_encoder(place, job, settings, tmp_path)
+    again, same = pixels.pretrained_encoder(place, job, settings, tmp_path)
+    other, new = pixels.pretrained_encoder(place, job, replace(settings, steps=6), tmp_path)
+    assert same == measured and new != measured
+    weights = [encoder.convolutions[0].weight for encoder in (first, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_cell_of_other_noise_is_not_taken_for_done(tmp_path: Path) -> None:
+    job = Job("vizdoom_basic", "core", "oracle", "none", 0, num_shapes=4, size=0.15)
+    (tmp_path / "cells").mkdir()
+    cell = tmp_path / "cells" / f"{job.name}.json"
+    cell.write_text(json.dumps(job.description))
+    assert study.without_cell([job], tmp_path, quick=False) == []
+    for change, told in (({"size": 0.3}, "size=0.3"), ({"settings": {"frames": 1}}, "settings={'frames': 1}")):
+        cell.write_text(json.dumps(job.description | change))
+        with pytest.raises(ValueError, match=rf"seed0.json is of another study \({told}\).*--out"):
+            study.without_cell([job], tmp_path, quick=False)

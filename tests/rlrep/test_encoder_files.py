@@ -1,0 +1,223 @@
+"""What is saved is what is loaded, or an error."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rlrep import PixelEncoder
+from tests.rlrep.test_encoders import SHAPE, encoder_with_biases, pixels
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    encoder = encoder_with_biases()
+    encoder.save_pretrained(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def change_config(folder: Path, change: Callable[[dict[str, Any]], Any], checksum: bool = True) -> None:
+    """As a foreign tool may write it; without a checksum, as rlrep 0.1.0 wrote it."""
+    config = json.loads((folder / "config.json").read_text())
+    config = {name: value for name, value in config.items() if name not in ("format", "sha256")}
+    change(config)
+    if checksum:
+        config = {"format": 1} | config
+        config["sha256"] = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Without checksums, as rlrep 0.1.0 wrote them."""
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors")
+    change_config(folder, lambda config: None, checksum=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(observation_shape=np.array([9, 20, 24]), channels=np.int64(6)),
+        dict(observation_shape=torch.Size([9, 20, 24]), channels=torch.tensor(6), strides=np.array([1, 2])),
+        dict(observation_shape=[np.int32(9), 20, 24], channels=6, out_dim=np.int16(5), precision="bfloat16"),
+        dict(observation_shape=(9, 20, 24), channels=6, strides=[2]),
+    ],
+)
+def test_whatever_it_was_built_with_is_what_is_loaded(options: dict[str, Any], tmp_path: Path) -> None:
+    encoder = PixelEncoder(**options)
+    encoder.save_pretrained(tmp_path)
+    loaded = PixelEncoder.from_pretrained(tmp_path)
+    assert loaded.options == encoder.options and loaded.observation_shape == (9, 20, 24) and loaded.channels == 6
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in encoder.state_dict().items())
+
+
+def test_a_subclass_is_saved_with_its_own_arguments(tmp_path: Path) -> None:
+    Scaled(SHAPE, 4).save_pretrained(tmp_path)
+    loaded = Scaled.from_pretrained(tmp_path)
+    assert isinstance(loaded, Scaled) and loaded.scale == 4
+    with pytest.raises(ValueError, match="unknown: 'scale'"):
+        PixelEncoder.from_pretrained(tmp_path)
+
+
+class Scaled(PixelEncoder):
+    def __init__(self, observation_shape: tuple[int, ...], scale: int) -> None:
+        super().__init__(observation_shape, channels=2)
+        self.scale = scale
+
+
+def test_loading_draws_no_random_numbers_and_leaves_nothing_else_in_the_folder(saved: Path) -> None:
+    before = torch.get_rng_state()
+    PixelEncoder.from_pretrained(saved)
+    assert torch.equal(before, torch.get_rng_state())
+    assert {path.name for path in saved.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+
+
+def test_equal_encoders_make_equal_files(saved: Path, tmp_path: Path) -> None:
+    for i in range(5):
+        PixelEncoder.from_pretrained(saved).save_pretrained(tmp_path / str(i))
+        for name in ("config.json", "model.safetensors"):
+            assert (saved / name).read_bytes() == (tmp_path / str(i) / name).read_bytes()
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_flipped_bit_is_noticed_or_changes_nothing(file: str, saved: Path) -> None:
+    encoder = PixelEncoder.from_pretrained(saved)
+    content = (saved / file).read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    for bit in rng.choice(8 * len(content), 60, replace=False):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        (saved / file).write_bytes(changed)
+        try:
+            loaded = PixelEncoder.from_pretrained(saved)
+        except ValueError:
+            refused += 1
+            continue
+        assert loaded.options == encoder.options
+        assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in encoder.state_dict().items())
+    assert refused >= 55
+
+
+def test_an_encoder_from_before_there_were_checksums_is_read(saved: Path) -> None:
+    encoder = PixelEncoder.from_pretrained(saved)
+    change_weights(saved, lambda weights: weights)
+    loaded = PixelEncoder.from_pretrained(saved)
+    assert torch.equal(loaded(pixels()), encoder(pixels()))
+
+
+WRONG_WEIGHTS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
+    "prefixed": lambda weights: {f"encoder.{name}": value for name, value in weights.items()},
+    "one missing": lambda weights: {name: value for name, value in weights.items() if name != "convolutions.1.bias"},
+    "one too many": lambda weights: weights | {"extra": torch.zeros(1)},
+    "none": lambda weights: {},
+    "another shape": lambda weights: weights | {"convolutions.0.bias": torch.zeros(7)},
+    "not a number": lambda weights: weights | {"convolutions.0.bias": torch.full((6,), torch.nan)},
+    "infinite": lambda weights: weights | {"convolutions.3.bias": torch.tensor([0, 0, 0, 0, 0, torch.inf])},
+    "of another type": lambda weights: {name: value.double() for name, value in weights.items()},
+}
+
+
+@pytest.mark.parametrize("what", WRONG_WEIGHTS)
+@pytest.mark.parametrize("checksum", [False, True])
+def test_weights_that_are_not_the_encoders_are_refused(what: str, checksum: bool, saved: Path) -> None:
+    change_weights(saved, WRONG_WEIGHTS[what])
+    if checksum:
+        change_config(saved, lambda config: None)
+    with pytest.raises(ValueError, match=r"model\.safetensors"):
+        PixelEncoder.from_pretrained(saved)
+
+
+WRONG_CONFIGS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "an unknown entry": lambda config: config.update(dropout=0.1),
+    "a missing entry": lambda config: config.pop("strides"),
+    "other channels": lambda config: config.update(channels=7),
+    "channels beyond memory": lambda config: config.update(channels=10**6),
+    "channels beyond numbers": lambda config: config.update(channels=10**300),
+    "features beyond memory": lambda config: config.update(out_dim=10**12),
+    "no channels": lambda config: config.update(channels=None),
+    "channels in words": lambda config: config.update(channels="six"),
+    "half a channel": lambda config: config.update(channels=6.5),
+    "an unknown precision": lambda config: config.update(precision="float8"),
+    "a list of precisions": lambda config: config.update(precision=["float32"]),
+    "too many convolutions": lambda config: config.update(strides=[1] * 500, observation_shape=[9, 9_999, 9_999]),
+    "no shape": lambda config: config.update(observation_shape=[]),
+    "a later format": lambda config: config.update(format=2),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_CONFIGS)
+@pytest.mark.parametrize("checksum", [False, True])
+def test_a_description_that_is_not_the_encoders_is_refused(what: str, checksum: bool, saved: Path) -> None:
+    change_config(saved, WRONG_CONFIGS[what], checksum)
+    with pytest.raises(ValueError, match="encoder"):
+        PixelEncoder.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "[" * 9_000, " " * 10_001, "\x00", '{"channels": NaN}'])
+def test_a_description_that_is_no_json_object_is_refused(text: str, saved: Path) -> None:
+    (saved / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        PixelEncoder.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_without_one_of_its_files_is_refused(name: str, saved: Path) -> None:
+    (saved / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"has no {name}"):
+        PixelEncoder.from_pretrained(saved)
+    os.mkfifo(saved / name)  # and is not waited for
+    with pytest.raises(FileNotFoundError, match=f"has no {name}"):
+        PixelEncoder.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("place", ["nowhere", "no/where", "./no/where", "a/b/c", "gpt2", ""])
+def test_a_path_that_does_not_exist_is_no_question_to_the_hub(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("asked the network"))
+    for given in (place, tmp_path / place / "x"):
+        with pytest.raises(FileNotFoundError, match=r"no encoder at .*hf://OWNER/NAME"):
+            PixelEncoder.from_pretrained(given)
+
+
+def test_the_hub_is_asked_for_an_address_of_its_own(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        "rlrep.encoders.snapshot_download", lambda name, **options: asked.append((name, options)) or saved
+    )
+    assert PixelEncoder.from_pretrained("hf://me/encoder", revision="v1").channels == 6
+    assert asked == [("me/encoder", dict(allow_patterns=["config.json", "model.safetensors"], revision="v1"))]
+    with pytest.raises(TypeError, match="channels are for encoders on the Hub"):
+        PixelEncoder.from_pretrained(saved, channels=3)
+
+
+def test_the_precision_can_be_another_than_the_saved_one(saved: Path) -> None:
+    assert PixelEncoder.from_pretrained(saved, precision="bfloat16").precision == "bfloat16"
+
+
+def test_weights_that_are_not_float32_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"encoder\.float\(\)"):
+        PixelEncoder(SHAPE, channels=2).double().save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["observation_shape", "channels", "strides", "out_dim"])
+def test_numbers_that_are_not_whole_are_refused(name: str) -> None:
+    value = [9.0, 20.0, 24.0] if name == "observation_shape" else [2.5] if name == "strides" else 8.5
+    with pytest.raises(ValueError, match=f"{name} must be whole numbers"):
+        PixelEncoder(**{"observation_shape": SHAPE, name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [dict(channels=10**6), dict(out_dim=10**7)])
+def test_an_encoder_beyond_memory_is_refused_before_it_is_allocated(options) -> None:
+    with pytest.raises(ValueError, match=r"parameters .* make them smaller"):
+        PixelEncoder((9, 84, 84), **options)

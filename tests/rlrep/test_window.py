@@ -1,0 +1,323 @@
+"""Windows: what they hold, how they join, and what a store serves for them."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+
+from rlrep import Gap, ReplayBuffer, Window
+from rlrep.data import EpisodeDataset
+from rlrep.replay import Mixture, ReplayError
+from rlrep.window import ANY_N_STEP
+
+BOX = spaces.Box(-1, 1, (2,))
+SIZE = (2, 2)
+LENGTHS = (9, 14, 5, 30)
+
+
+def replay(frame_stack: int = 1, terminated: bool = False, lengths: tuple[int, ...] = LENGTHS, **options: Any) -> Any:
+    """Episodes whose frames hold (episode, step), actions and rewards their step; all end, for good if `terminated`."""
+    options = {"capacity": 200, "discount": 0.5, "frame_stack": frame_stack} | options
+    made = ReplayBuffer((frame_stack, *SIZE), BOX, **options)
+
+    def stack(episode: int, t: int) -> np.ndarray:
+        steps = [max(0, t - back) for back in range(frame_stack)][::-1]
+        return np.stack([np.array([[episode, step], [0, 0]], np.uint8) for step in steps])
+
+    for episode, length in enumerate(lengths):
+        for t in range(length):
+            last = t == length - 1
+            made.add(
+                observation=stack(episode, t),
+                action=np.full(2, t / 100),
+                reward=float(t),
+                next_observation=stack(episode, t + 1),
+                terminated=last and terminated,
+                truncated=last and not terminated,
+            )
+    return made
+
+
+def sampled(store: Any, count: int, window: Window | None = None) -> TensorDict:
+    """More rows than the store holds transitions."""
+    return torch.cat([store.sample(10, window) for _ in range(count // 10)])
+
+
+def place(pixels: torch.Tensor) -> torch.Tensor:
+    """(…, 2) episode and step of each newest frame."""
+    return pixels[..., -1, 0, :].long()
+
+
+def test_windows_join_into_the_smallest_that_holds_all() -> None:
+    joined = Window.ahead(3, 2).join(Window(ANY_N_STEP, (Gap(5), 2)), Window(observations=(-1,), rewards=4))
+    assert joined == Window(3, (2, Gap(5), -1), actions=2, rewards=4)
+    assert (joined.span, joined.lookback, joined.needs) == (5, 1, ("action", "reward"))
+    assert Window().join(Window(ANY_N_STEP)).n_step == ANY_N_STEP
+    with pytest.raises(ValueError, match="one batch has one n_step, and its learners read 2 and 3"):
+        Window(2).join(Window(3))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Window(-2), "at least 0"),
+        (lambda: Window(observations=(0,)), "offset 0 belongs to every window"),
+        (lambda: Window(observations=(2, Gap(3), 2)), "named twice"),
+        (lambda: Gap(0), "at least 1 step"),
+        (lambda: Gap(3, plus=-1), "plus must be at least 0"),
+    ],
+)
+def test_impossible_windows_are_refused(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("frame_stack", [1, 3])
+def test_every_offset_of_a_joined_window(frame_stack: int) -> None:
+    store = replay(frame_stack)
+    window = Window(2, (1, 2, 3, -2, Gap(4), Gap(4, plus=1)), actions=3, rewards=4)
+    batch = sampled(store, 400, window)
+    now = place(batch["observation"])
+    episode, step = now[:, 0], now[:, 1]
+    assert (step >= 2).all() and (step + 4 <= torch.tensor(LENGTHS)[episode]).all()
+    gap = batch["steps", "1..4"]
+    assert set(gap.tolist()) == {1, 2, 3, 4}
+    offsets = {"1": 1, "2": 2, "3": 3, "-2": -2, "1..4": gap, "1..4+1": gap + 1}
+    for name, offset in offsets.items():
+        torch.testing.assert_close(place(batch["at", name]), torch.stack([episode, step + offset], 1))
+        stacked = batch["at", name][:, 0, 0, 1].long()  # the oldest frame of the stack
+        torch.testing.assert_close(stacked, (step + offset - frame_stack + 1).clamp(min=0))
+    torch.testing.assert_close(place(batch["next", "observation"]), torch.stack([episode, step + 2], 1))
+    torch.testing.assert_close(batch["next", "reward"][:, 0], step + 0.5 * (step + 1))
+    torch.testing.assert_close(batch["action_sequence"][..., 0], (step[:, None] + torch.arange(3)) / 100)
+    torch.testing.assert_close(batch["sequence", "reward"][..., 0], (step[:, None] + torch.arange(4)).float())
+    assert batch["sequence", "valid"].all() and not batch["sequence", "terminated"].any()
+
+
+def test_a_window_is_cut_short_at_a_real_end_only() -> None:
+    window = Window(observations=(2, 5), actions=5, rewards=5)
+    ended = sampled(replay(terminated=True), 600, window)
+    now = place(ended["observation"])
+    left = torch.tensor(LENGTHS)[now[:, 0]] - now[:, 1]
+    assert left.min() == 1
+    steps = torch.arange(5) < left[:, None]
+    assert torch.equal(ended["sequence", "valid"][..., 0], steps)
+    assert torch.equal(ended["sequence", "terminated"][..., 0], torch.arange(5) == left[:, None] - 1)
+    assert not ended["sequence", "reward"][~ended["sequence", "valid"]].any()
+    assert not ended["action_sequence"][~steps].any()
+    assert torch.equal(ended["steps", "5"], left.clamp(max=5))
+    torch.testing.assert_close(place(ended["at", "5"])[:, 1], now[:, 1] + left.clamp(max=5))
+    torch.testing.assert_close(place(ended["at", "2"])[:, 1], now[:, 1] + left.clamp(max=2))
+    limited = place(sampled(replay(), 600, window)["observation"])
+    assert (torch.tensor(LENGTHS)[limited[:, 0]] - limited[:, 1]).min() == 5
+
+
+def test_the_gap_is_uniform_and_the_start_uniform_given_the_gap() -> None:
+    """Also where long gaps fit into few places."""
+    store = replay(lengths=(4, 4, 4, 4))
+    batch = sampled(store, 9000, Window(observations=(Gap(4),)))
+    counts = torch.bincount(batch["gap"], minlength=5)[1:] / 9000
+    torch.testing.assert_close(counts, torch.full((4,), 0.25), atol=0.02, rtol=0)
+    starts = torch.bincount(place(batch["observation"])[batch["gap"] == 2][:, 1])
+    assert len(starts) == 3 and (starts / starts.sum() - 1 / 3).abs().max() < 0.04
+
+
+def test_a_linear_gap_falls_linearly() -> None:
+    drawn = Gap(3, linear=True).draw(np.random.default_rng(0), 9000)
+    np.testing.assert_allclose(np.bincount(drawn)[1:] / 9000, [3 / 6, 2 / 6, 1 / 6], atol=0.02)
+
+
+def test_what_video_lacks_is_named_when_things_are_joined() -> None:
+    video = EpisodeDataset(np.zeros((20, 1, *SIZE), np.uint8), [12, 8])
+    for window, message in (
+        (Window(3), "Learner reads rewards, which these videos lack"),
+        (Window(actions=2), "Learner reads actions, which these videos lack: use data recorded with actions"),
+        (Window(observations=(12,)), "reads an observation 12 steps away, and the longest episode .* has 11 steps"),
+        (Window(observations=(Gap(4, plus=8),)), r"reads an observation 1\.\.4\+8 steps away"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            video.check(window, "Learner", "these videos")
+    video.check(Window(observations=(Gap(11),)), "Learner")
+
+
+def test_what_a_ring_can_never_hold_is_named() -> None:
+    with pytest.raises(ValueError, match=r"capacity=200 leaves 200 rows .* one sample spans 251"):
+        replay().check(Window(observations=(250,)), "Learner")
+    with pytest.raises(ValueError, match=r"Learner reads batches of 500, and this replay hold at most 199 transitions"):
+        replay().check(Window(), "Learner", batch_size=500)
+
+
+# Priorities
+
+
+def test_rows_are_drawn_by_their_priority_and_new_rows_by_the_largest() -> None:
+    store = replay(prioritized=True)
+    batch = sampled(store, 4000)
+    index, counts = batch["index"].unique(return_counts=True)
+    assert len(index) == sum(max(0, length - 2) for length in LENGTHS)  # whole windows of n_step = 3
+    assert counts.max() / counts.min() < 3
+    store.update_priority(index, torch.where(index == index[7], 200.0, 1.0)[:, None])
+    drawn = sampled(store, 2000)["index"]
+    assert (drawn == index[7]).float().mean() == pytest.approx(200 / (200 + len(index) - 1), abs=0.04)
+    assert store.largest_priority == 200
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_priorities_stay_with_their_rows_and_leave_with_them(many: bool) -> None:
+    store = ReplayBuffer((1, *SIZE), BOX, 5000 if many else 40, frame_stack=1, n_step=1, prioritized=True)
+    for t in range(6000 if many else 60):
+        frame = np.full((1, *SIZE), t % 251, np.uint8)
+        after = np.full((1, *SIZE), (t + 1) % 251, np.uint8)
+        store.add(
+            observation=frame, action=np.zeros(2), reward=t, next_observation=after, terminated=False, truncated=False
+        )
+    batch = store.sample(32)
+    store.update_priority(batch["index"], np.full(32, 1e-6))
+    assert not set(store.sample(32)["index"].tolist()) & set(batch["index"].tolist())
+    assert (store.rows["priority"] > 0).sum() == len(store)
+
+
+def test_a_resumed_replay_draws_by_the_same_priorities(tmp_path: Any) -> None:
+    store = replay(prioritized=True, path=tmp_path / "replay")
+    store.update_priority(store.sample(20)["index"], np.arange(1, 21))
+    store.flush()
+    state = store.state_dict()
+    expected = store.sample(16)["index"]
+    resumed = replay(prioritized=True, path=tmp_path / "replay", lengths=())
+    resumed.load_state_dict(state)
+    assert torch.equal(resumed.sample(16)["index"], expected)
+    plain = replay(path=tmp_path / "replay", lengths=())
+    with pytest.raises(ReplayError, match="prioritised"):
+        plain.load_state_dict(state)
+    with pytest.raises(ReplayError, match="prioritized=True"):
+        plain.update_priority(expected, np.ones(16))
+
+
+# Two stores in one batch
+
+
+def test_a_mixture_draws_its_share_and_keeps_what_is_shared() -> None:
+    data, store = replay(terminated=True), replay(prioritized=True)
+    mixture = Mixture(store, data, 0.25)
+    batch = mixture.sample(40, Window.ahead(3, 3))
+    assert len(batch) == 40 and (batch["index"][:30] >= 0).all() and (batch["index"][30:] == -1).all()
+    assert batch["future_observation"] is batch["next", "observation"]  # one tensor under both names
+    before = store.rows["priority"].copy()
+    mixture.update_priority(batch["index"], np.full(40, 7.0))
+    changed = np.flatnonzero((store.rows["priority"] != before).reshape(-1))
+    assert set(changed) == set(batch["index"][:30].tolist())
+    with pytest.raises(ValueError, match=r"share must lie in \[0, 1\]"):
+        Mixture(store, data, 1.5)
+    assert len(Mixture(store, data, 1.0).sample(8)) == len(Mixture(store, data, 0.0).sample(8)) == 8
+
+
+# Vector environments
+
+
+class Counter:
+    """As `gymnasium.vector`'s: pictures (episode, step), episodes of three steps, each step's reward as asked."""
+
+    def __init__(self, num_envs: int, mode: str, reward: float = 1.0) -> None:
+        self.mode, self.value = mode, reward
+        self.episode, self.step = np.arange(num_envs) * 10, np.zeros(num_envs, int)
+
+    def picture(self) -> np.ndarray:
+        frames = np.zeros((len(self.step), 1, *SIZE), np.uint8)
+        frames[:, 0, 0] = np.stack([self.episode, self.step], 1)
+        return frames
+
+    def advance(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        reset = (self.step == 3) if self.mode == "next step" else np.zeros(len(self.step), bool)
+        self.step = np.where(reset, 0, self.step + 1)
+        self.episode = self.episode + reset
+        done, final = (self.step == 3) & ~reset, None
+        if self.mode == "same step" and done.any():
+            final = self.picture()
+            self.step, self.episode = np.where(done, 0, self.step), self.episode + done
+        return self.picture(), np.where(reset, 0.0, self.value), done, final
+
+
+def play(counter: Counter, steps: int, use_final: bool = True, frame_stack: int = 1) -> ReplayBuffer:
+    num_envs = len(counter.step)
+    made = ReplayBuffer((frame_stack, *SIZE), BOX, 300, frame_stack=frame_stack, n_step=1, num_envs=num_envs)
+    observation = np.repeat(counter.picture(), frame_stack, 1)
+    for _ in range(steps):
+        newest, reward, done, final = counter.advance()
+        following = np.concatenate([observation[:, 1:], newest], 1)
+        begins = counter.step == 0
+        following[begins] = np.repeat(newest[begins], frame_stack, 1)
+        after = following.copy()
+        if final is not None and use_final:
+            after[done] = np.concatenate([observation[:, 1:], final], 1)[done]
+        made.add(
+            observation=observation,
+            action=np.zeros((num_envs, 2)),
+            reward=reward,
+            next_observation=after,
+            terminated=np.zeros(num_envs, bool),
+            truncated=done,
+        )
+        observation = following
+    return made
+
+
+@pytest.mark.parametrize("frame_stack", [1, 2])
+@pytest.mark.parametrize("mode", ["next step", "same step"])
+def test_the_obvious_vector_loop_stores_transitions_alone(mode: str, frame_stack: int) -> None:
+    """Gymnasium resets in a step of its own by default: that step leads from one episode to the next."""
+    context = pytest.warns(UserWarning, match="NEXT_STEP") if mode == "next step" else warnings.catch_warnings()
+    with context:
+        store = play(Counter(3, mode), 24, frame_stack=frame_stack)
+    batch = sampled(store, 300)
+    now, after = place(batch["observation"]), place(batch["next", "observation"])
+    torch.testing.assert_close(after, now + torch.tensor([0, 1]))
+    assert batch["next", "reward"].min() == 1
+    assert len(store) == 3 * (24 - 6 + 0 if mode == "next step" else 24)
+
+
+def test_a_vector_loop_without_final_observations_is_noticed() -> None:
+    with pytest.raises(ValueError, match="final_obs"):
+        play(Counter(2, "same step"), 9, use_final=False, frame_stack=2)
+    with pytest.warns(UserWarning, match="final_obs"):
+        play(Counter(2, "same step"), 9, use_final=False)
+
+
+def test_pictures_that_never_change_are_stored_whole() -> None:
+    store = ReplayBuffer((1, *SIZE), BOX, 50, frame_stack=1, n_step=1, num_envs=2)
+    still = np.zeros((2, 1, *SIZE), np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for t in range(12):
+            store.add(
+                observation=still,
+                action=np.zeros((2, 2)),
+                reward=np.zeros(2),
+                next_observation=still,
+                terminated=np.zeros(2, bool),
+                truncated=np.full(2, t % 3 == 2),
+            )
+    assert len(store) == 24
+
+
+def test_other_bounds_and_negative_strides() -> None:
+    with pytest.raises(ValueError, match="RescaleAction"):
+        ReplayBuffer((1, *SIZE), spaces.Box(-2, 2, (2,)), 50, frame_stack=1)
+    store = ReplayBuffer((1, *SIZE), BOX, 50, frame_stack=1, n_step=1)
+    frame = np.arange(4, dtype=np.uint8).reshape(1, *SIZE)
+    mirrored = frame[..., ::-1]
+    store.add(
+        observation=mirrored, action=np.zeros(2), reward=0, next_observation=mirrored, terminated=False, truncated=False
+    )
+    assert torch.equal(store.sample(1)["observation"][0], torch.from_numpy(mirrored.copy()))
+
+
+def test_a_sampler_state_is_plain(tmp_path: Any) -> None:
+    assert isinstance(json.dumps(replay().state_dict()), str)
+    assert isinstance(replay().sample(4), TensorDict)
