@@ -43,8 +43,8 @@ LENGTHS = (7, 4)
 VIDEOS = {"mp4": ("libx264", "yuv420p"), "webm": ("libvpx-vp9", "yuv420p"), "mkv": ("mpeg4", "yuv420p")}
 VIDEOS |= {"avi": ("mjpeg", "yuvj420p"), "gif": ("gif", "rgb8")}
 TRANSITIONS = ("vd4rl_64", "drqv2", "vd4rl_84", "minari", "rlrep", "plain_hdf5", "run")
-# Pixels and values in these have no checksum, so that other ones are as good: README, Limits.
-UNCHECKED = {"plain_hdf5", "run", "config", "checkpoint", *VIDEOS}
+# Pixels and values in these have no checksum, so that other ones are as good: experiments/README.md.
+UNCHECKED = {"plain_hdf5", "run", "config", *VIDEOS}
 KINDS = (*TRANSITIONS, *VIDEOS, "encoder", "checkpoint", "config")
 HDF5 = ("vd4rl_84", "minari", "plain_hdf5")
 
@@ -433,11 +433,13 @@ class Worker:
         self.process.stdin.write(json.dumps(dict(kind=kind, number=number, seed=self.seed)).encode() + b"\n")
         self.process.stdin.flush()
         begun = self.answer(10 * SECONDS)  # it loads its packages
-        how = begun.get("how", "nothing")
-        found = self.answer(SECONDS) if "how" in begun else begun
-        if "outcome" not in found or "how" not in begun:
+        if "how" not in begun:
+            raise RuntimeError(f"the whole files of {kind} can't be made or read: {begun or 'no answer'}")
+        found = self.answer(SECONDS)
+        ended = found.get("outcome", "hang")
+        if ended in ("crash", "hang"):
             self.stop()
-        return Result(kind, number, how, found.get("outcome", "hang"), found.get("message", ""))
+        return Result(kind, number, begun["how"], ended, found.get("message", ""))
 
     def answer(self, seconds: float) -> dict[str, str]:
         """A line of the process; of one that says nothing in that time, or ended, what happened."""
