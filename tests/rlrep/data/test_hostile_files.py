@@ -289,5 +289,5 @@ def test_a_group_has_nothing_but_what_was_checked(tmp_path: Path) -> None:
 def test_weights_larger_than_their_encoder_are_not_opened(tmp_path: Path) -> None:
     PixelEncoder((3, 20, 20), channels=4).save_pretrained(tmp_path / "encoder")
     os.truncate(tmp_path / "encoder/model.safetensors", 1 << 38)
-    with pytest.raises(ValueError, match="is larger than the encoder that config.json describes"):
+    with pytest.raises(ValueError, match=r"is larger than the encoder that config\.json describes"):
         PixelEncoder.from_pretrained(tmp_path / "encoder")
