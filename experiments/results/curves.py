@@ -278,7 +278,7 @@ def finish(panel: Axes, unit: str, least: float) -> None:
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     panel.set_xlim(left=0)
     if least >= 0:
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.06 * panel.dataLim.ymax or None)
     panel.legend()
 
 

@@ -34,6 +34,7 @@ INCIDENTAL = {
     "seed",
     "run_dir",
     "resume",
+    "imports",
     "device",
     "dataset",
     "data",
@@ -85,7 +86,7 @@ class Run:
     def subject(self) -> str:
         """What it learned: its task and, on offline data, their level."""
         task = self.label("task")
-        return f"{task}, {data_name(self.config)} data" if "dataset" in self.config else task
+        return f"{task}, offline: {data_name(self.config)}" if "dataset" in self.config else task
 
     @cached_property
     def random_return(self) -> float | None:
@@ -129,18 +130,27 @@ def data_name(config: Config) -> str:
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run folders at and below `paths`, each once. Folders inside a run (logs, say) are no runs."""
+    """The run folders at and below `paths`, linked ones too, each once. Folders inside a run (logs, say) are none."""
+    seen: set[Path] = set()
 
     def search(folder: Path) -> list[Path]:
         if (folder / CONFIG).is_file() or (folder / EVALUATIONS).is_file():
             return [folder]
-        inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink() and p.name[0] != ".")
+        if (place := folder.resolve()) in seen:  # links may lead in a circle
+            return []
+        seen.add(place)
+        try:
+            inside = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+        except OSError as error:
+            log.warning("%s: cannot be searched for runs (%s)", folder, error)
+            return []
         return [run for child in inside for run in search(child)]
 
     found: dict[Path, Path] = {}
     for path in paths:
+        known = path.resolve() in seen
         runs = search(path) if path.is_dir() else []
-        if not runs:
+        if not (runs or known):
             log.warning(
                 "%s: %s; give a folder that has %s and %s, or one with such folders in it",
                 path,
@@ -264,11 +274,16 @@ def read_column(path: Path, name: str) -> Array:
 def differences(ours: Config, theirs: Config, free: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
     """The settings in which two runs learn differently, and the values of both; `free` ones do not count."""
     new, old = flat(ours), flat(theirs)
+
+    def known(value: Any) -> Any:
+        """A path of a seed, `init` for one, is the same for all seeds."""
+        return re.sub(r"seed_\d+", "seed", value) if isinstance(value, str) else value
+
     ignored = {*INCIDENTAL, *free}
     return {
         name: (new.get(name), old.get(name))
         for name in new | old
-        if not {name, name.partition(".")[0]} & ignored and new.get(name) != old.get(name)
+        if not {name, name.partition(".")[0]} & ignored and known(new.get(name)) != known(old.get(name))
     }
 
 

@@ -103,12 +103,12 @@ def probes(results: Results, domain: str) -> Figure | None:
     for noise, (above, below) in zip(noises, grid.T, strict=True):
         cells = [*core(results, domain, noise=noise), *oracle(results, domain, noise)]
         bars(above, cells, "state", f"state read, {NOISES[noise]}", state_unit(domain))
-        above.set_xlim(min(0.0, above.dataLim.xmin) - 0.05, 1.22)
+        above.set_xlim(max(LEAST_SCORE, min(0.0, above.dataLim.xmin)) - 0.05, 1.22)
         if noise == "none":
             explain(below)
             continue
         bars(below, select(cells, noise=noise), "noise", f"noise read, {NOISES[noise]}", "R² (0: nothing)")
-        below.set_xlim(min(0.0, below.dataLim.xmin) - 0.05, 1.22)
+        below.set_xlim(max(LEAST_SCORE, min(0.0, below.dataLim.xmin)) - 0.05, 1.22)
     return figure
 
 

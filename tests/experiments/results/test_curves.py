@@ -189,6 +189,16 @@ def test_runs_are_found_once_and_folders_inside_them_are_no_runs(runs: Path) -> 
     assert len(find_runs([runs, runs / "drqv2"])) == 4
 
 
+def test_linked_runs_are_found_once_and_loops_end(runs: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "all").symlink_to(runs)
+    (linked / "again").symlink_to(runs / "taco")
+    (runs / "loop").symlink_to(linked)
+    (linked / "nowhere").symlink_to(tmp_path / "absent")
+    assert len(find_runs([linked])) == 4
+
+
 def test_a_random_policy_belongs_to_one_task(runs: Path, tmp_path: Path) -> None:
     draw_runs([runs], tmp_path / "one.svg", random_return=277)
     assert (tmp_path / "one.svg").exists()
@@ -238,9 +248,9 @@ def test_what_runs_count_and_learned_from_has_a_panel_of_its_own(
     shown = draw_runs([runs], tmp_path / "curve.png")
     assert {(c.task, c.counted) for c in shown} == {
         ("cartpole_balance", "simulator steps"),
-        ("cartpole_balance, medium data", "updates"),
-        ("cartpole_balance, expert data", "updates"),
-        ("cartpole_balance, None_set data", "updates"),
+        ("cartpole_balance, offline: medium", "updates"),
+        ("cartpole_balance, offline: expert", "updates"),
+        ("cartpole_balance, offline: None_set", "updates"),
     }
     assert "a pre-training run has no returns to draw" in caplog.text
 
@@ -249,7 +259,10 @@ def test_runs_of_several_configurations_in_one_curve_are_named(
     runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = runs / "taco" / "1" / "config.yaml"
-    config.write_text(config.read_text() + "noise:\n  kind: shapes\nrun_dir: elsewhere\n")
+    for seed in (0, 1, 2):
+        other = runs / "taco" / str(seed) / "config.yaml"
+        other.write_text(other.read_text() + f"init: runs/offline/seed_{seed}\nrun_dir: elsewhere/{seed}\n")
+    config.write_text(config.read_text() + "noise:\n  kind: shapes\n")
     draw_runs([runs], tmp_path / "curve.png")
     assert "taco on cartpole_balance joins runs of several configurations; they differ in noise.kind: " in caplog.text
 

@@ -182,3 +182,10 @@ def test_damaged_pictures_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"PK nonsense")
     with pytest.raises(ValueError, match=path.name):
         figures.reconstructions(read_results(tmp_path), "gridworld")
+
+
+def test_a_study_without_probes_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curves, "WIDTH", 320)
+    write_core(tmp_path, {"oracle": THEORY["oracle"]}, seeds=1, state_linear=None, state_mlp=None)
+    write_report(tmp_path, tmp_path)
+    assert "returns_gridworld" in (tmp_path / "report.md").read_text()
