@@ -111,7 +111,8 @@ class Agent(nn.Module):
         self.objectives = Objectives(objectives)
         if joint and self.objectives.own_batches:
             raise ValueError(
-                "joint updates share one batch, and an objective has a batch_size of its own: leave one of the two out"
+                "joint updates share one batch, and an objective has a batch_size of its own: leave it out, or update "
+                "separately (update=separate)"
             )
         self.window = self.own_window(n_step).join(self.objectives.window).with_n_step(n_step)
         self.own_batches = {size: window.with_n_step(n_step) for size, window in self.objectives.own_batches.items()}
@@ -137,16 +138,20 @@ class Agent(nn.Module):
         Raises:
             ValueError: naming who reads what, and what is missing.
         """
-        learners: list[tuple[str, Window, int]] = [(type(self).__name__, self.own_window(self.n_step), self.batch_size)]
+        for name, window, size in self.learners:
+            replay.check(window, name, source, size)
+
+    @property
+    def learners(self) -> list[tuple[str, Window, int]]:
+        """Who reads what in batches of which size: each on its own, then those that share a batch together."""
+        name = type(self).__name__
+        found = [(name, self.own_window(self.n_step), self.batch_size)]
         for objective in self.objectives:
             size = objective.batch_size or self.batch_size
-            learners.append((type(objective).__name__, objective.window.with_n_step(self.n_step), size))
-        for name, window, size in learners:
-            replay.check(window, name, source, size)
-        together = f"the batch that {type(self).__name__} and its objectives share"
-        replay.check(self.window, together, source, self.batch_size)
-        for size, window in self.own_batches.items():
-            replay.check(window, f"the objectives' batch of {size} rows", source, size)
+            found.append((type(objective).__name__, objective.window.with_n_step(self.n_step), size))
+        found.append((f"the batch that {name} and its objectives share", self.window, self.batch_size))
+        own = self.own_batches.items()
+        return found + [(f"the objectives' batch of {size} rows", window, size) for size, window in own]
 
     @property
     def device(self) -> torch.device:

@@ -160,9 +160,12 @@ class Objective(nn.Module):
 
         self._encoded = dict(encoded or {})
         try:
-            return TensorDict(self.losses(*self.read(batch)))
+            out = self.losses(*self.read(batch))
         finally:
             self._encoded = {}
+        if out.keys() != set(self.out_keys):
+            raise ValueError(f"{type(self).__name__} says that it returns {self.out_keys}, and returned {list(out)}")
+        return TensorDict(out)
 
     def read(self, batch: TensorDict) -> list[Tensor]:
         """The entries `in_keys` of a batch, in that order.
@@ -244,6 +247,7 @@ class Objectives(nn.ModuleList):
         self.names: list[str] = list(objectives) if isinstance(objectives, Mapping) else []
         super().__init__(objectives.values() if isinstance(objectives, Mapping) else objectives)
         for objective in self:
+            check_declared(objective)
             for key in objective.in_keys:
                 if not objective.window.holds(key):
                     raise ValueError(
@@ -325,6 +329,22 @@ class Objectives(nn.ModuleList):
         """To be called when the encoder was given other weights."""
         for objective in self:
             objective.restart_copies()
+
+
+def check_declared(objective: Objective) -> None:
+    """Refuses an objective that does not say what it takes and returns, or that returns no loss.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    name = type(objective).__name__
+    for keys in ("in_keys", "out_keys"):
+        if not hasattr(objective, keys):
+            raise ValueError(f"{name} must set {keys} when it is built, see rlrep.Objective")
+    if not any(key.startswith("loss_") for key in objective.out_keys):
+        raise ValueError(
+            f"{name} returns nothing to minimise: name a loss in out_keys loss_…, got {objective.out_keys}"
+        )
 
 
 def total_loss(values: Mapping[str, Tensor] | TensorDict) -> Tensor:

@@ -23,6 +23,7 @@ from rlrep import (
     make_objective,
 )
 from rlrep.data import EpisodeDataset
+from tests.odd_objectives import MinimisesNothing, ReturnsAnother, SaysNothing
 
 SHAPE = (9, 20, 20)
 BOX = spaces.Box(-1, 1, (2,))
@@ -444,3 +445,17 @@ def test_a_missing_batch_of_its_own_is_named(encoder: PixelEncoder) -> None:
     objectives = Objectives([build("curl", encoder, batch_size=7)])
     with pytest.raises(KeyError, match="CURL reads a batch of its own of 7 rows"):
         objectives(make_batch())
+
+
+def test_what_is_returned_is_what_was_said(encoder: PixelEncoder) -> None:
+    """Names are compared before the training, so that no loss hides another."""
+    with pytest.raises(
+        ValueError, match=r"says that it returns \['loss_returnsanother'\], and returned \['loss_another'\]"
+    ):
+        ReturnsAnother(encoder)(make_batch())
+
+
+@pytest.mark.parametrize("wrong", [SaysNothing, MinimisesNothing])
+def test_what_says_nothing_of_itself_is_refused_before_anything_is_drawn(wrong: Any, encoder: PixelEncoder) -> None:
+    with pytest.raises(ValueError, match=wrong.__name__):
+        Objectives([wrong(encoder)])
