@@ -343,12 +343,13 @@ class Episodes:
             out["action_sequence"] = self._tensor(sequence)
         if window.rewards:
             out["sequence"] = self._rewards(lane, start, window.rewards, steps)
+        taken = {offset: self._tensor(ahead[offset]) for offset in window.observations}
         if len(window.observations) == 1:
             (only,) = window.observations
-            out |= {"future_observation": seen[only], "gap": self._tensor(ahead[only])}
+            out |= {"future_observation": seen[only], "gap": taken[only]}
         if by_offset and window.observations:
             out["at"] = {str(offset): seen[offset] for offset in window.observations}
-            out["steps"] = {str(offset): self._tensor(ahead[offset]) for offset in window.observations}
+            out["steps"] = {str(offset): taken[offset] for offset in window.observations}
         return TensorDict(out, batch_size=[len(start)], device=self.device)
 
     def _transition(
