@@ -109,6 +109,12 @@ class Window:
         return max(self.n_step, self.actions, self.rewards, *map(furthest, self.observations), 0)
 
     @property
+    def least_span(self) -> int:
+        """Steps after t that it reaches with every gap at its shortest."""
+        steps = (1 + offset.plus if isinstance(offset, Gap) else offset for offset in self.observations)
+        return max(self.n_step, self.actions, self.rewards, *steps, 0)
+
+    @property
     def lookback(self) -> int:
         """Steps before t that it reaches, stacked frames not counted."""
         return max([0, *(-offset for offset in self.observations if isinstance(offset, int))])
