@@ -66,6 +66,7 @@ class Agent(nn.Module):
 
     Attributes:
         window: what `learn` reads around a step, the objectives' parts that share its batch included.
+        own_batches: the windows of the batches that objectives do not share, by their size.
         bodies: the methods that do an update's work on batches, each of which a CUDA graph can stand for.
         same_every_update: whether each call of them makes the same operations, so that one graph stands for all.
 
@@ -110,9 +111,11 @@ class Agent(nn.Module):
         self.objectives = Objectives(objectives)
         if joint and self.objectives.own_batches:
             raise ValueError(
-                "joint updates share one batch, and an objective has a batch_size of its own: leave one of the two out"
+                "joint updates share one batch, and an objective has a batch_size of its own: leave it out, or update "
+                "separately (update=separate)"
             )
-        self.window = self.own_window(n_step).join(self.objectives.window)
+        self.window = self.own_window(n_step).join(self.objectives.window).with_n_step(n_step)
+        self.own_batches = {size: window.with_n_step(n_step) for size, window in self.objectives.own_batches.items()}
         self.action_dim = action_space.shape[0]
         self.augment = RandomShift(4) if augment is None else augment
         self.joint, self.lr, self.batch_size, self.n_step = joint, lr, batch_size, n_step
@@ -135,9 +138,20 @@ class Agent(nn.Module):
         Raises:
             ValueError: naming who reads what, and what is missing.
         """
-        replay.check(self.own_window(self.n_step), type(self).__name__, source)
+        for name, window, size in self.learners:
+            replay.check(window, name, source, size)
+
+    @property
+    def learners(self) -> list[tuple[str, Window, int]]:
+        """Who reads what in batches of which size: each on its own, then those that share a batch together."""
+        name = type(self).__name__
+        found = [(name, self.own_window(self.n_step), self.batch_size)]
         for objective in self.objectives:
-            replay.check(objective.window, type(objective).__name__, source, objective.batch_size or self.batch_size)
+            size = objective.batch_size or self.batch_size
+            found.append((type(objective).__name__, objective.window.with_n_step(self.n_step), size))
+        found.append((f"the batch that {name} and its objectives share", self.window, self.batch_size))
+        own = self.own_batches.items()
+        return found + [(f"the objectives' batch of {size} rows", window, size) for size, window in own]
 
     @property
     def device(self) -> torch.device:
@@ -178,7 +192,7 @@ class Agent(nn.Module):
         metrics = self.learn(batch, step)
         if self.joint or not self.objectives:
             return metrics
-        own = {str(size): replay.sample(size, window) for size, window in self.objectives.own_batches.items()}
+        own = {str(size): replay.sample(size, window) for size, window in self.own_batches.items()}
         return metrics | self.step_objectives(TensorDict({"shared": batch, **own}), step)
 
     def learn(self, batch: TensorDict, step: int) -> Metrics:
@@ -192,7 +206,7 @@ class Agent(nn.Module):
             batches: the agent's batch as `shared`, and those of the objectives that have their own, by their size.
             step: not used; all bodies of an update have these two arguments.
         """
-        own = {size: batches[str(size)] for size in self.objectives.own_batches}
+        own = {size: batches[str(size)] for size in self.own_batches}
         loss, metrics = self.objectives(batches["shared"], own=own)
         self.step("objectives", loss)
         self.objectives.after_step()

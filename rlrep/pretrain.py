@@ -32,7 +32,7 @@ class Pretrainer:
         train: pairs to learn from.
         validation: held-out pairs.
         steps: updates, at least 1.
-        batch_size: pairs in an update.
+        batch_size: pairs in an update, unless the objective has a `batch_size` of its own.
         lr: Adam's step size.
         validate_every: updates between two validations.
         validation_batches: batches a validation takes the mean over.
@@ -84,7 +84,7 @@ class Pretrainer:
             raise ValueError("pre-training is one process's: set objective.all_ranks = False to train one in each rank")
         self.objective, self.train, self.validation = objective, train, validation
         self.objectives = Objectives([objective])
-        self.steps, self.batch_size, self.patience = steps, batch_size, patience
+        self.steps, self.batch_size, self.patience = steps, objective.batch_size or batch_size, patience
         self.validate_every, self.validation_batches = validate_every, validation_batches
         self.optimizer = adam(objective.parameters(), lr)
         self.updates = 0
@@ -110,13 +110,18 @@ class Pretrainer:
 
     def step(self) -> dict[str, Tensor]:
         """One update; the losses and metrics stay tensors on the device."""
-        loss, metrics = self.objectives(self.sample(self.train))
+        loss, metrics = self.losses(self.train)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.objectives.after_step()
         self.updates += 1
         return metrics
+
+    def losses(self, data: Episodes) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the losses on a batch, and all losses and metrics, detached."""
+        batch = self.sample(data)
+        return self.objectives(batch, own={self.batch_size: batch})
 
     def sample(self, data: Episodes) -> TensorDict:
         """A batch of the objective's window."""
@@ -135,7 +140,7 @@ class Pretrainer:
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(VALIDATION_SEED)
-            rows = [self.objectives(self.sample(self.validation))[1] for _ in range(self.validation_batches)]
+            rows = [self.losses(self.validation)[1] for _ in range(self.validation_batches)]
         self.objective.train()
         self.validation.load_state_dict(before)
         means = {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}

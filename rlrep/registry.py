@@ -33,6 +33,10 @@ def find_class(kind: str, name: str, known: Mapping[str, type[T]], base: type[T]
         ValueError: for an unknown name, and for a path whose module, class or base is wrong: it says which.
     """
     if ":" not in name:
+        if name not in known and "." in name:
+            raise ValueError(
+                f"unknown {kind} {name!r}: a class of one's own is named with a colon, my_package.my_file:MyClass"
+            )
         return look_up(kind, name, known)
     module_name, _, class_name = name.partition(":")
     try:
@@ -48,10 +52,12 @@ def find_class(kind: str, name: str, known: Mapping[str, type[T]], base: type[T]
         raise ValueError(f"{kind} {name!r} is not an import path such as my_package.my_file:MyClass") from error
     found = getattr(module, class_name, None)
     if found is None:
-        classes = [each for each, value in vars(module).items() if isinstance(value, type) and issubclass(value, base)]
+        values = vars(module).items()
+        classes = [each for each, value in values if isinstance(value, type) and issubclass(value, base)]
+        classes = [each for each in classes if getattr(module, each) is not base]
         near = f": it has {', '.join(classes)}" if classes else ""
         raise ValueError(f"{kind} {name!r}: {module_name} has no class {class_name!r}{near}")
-    if not (isinstance(found, type) and issubclass(found, base)):
+    if not (isinstance(found, type) and issubclass(found, base) and found is not base):
         raise ValueError(f"{kind} {name!r}: {class_name} is not a subclass of {base.__module__}.{base.__name__}")
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -109,9 +109,20 @@ class Window:
         return max(self.n_step, self.actions, self.rewards, *map(furthest, self.observations), 0)
 
     @property
+    def least_span(self) -> int:
+        """Steps after t that it reaches with every gap at its shortest."""
+        steps = (1 + offset.plus if isinstance(offset, Gap) else offset for offset in self.observations)
+        return max(self.n_step, self.actions, self.rewards, *steps, 0)
+
+    @property
     def lookback(self) -> int:
         """Steps before t that it reaches, stacked frames not counted."""
         return max([0, *(-offset for offset in self.observations if isinstance(offset, int))])
+
+    @property
+    def gaps(self) -> list[Gap]:
+        """The gaps that a batch draws, each once."""
+        return list(dict.fromkeys(offset.drawn for offset in self.observations if isinstance(offset, Gap)))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -134,6 +145,20 @@ class Window:
             max(window.actions for window in windows),
             max(window.rewards for window in windows),
         )
+
+    def with_n_step(self, n_step: int) -> Window:
+        """This window with `n_step` where it takes any."""
+        return replace(self, n_step=n_step) if self.n_step == ANY_N_STEP else self
+
+    @property
+    def reach(self) -> str:
+        """What it reads furthest from t, in words."""
+        parts = {f"n_step={self.n_step}": self.n_step, f"{self.actions} actions": self.actions}
+        parts |= {f"{self.rewards} rewards": self.rewards}
+        parts |= {f"an observation {offset} steps away": furthest(offset) for offset in self.observations}
+        ahead = max(parts, key=lambda name: parts[name]) if self.span else "one observation"
+        back = f"an observation {self.lookback} steps back"
+        return ahead if not self.lookback else f"{ahead} and {back}" if self.span else back
 
     def holds(self, key: Any) -> bool:
         """Whether its batches have an entry of that name."""

@@ -63,6 +63,14 @@ def test_offline(name: str, data: Path, tmp_path: Path) -> None:
     assert has_learned(last_row(tmp_path / "run"))
 
 
+def test_a_batch_size_of_its_own_is_an_option(data: Path, tmp_path: Path) -> None:
+    """As the README gives it."""
+    run_offline(
+        data, tmp_path / "run", "agent=bc", "objectives=[curl]", "objective.curl.batch_size=16", "update=separate"
+    )
+    assert has_learned(last_row(tmp_path / "run"))
+
+
 def test_options_of_ones_own_objective_may_be_lists(data: Path, tmp_path: Path) -> None:
     run_offline(data, tmp_path / "run", "agent=bc", f"objectives=['{OWN}']", "++objective.Own.widths=[4,6]")
     assert has_learned(last_row(tmp_path / "run"))

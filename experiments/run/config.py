@@ -19,7 +19,7 @@ from agents import PATHS, find_agent
 from envs import environment_spec, task_name
 from experiments.run.config_file import load_as, register, typed_as
 from experiments.run.options import ConfigError, check, is_a, option, section
-from rlrep import OBJECTIVES, Objective
+from rlrep import OBJECTIVES, Objective, Window
 from rlrep.encoders import PRECISIONS, supports_bfloat16
 from rlrep.objectives import find_objective
 from rlrep.registry import look_up, parameters_of
@@ -99,7 +99,8 @@ def objective_defaults() -> dict[str, dict[str, Any]]:
 def defaults_of(built: type, shared: tuple[str, ...] = ("feature_dim", "hidden_dim")) -> dict[str, Any]:
     """The options of an objective's or agent's class with their defaults; those of `shared` follow the run's."""
     hints = arguments_of(built)
-    out = {}
+    # An objective's batch is its owner's unless it has a size.
+    out: dict[str, Any] = {"batch_size": None} if issubclass(built, Objective) else {}
     for name, parameter in parameters_of(built).items():
         if name in GIVEN_BY_US or name == "frame_channels" or parameter.default is parameter.empty:
             continue
@@ -247,6 +248,11 @@ class RunConfig(AnyRunConfig):
             raise ConfigError(f"agent.critic_target_tau must be at most 1, got {self.agent['critic_target_tau']}")
         if len(set(self.objectives)) < len(self.objectives):
             raise ConfigError(f"objectives names one twice: {', '.join(self.objectives)}")
+        if len({short_name(name) for name in self.objectives}) < len(self.objectives):
+            raise ConfigError(
+                f"objectives names two classes of one name, whose options could not be told apart: "
+                f"{', '.join(self.objectives)}. Rename one"
+            )
         if self.replay_storage.startswith("cuda") and not self.device.startswith("cuda"):
             raise ConfigError(f"replay_storage={self.replay_storage} needs device=cuda, this run has {self.device}")
         if not self.replay_storage.startswith("cuda"):
@@ -294,12 +300,13 @@ class TrainConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         before_updates = self.num_seed_frames // self.action_repeat
-        if before_updates < self.batch_size:
-            raise ConfigError(
-                f"batch_size={self.batch_size} is larger than the data at the first update, {before_updates} "
-                f"transitions (num_seed_frames={self.num_seed_frames} at action_repeat={self.action_repeat}): make "
-                f"batch_size smaller or num_seed_frames at least {self.batch_size * self.action_repeat}"
-            )
+        for name, size in self.batch_sizes.items():
+            if before_updates < size:
+                raise ConfigError(
+                    f"{name}={size} is larger than the data at the first update, {before_updates} transitions "
+                    f"(num_seed_frames={self.num_seed_frames} at action_repeat={self.action_repeat}): make it smaller, "
+                    f"or num_seed_frames at least {size * self.action_repeat}"
+                )
         if self.num_seed_frames >= self.num_train_frames:
             raise ConfigError(
                 f"num_seed_frames={self.num_seed_frames} leaves no update within "
@@ -315,35 +322,43 @@ class TrainConfig(RunConfig):
                 f"init={self.init} brings its encoder, encoder={self.encoder.path} is another: leave one of them out"
             )
 
-    def check_episode(self, episode_steps: float, horizon: int) -> None:
+    @property
+    def batch_sizes(self) -> dict[str, int]:
+        """The rows of all batches that are drawn, by the option that says so."""
+        own = {short_name(name): self.objective.get(name, {}).get("batch_size") for name in self.objectives}
+        sizes = {f"objective.{name}.batch_size": size for name, size in own.items() if size is not None}
+        return {"batch_size": self.batch_size} | sizes
+
+    def check_episode(self, episode_steps: float, windows: Mapping[str, Window]) -> None:
         """Refuses windows and replays that do not fit the episodes.
 
         Args:
             episode_steps: agent steps of an episode.
-            horizon: the most steps that an objective looks ahead.
+            windows: what is read, by who reads it.
         """
         if episode_steps == float("inf"):
             raise ConfigError(
                 f"{self.task} has no time limit: its evaluations would not end. Give it one, env.max_episode_steps=1000"
             )
-        for name, steps in {"nstep": self.nstep, "horizon": horizon}.items():
-            if steps > episode_steps:
+        for learner, window in windows.items():
+            if window.span + window.lookback > episode_steps:
                 raise ConfigError(
-                    f"{name}={steps} is longer than an episode of {self.task}, {episode_steps:g} agent steps at "
-                    f"action_repeat={self.action_repeat}: make it smaller"
+                    f"{learner} reads {window.reach}, and an episode of {self.task} has {episode_steps:g} agent steps "
+                    f"at action_repeat={self.action_repeat}: make its nstep or horizon smaller"
                 )
-        window = max(self.nstep, horizon)
-        if self.num_seed_frames / self.num_envs < self.action_repeat * window:
+        steps = max(window.span + window.lookback for window in windows.values())
+        if self.num_seed_frames / self.num_envs < self.action_repeat * steps:
             raise ConfigError(
                 f"num_seed_frames={self.num_seed_frames} over {self.num_envs} environments is less than one window of "
-                f"{window} agent steps: make it larger"
+                f"{steps} agent steps: make it larger"
             )
         # An episode of T transitions takes T + 1 rows; its start may have left the ring, and its end be still to come.
         transitions = self.replay_buffer_size * episode_steps / (episode_steps + 1) - 2 * self.num_envs
-        if transitions < self.batch_size or self.replay_buffer_size / self.num_envs < 2 * (window + self.frame_stack):
+        largest = max(self.batch_sizes.values())
+        if transitions < largest or self.replay_buffer_size / self.num_envs < 2 * (steps + self.frame_stack):
             raise ConfigError(
-                f"replay_buffer_size={self.replay_buffer_size} is too small for batch_size={self.batch_size} and "
-                f"windows of {window} agent steps in each of {self.num_envs} environments: make it larger"
+                f"replay_buffer_size={self.replay_buffer_size} is too small for batch_size={largest} and "
+                f"windows of {steps} agent steps in each of {self.num_envs} environments: make it larger"
             )
 
 

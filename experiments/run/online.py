@@ -61,9 +61,7 @@ class OnlineRun(AgentRun):
         check_fit(self.data, config.offline.data, self.eval_env, config, count)
 
     def check_agent(self) -> None:
-        spans = [objective.window.span for objective in self.agent.objectives]
-        self.horizon = max(spans, default=0)
-        self.config.check_episode(self.episode_steps, self.horizon)
+        self.config.check_episode(self.episode_steps, {name: window for name, window, _ in self.agent.learners})
 
     def initialize(self) -> None:
         super().initialize()
@@ -100,7 +98,6 @@ class OnlineRun(AgentRun):
             frame_stack=config.frame_stack,
             n_step=config.nstep,
             discount=config.discount,
-            horizon=self.horizon,
             num_envs=self.num_envs,
             storage=replay_storage(config, shape),
             path=files,

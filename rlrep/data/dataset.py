@@ -254,6 +254,7 @@ class Dataset(Episodes):
             for at in range(0, frames.shape[1], COPIED_AT_ONCE):
                 frames[:, at : at + COPIED_AT_ONCE] = mapped[:, at : at + COPIED_AT_ONCE].to(frames.device)
         self.frames = frames
+        self.warned_of = 0  # steps of the longest window whose unsampled episodes were listed
         self.provenance, self.skipped = provenance, skipped
         self.fingerprint = replay_files.fingerprint(folder)
         action = rows["action"]
@@ -282,22 +283,39 @@ class Dataset(Episodes):
 
     def check_lengths(self, name: str | Path) -> None:
         """Refuses a data set that can't be sampled, and warns of the episodes that never are."""
-        span, lengths = self.window.span, self.episode_lengths
-        ended = np.zeros(len(lengths), bool)
-        ended[self.rows["episode"][0][self.rows["terminated"][0]]] = True
-        short = (lengths < span) & ~ended
+        span, lengths, short = self.window.span, self.episode_lengths, self._too_short(self.window)
         needs = f"max(n_step={self.window.n_step}, horizon={self.window.actions}) = {span} steps"
         if short.all():
             raise ValueError(
                 f"no episode in {name} is as long as a sample, {needs} (the longest has {lengths.max()}): "
                 f"make n_step and horizon smaller"
             )
+        self._warn(short, f"a sample, {needs},", name)
+        self.warned_of = span
+
+    def check(self, window: Window, learner: str, source: str = "these data", batch_size: int = 1) -> None:
+        """Refuses a window that can't be sampled, see `Episodes.check`, and warns of the episodes that never are."""
+        super().check(window, learner, source, batch_size)
+        window = self.resolve(window)
+        steps = window.least_span + window.lookback
+        if steps > self.warned_of:
+            self._warn(self._too_short(window), f"what {learner} reads, {window.reach},", source)
+            self.warned_of = steps
+
+    def _too_short(self, window: Window) -> np.ndarray:
+        """(E,) bool: the episodes in which no such window can start."""
+        lengths = self.episode_lengths
+        ended = np.zeros(len(lengths), bool)
+        ended[self.rows["episode"][0][self.rows["terminated"][0]]] = True
+        return (lengths < window.least_span + window.lookback) & ~(ended & (lengths > window.lookback))
+
+    def _warn(self, short: np.ndarray, what: str, source: str | Path) -> None:
         if short.any():
             listed = ", ".join(map(str, np.flatnonzero(short)[:10])) + (", …" if short.sum() > 10 else "")
             warnings.warn(
-                f"{short.sum()} of the {len(lengths)} episodes in {name} are shorter than a sample, {needs}, and are "
-                f"never sampled: {listed}",
-                stacklevel=3,
+                f"{short.sum()} of the {len(short)} episodes in {source} are shorter than {what} and are never "
+                f"sampled: {listed}",
+                stacklevel=4,
             )
 
 

@@ -138,8 +138,14 @@ class Attached:
             self.objectives = _build(settings["objectives"], encoder, model)
         given = settings["batch_size"]
         self.batch_size: int = model.batch_size if given is None else given  # type: ignore[attr-defined]
-        for size, window in {self.batch_size: self.objectives.window, **self.objectives.own_batches}.items():
-            _check_data(model, features.pixel_key, window, size)
+        readers = [
+            (name, objective.window, objective.batch_size or self.batch_size)
+            for name, objective in zip(self.objectives.names, self.objectives, strict=True)
+        ]
+        batches = [(self.batch_size, self.objectives.window), *self.objectives.own_batches.items()]
+        readers += [("the objectives' batch", window, size) for size, window in batches]
+        for name, window, size in readers:
+            _check_data(model, features.pixel_key, window, size, name)
         owned = set(encoder.parameters())
         heads = [parameter for parameter in self.objectives.parameters() if parameter not in owned]
         self.optimizers = [adam(heads, settings["lr"])]
@@ -317,16 +323,17 @@ def _build(objectives: Options, encoder: nn.Module, model: BaseAlgorithm) -> Obj
     return Objectives(built).to(model.device)
 
 
-def _check_data(model: Any, pixel_key: str | None, window: Window, batch_size: int) -> None:
+def _check_data(model: Any, pixel_key: str | None, window: Window, batch_size: int, learner: str) -> None:
     """Refuses settings with which a batch of windows can't be had, now rather than in the middle of training."""
-    steps, n_envs = max(window.span, 1), model.n_envs
+    steps, n_envs = max(window.span, 1) + window.lookback, model.n_envs
+    reads = f"{learner} reads {window.reach}, and "
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, for objectives that compare samples, got {batch_size}")
     if isinstance(model, PPO):
         if (windows := n_envs * (model.n_steps - steps)) < 2:
             raise ValueError(
-                f"a rollout of n_steps={model.n_steps} in {n_envs} environments holds {max(windows, 0)} windows of "
-                f"{steps} steps: make n_steps larger than {steps + 1}, or the horizon smaller"
+                f"{reads}a rollout of n_steps={model.n_steps} in {n_envs} environments holds {max(windows, 0)} windows "
+                f"of {steps} steps: make n_steps larger than {steps + 1}, or the horizon smaller"
             )
         return
     buffer = model.replay_buffer
@@ -340,8 +347,8 @@ def _check_data(model: Any, pixel_key: str | None, window: Window, batch_size: i
     windows = n_envs * (buffer.frames.kept - steps - buffer.frames.frame_stack + 1)
     if windows < batch_size:
         raise ValueError(
-            f"buffer_size={model.buffer_size} in {n_envs} environments holds at most {max(windows, 0)} windows of "
-            f"{steps} steps, a batch is {batch_size}: make buffer_size larger"
+            f"{reads}buffer_size={model.buffer_size} in {n_envs} environments holds at most {max(windows, 0)} windows "
+            f"of {steps} steps, a batch is {batch_size}: make buffer_size larger"
         )
     frequency, unit = model.train_freq
     if unit != TrainFrequencyUnit.STEP:
@@ -349,7 +356,7 @@ def _check_data(model: Any, pixel_key: str | None, window: Window, batch_size: i
     first = frequency * (model.learning_starts // (frequency * n_envs) + 1)
     if model.num_timesteps == 0 and first < steps:
         raise ValueError(
-            f"with learning_starts={model.learning_starts}, train_freq={frequency} and {n_envs} environments, the "
-            f"first update comes after {first} steps of each, the objectives look {steps} ahead: set learning_starts "
-            f"to at least {steps * n_envs}"
+            f"{reads}with learning_starts={model.learning_starts}, train_freq={frequency} and {n_envs} environments, "
+            f"the first update comes after {first} steps of each, fewer than the {steps} of a window: set "
+            f"learning_starts to at least {steps * n_envs}"
         )

@@ -39,7 +39,8 @@ class ObjectiveLoss(TensorDictModuleBase):
             or TorchRL's ``env.action_spec``. None for actions that are in [-1, 1] already, or discrete.
 
     Raises:
-        ValueError: for a slice that is shorter than the objective's window, or an action space without finite bounds.
+        ValueError: for a slice that is shorter than the objective's window, an objective with a batch size of its own,
+            or an action space without finite bounds.
     """
 
     def __init__(
@@ -52,6 +53,11 @@ class ObjectiveLoss(TensorDictModuleBase):
     ) -> None:
         super().__init__()
         check_slice_len(slice_len, objective.window)
+        if objective.batch_size is not None:
+            raise ValueError(
+                f"{type(objective).__name__} was built with batch_size={objective.batch_size}, and here TorchRL's "
+                f"replay buffer draws the batch: leave batch_size out"
+            )
         self.objective, self.slice_len, self.pixels, self.discount = objective, slice_len, pixels, discount
         self.scale = None if action_space is None else Scale(action_space)
         self.in_keys = [pixels, "action", *(("next", key) for key in (pixels, "reward", "done", "terminated"))]
@@ -150,7 +156,8 @@ def windows(
     goes_on = ~done.view(*slices.shape, -1)[:, :-1, 0]
     # A quarter of the rows tells as much, in a third of the time.
     same = (observation[:, 1:, ..., ::4, :] == after[:, :-1, ..., ::4, :]).flatten(2).all(-1)
-    whole = goes_on[:, inside[:, :-1]].all()
+    # Windows of more than one step cover their slices.
+    whole = goes_on.all() if steps + window.lookback > 1 else goes_on[:, :0].all()
     consecutive = (same | ~goes_on).all()
     in_range = (action.abs() <= 1 + TOLERANCE).all() if action.is_floating_point() else whole
     # All three at once: on CUDA each answer that Python reads waits for the device.
@@ -193,7 +200,14 @@ def windows(
             "reward": (reward[:, inside[:, :n_step]] * weights).sum(-1).reshape(-1, 1),
             "terminated": ended,
         }
-    ahead = {offset: _steps(offset, (count, len(first)), observation.device) for offset in window.observations}
+    shape = count, len(first)
+    drawn = {gap: _draw(gap, shape, observation.device) for gap in window.gaps}
+    ahead = {
+        offset: drawn[offset.drawn] + offset.plus
+        if isinstance(offset, Gap)
+        else torch.full(shape, offset, device=observation.device)
+        for offset in window.observations
+    }
     seen = {offset: _observations(observation, after, first, offset, ahead[offset]) for offset in window.observations}
     if len(seen) == 1:
         (out["future_observation"],), (out["gap"],) = seen.values(), (each.flatten() for each in ahead.values())
@@ -203,12 +217,10 @@ def windows(
     return TensorDict(out, batch_size=[size])
 
 
-def _steps(offset: Offset, shape: tuple[int, int], device: torch.device) -> Tensor:
-    """(B, windows) the steps to an offset, drawn where it is a gap."""
-    if not isinstance(offset, Gap):
-        return torch.full(shape, offset, device=device)
-    weights = torch.arange(offset.most, 0, -1.0, device=device) if offset.linear else torch.ones(offset.most).to(device)
-    return torch.multinomial(weights, shape[0] * shape[1], replacement=True).view(shape) + 1 + offset.plus
+def _draw(gap: Gap, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """(B, windows) in 1..`gap.most`, see `Gap.draw`."""
+    weights = torch.arange(gap.most, 0, -1.0, device=device) if gap.linear else torch.ones(gap.most, device=device)
+    return torch.multinomial(weights, shape[0] * shape[1], replacement=True).view(shape) + 1
 
 
 def _observations(observation: Tensor, after: Tensor, first: Tensor, offset: Offset, ahead: Tensor) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from rlrep.encoders import PixelEncoder
 from rlrep.objectives.autoencoder import Autoencoder
 from rlrep.objectives.barlow_twins import BarlowTwins
-from rlrep.objectives.base import Objective, Objectives
+from rlrep.objectives.base import Objective, Objectives, check_declared
 from rlrep.objectives.curl import CURL
 from rlrep.objectives.cvrl import CVRL
 from rlrep.objectives.forward_model import ForwardModel
@@ -56,7 +57,14 @@ def make_objective(
     """
     objective = find_objective(name)
     check_options("objective", name, objective, options)
+    try:
+        inspect.signature(objective).bind(encoder, action_space, **options)
+    except TypeError as error:
+        raise ValueError(
+            f"objective {name} can't be built as {objective.__name__}(encoder, action_space): {error}"
+        ) from error
     made = objective(encoder, action_space, **options)
+    check_declared(made)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size of {name} must be at least 1, got {batch_size}")
     made.batch_size = batch_size

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 PIXELS = ("observation", "future_observation")
+AWAY = ("future_observation", "gap", ("sequence", "observation"))  # what is read by its offset
 WHO_HAS = {
     "action": "data recorded with actions (a replay buffer, offline RL data), not video",
     "action_sequence": "a replay buffer built with horizon=K, or offline RL data, not video",
@@ -159,9 +160,12 @@ class Objective(nn.Module):
 
         self._encoded = dict(encoded or {})
         try:
-            return TensorDict(self.losses(*self.read(batch)))
+            out = self.losses(*self.read(batch))
         finally:
             self._encoded = {}
+        if out.keys() != set(self.out_keys):
+            raise ValueError(f"{type(self).__name__} says that it returns {self.out_keys}, and returned {list(out)}")
+        return TensorDict(out)
 
     def read(self, batch: TensorDict) -> list[Tensor]:
         """The entries `in_keys` of a batch, in that order.
@@ -187,10 +191,15 @@ class Objective(nn.Module):
         if by_offset and key in ("future_observation", "gap"):
             (only,) = self.window.observations
             value = batch.get(("at" if key == "future_observation" else "steps", str(only)), None)
+            if value is None:
+                raise KeyError(
+                    f"{type(self).__name__} reads {key!r} {only} steps away, and this batch was drawn for another "
+                    f"window: sample(batch_size, objective.window), or that of all its readers, Objectives.window"
+                )
         elif by_offset and key == ("sequence", "observation"):
             found = [batch.get(("at", str(offset)), None) for offset in self.window.observations]
             value = torch.stack(found, 1) if all(each is not None for each in found) else None
-        if value is None:
+        if value is None and not (by_offset and key in AWAY):
             value = batch.get(key, None)
         if value is None:
             name = key if isinstance(key, str) else key[-1]
@@ -198,7 +207,7 @@ class Objective(nn.Module):
             if key[0] == "sequence":
                 has = "batches that are drawn for its window, sample(batch_size, objective.window), video's too"
             raise KeyError(f"{type(self).__name__} reads {key!r}, which this batch lacks. It is in {has}.")
-        if by_offset and key == "action_sequence":
+        if key == "action_sequence" and (by_offset or not self.window.observations):
             value = value[:, : self.window.actions]
         if key in (("sequence", "reward"), ("sequence", "terminated"), ("sequence", "valid")):
             value = value[:, : self.window.rewards]
@@ -238,6 +247,7 @@ class Objectives(nn.ModuleList):
         self.names: list[str] = list(objectives) if isinstance(objectives, Mapping) else []
         super().__init__(objectives.values() if isinstance(objectives, Mapping) else objectives)
         for objective in self:
+            check_declared(objective)
             for key in objective.in_keys:
                 if not objective.window.holds(key):
                     raise ValueError(
@@ -292,13 +302,22 @@ class Objectives(nn.ModuleList):
             batch: the owner's, of `window`.
             encoded: features of its observations by their offset, see `Objective.forward`.
             own: the batches of `own_batches`, by their size.
+
+        Raises:
+            KeyError: naming an objective whose own batch is missing.
         """
         out: dict[str, Tensor] = {}
         for objective in self:
             if objective.batch_size is None:
                 out.update(objective(batch, encoded).items())
             else:
-                out.update(objective((own or {})[objective.batch_size]).items())
+                own_batch = (own or {}).get(objective.batch_size)
+                if own_batch is None:
+                    raise KeyError(
+                        f"{type(objective).__name__} reads a batch of its own of {objective.batch_size} rows: draw "
+                        f"those of `own_batches` and pass them as `own`"
+                    )
+                out.update(objective(own_batch).items())
         return total_loss(out), {name: value.detach() for name, value in out.items()}
 
     def after_step(self) -> None:
@@ -310,6 +329,22 @@ class Objectives(nn.ModuleList):
         """To be called when the encoder was given other weights."""
         for objective in self:
             objective.restart_copies()
+
+
+def check_declared(objective: Objective) -> None:
+    """Refuses an objective that does not say what it takes and returns, or that returns no loss.
+
+    Raises:
+        ValueError: naming what is missing.
+    """
+    name = type(objective).__name__
+    for keys in ("in_keys", "out_keys"):
+        if not hasattr(objective, keys):
+            raise ValueError(f"{name} must set {keys} when it is built, see rlrep.Objective")
+    if not any(key.startswith("loss_") for key in objective.out_keys):
+        raise ValueError(
+            f"{name} returns nothing to minimise: name a loss in out_keys loss_…, got {objective.out_keys}"
+        )
 
 
 def total_loss(values: Mapping[str, Tensor] | TensorDict) -> Tensor:

@@ -153,7 +153,10 @@ class ReplayBuffer(Episodes):
         """
         super().check(window, learner, source, batch_size)
         window = self.resolve(window)
-        _check_capacity(self.capacity, self.num_envs, window.span + window.lookback + self.frame_stack)
+        rows = window.span + window.lookback + self.frame_stack
+        _check_capacity(
+            self.capacity, self.num_envs, rows, f"{learner} reads {window.reach}, and {source} is too short: "
+        )
 
     def add(
         self,
@@ -408,12 +411,12 @@ class ReplayBuffer(Episodes):
         return np.arange(max(0, self.head[lane] - self.kept), self.head[lane])
 
 
-def _check_capacity(capacity: int, num_envs: int, rows: int) -> None:
+def _check_capacity(capacity: int, num_envs: int, rows: int, why: str = "") -> None:
     kept = capacity // num_envs
     if kept < rows:
         raise ValueError(
-            f"capacity={capacity} leaves {kept} rows for each of {num_envs} environments, one sample spans {rows}: "
-            f"make it larger"
+            f"{why}capacity={capacity} leaves {kept} rows for each of {num_envs} environments, one sample spans "
+            f"{rows}: make it larger"
         )
 
 

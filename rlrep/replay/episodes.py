@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rlrep.replay.storage import ReplayError
-from rlrep.window import ANY_N_STEP, Gap, Offset, Window, furthest
+from rlrep.window import Gap, Offset, Window
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -100,9 +100,7 @@ class Episodes:
         """The window with this store's own n_step where it takes any; the store's window for None."""
         if window is None:
             return self.window
-        if window.n_step != ANY_N_STEP:
-            return window
-        return Window(self.window.n_step or 1, window.observations, window.actions, window.rewards)
+        return window.with_n_step(self.window.n_step or 1)
 
     def check(self, window: Window, learner: str, source: str = "these data", batch_size: int = 1) -> None:
         """Refuses a window that these episodes can never serve, before anything is drawn.
@@ -129,9 +127,10 @@ class Episodes:
                 f"transitions: make its batch_size smaller"
             )
         longest = self.longest_episode
-        if longest is not None and window.span + window.lookback > longest:
+        whole = longest is None or window.span + window.lookback <= longest
+        if not whole and window.lookback >= self.longest_ended:
             raise ValueError(
-                f"{learner} reads {_far(window)}, and the longest episode in {source} has {longest} steps: make its "
+                f"{learner} reads {window.reach}, and the longest episode in {source} has {longest} steps: make its "
                 f"horizon smaller"
             )
 
@@ -144,6 +143,13 @@ class Episodes:
     def longest_episode(self) -> int | None:
         """Steps of the longest episode; None while more may come."""
         return int(self.rows["step"].max())
+
+    @property
+    def longest_ended(self) -> int:
+        """Steps of the longest episode with a real end, where windows may be cut short; 0 for none."""
+        if "terminated" not in self.rows:
+            return 0
+        return int(self.rows["step"].max(initial=-1, where=self.rows["terminated"])) + 1
 
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
         """`batch_size` windows, drawn with replacement: a gap first, then a row among all from which it can be had.
@@ -161,7 +167,7 @@ class Episodes:
             ReplayError: before there are `batch_size` transitions, or when no episode is as long as a window.
         """
         resolved = self.resolve(window)
-        gaps = {gap: gap.draw(self.rng, batch_size) for gap in _drawn(resolved)}
+        gaps = {gap: gap.draw(self.rng, batch_size) for gap in resolved.gaps}
         lane, start = self._draw(batch_size, resolved, gaps)
         return self._read(lane, start, resolved, gaps, by_offset=window is not None)
 
@@ -174,13 +180,21 @@ class Episodes:
 
         Raises:
             ReplayError: if this store draws uniformly.
+            ValueError: for priorities that are not finite and above 0, or not one a row; nothing is set.
         """
         if not self.prioritized:
             raise ReplayError("this replay draws uniformly: build it with prioritized=True to set priorities")
         at, values = host(index).reshape(-1), host(priority).astype(np.float32).reshape(-1)
-        own = at >= 0
+        if len(at) != len(values):
+            raise ValueError(f"each row has one priority, got {len(at)} rows and {len(values)} priorities")
+        if not (np.isfinite(values) & (values > 0)).all():
+            raise ValueError(
+                f"priorities must be finite and greater than 0, got {values.min()} to {values.max()}: bound them from "
+                f"below, for example by a small constant"
+            )
+        at, values = at[at >= 0], values[at >= 0]
         column = self.rows["priority"].reshape(-1)
-        column[at[own]] = np.where(column[at[own]] > 0, values[own], 0)  # not rows that have left meanwhile
+        column[at] = np.where(column[at] > 0, values, 0)  # not rows that have left meanwhile
         self.largest_priority = max(self.largest_priority, float(values.max(initial=0)))
         self._priority_sums = None
 
@@ -329,12 +343,13 @@ class Episodes:
             out["action_sequence"] = self._tensor(sequence)
         if window.rewards:
             out["sequence"] = self._rewards(lane, start, window.rewards, steps)
+        taken = {offset: self._tensor(ahead[offset]) for offset in window.observations}
         if len(window.observations) == 1:
             (only,) = window.observations
-            out |= {"future_observation": seen[only], "gap": self._tensor(ahead[only])}
+            out |= {"future_observation": seen[only], "gap": taken[only]}
         if by_offset and window.observations:
             out["at"] = {str(offset): seen[offset] for offset in window.observations}
-            out["steps"] = {str(offset): self._tensor(ahead[offset]) for offset in window.observations}
+            out["steps"] = {str(offset): taken[offset] for offset in window.observations}
         return TensorDict(out, batch_size=[len(start)], device=self.device)
 
     def _transition(
@@ -405,11 +420,6 @@ class Episodes:
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _drawn(window: Window) -> list[Gap]:
-    """The gaps that a window's batch draws, each once."""
-    return list(dict.fromkeys(offset.drawn for offset in window.observations if isinstance(offset, Gap)))
-
-
 def _reach(window: Window, gaps: dict[Gap, np.ndarray], batch_size: int) -> np.ndarray:
     """(B,) how many steps ahead each row of a batch reads."""
     fixed = (offset for offset in window.observations if isinstance(offset, int))
@@ -418,14 +428,6 @@ def _reach(window: Window, gaps: dict[Gap, np.ndarray], batch_size: int) -> np.n
         if isinstance(offset, Gap):
             reach = np.maximum(reach, gaps[offset.drawn] + offset.plus)
     return reach
-
-
-def _far(window: Window) -> str:
-    """What of a window is furthest from t."""
-    parts: dict[str, int] = {f"n_step={window.n_step}": window.n_step, f"{window.actions} actions": window.actions}
-    parts |= {f"{window.rewards} rewards": window.rewards}
-    parts |= {f"an observation {offset} steps away": furthest(offset) for offset in window.observations}
-    return max(parts, key=lambda name: parts[name])
 
 
 def host(values: Any) -> np.ndarray:

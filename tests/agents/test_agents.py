@@ -403,3 +403,35 @@ def test_agent_and_objectives_shift_alike() -> None:
 def test_actions_of_another_range_are_refused(algorithm: str) -> None:
     with pytest.raises(ValueError, match="RescaleAction"):
         make_agent(algorithm, SHAPE, spaces.Box(-2, 2, (2,)), encoder_options={"channels": 4}, **SMALL)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_agents_n_step_counts_for_its_objectives_whatever_the_replays_is(joint: bool) -> None:
+    replay = filled_replay()
+    drawn: list[Window] = []
+    sample = replay.sample
+    replay.sample = lambda size, window: drawn.append(window) or sample(size, window)  # type: ignore
+    own = {} if joint else {"batch_size": 5}
+    options: dict[str, Any] = {"n_step": 2, "objective_options": {"taco": SMALL | own}, "joint": joint}
+    build("drqv2", ["taco"], batch_size=4, **options).update(replay, 0)
+    build("bc", ["taco"], batch_size=4, **options).update(replay, 0)
+    assert {window.n_step for window in drawn if window.observations} == {2}
+
+
+def test_windows_that_only_together_are_too_long_are_refused() -> None:
+    replay = ReplayBuffer(SHAPE, BOX, 12, frame_stack=1, n_step=1)
+    encoder = PixelEncoder(SHAPE, channels=4)
+    back, ahead = CURL(encoder), TACO(encoder, BOX, horizon=8, curl=False)
+    back.window = Window(observations=(-8,))
+    DrQV2(encoder, BOX, [back], batch_size=4).check(replay)
+    DrQV2(encoder, BOX, [ahead], batch_size=4).check(replay)
+    with pytest.raises(ValueError, match=r"the batch that DrQV2 and its objectives share reads .* 8 steps back"):
+        DrQV2(encoder, BOX, [back, ahead], batch_size=4).check(replay)
+    back.batch_size = ahead.batch_size = 6
+    with pytest.raises(ValueError, match="the objectives' batch of 6 rows reads"):
+        DrQV2(encoder, BOX, [back, ahead], batch_size=4).check(replay)
+
+
+def test_an_agents_own_batch_that_is_larger_than_the_replay_is_refused() -> None:
+    with pytest.raises(ValueError, match="DrQV2 reads batches of 80, and this replay hold at most 59"):
+        build("drqv2", batch_size=80).check(filled_replay())

@@ -17,9 +17,9 @@ from torch import Tensor
 import rlrep.encoders
 from agents import Agent, accelerate
 from agents.graph import WARM_UP, CudaGraph, can_capture, compile_encoder, distinct
-from rlrep import Autoencoder
+from rlrep import Autoencoder, Gap, Window
 from rlrep.replay import ReplayBuffer
-from tests.agents.test_agents import BOX, SHAPE, Fixed, build, make_batch
+from tests.agents.test_agents import BOX, SHAPE, SMALL, Fixed, build, make_batch
 
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 
@@ -43,12 +43,6 @@ def replay(horizon: int, device: str = "cpu") -> ReplayBuffer:
             truncated=np.array([i % 20 == 19]),
         )
     return made
-
-
-def aliased(batch: TensorDict) -> TensorDict:
-    """As the replay makes it where n_step is the horizon: one tensor under two keys."""
-    batch["future_observation"] = batch["next", "observation"]
-    return batch
 
 
 @pytest.fixture
@@ -196,14 +190,13 @@ def test_a_compiled_shift_is_a_shift(dynamo: Any) -> None:
 
 
 class Tape:
-    """Stands in for torch.cuda where there is none: a graph keeps the update that it captures for its replays."""
+    """Stands in for torch.cuda where there is none: a graph keeps the body that it captures for its replays."""
 
-    def __init__(self, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.plain_update = agent.learn
+    def __init__(self, agent: Agent, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.plain_update = getattr(agent, body)
         self.capturing = False
         self.captured: tuple[TensorDict, Any] | None = None
         self.metrics: Metrics = {}
-        agent.learn = self.update  # type: ignore[method-assign]
         self.wait_stream = lambda stream: None
         for name, value in {
             "Stream": lambda device: self,
@@ -213,6 +206,7 @@ class Tape:
             "graph": self.capture,
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
+        setattr(agent, body, CudaGraph(self.update, agent.device))
 
     @contextmanager
     def capture(self, graph: Any, stream: Any) -> Iterator[None]:
@@ -234,6 +228,36 @@ class Tape:
         self.metrics.update(self.plain_update(*self.captured))
 
 
+def test_batches_of_a_window_have_the_same_inputs_each_time() -> None:
+    """Also where a real end cuts a window short."""
+    sampler, window = replay(3), Window(3, (1, 2, 3, Gap(3)), actions=3)
+    for first, second in zip(*(distinct(sampler.sample(4, window)).values() for _ in range(2)), strict=True):
+        assert (first.shape, first.dtype) == (second.shape, second.dtype)
+    batch = sampler.sample(4, Window.ahead(3, 3))
+    assert batch["gap"] is batch["steps", "3"] and batch["future_observation"] is batch["at", "3"]
+
+
+@pytest.mark.parametrize("body", ["learn", "step_objectives"])
+@pytest.mark.parametrize("own", [None, 6], ids=["one batch", "a batch of its own"])
+def test_a_graph_of_one_body_beside_the_other(body: str, own: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With momentum copies, which move in the captured body."""
+    sizes = {"taco": {"horizon": 2, "batch_size": own} | SMALL, "spr": {"momentum": 0.5}}
+    options: dict[str, Any] = {"objectives": ["taco", "spr"], "objective_options": sizes, "batch_size": 4}
+    plain, agent = (build("drqv2", stddev_schedule="0.2", **options) for _ in range(2))
+    tape = Tape(agent, body, monkeypatch)
+    batches, same_batches = replay(3), replay(3)
+    for step in range(WARM_UP + 3):
+        torch.manual_seed(step)
+        expected = plain.update(batches, step)
+        torch.manual_seed(step)
+        metrics = agent.update(same_batches, step)
+        torch.testing.assert_close(dict(metrics), dict(expected), rtol=1e-5, atol=1e-6)
+        assert (tape.captured is not None) == (step >= WARM_UP)
+    for (key, ours), theirs in zip(agent.state_dict().items(), plain.state_dict().values(), strict=True):
+        if isinstance(ours, Tensor):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
 @pytest.mark.parametrize("horizon", [3, 2], ids=["next is the future", "next is not the future"])
 def test_a_graph_makes_one_update_a_call_of_the_batch_and_step_it_is_given(
     horizon: int, monkeypatch: pytest.MonkeyPatch
@@ -241,8 +265,8 @@ def test_a_graph_makes_one_update_a_call_of_the_batch_and_step_it_is_given(
     options: dict[str, Any] = {"joint": True, "stddev_schedule": "linear(1.0,0.1,5)"}
     options |= {"objectives": ["curl"]} if horizon == 2 else {}
     plain, agent = (build("taco" if horizon == 3 else "drqv2", **options) for _ in range(2))
-    tape = Tape(agent, monkeypatch)
-    update = CudaGraph(agent.learn, agent.device)
+    tape = Tape(agent, "learn", monkeypatch)
+    update = agent.learn
     batches, same_batches = replay(horizon), replay(horizon)
     for step in range(WARM_UP + 4):
         torch.manual_seed(step)
@@ -266,6 +290,9 @@ CUDA_CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "taco, joint": ("taco", {"joint": True}),
     "drqv2 with all": ("drqv2 with all", {}),
     "sac with taco": ("sac with taco", {}),
+    "momentum": ("drqv2", {"objectives": ["spr"]}),
+    "momentum, joint": ("drqv2", {"objectives": ["spr", "barlow_twins"], "joint": True}),
+    "a batch of its own": ("taco", {"objective_options": {"taco": {"batch_size": 8} | SMALL}}),
 }
 
 
@@ -292,10 +319,10 @@ def test_a_cuda_graph_makes_the_same_updates(
     accelerated(agent)
     assert isinstance(agent.learn, CudaGraph)
     observation = make_batch()["observation"].numpy()
+    batches, same_batches = replay(3, "cuda"), replay(3, "cuda")
     history = []
     for step in range(10):
-        batch = aliased(make_batch(seed=step).to("cuda"))
-        expected, metrics = plain.update(Fixed(batch), step), agent.update(Fixed(batch), step)
+        expected, metrics = plain.update(batches, step), agent.update(same_batches, step)
         assert metrics.keys() == expected.keys()
         for key in set(metrics) - {"taco_accuracy", "curl_accuracy"}:  # which jump
             torch.testing.assert_close(metrics[key], expected[key], rtol=2e-3, atol=1e-4)
@@ -354,11 +381,12 @@ def test_a_cuda_graph_keeps_what_is_shared() -> None:
         agent.update(batches, step)
     passes: list[bool] = []
     agent.encoder.register_forward_hook(lambda module, given, features: passes.append(features.requires_grad))
-    batch = batches.sample(4)
+    batch = batches.sample(4, agent.window)
     agent.update(Fixed(batch), WARM_UP)  # the capture
     assert passes == [True, False, False]  # observation, next observation and future in one, second view
     assert isinstance(agent.learn, CudaGraph)
-    assert len(agent.learn.inputs) == len(distinct(batch)) == len(list(batch.keys(True, True))) - 1
+    # The future observation is also the next one and at["3"], the gap also steps["3"].
+    assert len(agent.learn.inputs) == len(distinct(batch)) == len(list(batch.keys(True, True))) - 3
     agent.update(batches, WARM_UP + 1)
     assert len(passes) == 3  # replays run no Python
 

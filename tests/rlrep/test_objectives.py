@@ -2,13 +2,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from rlrep import CURL, OBJECTIVES, TACO, ForwardModel, Objective, PixelEncoder, RandomShift, info_nce, make_objective
+from rlrep import (
+    CURL,
+    OBJECTIVES,
+    TACO,
+    ForwardModel,
+    Objective,
+    Objectives,
+    PixelEncoder,
+    RandomShift,
+    Window,
+    info_nce,
+    make_objective,
+)
+from rlrep.data import EpisodeDataset
+from tests.odd_objectives import MinimisesNothing, ReturnsAnother, SaysNothing
 
 SHAPE = (9, 20, 20)
 BOX = spaces.Box(-1, 1, (2,))
@@ -395,3 +410,52 @@ def test_heads_of_no_size_are_refused(option: str, encoder: PixelEncoder) -> Non
 
 def test_features_can_be_predicted_of_grey_pictures() -> None:
     ForwardModel(PixelEncoder((1, 20, 20), channels=4), BOX)
+
+
+class Actions(Objective):
+    """Reads actions alone."""
+
+    def __init__(self, encoder: PixelEncoder) -> None:
+        super().__init__(encoder)
+        self.window, self.in_keys, self.out_keys = Window(actions=2), ["action_sequence"], ["loss_actions"]
+
+    def losses(self, action_sequence: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        assert action_sequence.shape[1] == 2
+        return {"loss_actions": action_sequence.square().mean()}
+
+
+@pytest.mark.parametrize("others", [["spr"], [], ["barlow_twins"]])
+def test_each_reads_its_own_part_of_a_larger_window(encoder: PixelEncoder, others: list[str]) -> None:
+    objectives = Objectives([Actions(encoder), *(build(name, encoder) for name in others)])
+    frames = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
+    data = EpisodeDataset(frames, [20], action=np.ones((20, 2), np.float32))
+    for window in (objectives.window, objectives.window.join(Window(actions=5))):
+        assert objectives(data.sample(4, window))[0].isfinite()
+
+
+@pytest.mark.parametrize("name", ["barlow_twins", "inverse_model", "spr"])
+def test_no_other_offset_is_read_in_the_place_of_ones_own(name: str, encoder: PixelEncoder) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (20, *SHAPE), np.uint8)
+    data = EpisodeDataset(frames, [20], action=np.ones((20, 2), np.float32))
+    with pytest.raises(KeyError, match=r"reads .*window"):
+        build(name, encoder, horizon=5)(data.sample(4, build(name, encoder, horizon=3).window))
+
+
+def test_a_missing_batch_of_its_own_is_named(encoder: PixelEncoder) -> None:
+    objectives = Objectives([build("curl", encoder, batch_size=7)])
+    with pytest.raises(KeyError, match="CURL reads a batch of its own of 7 rows"):
+        objectives(make_batch())
+
+
+def test_what_is_returned_is_what_was_said(encoder: PixelEncoder) -> None:
+    """Names are compared before the training, so that no loss hides another."""
+    with pytest.raises(
+        ValueError, match=r"says that it returns \['loss_returnsanother'\], and returned \['loss_another'\]"
+    ):
+        ReturnsAnother(encoder)(make_batch())
+
+
+@pytest.mark.parametrize("wrong", [SaysNothing, MinimisesNothing])
+def test_what_says_nothing_of_itself_is_refused_before_anything_is_drawn(wrong: Any, encoder: PixelEncoder) -> None:
+    with pytest.raises(ValueError, match=wrong.__name__):
+        Objectives([wrong(encoder)])

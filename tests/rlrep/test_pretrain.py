@@ -228,3 +228,14 @@ def test_ranks_that_would_mix_their_negatives_are_refused(monkeypatch: pytest.Mo
         build()
     monkeypatch.setattr(Brightness, "all_ranks", False)
     build().step()
+
+
+def test_an_objectives_own_batch_size_counts() -> None:
+    objective = Brightness(PixelEncoder(SHAPE, channels=4))
+    objective.batch_size = 3
+    rows: list[int] = []
+    objective.register_forward_hook(lambda module, given, out: rows.append(len(given[0])))
+    trainer = Pretrainer(objective, videos(), videos(seed=1), steps=1, batch_size=8, validation_batches=1)
+    trainer.step()
+    trainer.validate()
+    assert rows == [3, 3]

@@ -14,7 +14,7 @@ from tensordict import TensorDict
 
 from rlrep import Gap, ReplayBuffer, Window
 from rlrep.data import EpisodeDataset
-from rlrep.replay import Mixture, ReplayError
+from rlrep.replay import Episodes, Mixture, ReplayError
 from rlrep.window import ANY_N_STEP
 
 BOX = spaces.Box(-1, 1, (2,))
@@ -145,10 +145,42 @@ def test_what_video_lacks_is_named_when_things_are_joined() -> None:
         with pytest.raises(ValueError, match=message):
             video.check(window, "Learner", "these videos")
     video.check(Window(observations=(Gap(11),)), "Learner")
+    with pytest.raises(ValueError, match="reads an observation 50 steps back, and the longest"):
+        video.check(Window(observations=(-50,)), "Learner")
+    with pytest.raises(ValueError, match="reads an observation 6 steps away and an observation 6 steps back, and"):
+        video.check(Window(observations=(-6, 6)), "Learner")
+
+
+def finished(terminated: bool) -> Episodes:
+    """Three steps of a finished episode, with a real end or a time limit."""
+    rows = {
+        "step": np.arange(4)[None],
+        "episode": np.zeros((1, 4), np.int64),
+        "reward": np.ones((1, 4), np.float32),
+        "terminated": np.array([[False, False, terminated, False]]),
+    }
+    return Episodes(torch.zeros(1, 4, 1, *SIZE, dtype=torch.uint8), rows, Window(1))
+
+
+@pytest.mark.parametrize("window", [Window(5), Window(observations=(-1, 4)), Window(rewards=9)])
+def test_data_are_refused_where_nothing_can_be_drawn_and_only_there(window: Window) -> None:
+    """A window longer than the longest episode is served at a real end, where it is cut short."""
+    ended, limited = finished(terminated=True), finished(terminated=False)
+    ended.check(window, "Learner")
+    assert len(ended.sample(2, window)) == 2
+    with pytest.raises(ValueError, match="the longest episode in these data has 3 steps"):
+        limited.check(window, "Learner")
+    with pytest.raises(ReplayError):
+        limited.sample(2, window)
+    with pytest.raises(ValueError, match="3 steps back"):
+        ended.check(Window(observations=(-3,), rewards=1), "Learner")
 
 
 def test_what_a_ring_can_never_hold_is_named() -> None:
-    with pytest.raises(ValueError, match=r"capacity=200 leaves 200 rows .* one sample spans 251"):
+    message = (
+        r"Learner reads an observation 250 steps away, and this replay .*capacity=200 leaves 200 rows .* spans 251"
+    )
+    with pytest.raises(ValueError, match=message):
         replay().check(Window(observations=(250,)), "Learner")
     with pytest.raises(ValueError, match=r"Learner reads batches of 500, and this replay hold at most 199 transitions"):
         replay().check(Window(), "Learner", batch_size=500)
@@ -198,6 +230,24 @@ def test_a_resumed_replay_draws_by_the_same_priorities(tmp_path: Any) -> None:
         plain.load_state_dict(state)
     with pytest.raises(ReplayError, match="prioritized=True"):
         plain.update_priority(expected, np.ones(16))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_priorities_that_nothing_can_be_drawn_by_are_refused(value: float) -> None:
+    store = replay(prioritized=True)
+    index = store.sample(8)["index"]
+    before = store.rows["priority"].copy()
+    with pytest.raises(ValueError, match="priorities must be finite and greater than 0"):
+        store.update_priority(index, np.array([1.0] * 7 + [value]))
+    with pytest.raises(ValueError, match="each row has one priority, got 8 rows and 7"):
+        store.update_priority(index, np.ones(7))
+    np.testing.assert_array_equal(store.rows["priority"], before)
+
+
+def test_priorities_of_other_stores_rows_do_not_count() -> None:
+    store = replay(prioritized=True)
+    store.update_priority(np.array([-1, -1]), np.array([1e9, 2e9]))
+    assert store.largest_priority == 1
 
 
 # Two stores in one batch

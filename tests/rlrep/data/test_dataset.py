@@ -20,6 +20,7 @@ from gymnasium import spaces
 
 from rlrep.data import Provenance, TransitionFiles, cache, open_dataset, open_video, replay_files, write_transitions
 from rlrep.replay import ReplayBuffer
+from rlrep.window import Gap, Window
 from tests.rlrep.data.transition_files import FORMATS, PROVENANCE, assert_equal, by_hand, episode, episodes, source_path
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
@@ -279,6 +280,21 @@ def test_episodes_shorter_than_a_sample_are_told_of(tmp_path: Path) -> None:
     for options in ({"n_step": 5}, {"horizon": 5}):
         with pytest.raises(ValueError, match=r"no episode in .*short is as long as a sample.*the longest has 4"):
             open_dataset(tmp_path / "short", **options)
+
+
+def test_episodes_that_a_learner_never_sees_are_listed_once(tmp_path: Path) -> None:
+    """Those that are too short for what it reads; random gaps may be short."""
+    made = [episode(seed, length) for seed, length in enumerate((4, 9))]
+    write_transitions(made, tmp_path / "data")
+    data = open_dataset(tmp_path / "data", n_step=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.check(Window(observations=(Gap(6),)), "Learner", "the data")
+    with pytest.warns(UserWarning, match=r"1 of the 2 episodes in the data .* what Learner reads, 6 actions, .*: 0$"):
+        data.check(Window(actions=6), "Learner", "the data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.check(Window(rewards=5), "Another", "the data")
 
 
 def test_one_episode_as_long_as_a_sample_is_enough(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
-from rlrep import OBJECTIVES, PixelEncoder
+from rlrep import CURL, OBJECTIVES, PixelEncoder, Window
 from rlrep.integrations.sb3 import PixelFeatures, SequenceReplayBuffer, attach
 from tests.rlrep.integrations.sb3_environments import Counter
 
@@ -457,3 +457,36 @@ def test_attaching_twice_is_refused() -> None:
     attach(model, ["taco"])
     with pytest.raises(ValueError, match="at once"):
         attach(model, ["curl"])
+
+
+@pytest.mark.parametrize("algorithm", [SAC, PPO])
+def test_what_an_objective_reads_is_named_where_nothing_can_serve_it(algorithm) -> None:
+    model = build(algorithm)
+    far = {"curl": {}, "barlow_twins": {"horizon": 300}}
+    with pytest.raises(ValueError, match=r"barlow_twins reads an observation 1\.\.300 steps away, and"):
+        attach(model, far)
+
+
+def test_the_shared_batch_is_checked_beside_an_own_one_of_its_size() -> None:
+    model = build(SAC)
+    with pytest.raises(ValueError, match="barlow_twins reads"):
+        attach(model, {"curl": {"batch_size": 8}, "barlow_twins": {"horizon": 300}})
+
+
+class LooksBack(CURL):
+    """Reads far back."""
+
+    def __init__(self, encoder, action_space=None, back: int = 3, **options) -> None:
+        super().__init__(encoder, action_space, **options)
+        self.window = Window(observations=(-back,))
+
+
+@pytest.mark.parametrize("algorithm", [SAC, PPO])
+def test_steps_back_count_too(algorithm) -> None:
+    name = f"{__name__}:LooksBack"
+    model = build(algorithm)
+    attach(model, {name: {}})
+    model.learn(33)
+    assert np.isfinite(losses(model)["rlrep/loss_curl"])
+    with pytest.raises(ValueError, match=r"LooksBack reads an observation 300 steps back, and"):
+        attach(build(algorithm), {name: {"back": 300}})

@@ -16,7 +16,7 @@ from torchrl.objectives import DQNLoss
 
 from rlrep import PixelEncoder, make_objective
 from rlrep.integrations.torchrl import ObjectiveLoss, Scale, windows
-from rlrep.window import Window
+from rlrep.window import Gap, Window
 
 SHAPE = (3, 20, 20)
 EPISODES = (7, 5, 9)
@@ -211,3 +211,29 @@ def test_actions_are_scaled_from_the_space_that_is_given(space: Any) -> None:
 def test_a_space_without_finite_bounds_is_refused(space: Any) -> None:
     with pytest.raises(ValueError, match="finite bounds"):
         continuous_loss(action_space=space)
+
+
+def test_gaps_of_one_kind_share_their_steps() -> None:
+    """So that the frames of a clip are consecutive."""
+    window = Window(observations=(Gap(2, linear=True), Gap(2, plus=1, linear=True), Gap(2)))
+    found = windows(replay(slices(5), 200).sample(), 5, window)
+    steps = {name: found["steps", name] for name in ("1..2 linear", "1..2 linear+1", "1..2")}
+    assert torch.equal(steps["1..2 linear+1"], steps["1..2 linear"] + 1)
+    assert not torch.equal(steps["1..2"], steps["1..2 linear"])
+    for name, ahead in steps.items():
+        seen = [each[:, 0, 0, 0].long() for each in (found["at", name], found["observation"])]
+        assert torch.equal(seen[0] - seen[1], ahead)
+
+
+def test_looking_back_never_crosses_an_episodes_end() -> None:
+    batch = replay(RandomSampler(), 4).sample()[:0]  # the entries
+    batch = torch.cat([batch, transitions()[5:9]])  # the first episode ends after the second of these
+    for window in (Window(observations=(-2,)), Window(observations=(-1,), actions=1)):
+        with pytest.raises(ValueError, match="slices cross an episode's end"):
+            windows(batch, 4, window)
+
+
+def test_a_batch_size_of_its_own_is_refused() -> None:
+    curl = make_objective("curl", PixelEncoder(SHAPE, channels=4), None, batch_size=8)
+    with pytest.raises(ValueError, match=r"CURL was built with batch_size=8, .* leave batch_size out"):
+        ObjectiveLoss(curl, slice_len=3)
