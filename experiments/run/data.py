@@ -35,9 +35,7 @@ def open_data(path: str, config: Any, cache: str | None, skip_corrupt: bool) -> 
     if ranks.rank():
         ranks.from_first(None)
     if config.replay_storage == "auto":
-        data = opened(storage="disk")
-        storage = auto_storage(config.device, data.nbytes)
-        data = data if storage == "disk" else opened(storage=storage)
+        data = opened(storage=partial(auto_storage, config.device))
     else:
         data = opened(storage=config.device if config.replay_storage == "cuda" else config.replay_storage)
     if not ranks.rank():

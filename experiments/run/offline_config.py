@@ -16,7 +16,7 @@ from experiments.run.config import ConfigError, RunConfig, TrainConfig, as_folde
 from experiments.run.config_file import explanation, load_as, register, typed_as
 from experiments.run.options import option
 from experiments.yaml_files import UnusableYaml, read_yaml
-from rlrep.data.sources import READERS
+from rlrep.data.formats import FORMATS
 
 if TYPE_CHECKING:
     from rlrep.data import Provenance
@@ -157,7 +157,8 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
 def level_of(dataset: str) -> str:
     """What to call data that do not name their level: the last part of their path that tells them from others."""
     path = Path(dataset)
-    parts = [path.stem if path.suffix.lower() in READERS else path.name, *(parent.name for parent in path.parents)]
+    file = any(path.suffix.lower() in each.endings for each in FORMATS)
+    parts = [path.stem if file else path.name, *(parent.name for parent in path.parents)]
     return next((part for part in parts if part and not COMMON_FOLDER.fullmatch(part)), parts[0])
 
 

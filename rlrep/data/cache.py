@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.data.clips import AT_ONCE, CanNotRead, Unreadable, read_json, regular_size
 from rlrep.data.locks import InUse, held
+from rlrep.data.reading import AT_ONCE, CanNotRead, Unreadable, read_json, regular_size
 from rlrep.data.transitions import sealed, unsealed
 
 FORMAT_VERSION = 2

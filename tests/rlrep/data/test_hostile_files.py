@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import data
-from rlrep.data import Provenance, TransitionFiles, clips, open_dataset, open_video, write_transitions
+from rlrep.data import Provenance, TransitionFiles, open_dataset, open_video, reading, write_transitions
 from rlrep.data.safe_hdf5 import opened
 from tests.rlrep.data.harm import HARM
 from tests.rlrep.data.transition_files import episodes
@@ -97,7 +97,7 @@ def test_every_hdf5_file_is_read_by_the_same_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, names: tuple[str, ...], harm: Callable[..., None]
 ) -> None:
     write_transitions(episodes(), tmp_path / "data", format=format)
-    monkeypatch.setattr(clips, "UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(reading, "UNPACKED_BYTES", 1 << 20)
     (tmp_path / "secret").write_bytes(bytes(range(256)) * 100)
     path = tmp_path / ("data/data/main_data.hdf5" if format == "minari" else "data/data.hdf5")
     content = path.read_bytes()
@@ -132,7 +132,7 @@ def test_an_attribute_can_not_ask_for_memory(tmp_path: Path) -> None:
 def test_an_npz_is_unpacked_within_a_bound_and_only_what_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clips, "UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(reading, "UNPACKED_BYTES", 1 << 20)
     write_transitions(episodes(), tmp_path / "data", format="drqv2")
     path = sorted((tmp_path / "data").glob("*.npz"))[0]
     arrays = dict(np.load(path))
@@ -281,5 +281,5 @@ def test_a_group_has_nothing_but_what_was_checked(tmp_path: Path) -> None:
         assert sorted(group) == ["good", "inner", "text"]
         assert "inner/good" not in group and "none" not in group
         assert list(group["inner"]["good"]) == [0, 1, 2, 3]
-        with pytest.raises(clips.Unreadable, match="text must have a row for each step"):
+        with pytest.raises(reading.Unreadable, match="text must have a row for each step"):
             group["text"]
