@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rlrep.data.episode import Episode
 from rlrep.data.formats.base import Format, Wanted
 from rlrep.data.formats.drqv2 import DrQv2
+from rlrep.data.formats.image_folder import ImageFolder
 from rlrep.data.formats.minari import Minari
 from rlrep.data.formats.npz import Npz
 from rlrep.data.formats.rlrep import DataSet, RunReplay
@@ -22,6 +23,7 @@ FORMATS: tuple[type[Format], ...] = (
     DataSet,
     RunReplay,
     Minari,
+    ImageFolder,
     VD4RL84,
     Npz,
     VD4RL64,
