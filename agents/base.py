@@ -199,7 +199,8 @@ class Agent(nn.Module):
         return metrics
 
     def view(self, observation: Tensor) -> Tensor:
-        """Features (B, repr_dim) of an augmented view of (B, F·C, H, W) uint8."""
+        """Features of an augmented view of (B, F·C, H, W) uint8, for a `projection` to read: (B, repr_dim) float32, or
+        the encoder's feature map."""
         return self.encoder.encode_view(observation, self.augment)
 
     def step_encoder(
@@ -220,7 +221,8 @@ class Agent(nn.Module):
         """One step of the optimizer `name` down the gradient of `loss`, the mean over all ranks."""
         optimizer = self.optimizers[name]
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         loss.backward(inputs=parameters)  # no others: the actor's loss reaches the critic too
         average_gradients(parameters)
         optimizer.step()

@@ -12,7 +12,7 @@ from rlrep import PixelEncoder, RandomShift
 class EagerEncoder(PixelEncoder):
     """`PixelEncoder` as it is written down: float32, channels first, one operation after the other."""
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Tensor, as_map: bool = False) -> Tensor:
         x = observation / 255 - 0.5
         for convolution in self.convolutions:
             x = F.relu(convolution(x))

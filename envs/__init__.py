@@ -1,4 +1,4 @@
-"""Gymnasium environments from pixels: dm_control, ViZDoom and a grid world, and noise for all of them.
+"""Gymnasium environments from pixels: dm_control, ViZDoom, a grid world and any other, and noise for all of them.
 
 Importing this registers `rlrep/<task>-v0` for every task of dm_control, `rlrep/vizdoom_<scenario>-v0` and
 `rlrep/gridworld-v0`, so that `gymnasium.make("rlrep/walker_walk-v0")` works; without the import,
@@ -11,9 +11,10 @@ import gymnasium as gym
 from envs.dmc import TASKS, PixelControl
 from envs.episode_seeds import EpisodeSeeds
 from envs.gridworld import GridWorld
+from envs.make import environment_spec, make_env, max_episode_steps, pixel_env, task_name
 from envs.noise import Noise, NoiseProcess
 from envs.opengl import OpenGLError, default_to_egl
-from envs.vector import EnvironmentDied, make_env, make_vector_env
+from envs.vector import EnvironmentDied, make_vector_env
 from envs.vizdoom import SCENARIOS, DoomPixels
 
 __all__ = [
@@ -27,9 +28,13 @@ __all__ = [
     "NoiseProcess",
     "OpenGLError",
     "PixelControl",
+    "environment_spec",
     "make_env",
     "make_vector_env",
+    "max_episode_steps",
+    "pixel_env",
     "register_envs",
+    "task_name",
 ]
 
 

@@ -1,67 +1,54 @@
-"""One environment, or many side by side, each in a process of its own."""
+"""Environments side by side, in this process or each in one of its own, which never wait for ever."""
 
 import os
 import signal
 import sys
-import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
+from time import monotonic
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.async_vector_env import AsyncState, _async_worker
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector.async_vector_env import _async_worker
 
-from envs.dmc import PixelControl
-from envs.episode_seeds import EpisodeSeeds
-from envs.noise import Noise
+from envs.make import environment_spec, make_env
 
-Step = tuple[
-    npt.NDArray[np.uint8], npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]
-]
-
-_ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _LOOK_EVERY = 1.0  # seconds between looks at whether the process that we wait for lives
-_STUCK = 1.0  # seconds after which a second Ctrl-C need not wait
+_STARTING = 5  # times as long as an answer, a process may take to start: it imports a simulator
 _PATIENCE = 5.0  # seconds that a process gets to end by itself
 
 _warned_of_few_processors = False
 
 
-def make_env(
-    task: str, *, seed: int | None = None, noise: dict[str, Any] | None = None, **options: Any
-) -> EpisodeSeeds:
-    """A `PixelControl` whose episode k is a pure function of `seed` and k.
+class EnvironmentDied(RuntimeError):
+    """The process of an environment has ended, or no longer answers.
 
-    Args:
-        task: one of `envs.TASKS`.
-        seed: of the run, at least 0; None draws one from the system.
-        noise: keyword arguments of `envs.Noise`, which puts distractors on its pictures; None for none.
-        options: keyword arguments of `PixelControl`.
+    The message says whose it is, and how it ended: by a signal, a code, an exception, or in silence. The exception's
+    traceback, where there is one, is shown as the cause.
     """
-    env: gym.Env[Any, Any] = PixelControl(task, **options)
-    return EpisodeSeeds(env if noise is None else Noise(env, **noise), seed)
 
 
 def make_vector_env(
-    task: str, num_envs: int, *, seed: int, processes: bool | None = None, **options: Any
-) -> "AsyncStepEnv":
+    task: str,
+    num_envs: int,
+    *,
+    seed: int,
+    processes: bool | None = None,
+    timeout: float = 60.0,
+    **options: Any,
+) -> "InProcessVectorEnv | ProcessVectorEnv":
     """Environments side by side, with Gymnasium's vector interface.
 
     They run in this process, one after another, or in a process each, which hand observations over in shared
@@ -69,21 +56,24 @@ def make_vector_env(
     (autoreset mode `SAME_STEP`): its last observation is in `infos["final_obs"]`. Environment i is seeded by
     `seed` and i, so `reset()` needs no seed.
 
-    Between `step_async` and `step_wait` this process is free, while the others simulate and draw.
+    `step(actions)` is `step_async(actions)` and `step_wait()`; between the two this process is free, while the others
+    simulate and draw.
 
     The processes are spawned, so that they inherit neither threads nor OpenGL, and do not import the program's
     `__main__`. They end with this process, however it ends, and Ctrl-C in a terminal reaches this process only.
 
     Args:
-        task: one of `envs.TASKS`.
+        task: as in `make_env`.
         num_envs: at least 1.
         seed: of the run, at least 0.
         processes: True for a process each, even for a single environment; False for none. None means a process
             each where there are several.
-        options: keyword arguments of `PixelControl`, and `noise` as in `make_env`.
+        timeout: seconds without an answer after which a process counts as dead; its start may take five times as long.
+            Time in which this process itself is stopped does not count.
+        options: of `make_env`, `noise` among them.
 
     Raises:
-        ValueError: if `num_envs` or `seed` is too small, and what else `PixelControl` raises.
+        ValueError: if `num_envs`, `seed` or `timeout` is too small; and whatever `make_env` raises.
         EnvironmentDied: if a process ended while it started. Every method but `close` raises it, too, as soon
             as it needs a process that has ended, and from then on.
 
@@ -94,182 +84,61 @@ def make_vector_env(
         raise ValueError(f"num_envs is {num_envs}; expected at least 1")
     if seed < 0:
         raise ValueError(f"seed is {seed}; expected at least 0")
+    if not timeout > 0:
+        raise ValueError(f"timeout is {timeout}; expected seconds, more than 0")
     seeds = [np.random.SeedSequence([seed, i]).generate_state(1, np.uint64).item() for i in range(num_envs)]
-    makers = [partial(make_env, task, seed=env_seed, **options) for env_seed in seeds]
+    # A process that is spawned has not imported what registered the id.
+    makers = [partial(make_env, environment_spec(task), seed=env_seed, **options) for env_seed in seeds]
     if processes is None:
         processes = num_envs > 1
     if not processes:
-        return _InProcessVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        return InProcessVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
     _warn_of_few_processors(num_envs)
-    return _ProcessVectorEnv(task, makers)
+    return ProcessVectorEnv(task, makers, timeout)
 
 
-class EnvironmentDied(RuntimeError):
-    """The process of an environment has ended; the message says whose, and how: a signal, a code, an exception.
+class InProcessVectorEnv(SyncVectorEnv):
+    """Gymnasium's `SyncVectorEnv` with a step in two halves.
 
-    The exception's traceback, where there is one, is shown as the cause.
+    It steps when it is waited for: by then a learner may have given a GPU its work.
     """
 
+    _actions: npt.NDArray[Any] | None = None
 
-class AsyncStepEnv(VectorEnv[Any, Any, Any]):
-    """A vector environment whose `step` comes in two halves, so that this process can do something in between.
+    def reset(self, **options: Any) -> Any:
+        self._assert_no_step()
+        return super().reset(**options)
 
-    After a `KeyboardInterrupt` it is still of use: a step that was begun can be waited for.
-    """
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Begin a step; actions `(num_envs, *action_shape)`."""
+        self._assert_no_step()
+        _check_shape(actions, self.action_space)
+        self._actions = np.array(actions)
 
-    _step_begun = False
-    _finished_step: Step | None = None
+    def step_wait(self) -> Any:
+        """End it; returns as `step`."""
+        actions, self._actions = self._actions, None
+        if actions is None:
+            raise gym.error.NoAsyncCallError("no step has begun: call step_async() first", "step")
+        return super().step(actions)
 
-    def reset(
-        self, *, seed: int | list[int | None] | list[int] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
-        """Start the next episodes.
-
-        Args:
-            seed: None goes on with the seeds given before; a list has one for each environment; a number s means
-                s, s + 1, ...
-            options: for each environment the same.
-
-        Returns:
-            Observations uint8 `(num_envs, frame_stack * 3, image_size, image_size)`, and infos.
-
-        Raises:
-            ValueError: if there are more or fewer seeds than environments.
-            gymnasium.error.AlreadyPendingCallError: if a step has begun.
-            EnvironmentDied: if a process has ended.
-        """
-        raise NotImplementedError
-
-    def step_async(self, actions: npt.NDArray[np.float32]) -> None:
-        """Begin a step.
-
-        Args:
-            actions: float32 `(num_envs, *action_shape)` in [-1, 1].
-
-        Raises:
-            ValueError: if the actions have another shape.
-            gymnasium.error.AlreadyPendingCallError: if a step has begun already.
-            EnvironmentDied: if a process has ended.
-        """
-        self._assert_is_running()
-        self._assert_no_step("step_async")
-        if np.shape(actions) != self.action_space.shape:
-            raise ValueError(f"the actions have shape {np.shape(actions)}; expected {self.action_space.shape}")
-        self._begin_step(actions)
-
-    def step_wait(self) -> Step:
-        """End the step that was begun.
-
-        Returns:
-            Observations uint8 `(num_envs, frame_stack * 3, image_size, image_size)`; rewards float64, terminated and
-            truncated bool, `(num_envs,)` each; infos.
-
-        Raises:
-            gymnasium.error.NoAsyncCallError: if none was begun.
-            EnvironmentDied: if a process has ended.
-        """
-        self._assert_is_running()
-        self._complete_step()
-        if self._finished_step is None:
-            raise NoAsyncCallError("no step has begun: call step_async() first", "step")
-        step = self._finished_step
-        self._finished_step, self._step_begun = None, False
-        return step
-
-    def step(self, actions: npt.NDArray[np.float32]) -> Step:
-        """`step_async` and `step_wait` in one."""
+    def step(self, actions: npt.NDArray[Any]) -> Any:
         self.step_async(actions)
         return self.step_wait()
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The result of a method, or the attribute, of each environment; after the step, if one has begun."""
-        raise NotImplementedError
-
-    def get_attr(self, name: str) -> tuple[Any, ...]:
-        """An attribute of each environment; after the step, if one has begun."""
-        return self.call(name)
-
-    def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute in each environment, after the step, if one has begun.
-
-        Args:
-            name: of the attribute.
-            values: a list or tuple of `num_envs` values, or one value for all.
-        """
-        raise NotImplementedError
-
-    def _begin_step(self, actions: npt.NDArray[np.float32]) -> None:
-        """Begin, and set `_step_begun`."""
-        raise NotImplementedError
-
-    def _await_step(self) -> None:
-        """Wait until `_end_step` need not wait; interrupted, it can be called again."""
-
-    def _end_step(self) -> Step:
-        raise NotImplementedError
-
-    def _complete_step(self) -> None:
-        if not self._step_begun or self._finished_step is not None:
-            return
-        self._await_step()
-        with _interrupts_deferred():
-            try:
-                self._finished_step = self._end_step()
-            except BaseException:
-                self._step_begun = False
-                raise
-
-    def _assert_no_step(self, name: str) -> None:
-        if self._step_begun:
-            raise AlreadyPendingCallError(f"{name}() during a step: end it with step_wait() first", "step")
-
-    def _assert_is_running(self) -> None:
-        if self.closed:
-            raise ClosedEnvironmentError("the environments are closed")
+    def _assert_no_step(self) -> None:
+        if self._actions is not None:
+            raise gym.error.AlreadyPendingCallError("a step has begun: end it with step_wait() first", "step")
 
 
-class _InProcessVectorEnv(AsyncStepEnv, SyncVectorEnv):
-    """Steps when it is waited for: by then a learner may have given a GPU its work."""
+class ProcessVectorEnv(AsyncVectorEnv):
+    """Gymnasium's `AsyncVectorEnv`, which notices a process that has ended or is stuck, and always closes."""
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self._assert_is_running()
-        self._assert_no_step("reset")
-        return SyncVectorEnv.reset(self, seed=seed, options=options)
-
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        self._assert_is_running()
-        self._complete_step()
-        return SyncVectorEnv.call(self, name, *args, **kwargs)
-
-    def set_attr(self, name: str, values: Any) -> None:
-        self._assert_is_running()
-        self._complete_step()
-        SyncVectorEnv.set_attr(self, name, values)
-
-    def _begin_step(self, actions: npt.NDArray[np.float32]) -> None:
-        self._actions = np.array(actions)
-        self._step_begun = True
-
-    def _end_step(self) -> Step:
-        return SyncVectorEnv.step(self, self._actions)
-
-
-class _ProcessVectorEnv(AsyncStepEnv, AsyncVectorEnv):  # type: ignore[misc]  # no timeout in step_wait
-    """An `AsyncVectorEnv` that notices when a process has ended, is not put out of step by Ctrl-C, and always closes.
-
-    Gymnasium's own waits for answers that do not come, or takes one answer for another.
-    """
-
-    _obituary: str | None = None
-
-    def __init__(self, task: str, makers: Sequence[Callable[[], gym.Env[Any, Any]]]) -> None:
-        self._task = task
-        self._surroundings = ExitStack()
+    def __init__(self, task: str, makers: Sequence[Callable[[], gym.Env[Any, Any]]], timeout: float = 60.0) -> None:
+        self._task, self._timeout = task, timeout
         try:
-            with self._surroundings:
-                self._surroundings.enter_context(_environment_variables(_ONE_THREAD))
-                self._surroundings.enter_context(_blank_main())
-                self._surroundings.enter_context(_interrupts_blocked())
+            with ExitStack() as self._surroundings:
+                self._surroundings.enter_context(_spawning())
                 super().__init__(makers, context="spawn", autoreset_mode=AutoresetMode.SAME_STEP, worker=_worker)
         except BaseException:
             if hasattr(self, "processes"):
@@ -279,88 +148,46 @@ class _ProcessVectorEnv(AsyncStepEnv, AsyncVectorEnv):  # type: ignore[misc]  # 
     def _check_spaces(self) -> None:
         """What Gymnasium does first when the processes have been started."""
         self._surroundings.close()
-        self._lines = [_Line(*ends) for ends in zip(self.parent_pipes, self.processes, strict=True)]
-        self.parent_pipes = cast(Any, self._lines)
-        with self._noticing_deaths():
-            super()._check_spaces()
+        lines = [
+            _Line(
+                pipe, process, f"environment {index} ({self._task}, process {process.pid})", _STARTING * self._timeout
+            )
+            for index, (pipe, process) in enumerate(zip(self.parent_pipes, self.processes, strict=True))
+        ]
+        self.parent_pipes = cast(Any, lines)
+        super()._check_spaces()
+        for line in lines:
+            line.timeout = self._timeout
 
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self._assert_is_running()
-        self._assert_no_step("reset")
-        with self._exchange():
-            return AsyncVectorEnv.reset(self, seed=seed, options=options)
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Begin a step; actions `(num_envs, *action_shape)`."""
+        _check_shape(actions, self.action_space)
+        super().step_async(actions)
 
-    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        self._assert_is_running()
-        self._complete_step()
-        with self._exchange():
-            return AsyncVectorEnv.call(self, name, *args, **kwargs)
-
-    def set_attr(self, name: str, values: Any) -> None:
-        self._assert_is_running()
-        self._complete_step()
-        with self._exchange():
-            AsyncVectorEnv.set_attr(self, name, values)
+    def _assert_is_running(self) -> None:
+        super()._assert_is_running()
+        for line in self.parent_pipes:
+            if isinstance(line, _Line) and line.obituary is not None:
+                raise EnvironmentDied(line.obituary)
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         for pipe in self.parent_pipes:
-            with suppress(_Gone, OSError):
+            with suppress(EnvironmentDied, OSError):
                 pipe.send(("close", None))
             pipe.close()
-        deadline = time.monotonic() + (0 if terminate else _PATIENCE if timeout is None else timeout)
-        started = [process for process in self.processes if process.pid is not None]
-        for process in started:
-            process.join(max(0, deadline - time.monotonic()))
+        deadline = monotonic() + (0 if terminate else _PATIENCE if timeout is None else timeout)
+        for process in (process for process in self.processes if process.pid is not None):
+            process.join(max(0, deadline - monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join(_PATIENCE)  # not for ever: a driver can hold up even a process that was killed
 
-    def _begin_step(self, actions: npt.NDArray[np.float32]) -> None:
-        with self._exchange():
-            AsyncVectorEnv.step_async(self, actions)
-            self._step_begun = True
 
-    def _await_step(self) -> None:
-        with self._noticing_deaths():
-            for line in self._lines:
-                line.wait()
+class _LastWords(NamedTuple):
+    """What a process that an exception ends says of it: text alone, as not every exception can be sent."""
 
-    def _end_step(self) -> Step:
-        with self._noticing_deaths():
-            return AsyncVectorEnv.step_wait(self)
-
-    @contextmanager
-    def _exchange(self) -> Iterator[None]:
-        """For questions asked and answered inside; an earlier exchange may have been cut short."""
-        with self._noticing_deaths(), _interrupts_deferred():
-            for line in self._lines:
-                while line.unread:
-                    line.recv()
-            self._state = AsyncState.DEFAULT
-            yield
-
-    @contextmanager
-    def _noticing_deaths(self) -> Iterator[None]:
-        try:
-            yield
-        except _Gone:
-            fates = [(index, line, line.fate()) for index, line in enumerate(self._lines)]
-            self._obituary = "; ".join(
-                f"environment {index} ({self._task}, process {line.process.pid}) died: {fate}"
-                for index, line, fate in fates
-                if fate is not None
-            )
-            causes = [_RemoteTraceback(line.last_words.trace) for _, line, _ in fates if line.last_words]
-            raise EnvironmentDied(self._obituary) from (causes[0] if causes else None)
-
-    def _assert_is_running(self) -> None:
-        super()._assert_is_running()
-        if self._obituary is not None:
-            raise EnvironmentDied(self._obituary)
-
-
-class _Gone(Exception):
-    """The process at the other end of a line has ended."""
+    error: str
+    trace: str
 
 
 class _RemoteTraceback(Exception):
@@ -370,71 +197,72 @@ class _RemoteTraceback(Exception):
         super().__init__(f"\n{trace}")
 
 
-@dataclass(frozen=True)
-class _LastWords:
-    """What a process that an exception ends says of it: text alone, as not every exception can be sent."""
-
-    error: str
-    trace: str
-
-
 class _Line:
-    """This process's end of the pipe to another, which raises `_Gone` once that one has ended.
+    """This process's end of the pipe to a worker, which raises `EnvironmentDied` in place of waiting for ever.
 
-    `unread` counts the answers that are still to come.
+    Args:
+        pipe, process: of the worker.
+        name: of the environment, for messages.
+        timeout: seconds without an answer.
     """
 
-    def __init__(self, pipe: Connection, process: BaseProcess) -> None:
-        self.process = process
-        self.unread = 0
-        self.last_words: _LastWords | None = None
-        self._pipe = pipe
-        self._gone = False
+    def __init__(self, pipe: Connection, process: BaseProcess, name: str, timeout: float) -> None:
+        self.obituary: str | None = None
+        self.timeout = timeout
+        self._pipe, self._process, self._name = pipe, process, name
 
     def send(self, message: Any) -> None:
         try:
             self._pipe.send(message)
         except ConnectionError:
-            raise self._has_gone() from None
-        self.unread += 1
-
-    def wait(self) -> None:
-        """Until there is an answer."""
-        while not self._pipe.poll(_LOOK_EVERY):
-            # Where a third process inherited the other end, the pipe alone would not tell.
-            if not self.process.is_alive() and not self._pipe.poll():
-                raise self._has_gone()
+            raise self._ended() from None
 
     def recv(self) -> Any:
-        self.wait()
-        self.unread -= 1
+        try:
+            return self._answer()
+        except KeyboardInterrupt:
+            self._died("was interrupted by Ctrl-C before it answered: close the environments, and make others")
+            raise
+
+    def _answer(self) -> Any:
+        waited = 0.0
+        while not self._pipe.poll(look := min(_LOOK_EVERY, self.timeout - waited)):
+            # Where a third process inherited the other end, the pipe alone would not tell.
+            if not self._process.is_alive() and not self._pipe.poll():
+                raise self._ended()
+            waited += look  # not by the clock: this process may have been stopped as well
+            if waited >= self.timeout:
+                raise self._died(f"has not answered for {self.timeout:g} s: {self._silence()}")
         try:
             answer = self._pipe.recv()
         except (EOFError, OSError):
-            raise self._has_gone() from None
+            raise self._ended() from None
         if isinstance(answer, _LastWords):
-            self.last_words = answer
-            raise self._has_gone()
+            raise self._died(f"died: {answer.error}") from _RemoteTraceback(answer.trace)
         return answer
 
-    def close(self) -> None:
-        self._pipe.close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipe, name)
 
-    def fate(self) -> str | None:
-        """How the process ended, None if it goes on; answers that have not been read are lost."""
-        with suppress(_Gone):
-            while not self.last_words and self._pipe.poll():
-                self.recv()
-        if self.last_words:
-            return self.last_words.error
-        if not self._gone and self.process.is_alive():
-            return None
-        self.process.join(_PATIENCE)
-        return _ending(self.process.exitcode)
+    def _ended(self) -> EnvironmentDied:
+        with suppress(EOFError, OSError):  # it may have said why before it ended
+            while self._pipe.poll():
+                if isinstance(answer := self._pipe.recv(), _LastWords):
+                    return self._died(f"died: {answer.error}")
+        self._process.join(_PATIENCE)
+        return self._died(f"died: {_ending(self._process.exitcode)}")
 
-    def _has_gone(self) -> _Gone:
-        self._gone = True
-        return _Gone()
+    def _died(self, how: str) -> EnvironmentDied:
+        self.obituary = f"{self._name} {how}"
+        return EnvironmentDied(self.obituary)
+
+    def _silence(self) -> str:
+        """What the kernel says of a process that is silent, where it can be asked."""
+        with suppress(OSError, IndexError):
+            state = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state in "Tt":
+                return f"it is stopped; `kill -CONT {self._process.pid}` would have let it go on"
+        return "it hangs, or needs a longer timeout"
 
 
 def _ending(exit_code: int | None) -> str:
@@ -481,13 +309,18 @@ def _worker(
     error_queue: Any,
     *options: Any,
 ) -> None:
-    """Gymnasium's worker, which tells even of an exception in `maker`, and all in one pipe."""
+    """Gymnasium's worker, which reports an exception in `maker` too, all through one pipe."""
     parent_pipe.close()  # this process's copy, which would keep the pipe open when the parent has ended
     parent: Any = _Parent(pipe)
     try:
         _async_worker(index, maker, parent, parent_pipe, observations, parent, *options)
     except Exception as error:
         parent.put((index, type(error), error, traceback.format_exc()))
+
+
+def _check_shape(actions: npt.NDArray[Any], space: gym.Space[Any]) -> None:
+    if np.shape(actions) != space.shape:
+        raise ValueError(f"the actions have shape {np.shape(actions)}; expected {space.shape}")
 
 
 def processor_count() -> int:
@@ -509,63 +342,20 @@ def _warn_of_few_processors(processes: int) -> None:
 
 
 @contextmanager
-def _environment_variables(values: dict[str, str]) -> Iterator[None]:
-    """Set variables for the processes started inside, and put this process's own back."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _blank_main() -> Iterator[None]:
-    """Keep processes that are spawned inside from importing the program's `__main__`.
+def _spawning() -> Iterator[None]:
+    """Start processes inside with one thread each, out of reach of Ctrl-C, and without the program's `__main__`.
 
     They need nothing of it, and a training program's would cost each of them a PyTorch: seconds, and 250 MB.
     """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Let processes that are started inside inherit that Ctrl-C does not reach them; here it acts at the end."""
     resource_tracker.ensure_running()  # starting it inside would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    main, variables = sys.modules["__main__"], {name: os.environ.get(name) for name in _ONE_THREAD}
+    sys.modules["__main__"] = ModuleType("__main__")
+    os.environ.update(_ONE_THREAD)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Let Ctrl-C act at the end; one that is pressed again a second later acts at once, as something may be stuck."""
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[float] = []
-
-    def note(number: int, frame: Any) -> None:
-        pressed.append(time.monotonic())
-        if pressed[-1] - pressed[0] > _STUCK:
-            handler(number, frame)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if pressed and not pressed[-1] - pressed[0] > _STUCK:
-            handler(signal.SIGINT, None)
+        for name, value in variables.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        sys.modules["__main__"] = main
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # one that was pressed acts here

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
+from envs.resize import AreaResize
 
 _TICS_PER_SECOND = 35
 _UNIT = 512.0  # map units
@@ -108,8 +109,8 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
 
         height, resolution = _resolution(image_size)
         self._game, self._tic_limit = _start_game(scenario, resolution)
-        self._shrink = _Resize(height, image_size)
-        self._enlarge = _Resize(height, render_size)
+        self._shrink = AreaResize(height, height * 4 // 3, image_size, image_size)
+        self._enlarge = AreaResize(height, height * 4 // 3, render_size, render_size)
 
         self.action_space = gym.spaces.Discrete(3)
         self.observation_space = gym.spaces.Box(0, 255, (frame_stack * 3, image_size, image_size), np.uint8)
@@ -242,38 +243,6 @@ _SCENARIOS = {
 
 SCENARIOS: tuple[str, ...] = tuple(_SCENARIOS)
 """The names of all scenarios."""
-
-
-class _Resize:
-    """Pictures (3, height, height * 4 / 3) uint8 → (3, size, size) uint8: what each pixel covers, averaged."""
-
-    def __init__(self, height: int, size: int) -> None:
-        self._size = size
-        self._rows = _covered(height, size)
-        self._columns = _covered(height * 4 // 3, size)
-
-    def __call__(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        # As products with two matrices, which would be nearly all zeros, it took five times as long.
-        short = np.zeros((3, self._size, picture.shape[2]), np.float32)
-        for row, share in self._rows:
-            short += share[:, None] * picture[:, row]
-        small = np.zeros((3, self._size, self._size), np.float32)
-        for column, share in self._columns:
-            small += share * short[:, :, column]
-        return np.rint(small).astype(np.uint8)
-
-
-def _covered(length: int, size: int) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-    """The first old pixels (size,) that the new ones of a line cover, and their shares (size,); the second ones; ..."""
-    edges = np.linspace(0, length, size + 1)
-    first = np.floor(edges[:-1]).astype(np.int64)
-    covered = []
-    for old in first + np.arange(math.ceil(length / size) + 1)[:, None]:
-        overlap = np.minimum(edges[1:], old + 1) - np.maximum(edges[:-1], old)
-        share = (overlap.clip(min=0) * size / length).astype(np.float32)
-        if share.any():
-            covered.append((old.clip(max=length - 1), share))
-    return covered
 
 
 def _resolution(image_size: int) -> tuple[int, str]:

@@ -3,6 +3,7 @@
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("agents", "envs", "rlrep")
@@ -29,5 +30,15 @@ def _obstacle() -> str | None:
     return None
 
 
-if sys.argv[:1] == ["-m"] and (obstacle := _obstacle()):  # as `python -m` has it while it looks for the module
-    sys.exit(f"error: {obstacle}")
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C needs no traceback, which Python shows otherwise while modules are imported."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if sys.argv[:1] == ["-m"]:  # as `python -m` has it while it looks for the module
+    sys.excepthook = _report
+    if obstacle := _obstacle():
+        sys.exit(f"error: {obstacle}")

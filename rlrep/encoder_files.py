@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -120,6 +121,11 @@ def _read_config(path: Path, names: set[str]) -> tuple[dict[str, Any], bool]:
 
 def _read_weights(path: Path, expected: Mapping[str, tuple[int, ...]], has_checksum: bool) -> dict[str, Tensor]:
     """The weights, if they are exactly of the `expected` shapes, finite and unchanged."""
+    largest = 8 * sum(map(math.prod, expected.values())) + MAX_CONFIG_BYTES
+    if path.stat().st_size > largest:  # a sparse file may state any size
+        raise ValueError(
+            f"{path} is larger than the encoder that {CONFIG} describes ({largest:,} bytes): save it again"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

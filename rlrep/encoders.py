@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +34,40 @@ def orthogonal_init(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def flat(features: Tensor) -> Tensor:
+    """Features (B, D) float32 of a feature map (B, C, h, w), see `PixelEncoder.encode_view`; features as they are."""
+    return features.flatten(1).float() if features.ndim == 4 else features
+
+
+class FeatureLinear(nn.Linear):
+    """A linear layer that also reads feature maps as the convolutions leave them.
+
+    Input: features (…, in_features); or a map (B, C, h, w) with C·h·w = in_features, channels-last, of any precision.
+    A map of 39,200 features is neither reordered nor cast: the weight is, which has fewer rows, and the product has the
+    map's precision. Output: (…, out_features) in the weight's type. Parameters are those of ``nn.Linear``.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.ndim != 4 or input.shape[-1] == self.in_features:
+            return super().forward(input)
+        weight = self.weight.to(input.dtype).unflatten(1, input.shape[1:])
+        product = F.linear(_in_memory_order(input), _in_memory_order(weight)).to(self.weight.dtype)
+        return product if self.bias is None else product + self.bias
+
+
+def _in_memory_order(maps: Tensor) -> Tensor:
+    """(B, C, h, w) to (B, h·w·C), without a copy if it is channels-last."""
+    return maps.permute(0, 2, 3, 1).flatten(1)
+
+
 def projection(in_dim: int, out_dim: int) -> nn.Sequential:
-    """Linear → LayerNorm → Tanh, (B, in_dim) to (B, out_dim): the trunk of DrQ-v2 and the state projection of TACO."""
+    """Linear → LayerNorm → Tanh, (B, in_dim) to (B, out_dim): the trunk of DrQ-v2 and the state projection of TACO.
+
+    It also reads feature maps, see `FeatureLinear`.
+    """
     if out_dim < 1:
         raise ValueError(f"feature_dim must be at least 1, got {out_dim}")
-    return nn.Sequential(nn.Linear(in_dim, out_dim), nn.LayerNorm(out_dim), nn.Tanh())
+    return nn.Sequential(FeatureLinear(in_dim, out_dim), nn.LayerNorm(out_dim), nn.Tanh())
 
 
 def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int) -> nn.Sequential:
@@ -60,39 +90,98 @@ def supports_bfloat16(device: torch.device | str) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-class _FusedConvReLU(torch.autograd.Function):
-    """oneDNN's convolution with the ReLU inside, which spares a large batch a pass longer than the convolution.
+class _Layers(NamedTuple):
+    """The convolutions of an encoder: of each its stride, and the precision and memory layout that they work in."""
 
-    Only for what is finite: oneDNN's ReLU of nan is 0.
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    layout: torch.memory_format
+
+
+def convolve(
+    pixels: Tensor, parameters: Sequence[Tensor], layers: _Layers, fused: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Every convolution with its ReLU, in the precision and layout of `layers`.
+
+    Args:
+        pixels: (B, C, H, W) in 0..255, of any type.
+        parameters: weight and bias of each convolution in turn, float32.
+        layers: what they are.
+        fused: let oneDNN make the ReLU inside the convolution, which spares a large batch a pass longer than the
+            convolution. Only for what is finite (oneDNN's ReLU of nan is 0) and needs no gradient.
+
+    Returns:
+        What each convolution reads, and at the end the last one's output; and their weights.
+    """
+    # Two steps: a cast that also moves the channels takes twice as long on the CPU.
+    maps = [pixels.to(layers.dtype).contiguous(memory_format=layers.layout)]
+    weights = []
+    for i, stride in enumerate(layers.strides):
+        weight, bias = parameters[2 * i : 2 * i + 2]
+        if i == 0:
+            # x / 255 - 0.5 goes into the weights: it costs nothing there, and bfloat16 holds 0..255 exactly.
+            weight, bias = weight / 255, bias - 0.5 * weight.sum((1, 2, 3))
+        weight, bias = weight.to(layers.dtype, memory_format=layers.layout), bias.to(layers.dtype)
+        if fused:
+            out = torch.ops.mkldnn._convolution_pointwise(
+                maps[-1], weight, bias, [0, 0], [stride, stride], [1, 1], 1, "relu", [], ""
+            )
+        else:
+            out = F.relu(F.conv2d(maps[-1], weight, bias, stride), inplace=True)
+        maps.append(out)
+        weights.append(weight)
+    return maps, weights
+
+
+class _FusedConvolutions(torch.autograd.Function):
+    """`convolve` with `fused`, for pixels that need no gradient, to the last map.
+
+    One node of the graph: as nodes of their own the casts of weights and gradients take as long as a convolution of a
+    small image.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-        out = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, [0, 0], [stride, stride], [1, 1], 1, "relu", [], ""
-        )
-        ctx.save_for_backward(x, weight, out)
-        ctx.stride = stride
-        return out
+    def forward(ctx: Any, pixels: Tensor, layers: _Layers, *parameters: Tensor) -> Tensor:
+        maps, weights = convolve(pixels, parameters, layers, fused=True)
+        ctx.save_for_backward(pixels, *parameters, *weights, *maps)
+        ctx.layers = layers
+        return maps[-1]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        x, weight, out = ctx.saved_tensors
-        # Flattened features have their gradient in another order than `out`, and two orders in one loop are slow.
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        grad = torch.ops.aten.threshold_backward(grad, out, 0)
-        sizes, stride = [len(weight)], [ctx.stride, ctx.stride]
-        wanted = list(ctx.needs_input_grad[:3])
-        return *torch.ops.aten.convolution_backward(
-            grad, x, weight, sizes, stride, [0, 0], [1, 1], False, [0, 0], 1, wanted
-        ), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        layers: _Layers = ctx.layers
+        wanted = ctx.needs_input_grad[2:]
+        pixels, *saved = ctx.saved_tensors
+        count = len(layers.strides)
+        parameters, weights, maps = saved[: 2 * count], saved[2 * count : 3 * count], saved[3 * count :]
+        if torch.is_grad_enabled():  # a gradient of this gradient is wanted
+            return None, None, *_plain_gradients(pixels, parameters, layers, grad, wanted)
+        gradients: list[Tensor | None] = [None] * len(wanted)
+        for i in reversed(range(wanted.index(True) // 2, count)):
+            # A flattened map has its gradient in another order than the map, and two orders in one loop are slow.
+            grad = grad.contiguous(memory_format=layers.layout)
+            grad = torch.ops.aten.threshold_backward(grad, maps[i + 1], 0)
+            stride, sizes = [layers.strides[i]] * 2, [len(weights[i])]
+            earlier = any(wanted[: 2 * i])
+            grad, of_weight, of_bias = torch.ops.aten.convolution_backward(
+                grad, maps[i], weights[i], sizes, stride, [0, 0], [1, 1], False, [0, 0], 1, [earlier, True, True]
+            )
+            of_weight = of_weight.to(parameters[2 * i].dtype, memory_format=torch.contiguous_format)
+            of_bias = of_bias.to(parameters[2 * i].dtype)
+            if i == 0:  # back through what `convolve` does to these two
+                of_weight = of_weight / 255 - 0.5 * of_bias[:, None, None, None]
+            gradients[2 * i : 2 * i + 2] = of_weight, of_bias
+        return None, None, *gradients
 
 
-def conv_relu(x: Tensor, weight: Tensor, bias: Tensor, stride: int, fused: bool) -> Tensor:
-    """ReLU of a convolution without padding, (B, C, H, W) to (B, len(weight), H', W')."""
-    if fused:
-        return _FusedConvReLU.apply(x, weight, bias, stride)
-    return F.relu(F.conv2d(x, weight, bias, stride), inplace=True)
+def _plain_gradients(
+    pixels: Tensor, parameters: Sequence[Tensor], layers: _Layers, grad: Tensor, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradients of `parameters` that are wanted, with a graph of their own."""
+    maps, _ = convolve(pixels, parameters, layers, fused=False)
+    chosen = [parameter for parameter, needed in zip(parameters, wanted, strict=True) if needed]
+    found = iter(torch.autograd.grad(maps[-1], chosen, grad, create_graph=True))
+    return [next(found) if needed else None for needed in wanted]
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
@@ -182,7 +271,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         )
         self.head: nn.Sequential | None = None
         if out_dim is not None:
-            self.head = nn.Sequential(nn.Linear(self.repr_dim, out_dim), nn.LayerNorm(out_dim))
+            self.head = nn.Sequential(FeatureLinear(self.repr_dim, out_dim), nn.LayerNorm(out_dim))
             self.repr_dim = out_dim
         self.apply(orthogonal_init)
 
@@ -228,15 +317,20 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         return height, width
 
     def encode_view(self, observation: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
-        """Features of an augmented view; one function, so that a compiler can make one pass of what comes before the
-        convolutions."""
-        return self(augment(observation))
+        """Features of an augmented view for a `FeatureLinear` or `flat` to read: the map of the last convolution, or
+        what the head makes of it.
 
-    def is_finite(self) -> bool:
-        """Whether no parameter of the convolutions is nan or infinite."""
-        return all(parameter.sum().isfinite() for parameter in self.convolutions.parameters())
+        One function, so that a compiler can make one pass of what comes before the convolutions.
+        """
+        return self(augment(observation), as_map=True)
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Tensor, as_map: bool = False) -> Tensor:
+        """Features (…, repr_dim) float32 of pixels (…, C, H, W) in 0..255.
+
+        Args:
+            as_map: return the last convolution's output (B, channels, h, w) as it is, channels-last and in `precision`;
+                an encoder with a head returns the head's output all the same.
+        """
         if not isinstance(observation, Tensor):
             raise TypeError(f"pixels must be a tensor, got {type(observation).__name__}: use torch.as_tensor(pixels)")
         if observation.shape[-3:] != self.observation_shape:
@@ -246,22 +340,31 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
             )
         if observation.ndim != 4:  # one observation, or a batch of sequences, as TorchRL gives them
             return self(observation.reshape(-1, *self.observation_shape)).view(*observation.shape[:-3], -1)
-        dtype = PRECISIONS[self.precision]
+        features = self._convolve(observation)
+        if self.head is not None:
+            return self.head(features)
+        return features if as_map else flat(features)
+
+    def _convolve(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, C, H, W) to the last convolution's output after its ReLU."""
+        parameters: list[Tensor] = []
+        for convolution in self.convolutions:
+            assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+            parameters += convolution.weight, convolution.bias
         transformed = torch._C._are_functorch_transforms_active()  # vmap knows no channels-last, and no fused function
         layout = torch.contiguous_format if transformed else torch.channels_last
-        # Two steps: a cast that also moves the channels takes twice as long on the CPU.
-        x = observation.to(dtype).contiguous(memory_format=layout)
-        fused = not transformed and can_fuse(x.device, dtype) and self.is_finite()
-        for i, convolution in enumerate(self.convolutions):
-            assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
-            weight, bias = convolution.weight, convolution.bias
-            if i == 0:
-                # x / 255 - 0.5 goes into the weights: it costs nothing there, and bfloat16 holds 0..255 exactly.
-                weight, bias = weight / 255, bias - 0.5 * weight.sum((1, 2, 3))
-            weight, bias = weight.to(dtype, memory_format=layout), bias.to(dtype)
-            x = conv_relu(x, weight, bias, self.strides[i], fused)
-        features = x.flatten(1).float()
-        return features if self.head is None else self.head(features)
+        layers = _Layers(self.strides, PRECISIONS[self.precision], layout)
+        if transformed or pixels.requires_grad or not can_fuse(pixels.device, layers.dtype) or not finite(parameters):
+            return convolve(pixels, parameters, layers, fused=False)[0][-1]
+        if torch.is_grad_enabled():
+            return _FusedConvolutions.apply(pixels, layers, *parameters)
+        return convolve(pixels, parameters, layers, fused=True)[0][-1]
+
+
+def finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether all values are finite; waits for the device."""
+    with torch.no_grad():
+        return math.isfinite(torch.cat([tensor.flatten() for tensor in tensors]).sum().item())
 
 
 def to_unit_scale(pixels: Tensor) -> Tensor:

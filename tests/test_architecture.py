@@ -30,6 +30,8 @@ DOORS = {
     "video_theory",
     "benchmark",
 }
+# What doors and rooms alike write and read files with.
+GROUND = {"files", "yaml_files"}
 OPTIONAL = ["gymnasium", "dm_control", "mujoco", "wandb", "stable_baselines3", "hydra", "matplotlib"]
 
 
@@ -107,7 +109,7 @@ def test_no_circle_of_files() -> None:
 
 
 def test_the_files_of_experiments_are_its_commands() -> None:
-    assert {file.stem for file in (ROOT / "experiments").glob("*.py")} == {*DOORS, "files", "__init__"}
+    assert {file.stem for file in (ROOT / "experiments").glob("*.py")} == {*DOORS, *GROUND, "__init__"}
 
 
 def test_rooms_of_experiments_import_no_door() -> None:
@@ -128,7 +130,7 @@ def test_what_reads_finished_runs_knows_nothing_of_training() -> None:
         for name in graph
         if name.startswith("experiments.results.")
         for other in sorted(graph[name])
-        if other not in ("experiments.files", "experiments.yaml_files") and not other.startswith("experiments.results")
+        if other not in {f"experiments.{ground}" for ground in GROUND} and not other.startswith("experiments.results")
     ]
     assert not broken, "\n".join(broken)
 

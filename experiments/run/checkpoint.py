@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not path.is_file():  # opening a pipe would wait for ever
         raise CheckpointError(f"there is no checkpoint at {path}: the run has not reached its first one yet")
     try:
+        check_stored(path)
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} can't be read ({error.strerror})") from error
@@ -72,6 +74,20 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not whole:
         raise damaged(path, "its checksum is missing")
     return state
+
+
+def check_stored(path: Path) -> None:
+    """Refuses an archive that takes more memory than its file has bytes: `torch.save` compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            entries = file.infolist()
+    except OSError:
+        raise
+    except Exception as error:  # whatever the parser meets in a damaged file
+        raise damaged(path, type(error).__name__) from error
+    size = path.stat().st_size
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(e.file_size for e in entries) > size:
+        raise damaged(path, "it is compressed, as no checkpoint is")
 
 
 def damaged(path: Path, reason: str) -> CheckpointError:

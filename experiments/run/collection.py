@@ -237,6 +237,7 @@ class Collector:
             "agent": trained.agent["name"],
             "action_repeat": trained.action_repeat,
             "camera": trained.camera,
+            "env": trained.env,
             "image_size": trained.image_size,
             "distractors": vars(trained.noise),
             "checkpoints": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from agents import PATHS, find_agent
-from envs import TASKS
+from envs import environment_spec, task_name
 from experiments.run.config_file import load_as, register, typed_as
 from experiments.run.options import ConfigError, check, is_a, option, section
 from rlrep import OBJECTIVES, Objective
@@ -65,6 +65,7 @@ FREE_ON_RESUME = frozenset(
         "imports",
         "run_dir",
         "device",
+        "env_timeout",
         "offline.data",
         "offline.cache",
         "num_train_frames",
@@ -202,6 +203,7 @@ class RunConfig(AnyRunConfig):
     task: str = option(
         "quadruped_run", "of dm_control (python -c 'import envs; print(*envs.TASKS)'), or a Gymnasium id"
     )
+    env: dict[str, Any] = option({}, "keyword arguments of gymnasium.make: env.max_episode_steps=500")
     num_eval_episodes: int = option(10, "episodes of an evaluation", above=0)
     action_repeat: int = option(2, "simulator steps that an action is held for", above=0)
     camera: Any = option(None, "its name or number; null is the task's own")
@@ -236,7 +238,6 @@ class RunConfig(AnyRunConfig):
     use_tb: bool = option(False, "log to TensorBoard")
 
     def __post_init__(self) -> None:
-        check_task(self.task)
         found = {name: objective_class(name) for name in (*self.objectives, *self.objective)}
         super().__post_init__()
         agent = find_agent(self.agent["algorithm"])
@@ -281,6 +282,9 @@ class TrainConfig(RunConfig):
     eval_every_frames: int = option(20_000, "simulator steps between evaluations", above=0)
     checkpoint_every_frames: int = option(20_000, "simulator steps between checkpoints", above=0)
     num_envs: int = option(1, "environments side by side, each in a process of its own", above=0)
+    env_timeout: float = option(
+        60.0, "seconds without an answer after which such a process counts as dead; five times that to start", above=0
+    )
     replay_buffer_size: int = option(1_000_000, "frames kept; they are reserved on disk when the run starts", above=0)
     batch_size: int = option(None, "rows of a batch: 512 for walker, 256 for the other tasks", above=0)
     nstep: int = option(None, "n of the n-step targets: 1 for walker, 3 for the other tasks", above=0)
@@ -320,7 +324,9 @@ class TrainConfig(RunConfig):
             horizon: the most steps that an objective looks ahead.
         """
         if episode_steps == float("inf"):
-            raise ConfigError(f"{self.task} has no time limit: its evaluations would not end. Choose another task")
+            raise ConfigError(
+                f"{self.task} has no time limit: its evaluations would not end. Give it one, env.max_episode_steps=1000"
+            )
         for name, steps in {"nstep": self.nstep, "horizon": horizon}.items():
             if steps > episode_steps:
                 raise ConfigError(
@@ -352,7 +358,7 @@ def complete(composed: DictConfig) -> TrainConfig:
     config = OmegaConf.create(OmegaConf.to_container(composed))
     assert isinstance(config, DictConfig)
     import_modules(config.imports)
-    check_task(str(config.task))
+    config.task = task_name(str(config.task))
     walker = config.task.startswith("walker")
     duration = 100_000 if config.task in EASY else 2_000_000 if config.task in HARD else 500_000
     usual = {
@@ -510,9 +516,16 @@ def located(name: str) -> str:
 
 
 def check_task(name: str) -> None:
-    if "/" in name or ":" in name or re.search(r"-v\d+$", name):
-        return  # a Gymnasium id: whoever makes the environment knows
-    look_up("task", name, dict.fromkeys((*TASKS, "ball_in_cup_catch")))
+    """Refuses a task that is neither one of ours nor the id of a known Gymnasium environment."""
+    environment_spec(name)
+
+
+def check_env(env: Mapping[str, Any], settings: Set[str]) -> None:
+    """Refuses keyword arguments of an environment that are `settings` of the run itself, or that the run makes."""
+    for name in sorted(settings & env.keys()):
+        raise ConfigError(f"env.{name} is a setting of the run itself: give {name}=… instead")
+    for name in sorted({"task", "seed", "processes", "timeout", "render_mode"} & env.keys()):
+        raise ConfigError(f"env.{name} is set by the run itself: leave it out")
 
 
 def resolve_device(device: str) -> str:

@@ -49,6 +49,7 @@ class Run(ABC):
     close: Callable[[], None]
     rank = 0
     finished = False
+    stop = StopRequest()  # that never comes; `run` listens to one of its own
 
     @property
     @abstractmethod

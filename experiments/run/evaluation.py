@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 
 from envs import make_env, make_vector_env
 from experiments.files import write_atomically
-from experiments.run.config import RunConfig, TrainConfig
+from experiments.run.config import ConfigError, RunConfig, TrainConfig, check_env
 
 # Evaluation draws its episodes from another seed than training; they are the same at every evaluation of a run.
 EVALUATION_SEED = 1_000_003
@@ -63,7 +64,7 @@ def evaluate(policy: Policy, env: Any, episodes: int, film: bool = False, envs: 
             done = terminated or truncated
     if alone < episodes:
         returns[alone:] = play_side_by_side(policy, envs, range(alone, episodes))
-    return Evaluation(returns, pictures, env.unwrapped.metadata["render_fps"])
+    return Evaluation(returns, pictures, env.metadata["render_fps"])
 
 
 def play_side_by_side(policy: Policy, envs: Any, episodes: range) -> np.ndarray:
@@ -83,15 +84,35 @@ def play_side_by_side(policy: Policy, envs: Any, episodes: range) -> np.ndarray:
 
 
 def environment_options(config: RunConfig) -> dict[str, Any]:
-    """The keyword arguments that `envs` takes from a configuration."""
+    """The keyword arguments that `envs` takes from a configuration.
+
+    Raises:
+        ConfigError: for a setting given as an argument of the environment.
+    """
     names = ("image_size", "action_repeat", "frame_stack", "camera", "rendering")
-    return {name: getattr(config, name) for name in names} | {"noise": config.noise.options}
+    settings = {name: getattr(config, name) for name in names} | {"noise": config.noise.options}
+    check_env(config.env, settings.keys())
+    return settings | config.env
 
 
 def make_evaluation_env(config: RunConfig, film: bool = False) -> Any:
-    """The environment that a run is evaluated in; with `film` it can render."""
+    """The environment that a run is evaluated in; with `film` it can render.
+
+    Raises:
+        ConfigError: if its actions are not those of our agents.
+    """
     options = environment_options(config) | ({"render_mode": "rgb_array"} if film else {})
-    return make_env(config.task, seed=config.seed + EVALUATION_SEED, **options)
+    env = make_env(config.task, seed=config.seed + EVALUATION_SEED, **options)
+    if not isinstance(env.action_space, Box) or len(env.action_space.shape) != 1:
+        actions = env.action_space
+        env.close()
+        raise ConfigError(
+            f"the actions of {config.task} are {actions}, and agent={config.agent['algorithm']} needs continuous ones, "
+            f"a Box of one axis. For discrete actions, train Stable-Baselines3's DQN on "
+            f"envs.make_env({config.task!r}), with the losses by rlrep.integrations.sb3.attach (README, 'The losses in "
+            f"your own agent')"
+        )
+    return env
 
 
 def make_evaluation_envs(config: TrainConfig) -> Any:
@@ -100,7 +121,8 @@ def make_evaluation_envs(config: TrainConfig) -> Any:
     if count < 2:
         return None
     with ExitStack() as opened:
-        envs = make_vector_env(config.task, count, seed=config.seed, **environment_options(config))
+        options = environment_options(config) | {"timeout": config.env_timeout}
+        envs = make_vector_env(config.task, count, seed=config.seed, **options)
         opened.enter_context(closing(envs))
         envs.reset(seed=[config.seed + EVALUATION_SEED] * count)
         opened.pop_all()
@@ -108,15 +130,16 @@ def make_evaluation_envs(config: TrainConfig) -> Any:
 
 
 def write_video(path: Path, pictures: list[np.ndarray], frames_per_second: float) -> None:
-    """An MP4 (H.264) of pictures (H, W, 3) uint8, at real speed up to 50 pictures a second."""
+    """An MP4 (H.264) of pictures (H, W, 3) uint8; without their last row or column if there is an odd number."""
     import av
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=max(1, round(frames_per_second)))
-        stream.height, stream.width = pictures[0].shape[:2]
+        stream.height, stream.width = (side // 2 * 2 for side in pictures[0].shape[:2])
         stream.pix_fmt = "yuv420p"
         for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            even = np.ascontiguousarray(picture[: stream.height, : stream.width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
         container.mux(stream.encode())
     write_atomically(path, buffer.getvalue())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from envs import task_name
 from experiments.run.checkpoint import CONFIG
 from experiments.run.config import ConfigError, RunConfig, TrainConfig, as_folder, import_modules, located, settle
 from experiments.run.config_file import explanation, load_as, register, typed_as
@@ -92,6 +93,8 @@ def requested(composed: DictConfig) -> Any:
     assert isinstance(plain, DictConfig)
     import_modules(plain.imports)
     settle(plain)
+    if plain.task is not None:
+        plain.task = task_name(str(plain.task))
     for name in FROM_DATA:
         if not OmegaConf.is_interpolation(plain, name) and plain[name] is None:
             del plain[name]
@@ -110,6 +113,7 @@ def told_by_run(provenance: Provenance) -> Provenance:
         return provenance
     run = load(path)
     made = provenance.made | {"action_repeat": run.action_repeat, "camera": run.camera, "distractors": vars(run.noise)}
+    made["env"] = run.env
     return replace(provenance, task=provenance.task or run.task, made=made)
 
 
@@ -138,6 +142,12 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
     told = {"task": provenance.task, "action_repeat": action_repeat, "camera": camera, "image_size": image_size}
     if told["task"] is None and OmegaConf.is_missing(asked, "task"):
         raise ConfigError(f"{asked.dataset} does not say which task it is of: name it, as in task=cheetah_run")
+    if (made_with := provenance.made.get("env") or {}) != asked.env:
+        print(
+            f"{asked.dataset} was collected in an environment made with env={made_with}; evaluations make it with "
+            f"env={asked.env}",
+            file=sys.stderr,
+        )
     config = asked.copy()
     for name, value in told.items():
         if OmegaConf.is_missing(config, name):

@@ -16,7 +16,7 @@ import torch
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig
 
-from envs import EnvironmentDied, make_vector_env
+from envs import EnvironmentDied, make_vector_env, max_episode_steps
 from experiments.files import locked
 from experiments.run import config as configuration
 from experiments.run import ranks
@@ -48,7 +48,7 @@ class OnlineRun(AgentRun):
     def check_data(self) -> None:
         config = self.config
         self.num_envs = ranks.share("num_envs", config.num_envs)
-        self.episode_steps = self.eval_env.unwrapped.max_episode_steps
+        self.episode_steps = max_episode_steps(self.eval_env)
         self.data: Dataset | None = None
         count = round(self.batch_size * config.offline.share)
         if config.offline.data is None or not count:
@@ -72,9 +72,10 @@ class OnlineRun(AgentRun):
 
     def open(self, opened: ExitStack) -> None:
         config, shape = self.config, self.eval_env.observation_space.shape
+        options = environment_options(config) | {"timeout": config.env_timeout}
         with signals_blocked():
             self.envs = opened.enter_context(
-                closing(make_vector_env(config.task, self.num_envs, seed=self.seed, **environment_options(config)))
+                closing(make_vector_env(config.task, self.num_envs, seed=self.seed, **options))
             )
             self.eval_envs = None if self.rank else make_evaluation_envs(config)
         if self.eval_envs is not None:

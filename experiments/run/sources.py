@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from contextlib import closing
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
 from hydra.utils import to_absolute_path
 
-import envs  # noqa: F401  (registers)
-from envs.noise import Noise
-from experiments.run.config import ConfigError, located
+from envs import pixel_env, task_name
+from experiments.run.config import ConfigError, check_env, located
 from experiments.run.log import Progress
 from experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig
 from rlrep.data import EpisodeDataset, open_video, record
 from rlrep.data.decode import WithoutActions
-from rlrep.registry import unknown
 
 
 def open_source(config: PretrainConfig, actions: bool) -> tuple[EpisodeDataset, EpisodeDataset]:
@@ -109,23 +105,12 @@ def play(config: PretrainConfig) -> EpisodeDataset:
 
 
 def make(name: str, config: PretrainConfig) -> gym.Env[Any, Any]:
-    """The environment TASK of `rlrep/TASK-v0`, or of a whole id with a slash, drawing single frames.
+    """An environment by its task or Gymnasium id, showing single frames.
 
     Raises:
-        ConfigError: for an unknown name or options that the environment does not have.
+        ConfigError: for an argument of the environment that the run itself sets.
+        ValueError, ModuleNotFoundError: as `envs.pixel_env` does.
     """
-    identity = name if "/" in name else f"rlrep/{name}-v0"
-    if identity not in gym.registry:
-        known = [key.removeprefix("rlrep/").removesuffix("-v0") for key in gym.registry if key.startswith("rlrep/")]
-        raise unknown("environment", name, known)
-    entry_point = gym.spec(identity).entry_point
-    creator: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    parameters = inspect.signature(creator).parameters
-    single = {"image_size": config.image_size, "frame_stack": 1}
-    options = {key: value for key, value in single.items() if key in parameters} | config.env
-    try:
-        env = gym.make(identity, disable_env_checker=True, **options)
-    except TypeError as error:
-        raise ConfigError(f"{identity} does not take env={config.env}: {error}") from error
-    noise = config.noise.options
-    return env if noise is None else Noise(env, **noise)
+    check_env(config.env, {"noise"})
+    options = {"image_size": config.image_size, "frame_stack": 1} | config.env | {"noise": config.noise.options}
+    return pixel_env(task_name(name), **options)

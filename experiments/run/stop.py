@@ -50,7 +50,7 @@ class StopRequest:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self.handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
     def note(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rlrep.augment import RandomShift
-from rlrep.encoders import PixelEncoder, orthogonal_init
+from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
 from rlrep.objectives.base import Objective, check_horizon
 from rlrep.window import Gap, Window
 
@@ -52,7 +52,7 @@ class BarlowTwins(Objective):
         self.in_keys = ["observation", "future_observation"]
         self.out_keys = ["loss_barlow", "barlow_correlation"]
         self.projection = nn.Sequential(
-            nn.Linear(encoder.repr_dim, hidden_dim),
+            FeatureLinear(encoder.repr_dim, hidden_dim),
             nn.LayerNorm(hidden_dim),
             nn.ReLU(),
             nn.Linear(hidden_dim, feature_dim),
@@ -60,8 +60,8 @@ class BarlowTwins(Objective):
         self.projection.apply(orthogonal_init)
 
     def losses(self, observation: Tensor, future_observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        early = self.projection(self.encode(observation, offset=0))
-        late = self.projection(self.encode(future_observation))
+        early = self.projection(self.view(observation, offset=0))
+        late = self.projection(self.view(future_observation))
         correlation = cross_correlation(early, late)
         diagonal = correlation.diagonal()
         off_diagonal = correlation.square().sum() - diagonal.square().sum()

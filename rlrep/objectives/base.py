@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlrep.augment import RandomShift
-from rlrep.encoders import PixelEncoder
+from rlrep.encoders import PixelEncoder, flat
 from rlrep.momentum import ema_, momentum_copy
 from rlrep.window import ANY_N_STEP, Window
 
@@ -123,7 +123,12 @@ class Objective(nn.Module):
             ema_(copy, online, 1.0)
 
     def encode(self, observation: Tensor, offset: int | None = None, encoder: nn.Module | None = None) -> Tensor:
-        """Features (B, repr_dim) of an augmented view of the pixels (B, C, H, W) uint8.
+        """Features (B, repr_dim) float32 of an augmented view of the pixels; arguments as in `view`."""
+        return flat(self.view(observation, offset, encoder))
+
+    def view(self, observation: Tensor, offset: int | None = None, encoder: nn.Module | None = None) -> Tensor:
+        """An augmented view of the pixels (B, C, H, W) uint8 as a `projection` reads it: its features (B, repr_dim)
+        float32, or the feature map that the encoder passes on without copying it.
 
         Args:
             observation: pixels.
@@ -147,8 +152,8 @@ class Objective(nn.Module):
 
         Args:
             batch: holds the entries `in_keys`.
-            encoded: features (B, repr_dim) of observations that the encoder has read already in this update, by their
-                offset, if they are to be shared: see `encode`.
+            encoded: features (B, repr_dim) or feature maps of observations that the encoder has read already in this
+                update, by their offset, if they are to be shared: see `view`.
         """
         from tensordict import TensorDict  # takes over a second to import
 

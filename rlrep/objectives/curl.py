@@ -42,7 +42,7 @@ class CURL(Objective):
 
     def project(self, observation: Tensor, offset: int | None = None) -> Tensor:
         """An augmented view of (B, C, H, W) uint8 to z, (B, feature_dim); `offset` as in `encode`."""
-        return self.state_projection(self.encode(observation, offset))
+        return self.state_projection(self.view(observation, offset))
 
     def losses(self, observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         state = self.project(observation, offset=0)

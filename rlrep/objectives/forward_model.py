@@ -102,11 +102,11 @@ class ForwardModel(Objective):
     def losses(  # type: ignore[override]
         self, observation: Tensor, path: Tensor, future_observation: Tensor
     ) -> dict[str, Tensor]:
-        prediction = self.predict(self.encode(observation, offset=0), path)
+        prediction = self.predict(self.view(observation, offset=0), path)
         if self.decoder is not None:
             return {"loss_forward": self.decoder.error(prediction, future_observation[:, -self.frame_channels :])}
         with torch.no_grad():
-            target = self.state_projection(self.encode(future_observation, self.future_offset))
+            target = self.state_projection(self.view(future_observation, self.future_offset))
         return {"loss_forward": 2 - 2 * F.cosine_similarity(prediction, target).mean()}
 
     @torch.no_grad()

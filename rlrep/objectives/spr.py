@@ -75,10 +75,10 @@ class SPR(Objective):
     ) -> dict[str, Tensor]:
         """Of observations (B, C, H, W), the K that follow (B, K, C, H, W), and actions (B, K, A) or (B, K)."""
         with torch.no_grad():
-            features = self.encode(following.flatten(0, 1), encoder=self.target_encoder)
+            features = self.view(following.flatten(0, 1), encoder=self.target_encoder)
             targets = self.target_head(features).view(*following.shape[:2], -1)
         latent_actions = None if self.action_encoder is None else self.action_encoder(action_sequence)
-        state = self.state_projection(self.encode(observation, offset=0))
+        state = self.state_projection(self.view(observation, offset=0))
         agreement = []
         for k in range(self.horizon):
             given = [state] if latent_actions is None else [state, latent_actions[:, k]]

@@ -79,7 +79,7 @@ class TACO(Objective):
 
     def project(self, observation: Tensor, offset: int | None = None) -> Tensor:
         """An augmented view of (B, C, H, W) uint8 to z, (B, feature_dim); `offset` as in `encode`."""
-        return self.state_projection(self.encode(observation, offset))
+        return self.state_projection(self.view(observation, offset))
 
     def losses(  # type: ignore[override]
         self, observation: Tensor, action_sequence: Tensor, future_observation: Tensor, reward: Tensor | None = None

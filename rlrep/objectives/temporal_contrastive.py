@@ -52,7 +52,7 @@ class TemporalContrastive(Objective):
         self.state_projection.apply(orthogonal_init)
 
     def losses(self, observation: Tensor, future_observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        early = self.state_projection(self.encode(observation, offset=0))
-        late = self.state_projection(self.encode(future_observation))
+        early = self.state_projection(self.view(observation, offset=0))
+        late = self.state_projection(self.view(future_observation))
         loss, accuracy = temporal_contrastive(early, late, self.temperature, self.normalize, self.all_ranks)
         return {"loss_temporal": loss, "temporal_accuracy": accuracy}

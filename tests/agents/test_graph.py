@@ -380,9 +380,10 @@ def test_each_replay_of_a_graph_draws_its_own_shifts(
 
 
 @pytest.mark.cuda
-def test_convolutions_are_bfloat16_and_heads_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_convolutions_and_feature_maps_are_bfloat16_and_heads_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = build_on_cuda("taco", precision="bfloat16")
     convolved: set[torch.dtype] = set()
+    maps: set[torch.dtype] = set()
     heads: set[torch.dtype] = set()
     plain_convolution = rlrep.encoders.F.conv2d
 
@@ -393,7 +394,8 @@ def test_convolutions_are_bfloat16_and_heads_float32(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(rlrep.encoders.F, "conv2d", convolution)
 
     def look(module: Any, given: tuple[Tensor, ...], out: Any) -> None:
-        heads.update(tensor.dtype for tensor in (*given, *(out if isinstance(out, tuple) else (out,))))
+        for tensor in (*given, *(out if isinstance(out, tuple) else (out,))):
+            (maps if tensor.ndim == 4 else heads).add(tensor.dtype)
 
     taco = agent.objectives[0]
     for module in (agent.actor, agent.critic, agent.critic_target, taco.state_projection, taco.state_action_projection):
@@ -401,7 +403,7 @@ def test_convolutions_are_bfloat16_and_heads_float32(monkeypatch: pytest.MonkeyP
     capture(agent)
     for step in range(WARM_UP + 3):
         metrics = agent.update(Fixed(make_batch(seed=step).to("cuda")), step)
-    assert convolved == {torch.bfloat16} and heads == {torch.float32}
+    assert convolved == maps == {torch.bfloat16} and heads == {torch.float32}
     assert {value.dtype for value in metrics.values()} == {torch.float32}
     assert {parameter.dtype for parameter in agent.parameters()} == {torch.float32}
     assert all(value.isfinite() for value in metrics.values())

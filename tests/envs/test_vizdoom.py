@@ -15,7 +15,6 @@ from stable_baselines3.common.env_checker import check_env as stable_baselines3_
 
 import envs
 from envs import SCENARIOS, DoomPixels
-from envs.vizdoom import _Resize
 
 pytest.importorskip("vizdoom")
 LEFT, RIGHT, SHOOT = range(3)
@@ -212,14 +211,6 @@ def test_the_time_limit_truncates_with_a_picture_of_its_own():
         env.step(LEFT)
     env.close()
     assert DoomPixels("defend_the_center", image_size=16).max_episode_steps == 2100 / 4
-
-
-@pytest.mark.parametrize("size", [5, 8, 12, 20])
-def test_frames_are_averages_of_what_each_pixel_covers(size):
-    picture = np.random.default_rng(0).integers(256, size=(3, 12, 16), dtype=np.uint8)
-    fine = picture.repeat(size, axis=1).repeat(size, axis=2)
-    expected = fine.reshape(3, size, 12, size, 16).mean((2, 4))
-    np.testing.assert_allclose(_Resize(12, size)(picture), expected, atol=0.501)
 
 
 def test_large_frames_are_drawn_large():

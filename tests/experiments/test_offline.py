@@ -24,9 +24,9 @@ from experiments.run.config import ConfigError
 from experiments.run.offline import OfflineRun
 from experiments.run.offline_config import OfflineConfig, level_of, load
 from experiments.run.online import OnlineRun
-from rlrep import PixelEncoder, ReplayBuffer
+from rlrep import PixelEncoder, Window
 from rlrep.data import Provenance, write_transitions
-from rlrep.replay import ReplayError
+from rlrep.replay import Episodes, ReplayError
 from tests.experiments.conftest import ROOT, run_in
 from tests.experiments.offline_data import PROVENANCE, TINY_OFFLINE, episode, run_offline, write_data
 from tests.experiments.run.test_resume import same
@@ -310,13 +310,13 @@ def test_batches_hold_the_share_of_the_offline_data_that_was_asked_for(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: dict[str, set[int]] = {"ReplayBuffer": set(), "Dataset": set()}
-    sample = ReplayBuffer.sample
+    sample = Episodes.sample
 
-    def noted(buffer: ReplayBuffer, batch_size: int) -> TensorDict:
-        sizes[type(buffer).__name__].add(batch_size)
-        return sample(buffer, batch_size)
+    def noted(store: Episodes, batch_size: int, window: Window | None = None) -> TensorDict:
+        sizes[type(store).__name__].add(batch_size)
+        return sample(store, batch_size, window)
 
-    monkeypatch.setattr(ReplayBuffer, "sample", noted)
+    monkeypatch.setattr(Episodes, "sample", noted)
     run_in(tmp_path / "run", *ONLINE, f"offline.data={data}", "offline.share=0.25")
     assert sizes == {"ReplayBuffer": {6}, "Dataset": {2}}
 
@@ -349,7 +349,7 @@ def test_offline_data_that_do_not_fit_an_online_run_are_refused(data: Path, tmp_
         ([f"offline.data={data}", "offline.share=1"], "offline.share must be at least 0 and less than 1, got 1"),
         (
             [f"offline.data={tmp_path}/none"],
-            r"there is no file or folder .*: say where they lie with offline.data=PATH",
+            r"there is no file or folder .*: give their path with offline.data=PATH",
         ),
     ):
         with pytest.raises(ConfigError, match=message):

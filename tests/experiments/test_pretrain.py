@@ -317,7 +317,7 @@ def test_one_video_must_be_long_enough_to_be_cut(run: Run, videos: Path) -> None
             r"objective=taco reads rewards, which .* do not have: use it in experiments.train \(objectives=\[taco\]\)",
         ),
         ("objective=autoencoderr", "unknown objective 'autoencoderr': did you mean autoencoder"),
-        ("source=env:carpole_balance", "unknown environment 'carpole_balance': did you mean cartpole_balance"),
+        ("source=env:carpole_balance", "unknown task 'carpole_balance': did you mean cartpole_balance"),
         ("source=nowhere", "nowhere"),
         ("noise.kind=shapes", "noise.kind=shapes is for source=env:TASK"),
         ("horizon=0", "horizon must be greater than 0, got 0"),

@@ -17,8 +17,9 @@ import pytest
 from agents import DrQV2
 from experiments.run import config as configuration
 from experiments.run.checkpoint import load_checkpoint
-from experiments.run.config import ConfigError
+from experiments.run.config import ConfigError, NoiseConfig
 from experiments.run.evaluation import make_evaluation_env
+from experiments.run.options import defaults
 
 Run = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
@@ -65,7 +66,7 @@ def test_distractors_are_on_what_is_learned_from(run: Run, tmp_path: Path) -> No
     """And on what is evaluated."""
     noisy = run("noise.kind=shapes", "noise.size=0.5", "num_train_frames=2000", f"run_dir={tmp_path / 'noisy'}")
     config = configuration.load(noisy / "config.yaml")
-    clean = replace(config, noise=configuration.NoiseConfig())
+    clean = replace(config, noise=NoiseConfig(**defaults(NoiseConfig)))
     pictures = []
     for each in (config, clean):
         with closing(make_evaluation_env(each)) as env:
@@ -77,7 +78,7 @@ def test_distractors_are_on_what_is_learned_from(run: Run, tmp_path: Path) -> No
 
 
 def test_impossible_distractors_are_refused(run: Run) -> None:
-    with pytest.raises(ConfigError, match="persistence is 2"):
+    with pytest.raises(ConfigError, match=r"noise\.persistence must be at least 0 and at most 1, got 2"):
         run("noise.kind=shapes", "noise.persistence=2.0")
 
 

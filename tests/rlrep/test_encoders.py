@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from rlrep import PixelDecoder, PixelEncoder
-from rlrep.encoders import STRIDES, can_fuse, conv_relu, mlp, supports_bfloat16
+from rlrep.encoders import STRIDES, FeatureLinear, flat, mlp, projection, supports_bfloat16
 
 SHAPE = (9, 20, 24)
 
@@ -65,25 +65,44 @@ def test_gradients_equal_the_paper() -> None:
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.skipif(not can_fuse(torch.device("cpu"), torch.float32), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_convolution_and_relu_in_one_have_the_gradients_of_both(layout: torch.memory_format) -> None:
-    torch.manual_seed(0)
-    shapes = [(3, 4, 12, 10), (5, 4, 3, 3), (5,)]
-    inputs = [torch.randn(shape) for shape in shapes]
-    inputs[0] = inputs[0].contiguous(memory_format=layout)
-    for value in inputs:
-        value.requires_grad_()
-    x, weight, bias = inputs
+def test_fused_convolutions_have_the_gradients_of_the_paper_and_theirs(layout: torch.memory_format) -> None:
+    encoder, observation = encoder_with_biases(), pixels().contiguous(memory_format=layout)
+    parameters = list(encoder.parameters())
     results = []
-    for fused in (True, False):
-        out = conv_relu(x, weight, bias, 2, fused)
-        first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
-        second = torch.autograd.grad(sum(grad.square().sum() for grad in first), inputs)  # as a gradient penalty's
-        results.append([out, *first, *second])
+    for features in (encoder(observation), reference(encoder, observation)):
+        first = torch.autograd.grad(features.square().mean(), parameters, create_graph=True)
+        second = torch.autograd.grad(sum(grad.square().sum() for grad in first), parameters)  # a gradient penalty's
+        results.append([features, *first, *second])
     for ours, plain in zip(*results, strict=True):
         assert ours.count_nonzero()
-        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "trained", [["convolutions.0.bias"], ["convolutions.0.weight"], ["convolutions.1.weight", "convolutions.3.bias"]]
+)
+def test_a_gradient_reaches_exactly_the_parameters_that_are_trained(trained: list[str]) -> None:
+    both = encoder_with_biases(), encoder_with_biases()
+    both[0].requires_grad_(False)
+    for name in trained:
+        both[0].get_parameter(name).requires_grad_()
+    for encoder in both:
+        encoder(pixels()).square().mean().backward()
+    for name, parameter in both[0].named_parameters():
+        assert (parameter.grad is not None) == (name in trained)
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, both[1].get_parameter(name).grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_reaches_pixels_that_want_one() -> None:
+    encoder, image = encoder_with_biases(), pixels().float()
+    ours, plain = (
+        torch.autograd.grad(features(image.requires_grad_()).square().sum(), image)[0]
+        for features in (encoder, lambda image: reference(encoder, image))
+    )
+    assert ours.count_nonzero()
+    torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["convolutions.0.weight", "convolutions.3.bias"])
@@ -171,6 +190,45 @@ def test_share_and_load_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     loaded = PixelEncoder.from_pretrained(tmp_path)
     assert (loaded.observation_shape, loaded.channels, loaded.precision) == (SHAPE, 6, "bfloat16")
     assert torch.equal(loaded(pixels()), encoder(pixels()))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_trunk_reads_a_feature_map_as_it_reads_the_features(precision: str) -> None:
+    encoder, trunk = encoder_with_biases(precision), projection(PixelEncoder(SHAPE, channels=6).repr_dim, 5)
+    parameters = [*encoder.parameters(), *trunk.parameters()]
+    feature_map = encoder(pixels(), as_map=True)
+    assert feature_map.shape == (3, 6, *encoder.feature_size)
+    assert feature_map.is_contiguous(memory_format=torch.channels_last)
+    assert str(feature_map.dtype) == f"torch.{precision}"
+    assert torch.equal(flat(feature_map), encoder(pixels()))
+    results = []
+    for features in (feature_map, encoder(pixels())):
+        out = trunk(features)
+        assert out.dtype == torch.float32
+        gradients = torch.autograd.grad(out.square().mean(), parameters)
+        assert all(gradient.dtype == torch.float32 and gradient.count_nonzero() for gradient in gradients)
+        results.append([out, *gradients])
+    tolerance = 1e-5 if precision == "float32" else 0.03
+    for ours, plain in zip(*results, strict=True):
+        assert (ours - plain).norm() <= tolerance * plain.norm()
+
+
+def test_a_feature_layer_reads_what_any_linear_layer_reads() -> None:
+    layer = FeatureLinear(6, 2)
+    plain = torch.nn.Linear(6, 2)
+    plain.load_state_dict(layer.state_dict())
+    for shape in [(6,), (3, 6), (2, 3, 6), (2, 3, 4, 6)]:
+        features = torch.randn(shape)
+        assert torch.equal(layer(features), plain(features))
+    with pytest.raises(RuntimeError):
+        layer(torch.randn(3, 5))
+
+
+def test_an_encoder_with_a_head_returns_its_output_where_a_map_would_do() -> None:
+    encoder = PixelEncoder(SHAPE, channels=4, precision="bfloat16", out_dim=7)
+    features = encoder(pixels(), as_map=True)
+    assert features.shape == (3, 7) and features.dtype == torch.float32
+    assert torch.equal(features, encoder(pixels()))
 
 
 def test_decoder_gives_images_of_the_shape_asked_for() -> None:

@@ -315,6 +315,46 @@ def test_an_encoder_of_ones_own_serves(name: str) -> None:
     assert encoder.layers[1].weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_method_of_ones_own_gets_flat_float32_features(precision: str) -> None:
+    encoder = PixelEncoder(SHAPE, channels=4, precision=precision)
+    objective = CURL(encoder, augment=RandomShift(0))
+    pixels = make_batch()["observation"]
+    shared = objective.view(pixels)
+    for objective._encoded in ({}, {0: shared}):  # encoded here, and by the owner
+        features = objective.encode(pixels, offset=0)
+        assert features.dtype == torch.float32 and features.shape == (5, encoder.repr_dim)
+        assert torch.equal(features, encoder(pixels))
+    own = OwnEncoder()
+    assert torch.equal(objective.encode(pixels, encoder=own), own(pixels))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_losses_and_gradients_from_feature_maps_are_near_those_from_features(
+    name: str, options: dict[str, Any], precision: str
+) -> None:
+    """Heads that read feature maps compute what they compute from features."""
+    if "codes" in options:
+        pytest.skip("a code jumps")
+    results = []
+    for flat_features in (False, True):
+        torch.manual_seed(0)
+        encoder = PixelEncoder(SHAPE, channels=4, precision=precision)
+        objective = build(name, encoder, augment=RandomShift(0), **options)
+        if flat_features:
+            encoder.encode_view = lambda pixels, augment, encoder=encoder: encoder(augment(pixels))  # type: ignore[method-assign]
+        batch = batch_for(objective)
+        torch.manual_seed(2)
+        loss = torch.stack([value for key, value in objective(batch).items() if key.startswith("loss_")]).sum()
+        loss.backward()
+        gradients = [p.grad.flatten() for p in objective.parameters() if p.grad is not None]
+        results.append((loss.detach(), torch.cat(gradients)))
+    tolerance = 1e-4 if precision == "float32" else 0.05
+    for ours, plain in zip(*results, strict=True):
+        assert (ours - plain).norm() <= tolerance * plain.norm()
+
+
 def test_an_encoder_says_the_size_of_its_features() -> None:
     network: Any = OwnEncoder().layers
     with pytest.raises(ValueError, match=r"TACO needs an encoder with the attribute repr_dim.*Sequential has none"):

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -213,6 +214,23 @@ def test_a_truncated_checkpoint_is_refused(run: Run, copy: Path) -> None:
     with pytest.raises(CheckpointError, match=r"truncated or damaged .* restore it from a copy, or start the run anew"):
         run("agent=drqv2", "resume=true", "num_train_frames=4000")
     assert contents(copy) == before
+
+
+def test_a_compressed_checkpoint_is_not_unpacked(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "plain.pt", {"weights": torch.zeros(1 << 20)})
+    with ZipFile(tmp_path / "plain.pt") as plain, ZipFile(tmp_path / "bomb.pt", "w", ZIP_DEFLATED) as bomb:
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(CheckpointError, match="it is compressed, as no checkpoint is"):
+        load_checkpoint(tmp_path / "bomb.pt")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_a_checkpoint_is_a_regular_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "latest.pt"
+    os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        load_checkpoint(path)
 
 
 def test_a_checkpoint_of_another_version_is_refused(run: Run, copy: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_resumed_run_does_not_need_the_encoder_any_more(
     advance = OnlineRun.advance
 
     def interrupted(trainer: OnlineRun) -> Any:
-        if trainer.frame == 1500:
+        if trainer.count == 1500:
             raise KeyboardInterrupt
         return advance(trainer)
 

@@ -63,8 +63,8 @@ def assert_equal(stopped: Path, whole: Path) -> None:
     ("method", "call", "number", "stopped_at"),
     [
         ("make_step", 27, signal.SIGTERM, 1350),  # in the middle of an episode of 20 agent steps
-        ("make_step", 20, signal.SIGINT, 1000),  # at the end of one
-        ("make_step", 4, signal.SIGTERM, 200),  # before the first update
+        pytest.param("make_step", 20, signal.SIGINT, 1000, marks=pytest.mark.slow),  # at the end of one
+        pytest.param("make_step", 4, signal.SIGTERM, 200, marks=pytest.mark.slow),  # before the first update
         ("play_evaluation", 2, signal.SIGINT, 2000),  # in an evaluation
         ("play_evaluation", 3, signal.SIGTERM, 2500),  # in the last one
     ],
@@ -87,6 +87,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
     assert all((rows[name] == expected[name]).all() for name in expected)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_twice_in_one_episode_resumes_bit_for_bit(
     run: Run, signal_at: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +195,15 @@ def test_the_command_says_where_it_stopped_and_exits_as_the_signal_does(start: S
     step = load_checkpoint(tmp_path / "run" / CHECKPOINT)["step"]
     assert f"stopped at frame {step * 50}, and everything is saved: resume with resume=true" in errors
     assert "Traceback" not in errors
+
+
+def test_an_interrupt_while_modules_are_imported_shows_no_traceback(start: Start) -> None:
+    process = start("agent=drqv2")
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and "Traceback" not in errors
+    assert errors.endswith("stopped\n") or "stopped: resume" in errors
 
 
 @pytest.mark.slow

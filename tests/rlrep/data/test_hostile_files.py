@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import data
+from rlrep import PixelEncoder
 from rlrep.data import Provenance, TransitionFiles, open_dataset, open_video, reading, write_transitions
 from rlrep.data.safe_hdf5 import opened
 from tests.rlrep.data.harm import HARM
@@ -283,3 +284,10 @@ def test_a_group_has_nothing_but_what_was_checked(tmp_path: Path) -> None:
         assert list(group["inner"]["good"]) == [0, 1, 2, 3]
         with pytest.raises(reading.Unreadable, match="text must have a row for each step"):
             group["text"]
+
+
+def test_weights_larger_than_their_encoder_are_not_opened(tmp_path: Path) -> None:
+    PixelEncoder((3, 20, 20), channels=4).save_pretrained(tmp_path / "encoder")
+    os.truncate(tmp_path / "encoder/model.safetensors", 1 << 38)
+    with pytest.raises(ValueError, match=r"is larger than the encoder that config\.json describes"):
+        PixelEncoder.from_pretrained(tmp_path / "encoder")
