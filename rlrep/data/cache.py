@@ -167,7 +167,8 @@ def mark_verified(path: Path) -> None:
     """Remembers that a file is as its checksums say, if something can be written beside it."""
     verified = path.parent / VERIFIED
     with suppress(OSError):
-        if verified.is_file() or not verified.exists():  # writing to a pipe waits for ever
+        # Writing to a pipe waits for ever, and through a link to wherever it leads.
+        if not verified.is_symlink() and (verified.is_file() or not verified.exists()):
             verified.write_text(json.dumps(_stamp(path)))
 
 

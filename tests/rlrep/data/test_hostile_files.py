@@ -219,6 +219,23 @@ def test_what_is_not_a_regular_file_is_never_waited_for(tmp_path: Path, format: 
                 reader(tmp_path / "data")
 
 
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("format", ["rlrep", "drqv2"])
+def test_reading_writes_to_nothing_that_a_link_leads_to(tmp_path: Path, format: str, there: bool) -> None:
+    """What a reader notes beside its files may be a link that came with them."""
+    write_transitions(episodes(), tmp_path / "data", format=format)
+    target = tmp_path / "mine"
+    target.write_text("mine") if there else None
+    for reader in READERS:
+        reader(tmp_path / "data")
+        own = [tmp_path / "data"] if format == "rlrep" else []
+        for folder in (*own, *(tmp_path / "data/.rlrep-cache").glob("*")):
+            (folder / "verified.json").unlink(missing_ok=True)
+            (folder / "verified.json").symlink_to(target)
+        reader(tmp_path / "data")
+    assert target.read_text() == "mine" if there else not target.exists()
+
+
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXTINF:9,\nother.mp4\n"])
 @pytest.mark.parametrize("ending", [".avi", ".mp4", ".gif", ".mkv"])
 def test_a_video_can_not_name_other_files(write_video: Any, text: str, ending: str) -> None:
