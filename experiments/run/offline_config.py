@@ -71,6 +71,12 @@ class OfflineConfig(RunConfig):
     )
     cache: str | None = option(None, "folder of the converted frames; null is .rlrep-cache beside the data", path=True)
     skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
+    channels_last: bool | None = option(
+        None, "whether pictures in files are (height, width, channels); null tells by their shape"
+    )
+    frame_channels: int | None = option(
+        None, "channels of a frame where pictures hold several: 1 for grey; null takes threes for RGB", above=0
+    )
     num_updates: int = option(100_000, "length of the run", above=0)
     log_every_updates: int = option(500, "updates between rows of train.csv", above=0)
     eval_every_updates: int = option(5000, "updates between evaluations", above=0)
