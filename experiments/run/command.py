@@ -70,8 +70,9 @@ def paths_of(schema: type) -> tuple[str, ...]:
 def for_hydra(arguments: Sequence[str], paths: Iterable[str] = ()) -> list[str]:
     """Overrides as people type them in the form that Hydra wants.
 
-    ``encoder=FOLDER`` is a section with several values to it, ``options.new=1`` needs a plus, ``linear(1.0,0.1,100)``
-    is a function of its own unless it is quoted, and ``1e6`` is no whole number.
+    ``encoder=FOLDER`` is a section with several values to it, ``agent=package.module:Class`` is no file of the
+    configuration, ``options.new=1`` needs a plus, ``linear(1.0,0.1,100)`` is a function of its own unless it is quoted,
+    and ``1e6`` is no whole number.
 
     Args:
         arguments: what was typed.
@@ -82,6 +83,9 @@ def for_hydra(arguments: Sequence[str], paths: Iterable[str] = ()) -> list[str]:
         name, equals, value = argument.partition("=")
         if equals and name.lstrip("+") in paths and not is_quoted(value):
             argument = f"{name}={as_typed(value)}"
+        if name == "agent" and re.fullmatch(r"[\w.]+:\w+", value):
+            rewritten += ["agent=own", f"++agent.algorithm={value}", f"++agent.name={value.rpartition(':')[2]}"]
+            continue
         argument = re.sub(r"^(\+*)encoder=(?!\{)", r"\1encoder.path=", argument)
         argument = re.sub(rf"^({'|'.join(OPEN)})\.", r"++\1.", argument)
         argument = re.sub(r"^stddev_schedule=((?:step_)?linear\([^']*\))$", r"stddev_schedule='\1'", argument)

@@ -96,15 +96,14 @@ def objective_defaults() -> dict[str, dict[str, Any]]:
     return {name: defaults_of(kind) for name, kind in OBJECTIVES.items()}
 
 
-def defaults_of(objective: type) -> dict[str, Any]:
-    hints = arguments_of(objective)
+def defaults_of(built: type, shared: tuple[str, ...] = ("feature_dim", "hidden_dim")) -> dict[str, Any]:
+    """The options of an objective's or agent's class with their defaults; those of `shared` follow the run's."""
+    hints = arguments_of(built)
     out = {}
-    for name, parameter in parameters_of(objective).items():
+    for name, parameter in parameters_of(built).items():
         if name in GIVEN_BY_US or name == "frame_channels" or parameter.default is parameter.empty:
             continue
-        out[name] = (
-            f"${{{name}}}" if name in ("feature_dim", "hidden_dim") and hints[name] is int else parameter.default
-        )
+        out[name] = f"${{{name}}}" if name in shared and hints[name] in (int, float) else parameter.default
     return out
 
 
@@ -393,6 +392,9 @@ def settle(config: DictConfig) -> None:
     """
     if isinstance(config.objectives, str):
         raise ConfigError(f"objectives: it is a list, write objectives=[{config.objectives}]")
+    if ":" in str(config.agent.algorithm):
+        agent = defaults_of(find_agent(config.agent.algorithm), ("feature_dim", "hidden_dim", "lr"))
+        config.agent = agent | dict(config.agent)
     added = [short_name(name) for name in config.objectives if name != config.agent.name]
     for name in config.objectives:
         given = config.objective.pop(short_name(name), None) or config.objective.get(name, {})

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.evaluate import main as evaluate
 from experiments.run import config as configuration
+from experiments.run.command import for_hydra
 from experiments.run.config import ConfigError, TrainConfig, as_folder
 from experiments.run.config_file import load_as
 from tests.experiments.offline_data import run_offline, write_data
@@ -35,6 +36,18 @@ def test_a_run_trains_resumes_and_is_evaluated_with_an_objective_of_ones_own(run
 def test_an_offline_run_trains_with_an_objective_of_ones_own(tmp_path: Path) -> None:
     folder = run_offline(write_data(tmp_path / "data"), tmp_path / "run", *OPTIONS)
     assert "loss_own" in (folder / "train.csv").read_text().splitlines()[0]
+
+
+def test_a_run_trains_resumes_and_is_evaluated_with_an_agent_of_ones_own(run: Run, tmp_path: Path) -> None:
+    typed = for_hydra(["agent=tests.own_agent:Own", "agent.widths=[4,6]", "objectives=[taco]", "update=joint"])
+    folder = run(*typed, "num_train_frames=1000")
+    config = configuration.load(folder / "config.yaml")
+    assert config.agent["name"] == "Own+taco" and config.agent["widths"] == [4, 6]
+    assert config.agent["lr"] == config.lr and config.agent["num_expl_steps"] == 5
+    run(*typed, "num_train_frames=2000", "resume=true")
+    columns = (folder / "train.csv").read_text().splitlines()[0]
+    assert "policy_loss" in columns and "loss_taco" in columns
+    assert evaluate([str(folder), "--episodes", "1", "--device", "cpu"]) == 0
 
 
 def test_its_options_are_checked_by_their_annotations() -> None:
