@@ -33,3 +33,10 @@ class Lines(Format):
         for number, episode in enumerate(episodes):
             columns = np.append(episode.action[:, 0], 0), np.append(episode.reward, 0), episode.frames[:, 0, 0, 0]
             np.savetxt(folder / f"{number}.txt", np.stack(columns, 1), "%.9g")
+
+
+class Scaled(Lines):
+    """It can't be named alone: there is no brightness that suits all."""
+
+    def __init__(self, brighter: int) -> None:
+        super().__init__(brighter)

@@ -84,6 +84,9 @@ class Episode:
         Raises:
             Unreadable: for actions, rewards or frames that are none of an episode.
         """
+        missing = [f"{name}s" for name in ("action", "reward") if getattr(self, name) is None]
+        if missing:
+            raise Unreadable(f"it holds no {' and no '.join(missing)}: open_video is for such files")
         parts = list(self.chunks)
         if not parts:
             raise Unreadable(f"{self.name} holds no frames")

@@ -52,10 +52,12 @@ def open_video(
               `image`, `frames` or `obs`. Of stacked frames (DrQ-v2's replay) the newest is taken;
             - an HDF5 file in V-D4RL's layout: `observation` (N, C, H, W) and `step_type` (N,), 0 where an episode
               begins;
-            - a folder of such files, its sub-folders included, those that are links too. Each folder is read once;
-              what begins with a dot is not read;
+            - a folder of PNG or JPEG pictures whose names end in consecutive numbers, perhaps with `actions.npy`;
             - a Minari data set, by its folder or the id it has on this machine;
-            - the folder of a run of `experiments.train`, or its `replay` folder. Let the run end first.
+            - a data set that `write_transitions` or `experiments.collect` wrote;
+            - the folder of a run of `experiments.train`, or its `replay` folder. Let the run end first;
+            - a folder of any of these, its sub-folders included, those that are links too. Each folder is read once;
+              what begins with a dot is not read.
         image_size: height and width of a frame, in pixels.
         frame_stack: frames in an observation.
         max_gap: the most steps between the observations of a pair. A file whose episodes are all shorter can't be used;

@@ -40,11 +40,17 @@ def make_format(format: str | Format, formats: Sequence[type[Format]] = FORMATS)
     given.
 
     Raises:
-        ValueError: for an unknown name, and a path whose module, class or base is wrong.
+        ValueError: for an unknown name, a path whose module, class or base is wrong, and a class that needs arguments.
     """
     if isinstance(format, Format):
         return format
-    return find_class("format", format, {each.name: each for each in formats}, Format)()  # type: ignore[type-abstract]
+    found = find_class("format", format, {each.name: each for each in formats}, Format)  # type: ignore[type-abstract]
+    try:
+        return found()
+    except TypeError as error:
+        raise ValueError(
+            f"format {format!r} can't be made without arguments ({error}): give an object of it"
+        ) from error
 
 
 def named(format: str | Format | None) -> Sequence[Format]:

@@ -39,11 +39,15 @@ class Format(ABC):
     """
 
     name: ClassVar[str]
-    """What users type."""
+    """What users type, where it is in the list; what messages call it."""
     endings: ClassVar[tuple[str, ...]] = ()
     """Of its files' names, in lower case, if they tell."""
     is_store: ClassVar[bool] = False
     """Whether its folders are opened as they are, without a conversion."""
+
+    def __init_subclass__(cls) -> None:
+        if not isinstance(getattr(cls, "name", None), str):
+            raise TypeError(f'the format {cls.__qualname__} has no name: give it one, name = "…"')
 
     def matches(self, path: Path) -> bool:
         """Whether a file, or a folder as a whole, is of this format, by its name and what is in the folder. It need not

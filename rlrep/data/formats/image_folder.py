@@ -43,8 +43,6 @@ class ImageFolder(Format):
         return len(names) > 1 and all(map(NUMBERED.fullmatch, names))
 
     def read(self, path: Path, wanted: Wanted) -> Iterator[Episode]:
-        if wanted.rewards:
-            raise Unreadable("it is a folder of pictures, which holds no rewards: open_video is for these")
         with reported_as_unreadable():
             episode = Episode(path.name, _decoded(_in_order(path), wanted.layout), rows="taken at")
             actions = path / ACTIONS

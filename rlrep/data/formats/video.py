@@ -42,8 +42,6 @@ class Video(Format):
     )
 
     def read(self, path: Path, wanted: Wanted) -> Iterator[Episode]:
-        if wanted.rewards:
-            raise Unreadable("it is a video, which holds no actions and rewards: open_video is for these")
         try:
             import av
         except ModuleNotFoundError as error:

@@ -11,7 +11,7 @@ import pytest
 from experiments import data
 from rlrep.data import TransitionFiles, Transitions, open_dataset, open_video, write_transitions
 from rlrep.data.episode import Episode, Rows
-from rlrep.data.formats import FORMATS, WRITTEN, Unreadable
+from rlrep.data.formats import FORMATS, WRITTEN, Format, Unreadable
 from rlrep.data.sources import find
 from tests.own_format import Lines
 from tests.rlrep.data.formats.numbered import SMALL, numbered, numbers
@@ -92,6 +92,8 @@ def test_options_of_a_format_are_part_of_what_a_cache_depends_on(tmp_path: Path)
         ("tests.nowhere:Lines", "no module 'tests.nowhere'"),
         ("tests.own_format:Words", "has no class 'Words'.*Lines"),
         ("tests.own_format:Path", "is not a subclass of rlrep.data.formats.base.Format"),
+        ("tests.own_format:Scaled", "can't be made without arguments .*brighter"),
+        ("rlrep.data.formats.base:Format", "can't be made without arguments .*abstract"),
         ("vd4rl", "unknown format 'vd4rl'"),
     ],
 )
@@ -102,6 +104,11 @@ def test_a_format_that_can_not_be_had_is_refused_by_everything(tmp_path: Path, f
             opener(tmp_path / "data", format=format)
     with pytest.raises(ValueError, match=message):
         write_transitions(episodes(), tmp_path / "new", format=format)
+
+
+def test_a_format_without_a_name_is_refused_where_it_is_written_down() -> None:
+    with pytest.raises(TypeError, match="has no name"):
+        type("Nameless", (Format,), {})
 
 
 def test_a_format_that_is_only_read_is_not_written(tmp_path: Path) -> None:

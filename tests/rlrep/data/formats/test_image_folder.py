@@ -74,5 +74,5 @@ def test_pictures_beside_other_files_and_without_numbers_are_no_episode(tmp_path
     (tmp_path / "b/frame_5.png").rename(tmp_path / "b/cover.png")
     with pytest.raises(ValueError, match=r"holds no videos or episode files.*it holds \.png, \.txt"):
         open_video(tmp_path, **SMALL)
-    with pytest.raises(ValueError, match="a folder of pictures, which holds no rewards"):
+    with pytest.raises(ValueError, match="it holds no actions and no rewards: open_video is for such files"):
         open_dataset(write(tmp_path / "c"))
