@@ -14,7 +14,8 @@ from pathlib import Path
 
 from experiments.run.inspection import convert, info
 from rlrep.data import TransitionFiles
-from rlrep.data.dataset import WRITERS, check_target
+from rlrep.data.dataset import check_target
+from rlrep.data.formats import WRITTEN
 
 # What messages of the library call the command's options.
 OPTIONS = {
@@ -35,10 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     two = commands.add_parser("convert", help="from one format to another")
     two.add_argument("source", help="any data that info reads")
     two.add_argument("target", help="a new folder")
-    two.add_argument("--format", choices=sorted(WRITERS), default="rlrep")
+    two.add_argument(
+        "--format",
+        default="rlrep",
+        help=f"{', '.join(each.name for each in WRITTEN)}, or package.module:Class of your own",
+    )
     for name, kind in (("task", str), ("level", str), ("random-return", float), ("expert-return", float)):
         two.add_argument(f"--{name}", type=kind, help="recorded, where the source does not say it or says it wrongly")
     for command in (one, two):
+        command.add_argument(
+            "--format" if command is one else "--source-format",
+            dest="source_format",
+            help="of the data, where the files do not tell: a name, or package.module:Class of your own",
+        )
         command.add_argument("--skip-corrupt", action="store_true", help="leave out files that can't be used")
         command.add_argument(
             "--frame-channels", type=int, help="channels of a frame where pictures hold several: 1 for grey, 3 for RGB"
@@ -59,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.skip_corrupt,
             channels_last=options.channels_last,
             frame_channels=options.frame_channels,
+            format=options.source_format,
         )
         if options.command == "info":
             info(files, options.picture)

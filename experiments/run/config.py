@@ -273,6 +273,12 @@ class OfflineShareConfig:
     data: str | None = option(None, "finished data to learn from as well; with init, the data that init has", path=True)
     share: float = option(0.5, "of each batch that comes from it", least=0, below=1, needs=("offline.data", "init"))
     skip_corrupt: bool = option(False, "leave out files that can't be used", needs=("offline.data", "init"))
+    channels_last: bool | None = option(
+        None, "whether its pictures are (height, width, channels)", needs=("offline.data", "init")
+    )
+    frame_channels: int | None = option(
+        None, "channels of a frame where its pictures hold several", above=0, needs=("offline.data", "init")
+    )
     cache: str | None = option(
         None, "folder of the converted files; null is one in data", path=True, needs=("offline.data", "init")
     )

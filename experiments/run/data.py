@@ -16,8 +16,9 @@ from rlrep.data import Dataset, open_dataset
 from rlrep.replay import ReplayError
 
 
-def open_data(path: str, config: Any, cache: str | None, skip_corrupt: bool) -> Dataset:
-    """The data at `path` in the samples that `config` asks for, on the run's device where they fit.
+def open_data(path: str, config: Any, files: Any) -> Dataset:
+    """The data at `path` in the samples that `config` asks for, on the run's device where they fit. How the files are
+    read is in `files`, the same or a part of the configuration.
 
     Under torchrun the first rank opens them before the others do: it converts them, which takes a while.
     """
@@ -27,17 +28,17 @@ def open_data(path: str, config: Any, cache: str | None, skip_corrupt: bool) -> 
         frame_stack=config.frame_stack,
         n_step=config.nstep,
         discount=config.discount,
-        cache=None if cache is None else to_absolute_path(cache),
-        skip_corrupt=skip_corrupt,
+        cache=None if files.cache is None else to_absolute_path(files.cache),
+        skip_corrupt=files.skip_corrupt,
+        channels_last=files.channels_last,
+        frame_channels=files.frame_channels,
         device=config.device,
         seed=ranks.seed(config.seed),
     )
     if ranks.rank():
         ranks.from_first(None)
     if config.replay_storage == "auto":
-        data = opened(storage="disk")
-        storage = auto_storage(config.device, data.nbytes)
-        data = data if storage == "disk" else opened(storage=storage)
+        data = opened(storage=partial(auto_storage, config.device))
     else:
         data = opened(storage=config.device if config.replay_storage == "cuda" else config.replay_storage)
     if not ranks.rank():

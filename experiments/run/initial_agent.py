@@ -39,9 +39,9 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
         return
     initial = load(Path(config.init) / CONFIG)
     if isinstance(initial, OfflineConfig) and config.offline.data is None:
-        config.offline = replace(
-            config.offline, data=initial.dataset, cache=initial.cache, skip_corrupt=initial.skip_corrupt
-        )
+        files = ("cache", "skip_corrupt", "channels_last", "frame_channels")
+        read_alike = {name: getattr(initial, name) for name in files}
+        config.offline = replace(config.offline, data=initial.dataset, **read_alike)
     ours, theirs = described(config), described(initial)
     different = [name for name in ours if name in theirs and ours[name] != theirs[name]]
     if different:

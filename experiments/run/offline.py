@@ -111,7 +111,7 @@ def open_offline(composed: DictConfig, opened: ExitStack) -> OfflineRun:
     if asked.path == "fast":
         keep_pages()
     asked.device = opened.enter_context(ranks.joined(asked.device))
-    data = open_data(asked.dataset, asked, asked.cache, asked.skip_corrupt)
+    data = open_data(asked.dataset, asked, files=asked)
     config = completed(asked, data.provenance, data.frame_shape[-1], data.fingerprint)
     folder = Path(to_absolute_path(config.run_dir))
     saved = load_as(OfflineConfig, folder / CONFIG) if (folder / CONFIG).exists() else None

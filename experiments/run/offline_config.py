@@ -17,7 +17,7 @@ from experiments.run.config import ConfigError, RunConfig, TrainConfig, as_folde
 from experiments.run.config_file import explanation, load_as, register, typed_as
 from experiments.run.options import option
 from experiments.yaml_files import UnusableYaml, read_yaml
-from rlrep.data.sources import READERS
+from rlrep.data.formats import FORMATS
 
 if TYPE_CHECKING:
     from rlrep.data import Provenance
@@ -71,6 +71,12 @@ class OfflineConfig(RunConfig):
     )
     cache: str | None = option(None, "folder of the converted frames; null is .rlrep-cache beside the data", path=True)
     skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
+    channels_last: bool | None = option(
+        None, "whether pictures in files are (height, width, channels); null tells by their shape"
+    )
+    frame_channels: int | None = option(
+        None, "channels of a frame where pictures hold several: 1 for grey; null takes threes for RGB", above=0
+    )
     num_updates: int = option(100_000, "length of the run", above=0)
     log_every_updates: int = option(500, "updates between rows of train.csv", above=0)
     eval_every_updates: int = option(5000, "updates between evaluations", above=0)
@@ -167,7 +173,8 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
 def level_of(dataset: str) -> str:
     """What to call data that do not name their level: the last part of their path that tells them from others."""
     path = Path(dataset)
-    parts = [path.stem if path.suffix.lower() in READERS else path.name, *(parent.name for parent in path.parents)]
+    file = any(path.suffix.lower() in each.endings for each in FORMATS)
+    parts = [path.stem if file else path.name, *(parent.name for parent in path.parents)]
     return next((part for part in parts if part and not COMMON_FOLDER.fullmatch(part)), parts[0])
 
 

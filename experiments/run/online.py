@@ -54,7 +54,7 @@ class OnlineRun(AgentRun):
         if config.offline.data is None or not count:
             return
         try:
-            self.data = open_data(config.offline.data, config, config.offline.cache, config.offline.skip_corrupt)
+            self.data = open_data(config.offline.data, config, files=config.offline)
         except FileNotFoundError as error:
             advice = "give their path with offline.data=PATH, or learn without them: offline.share=0"
             raise ConfigError(f"the offline data are missing, {error}: {advice}") from error

@@ -48,6 +48,12 @@ class PretrainConfig(AnyRunConfig):
     )
     cache: str | None = option(None, "folder of the decoded frames; null is .rlrep-cache beside the videos", path=True)
     skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
+    channels_last: bool | None = option(
+        None, "whether pictures in episode files are (height, width, channels); null tells by their shape"
+    )
+    frame_channels: int | None = option(
+        None, "channels of a frame where pictures hold several: 1 for grey; null takes threes for RGB", above=0
+    )
     fps: float | None = option(
         None, "frame rate that videos are brought to by dropping frames; null wants one rate in all", above=0
     )
@@ -71,7 +77,8 @@ class PretrainConfig(AnyRunConfig):
         check_options("options", self.options, kind, known=is_ours(kind))
         super().__post_init__()
         known = options_of(PretrainConfig)
-        others = ("cache", "skip_corrupt", "fps", "mixed_sizes") if self.streams else ("env", "num_frames")
+        of_files = ("cache", "skip_corrupt", "channels_last", "frame_channels", "fps", "mixed_sizes")
+        others = of_files if self.streams else ("env", "num_frames")
         for name in others:
             if (value := getattr(self, name)) != known[name].default:
                 whose = "files" if self.streams else f"source={ENVIRONMENT}TASK"

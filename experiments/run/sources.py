@@ -46,6 +46,8 @@ def watch(config: PretrainConfig, actions: bool) -> EpisodeDataset:
         max_gap=config.horizon,
         cache=None if config.cache is None else to_absolute_path(config.cache),
         skip_corrupt=config.skip_corrupt,
+        channels_last=config.channels_last,
+        frame_channels=config.frame_channels,
         seed=config.seed,
         fps=config.fps,
         mixed_sizes=config.mixed_sizes,

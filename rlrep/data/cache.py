@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.data.clips import AT_ONCE, CanNotRead, Unreadable, read_json, regular_size
 from rlrep.data.locks import InUse, held
+from rlrep.data.reading import AT_ONCE, CanNotRead, Unreadable, read_json, regular_size
 from rlrep.data.transitions import sealed, unsealed
 
 FORMAT_VERSION = 2
@@ -167,7 +167,8 @@ def mark_verified(path: Path) -> None:
     """Remembers that a file is as its checksums say, if something can be written beside it."""
     verified = path.parent / VERIFIED
     with suppress(OSError):
-        if verified.is_file() or not verified.exists():  # writing to a pipe waits for ever
+        # Writing to a pipe waits for ever, and through a link to wherever it leads.
+        if not verified.is_symlink() and (verified.is_file() or not verified.exists()):
             verified.write_text(json.dumps(_stamp(path)))
 
 

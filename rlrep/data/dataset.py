@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 import torch
 
 from rlrep.data import cache as caches
-from rlrep.data import hdf5, minari_files, npz, replay_files
-from rlrep.data.clips import CanNotRead, Clip, Unavailable, Unreadable
-from rlrep.data.decode import is_supported
+from rlrep.data import replay_files
 from rlrep.data.episodes import readable
+from rlrep.data.formats import WRITTEN, Format, Wanted, make_format
 from rlrep.data.pictures import UNKNOWN, Layout
-from rlrep.data.replay_files import load_rows
+from rlrep.data.reading import Unavailable, Unreadable
+from rlrep.data.replay_files import DataSetFiles
 from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
 from rlrep.data.transitions import Provenance, Transitions
 from rlrep.replay import Episodes, ReplayError
@@ -31,14 +33,8 @@ __all__ = ["Dataset", "TransitionFiles", "open_dataset", "write_transitions"]
 
 # Frames that are copied into memory in one piece.
 COPIED_AT_ONCE = 4096
-Writer = Callable[[Iterable[Transitions], Path, Provenance], None]
-WRITERS: dict[str, Writer] = {
-    "rlrep": replay_files.write_dataset,
-    "vd4rl_84": hdf5.write_vd4rl_84,
-    "vd4rl_64": npz.write_vd4rl_64,
-    "drqv2": npz.write_drqv2,
-    "minari": minari_files.write_minari,
-}
+# Bytes of frames of one file that are held in memory until it is read to its end; more are in a temporary file.
+HELD_IN_MEMORY = 1 << 28
 
 
 class TransitionFiles:
@@ -46,12 +42,14 @@ class TransitionFiles:
 
     Args:
         path: of the files, see `open_dataset`.
-        skip_corrupt: leave out files that can't be used; all are read once to find them.
+        skip_corrupt: leave out files that can't be used. The episodes of a file are then handed out when all of it was
+            read; frames that take much memory are held in a temporary file until then.
         channels_last, frame_channels: how pictures are laid out, see `open_video`; None where their shape tells.
+        format: of the files, see `open_video`; None where the files tell.
 
     Attributes:
         provenance: how the data were made, as far as the files tell.
-        skipped: files left out, and why; once they were read, also what was left out of the others.
+        skipped: once they were read, files left out, and what was left out of the others; with the reasons.
         retry: those files that can be used once something else is installed.
 
     Raises:
@@ -65,40 +63,40 @@ class TransitionFiles:
         *,
         channels_last: bool | None = None,
         frame_channels: int | None = None,
+        format: str | Format | None = None,
     ) -> None:
-        self.layout = Layout(channels_last, frame_channels)
-        self.root = locate(path)
-        self.sources = find(self.root)
+        layout = Layout(channels_last, frame_channels)
+        format = None if format is None else make_format(format)
+        root = locate(path, format)
+        self._open(root, find(root, format), skip_corrupt, layout)
+
+    @classmethod
+    def of(cls, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout) -> TransitionFiles:
+        """Those in `sources`, which were found in `root`."""
+        files = cls.__new__(cls)
+        files._open(root, sources, skip_corrupt, layout)
+        return files
+
+    def _open(self, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout) -> None:
+        self.root, self.sources, self.skip_corrupt = root, sources, skip_corrupt
+        self.wanted = Wanted(actions=True, rewards=True, layout=layout)
         self.skipped: dict[str, str] = {}
         self.retry: list[str] = []
-        if skip_corrupt:
-            for source in self.sources:
-                try:
-                    for _ in self._episodes(source):
-                        pass
-                except Unreadable as error:
-                    self.skipped[str(source.path)] = str(error)
-                    if isinstance(error, Unavailable):
-                        self.retry.append(str(source.path))
-            if len(self.skipped) == len(self.sources):
-                name, reason = next(iter(self.skipped.items()))
-                raise ValueError(f"none of the {len(self.sources)} files can be used; the first is {name}: {reason}")
-        self.sources = [source for source in self.sources if str(source.path) not in self.skipped]
-        try:
-            self.provenance = _provenance(self.root, self.sources)
-        except Unreadable as error:
-            raise ValueError(f"{self.root} can't be used: {error}") from error
+        self.provenance = self._read_provenance()
 
     @property
     def format(self) -> str:
         """Which formats the files have."""
-        return ", ".join(sorted({_format(source) for source in self.sources}))
+        read = (source for source in self.sources if str(source.path) not in self.skipped)
+        return ", ".join(sorted({source.format.describe(source.path) for source in read}))
 
     def __iter__(self) -> Iterator[Transitions]:
         first: dict[str, tuple[Any, Path]] = {}
         for source in self.sources:
+            if str(source.path) in self.skipped:
+                continue
             try:
-                for episode in self._episodes(source, self.skipped):
+                for episode in _held(self._episodes(source)) if self.skip_corrupt else self._episodes(source):
                     kinds = {
                         "frames (channels, height, width)": episode.frames.shape[1:],
                         "actions": (str(episode.action.dtype), episode.action.shape[1:]),
@@ -112,65 +110,80 @@ class TransitionFiles:
                             )
                     yield episode
             except Unreadable as error:
-                raise ValueError(f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out") from error
+                self._skip(source, error)
+        if len(self.skipped.keys() & {str(source.path) for source in self.sources}) == len(self.sources):
+            name, reason = next(iter(self.skipped.items()))
+            raise ValueError(f"none of the {len(self.sources)} files can be used; the first is {name}: {reason}")
 
-    def _episodes(self, source: Source, skipped: dict[str, str] | None = None) -> Iterator[Transitions]:
+    def _skip(self, source: Source, error: Unreadable) -> None:
+        """Leaves a file out, if that is wanted."""
+        if not self.skip_corrupt:
+            raise ValueError(f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out") from error
+        self.skipped[str(source.path)] = str(error)
+        self.skipped.pop(_in_part(source), None)
+        if isinstance(error, Unavailable):
+            self.retry.append(str(source.path))
+
+    def _episodes(self, source: Source) -> Iterator[Transitions]:
         """A source's episodes; adds to `skipped` what the source has beside them, and warns of it."""
         empty = True
-        try:
-            for clip in source.reader(source.path, True, True, layout=self.layout):
+        with source.named():
+            for episode in source.read(self.wanted):
                 empty = False
-                if clip.left_out and skipped is not None:
-                    part = f"{source.path} (in part)"
-                    if part not in skipped:
-                        warnings.warn(
-                            f"of {source.path} only whole episodes are kept, without {clip.left_out}", stacklevel=3
-                        )
-                    skipped[part] = clip.left_out
-                yield _transitions(clip)
-        except CanNotRead as error:
-            raise CanNotRead(error.errno or errno.EIO, f"{source.path} {error.strerror}") from error
+                part = episode.left_out
+                transitions = episode.transitions()
+                if part:
+                    if _in_part(source) not in self.skipped:
+                        warnings.warn(f"of {source.path} only whole episodes are kept, without {part}", stacklevel=3)
+                    self.skipped[_in_part(source)] = part
+                yield transitions
         if empty:
             raise Unreadable("it holds no whole episode")
 
-
-def _transitions(clip: Clip) -> Transitions:
-    frames = np.concatenate(list(clip.chunks)) if clip.reward is not None else np.zeros(0)
-    assert clip.action is not None and clip.reward is not None
-    try:
-        return Transitions(np.ascontiguousarray(frames), clip.action[:-1], clip.reward, clip.terminated, clip.name)
-    except Unreadable:
-        raise
-    except ValueError as error:
-        raise Unreadable(f"{clip.name}: {error}") from error
-
-
-def _format(source: Source) -> str:
-    if source.reader is replay_files.read_replay:
-        return "rlrep data set" if replay_files.is_dataset(source.path) else "replay of a run"
-    if source.reader is npz.read_npz:
-        return npz.layout(source.path)
-    names: dict[Any, str] = {hdf5.read_hdf5: "V-D4RL HDF5", minari_files.read_minari: "Minari"}
-    return names.get(source.reader, "video")
+    def _read_provenance(self) -> Provenance:
+        """What the files tell; nothing where they tell different things."""
+        told = []
+        for source in self.sources:
+            try:
+                with source.named():
+                    told.append(source.provenance())
+            except Unreadable as error:
+                self._skip(source, error)
+        known = [each for each in told if each is not None]
+        return known[0] if known and all(each == known[0] for each in known) else Provenance()
 
 
-def _provenance(root: Path, sources: list[Source]) -> Provenance:
-    """What the files tell; nothing where they tell different things."""
-    told = []
-    for source in sources:
-        if source.reader is replay_files.read_replay:
-            told.append(replay_files.read_provenance(source.path))
-        elif source.reader is minari_files.read_minari:
-            told.append(minari_files.read_provenance(source.path))
-        elif source.reader is hdf5.read_hdf5:
-            told.append(hdf5.read_provenance(source.path))
-    if (root / npz.PROVENANCE).is_file():
-        told.append(npz.read_provenance(root))
-    return told[0] if told and all(each == told[0] for each in told) else Provenance()
+def _in_part(source: Source) -> str:
+    """What a file is called in `skipped` of which a part is left out."""
+    return f"{source.path} (in part)"
+
+
+def _held(episodes: Iterator[Transitions]) -> Iterator[Transitions]:
+    """Episodes, once all of them were read without an error."""
+    held: list[Transitions] = []
+    size = 0
+    with ExitStack() as stack:
+        file: Any = None
+        for episode in episodes:
+            size += episode.frames.nbytes
+            if size > HELD_IN_MEMORY:
+                file = file or stack.enter_context(TemporaryFile())
+                at = file.tell()
+                file.write(episode.frames.data)
+                file.flush()
+                frames = np.memmap(file, np.uint8, "r", at, episode.frames.shape)
+                file.seek(0, os.SEEK_END)
+                episode = replace(episode, frames=frames)
+            held.append(episode)
+        yield from held
 
 
 def write_transitions(
-    episodes: Iterable[Transitions], folder: str | Path, provenance: Provenance | None = None, *, format: str = "rlrep"
+    episodes: Iterable[Transitions],
+    folder: str | Path,
+    provenance: Provenance | None = None,
+    *,
+    format: str | Format = "rlrep",
 ) -> None:
     """Writes a data set, whole or not at all; episodes are taken one at a time. Nothing that is in `folder` is ever
     replaced, nor what another process puts there meanwhile.
@@ -179,7 +192,8 @@ def write_transitions(
         episodes: at least one, of one task.
         folder: a new or empty one, or a link to such a one. It is held from before the first episode is taken.
         provenance: how they were made, recorded with them.
-        format: "rlrep" (opened without a conversion), "vd4rl_84", "vd4rl_64", "drqv2" or "minari".
+        format: "rlrep" (opened without a conversion), "vd4rl_84", "vd4rl_64", "drqv2", "minari", or one of your own,
+            see `open_video`.
 
     Raises:
         ValueError: for an unknown format, a folder that is not empty, no episodes, or ones that the format can't hold.
@@ -187,23 +201,23 @@ def write_transitions(
         FileExistsError: if something was put into the folder meanwhile; the message says where the episodes are.
         OSError: if it can't be written.
     """
-    folder = check_target(folder, format)
-    with caches.locked(folder, wait=False), caches.filling(folder) as temporary:
-        check_target(folder, format)  # another process may have made it before it was locked
-        WRITERS[format](_at_least_one(episodes), temporary, provenance or Provenance())
+    target = check_target(folder, format)
+    with caches.locked(target, wait=False), caches.filling(target) as temporary:
+        check_target(target, format)  # another process may have made it before it was locked
+        make_format(format).write(_at_least_one(episodes), temporary, provenance or Provenance())
 
 
-def check_target(folder: str | Path, format: str) -> Path:
+def check_target(folder: str | Path, format: str | Format) -> Path:
     """Refuses what `write_transitions` would, before there are episodes.
 
     Returns:
         The folder that is meant, where links lead to.
 
     Raises:
-        ValueError: for an unknown format, and a folder that is not empty or can't be replaced.
+        ValueError: for an unknown format or one that is only read, and a folder that is not empty or can't be replaced.
     """
-    if format not in WRITERS:
-        raise ValueError(f"format must be one of {', '.join(WRITERS)}, got {format!r}")
+    if not make_format(format, WRITTEN).is_written():
+        raise ValueError(f"format {format} has no method `write`: it is only read")
     try:
         folder = Path(folder).expanduser().resolve()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -236,18 +250,18 @@ class Dataset(Episodes):
 
     def __init__(
         self,
-        folder: Path,
-        provenance: Provenance,
+        files: DataSetFiles,
         skipped: dict[str, str],
         *,
         frame_stack: int,
         n_step: int,
         horizon: int,
-        storage: str,
+        storage: str | Callable[[int], str],
         **options: Any,
     ) -> None:
-        rows = {name: array if name == "frame" else np.array(array) for name, array in load_rows(folder).items()}
-        check_whole(rows)
+        rows = {name: array if name == "frame" else np.array(array) for name, array in files.rows.items()}
+        if callable(storage):
+            storage = storage(sum(array.nbytes for array in rows.values()))
         frames = readable(rows.pop("frame"))
         if storage != "disk":
             mapped, frames = frames, frame_memory(tuple(frames.shape), frame_device(storage))
@@ -255,11 +269,12 @@ class Dataset(Episodes):
                 frames[:, at : at + COPIED_AT_ONCE] = mapped[:, at : at + COPIED_AT_ONCE].to(frames.device)
         self.frames = frames
         self.warned_of = 0  # steps of the longest window whose unsampled episodes were listed
-        self.provenance, self.skipped = provenance, skipped
-        self.fingerprint = replay_files.fingerprint(folder)
+        self.provenance, self.skipped, self.fingerprint = files.provenance, skipped, files.fingerprint
         action = rows["action"]
         self.discrete = action.dtype == np.int64
-        self.action_dim = max(provenance.num_actions or 0, int(action.max()) + 1) if self.discrete else action.shape[2]
+        self.action_dim = (
+            max(self.provenance.num_actions or 0, int(action.max()) + 1) if self.discrete else action.shape[2]
+        )
         super().__init__(frames, rows, Window.ahead(n_step, horizon), frame_stack=frame_stack, **options)
 
     @property
@@ -319,15 +334,6 @@ class Dataset(Episodes):
             )
 
 
-def check_whole(rows: dict[str, np.ndarray]) -> None:
-    """Refuses rows that are not unbroken episodes, numbered from 0."""
-    episode, step = rows["episode"][0], rows["step"][0]
-    new = np.diff(episode)
-    whole = np.where(new == 0, np.diff(step) == 1, (new == 1) & (step[1:] == 0)).all()
-    if not whole or episode[0] or step[0]:
-        raise Unreadable("it is corrupt: its rows are not whole episodes one after the other")
-
-
 def open_dataset(
     path: str | Path,
     *,
@@ -337,11 +343,12 @@ def open_dataset(
     horizon: int = 0,
     cache: str | Path | None = None,
     skip_corrupt: bool = False,
-    storage: str = "disk",
+    storage: str | Callable[[int], str] = "disk",
     device: torch.device | str | None = None,
     seed: int = 0,
     channels_last: bool | None = None,
     frame_channels: int | None = None,
+    format: str | Format | None = None,
 ) -> Dataset:
     """Opens recorded episodes as a replay that is only read.
 
@@ -357,12 +364,15 @@ def open_dataset(
               whose beginning was written over is left out;
             - V-D4RL's 84-pixel HDF5 files, one or a folder of them;
             - a folder of V-D4RL's 64-pixel `.npz` files, or of DrQ-v2's replay;
-            - a Minari data set of pixels, by its folder or the id it has on this machine.
-        frame_stack, n_step, discount, horizon, storage, device, seed: of `ReplayBuffer`. Opened with "disk" the frames
-            stay in their files; "memory" and a device copy them.
+            - a Minari data set of pixels, by its folder or the id it has on this machine;
+            - a folder of any of these, its sub-folders included.
+        frame_stack, n_step, discount, horizon, device, seed: of `ReplayBuffer`.
+        storage: of `ReplayBuffer`, or what chooses it by the bytes that the data take. With "disk" the frames stay in
+            their files; "memory" and a device copy them.
         cache: folder of the converted files; None makes `.rlrep-cache` in `path` (beside a file).
         skip_corrupt: leave out files that can't be used, with a warning that lists them; `skipped` has the reasons.
         channels_last, frame_channels: how pictures are laid out, see `open_video`; None where their shape tells.
+        format: of the files, see `open_video`; None where the files tell.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -374,72 +384,86 @@ def open_dataset(
         ValueError: for files that can't be used or do not fit together, and episodes that are all shorter than a
             sample. The message names the file.
     """
-    root = locate(path)
-    options: dict[str, Any] = dict(n_step=n_step, discount=discount, horizon=horizon)
-    options |= dict(storage=storage, device=device, seed=seed)
-    if replay_files.is_dataset(root):
-        try:
-            provenance = replay_files.read_provenance(root)
-            replay_files.check_frames(root)
-            dataset = Dataset(root, provenance, {}, frame_stack=frame_stack, **options)
-        except Unreadable as error:
-            raise ValueError(f"{root} can't be used: {error}: restore it from a copy") from error
+    layout = Layout(channels_last, frame_channels)
+    format = None if format is None else make_format(format)
+    root = locate(path, format)
+    sources = find(root, format)
+    skipped: dict[str, str] = {}
+    if len(sources) == 1 and sources[0].format.is_store:
+        files = _opened(sources[0].path)
     else:
-        layout = Layout(channels_last, frame_channels)
-        folder, provenance, skipped = _converted(root, cache, skip_corrupt, layout)
-        dataset = Dataset(folder, provenance, skipped, frame_stack=frame_stack, **options)
+        folder = _cache_folder(root, format, cache)
+        files, skipped = _converted(root, sources, folder, skip_corrupt, layout)
+    dataset = Dataset(
+        files,
+        skipped,
+        frame_stack=frame_stack,
+        n_step=n_step,
+        discount=discount,
+        horizon=horizon,
+        storage=storage,
+        device=device,
+        seed=seed,
+    )
     dataset.check_lengths(root)
     return dataset
 
 
-def _converted(
-    root: Path, cache: str | Path | None, skip_corrupt: bool, layout: Layout
-) -> tuple[Path, Provenance, dict[str, str]]:
-    """The folder of the converted files, their provenance, and what was left out; converts where it must."""
-    sources = find(root)
+def _opened(folder: Path) -> DataSetFiles:
+    """A data set of our own format, which can't be made anew."""
+    try:
+        return DataSetFiles.open(folder)
+    except Unreadable as error:
+        raise ValueError(f"{folder} can't be used: {error}: restore it from a copy") from error
+
+
+def _cache_folder(root: Path, format: Format | None, cache: str | Path | None) -> Path:
+    """Where the converted files are kept."""
     parent = (root if root.is_dir() else root.parent) / CACHE_FOLDER if cache is None else Path(cache).expanduser()
-    folder = parent / f"transitions-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
+    key = os.fsencode(root) + (b"" if format is None else b"\0" + os.fsencode(format.identity))
+    return parent / f"transitions-{hashlib.sha256(key).hexdigest()[:16]}"
+
+
+def _converted(
+    root: Path, sources: Sequence[Source], folder: Path, skip_corrupt: bool, layout: Layout
+) -> tuple[DataSetFiles, dict[str, str]]:
+    """The converted files in `folder`, and what was left out; converts where it must."""
     made_from = json.loads(json.dumps([entry for source in sources for entry in source.fingerprint()]))
+    made_from.append(sorted({source.format.identity for source in sources}))
     if layout != UNKNOWN:
         made_from.append(vars(layout))
     paths = {str(source.path) for source in sources}
+    wanted = Wanted(actions=True, rewards=True, layout=layout)
     warned: Set[str] = set()
 
-    def cached() -> dict[str, Any] | None:
-        found = _cached(folder, made_from, paths, skip_corrupt)
-        retry = set() if found is None else set(found.get("retry", ()))
-        return None if any(is_supported(one, layout) for one in sources if str(one.path) in retry) else found
+    def cached() -> DataSetFiles | None:
+        """None if they are missing, damaged, of other files, or lack some that is not to be left out or can be read."""
+        try:
+            found = DataSetFiles.open(folder)
+        except Unreadable:
+            return None
+        about = found.about
+        if about.get("made_from") != made_from or (not skip_corrupt and paths & about["skipped"].keys()):
+            return None
+        retry = set(about["retry"])
+        return None if any(one.is_supported(wanted) for one in sources if str(one.path) in retry) else found
 
     found = cached()
     if found is None:
         with caches.locked(folder):
             found = cached()  # another process may have made it
             if found is None:
-                files = TransitionFiles(root, skip_corrupt, **vars(layout))
+                files = TransitionFiles.of(root, sources, skip_corrupt, layout)
                 about = dict(made_from=made_from, skipped=files.skipped, retry=files.retry)
                 with caches.replacing(folder) as temporary:
-                    replay_files.write_dataset(files, temporary, files.provenance, **about)
-                found = replay_files.description(folder)
-                warned = found["skipped"].keys() - paths  # while they were read
-    skipped = {name: reason for name, reason in found["skipped"].items() if name not in warned}
-    if skipped:
-        listed = "".join(f"\n  {name}: {reason}" for name, reason in skipped.items())
-        whole = len(paths & skipped.keys())
+                    replay_files.write_dataset(files, temporary, files.provenance, about)
+                found = DataSetFiles.open(folder)
+                warned = found.about["skipped"].keys() - paths  # while they were read
+    skipped: dict[str, str] = found.about["skipped"]
+    unsaid = {name: reason for name, reason in skipped.items() if name not in warned}
+    if unsaid:
+        listed = "".join(f"\n  {name}: {reason}" for name, reason in unsaid.items())
+        whole = len(paths & unsaid.keys())
         what = f"{whole} of {len(sources)} files" if whole else "parts of files"
         warnings.warn(f"skipped {what}:{listed}", stacklevel=3)
-    return folder, Provenance(**found["provenance"]), found["skipped"]
-
-
-def _cached(folder: Path, made_from: list[Any], paths: Set[str], skip_corrupt: bool) -> dict[str, Any] | None:
-    """What is recorded of the converted files in `folder`; None if they are missing, damaged, of other files, or lack
-    some of `paths` and none is to be left out.
-    """
-    try:
-        found = replay_files.description(folder)
-        replay_files.load_rows(folder)
-        replay_files.check_frames(folder)
-    except Unreadable:
-        return None
-    return (
-        found if found.get("made_from") == made_from and (skip_corrupt or not paths & found["skipped"].keys()) else None
-    )
+    return found, skipped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from rlrep.data.cache import GrowingArray, Index, write_index
-from rlrep.data.clips import CanNotRead, Clip, Unavailable, Unreadable
+from rlrep.data.episode import Episode
+from rlrep.data.formats import Wanted
 from rlrep.data.pictures import UNKNOWN, Layout, resize
+from rlrep.data.reading import Unavailable, Unreadable
 from rlrep.data.sources import Source
 
 SAME_RATE = 0.01
@@ -36,6 +37,10 @@ class Options:
     actions: bool
     layout: Layout = UNKNOWN
 
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.actions, layout=self.layout)
+
 
 def decode(
     sources: Sequence[Source], options: Options, skip_corrupt: bool, folder: Path, made_from: dict[str, Any]
@@ -51,24 +56,23 @@ def decode(
     alike = Alike(options)
     with closing(GrowingArray(folder / "frames.npy")) as frames:
         for source in sources:
-            rows, clips, first = frames.rows, len(index.lengths), dict(alike.first)
+            rows, episodes, first = frames.rows, len(index.lengths), dict(alike.first)
             remarks: list[str] = []
             try:
-                for clip in source.reader(source.path, options.actions, layout=options.layout):
-                    length, checksum = _append(frames, alike.chunks(source.path, clip, remarks))
-                    index.lengths.append(length)
-                    index.checksums.append(checksum)
-                    index.files.append(str(source.path))
-                    if clip.left_out:
-                        remarks.append(f"left out {clip.left_out}")
-                    if options.actions:
-                        action.append(alike.action(source.path, clip))
+                with source.named():
+                    for episode in source.read(options.wanted):
+                        length, checksum = _append(frames, alike.chunks(source.path, episode, remarks))
+                        index.lengths.append(length)
+                        index.checksums.append(checksum)
+                        index.files.append(str(source.path))
+                        if episode.left_out:
+                            remarks.append(f"left out {episode.left_out}")
+                        if options.actions:
+                            action.append(alike.action(source.path, episode, length))
                 if frames.rows == rows:
                     raise Unreadable("it holds no frames")
                 if remarks:
                     index.remarks[str(source.path)] = "; ".join(remarks)
-            except CanNotRead as error:
-                raise CanNotRead(error.errno or errno.EIO, f"{source.path} {error.strerror}") from error
             except Unreadable as error:
                 if not skip_corrupt:
                     raise ValueError(
@@ -80,7 +84,7 @@ def decode(
                 frames.cut(rows)
                 alike.first = first
                 for held in (index.lengths, index.checksums, index.files, action):
-                    del held[clips:]
+                    del held[episodes:]
         frames.finish()
     if not index.lengths:
         path, reason = next(iter(index.skipped.items()))
@@ -102,33 +106,20 @@ def _append(frames: GrowingArray, chunks: Iterator[np.ndarray]) -> tuple[int, in
     return frames.rows - before, checksum
 
 
-def is_supported(source: Source, layout: Layout) -> bool:
-    """Whether a file that this machine could not read can be read now, or is damaged for good."""
-    try:
-        for clip in source.reader(source.path, layout=layout):
-            for _ in clip.chunks:
-                return True
-    except Unavailable:
-        return False
-    except Unreadable:
-        return True
-    return True
-
-
 class WithoutActions(ValueError):
     """Actions were asked for, of a file that holds none."""
 
 
 class Alike:
-    """Makes all clips alike, and refuses those that can't be; the first one sets what the others must be like."""
+    """Makes all episodes alike, and refuses those that can't be; the first one sets what the others must be like."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.first: dict[str, tuple[Any, Path]] = {}
 
-    def chunks(self, path: Path, clip: Clip, remarks: list[str]) -> Iterator[np.ndarray]:
-        """A clip's frames, (t, C, image_size, image_size) uint8; at the end `remarks` says what is amiss with them."""
-        for frames in self._at_rate(path, clip, remarks):
+    def chunks(self, path: Path, episode: Episode, remarks: list[str]) -> Iterator[np.ndarray]:
+        """An episode's frames, (t, C, image_size, image_size) uint8; then `remarks` says what is wrong with them."""
+        for frames in self._at_rate(path, episode, remarks):
             channels, height, width = frames.shape[1:]
             self._compare("channels", channels, path, "convert the files to the same")
             if not self.options.mixed_sizes:
@@ -137,34 +128,36 @@ class Alike:
             if len(frames):
                 yield resize(frames, self.options.image_size)
 
-    def action(self, path: Path, clip: Clip) -> np.ndarray:
-        if clip.action is None:
+    def action(self, path: Path, episode: Episode, frames: int) -> np.ndarray:
+        """An episode's actions with a row for each of its frames, the last one unused."""
+        if episode.action is None:
             raise WithoutActions(f"{path} holds no actions: videos have none, episode files may")
-        kind = f"{clip.action.dtype} of shape {clip.action.shape[1:]}"
+        action = episode.actions_taken(frames)
+        kind = f"{action.dtype} of shape {action.shape[1:]}"
         self._compare("actions", kind, path, "open the files of one task only")
-        return clip.action
+        return np.concatenate([action, np.zeros((1, *action.shape[1:]), action.dtype)])
 
-    def _at_rate(self, path: Path, clip: Clip, remarks: list[str]) -> Iterator[np.ndarray]:
+    def _at_rate(self, path: Path, episode: Episode, remarks: list[str]) -> Iterator[np.ndarray]:
         wanted = self.options.fps
         if wanted is None:
-            if clip.fps is not None:
+            if episode.fps is not None:
                 advice = "with fps=RATE all are brought to one, by dropping frames"
-                self._compare("frames a second", clip.fps, path, advice, alike=_same_rate)
-            yield from clip.chunks
-            uneven = _uneven(clip.times or [])
+                self._compare("frames a second", episode.fps, path, advice, alike=_same_rate)
+            yield from episode.chunks
+            uneven = _uneven(episode.times or [])
             if uneven:
                 remarks.append(f"its frame rate varies ({uneven}): with fps=RATE frames are chosen by their times")
             return
-        if clip.fps is None or clip.times is None:
+        if episode.fps is None or episode.times is None:
             raise ValueError(f"fps={wanted:g} needs frame rates, and {path} has none: leave fps out")
-        if clip.fps < wanted and not _same_rate(clip.fps, wanted):
+        if episode.fps < wanted and not _same_rate(episode.fps, wanted):
             raise ValueError(
-                f"{path} has {float(clip.fps):g} frames a second, fewer than fps={wanted:g}: frames can be dropped, "
+                f"{path} has {float(episode.fps):g} frames a second, fewer than fps={wanted:g}: frames can be dropped, "
                 f"not made; choose a lower rate"
             )
         kept: list[Fraction] = []
-        yield from _thinned(clip.chunks, clip.times, Fraction(wanted).limit_denominator(1001), kept)
-        uneven = _uneven(clip.times) and _uneven(kept, 1 / wanted)
+        yield from _thinned(episode.chunks, episode.times, Fraction(wanted).limit_denominator(1001), kept)
+        uneven = _uneven(episode.times) and _uneven(kept, 1 / wanted)
         if uneven:
             remarks.append(f"its frame rate varies, and fps={wanted:g} can't make it even ({uneven})")
 

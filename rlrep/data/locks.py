@@ -33,7 +33,7 @@ def held(path: Path, wait: bool = True, remove: bool = True) -> Iterator[bool]:
         OSError: if the file can't be made.
     """
     while True:
-        with path.open("w") as file:
+        with open(path, "w", opener=_not_through_links) as file:
             sure = _acquire(file, wait)
             if sure and not _is_at(file, path):
                 continue  # whoever held it before has removed the file
@@ -43,6 +43,11 @@ def held(path: Path, wait: bool = True, remove: bool = True) -> Iterator[bool]:
                 if remove:
                     path.unlink(missing_ok=True)
             return
+
+
+def _not_through_links(path: str, flags: int) -> int:
+    """Opens a lock file, which comes perhaps with someone's data: where a link leads to is left as it is."""
+    return os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW, 0o666)
 
 
 def _acquire(file: IO[str], wait: bool) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlrep.data.clips import Unreadable
+from rlrep.data.reading import Unreadable
 
 LARGEST_STACK = 16
 # Pictures of a true stack that have to follow from the ones before, each with a change, to be taken for one.

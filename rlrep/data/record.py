@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrep.data.clips import AT_ONCE
 from rlrep.data.episodes import EpisodeDataset, check_at_least_one
 from rlrep.data.pictures import Layout, newest_frames, resize
+from rlrep.data.reading import AT_ONCE
 
 
 def record(

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlrep.data.cache import GrowingArray, is_verified, mark_verified
-from rlrep.data.clips import AT_ONCE, Clip, Unreadable, read_json, read_text, regular_size, reported_as_unreadable
-from rlrep.data.pictures import UNKNOWN, Layout
+from rlrep.data.cache import GrowingArray, checksum, is_verified, mark_verified
+from rlrep.data.reading import AT_ONCE, Unreadable, read_json, read_text, regular_size, reported_as_unreadable
 from rlrep.data.transitions import Provenance, Transitions, sealed, unsealed
 from rlrep.replay.storage import FORMAT_VERSION
 
@@ -26,68 +25,94 @@ DESCRIBED = {"provenance": dict, "rows": dict, "frames": list}
 FORGOTTEN = -2  # the step of a row that is not to be read, see `Files.forget_row`
 
 
+@dataclass
+class DataSetFiles:
+    """A data set in our own format, checked; its files are read once.
+
+    Attributes:
+        folder: of the files.
+        rows: (1, length, …) each; `frame` is mapped into memory, and so are the others.
+        about: what `write_dataset` recorded: provenance, checksums, and what a cache was made from.
+    """
+
+    folder: Path
+    rows: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> DataSetFiles:
+        """Compares everything with its checksums; frames once for each file: as long as size and times of `frame.npy`
+        stay, it is trusted.
+
+        Raises:
+            Unreadable: if it is damaged, or something else.
+        """
+        found = cls(folder, *load_described(folder))
+        _check_whole(found.rows)
+        if not is_verified(folder / "frame.npy"):
+            check_frames(found.rows, found.about["frames"])
+            mark_verified(folder / "frame.npy")
+        return found
+
+    @property
+    def provenance(self) -> Provenance:
+        return Provenance(**self.about["provenance"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all rows, from their checksums."""
+        parts = json.dumps([self.about["rows"], self.about["frames"]], sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
 def is_dataset(folder: Path) -> bool:
     """Whether `write_dataset` made the folder."""
     return (folder / DESCRIPTION).is_file()
 
 
-def read_replay(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
-    """The rows of a `ReplayBuffer`'s files, in the order they were written; a running episode too, and where no rewards
-    are wanted a half overwritten one. Frames are single ones, as the replay was made for; `layout` is of no use.
-    """
-    with reported_as_unreadable():
-        rows = load_rows(path)
-        checksums = description(path)["frames"] if is_dataset(path) else []
-    left_out = _left_out(rows)
-    for lane in range(len(rows["step"])):
-        for at in episodes_of(rows, lane):
-            number = int(rows["episode"][lane, at[0]])
-            clip = Clip(f"environment {lane}, episode {number}", _rows(rows["frame"][lane], at), left_out=left_out)
-            left_out = ""
-            if checksums:
-                if not 0 <= number < len(checksums):
-                    raise Unreadable(f"its {DESCRIPTION} has no checksum of episode {number}")
-                clip.chunks = _verified(clip.chunks, checksums[number], number)
-            clip.action = np.array(rows["action"][lane, at])
-            if rewards:
-                if rows["step"][lane, at[0]]:
-                    continue  # its beginning was written over
-                clip.reward = np.array(rows["reward"][lane, at[:-1]])
-                terminated = rows["terminated"][lane, at]
-                clip.terminated = bool(terminated[-2])
-                if terminated.sum() != clip.terminated:
-                    raise Unreadable(f"{clip.name} goes on after its end")
-            yield clip
-
-
 def load_rows(folder: Path) -> dict[str, np.ndarray]:
-    """A replay's files by their fields, (lanes, length, ...) each and mapped into memory.
+    """The files of a run's replay by their fields, (lanes, length, ...) each and mapped into memory.
 
     Raises:
         Unreadable: if they are missing, damaged, or not what a replay holds.
     """
     with reported_as_unreadable():
-        found = read_json(folder / "replay.json")
-        size = (found["lanes"], found["length"])
-        names = (*KINDS, "action")
-        rows = {name: _mapped(folder / f"{name}.npy") for name in names}
-        for name, array in rows.items():
-            kinds = (KINDS[name],) if name in KINDS else ACTION_KINDS
-            axes = {"frame": 5, "action": 3 if array.dtype == np.float32 else 2}.get(name, 2)
-            stated = [list(array.shape[2:]), str(array.dtype)]
-            right = stated == found["fields"][name] and str(array.dtype) in kinds and array.ndim == axes
-            if found["version"] != FORMAT_VERSION or not right or array.shape[:2] != size or array.size == 0:
-                raise Unreadable(f"its {name}.npy is not what replay.json describes, or not of a replay")
-        if (rows["terminated"].view(np.uint8) > 1).any():
-            raise Unreadable("its terminated.npy is corrupt")
-        if not is_dataset(folder):
-            _left_out(rows)
-        else:
-            stated = description(folder)["rows"]
-            for name, array in rows.items():
-                if name != "frame" and _crc32(array) != stated.get(name):
-                    raise Unreadable(f"its {name}.npy is corrupt: its checksum is another")
+        rows = _described_rows(folder)
+        left_out(rows)
         return rows
+
+
+def load_described(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The files of a data set, as `load_rows` gives them, and what `write_dataset` recorded of them. All but the frames
+    are compared with their checksums.
+
+    Raises:
+        Unreadable: if they are missing or damaged.
+    """
+    with reported_as_unreadable():
+        about = description(folder)
+        rows = _described_rows(folder)
+        for name, array in rows.items():
+            if name != "frame" and checksum(array) != about["rows"].get(name):
+                raise Unreadable(f"its {name}.npy is corrupt: its checksum is another")
+        return rows, about
+
+
+def _described_rows(folder: Path) -> dict[str, np.ndarray]:
+    found = read_json(folder / "replay.json")
+    size = (found["lanes"], found["length"])
+    names = (*KINDS, "action")
+    rows = {name: _mapped(folder / f"{name}.npy") for name in names}
+    for name, array in rows.items():
+        kinds = (KINDS[name],) if name in KINDS else ACTION_KINDS
+        axes = {"frame": 5, "action": 3 if array.dtype == np.float32 else 2}.get(name, 2)
+        stated = [list(array.shape[2:]), str(array.dtype)]
+        right = stated == found["fields"][name] and str(array.dtype) in kinds and array.ndim == axes
+        if found["version"] != FORMAT_VERSION or not right or array.shape[:2] != size or array.size == 0:
+            raise Unreadable(f"its {name}.npy is not what replay.json describes, or not of a replay")
+    if (rows["terminated"].view(np.uint8) > 1).any():
+        raise Unreadable("its terminated.npy is corrupt")
+    return rows
 
 
 def _mapped(path: Path) -> np.ndarray:
@@ -98,19 +123,17 @@ def _mapped(path: Path) -> np.ndarray:
         raise Unreadable(f"its {path.name} has no header") from error
 
 
-def check_frames(folder: Path) -> None:
-    """Compares the frames of a data set with their checksums, once for each file: as long as size and times of
-    `frame.npy` stay, it is trusted.
+def check_frames(rows: dict[str, np.ndarray], checksums: list[int]) -> None:
+    """Compares the frames of a data set with their checksums.
 
     Raises:
         Unreadable: if they are corrupt.
     """
-    if is_verified(folder / "frame.npy"):
-        return
-    for clip in read_replay(folder):
-        for _ in clip.chunks:
-            pass
-    mark_verified(folder / "frame.npy")
+    for lane in range(len(rows["step"])):
+        for at in episodes_of(rows, lane):
+            number = int(rows["episode"][lane, at[0]])
+            for _ in verified(frames_of(rows["frame"][lane], at), checksums, number):
+                pass
 
 
 def description(folder: Path) -> dict[str, Any]:
@@ -128,20 +151,6 @@ def description(folder: Path) -> dict[str, Any]:
         return found
 
 
-def fingerprint(folder: Path) -> str:
-    """Of all rows of a data set, from their checksums."""
-    found = description(folder)
-    return hashlib.sha256(json.dumps([found["rows"], found["frames"]], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def read_provenance(folder: Path) -> Provenance:
-    """Of a data set what was recorded, of a run its folder."""
-    if is_dataset(folder):
-        return Provenance(**description(folder)["provenance"])
-    own = folder.parent
-    return Provenance(made={"run": str(own.parent if re.fullmatch(r"rank_\d+", own.name) else own)})
-
-
 def episodes_of(rows: dict[str, np.ndarray], lane: int) -> Iterator[np.ndarray]:
     """The rows of each episode of at least one step, oldest first."""
     order = _written(rows["episode"][lane], rows["step"][lane])
@@ -155,17 +164,17 @@ def write_dataset(
     episodes: Iterable[Transitions],
     folder: Path,
     provenance: Provenance,
-    **about: Any,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Our own format: the files of a replay that is full and read as it is, and `dataset.json` with the provenance,
-    checksums, and whatever else is known `about` it. All frames need not fit into memory.
+    checksums, and whatever else is known `about` it once the episodes were taken. All frames need not fit into memory.
     """
     checksums: list[int] = []
     columns: dict[str, list[np.ndarray]] = {}
     with closing(GrowingArray(folder / "frame.npy", leading=1)) as frames:
         for number, episode in enumerate(episodes):
             frames.append(episode.frames)
-            checksums.append(_crc32(episode.frames))
+            checksums.append(checksum(episode.frames))
             count = len(episode.frames)
             terminated = np.zeros(count, bool)
             terminated[-2] = episode.terminated
@@ -188,32 +197,45 @@ def write_dataset(
     (folder / "replay.json").write_text(json.dumps(spec))
     recorded = {
         "provenance": vars(provenance),
-        "rows": {name: _crc32(array) for name, array in rows.items()},
+        "rows": {name: checksum(array) for name, array in rows.items()},
         "frames": checksums,
     }
-    (folder / DESCRIPTION).write_text(sealed(recorded | about))
+    (folder / DESCRIPTION).write_text(sealed(recorded | dict(about or {})))
     mark_verified(folder / "frame.npy")
 
 
-def _crc32(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).data)
+def _check_whole(rows: dict[str, np.ndarray]) -> None:
+    """Refuses rows that are not unbroken episodes, numbered from 0."""
+    episode, step = rows["episode"][0], rows["step"][0]
+    new = np.diff(episode)
+    whole = np.where(new == 0, np.diff(step) == 1, (new == 1) & (step[1:] == 0)).all()
+    if not whole or episode[0] or step[0]:
+        raise Unreadable("it is corrupt: its rows are not whole episodes one after the other")
 
 
-def _verified(chunks: Iterator[np.ndarray], checksum: int, number: int) -> Iterator[np.ndarray]:
+def verified(chunks: Iterator[np.ndarray], checksums: list[int], number: int) -> Iterator[np.ndarray]:
+    """The frames of episode `number`; at their end they are compared with their checksum.
+
+    Raises:
+        Unreadable: if they are corrupt, or have no checksum.
+    """
+    if not 0 <= number < len(checksums):
+        raise Unreadable(f"its {DESCRIPTION} has no checksum of episode {number}")
     found = 0
     for chunk in chunks:
         found = zlib.crc32(np.ascontiguousarray(chunk).data, found)
         yield chunk
-    if found != checksum:
+    if found != checksums[number]:
         raise Unreadable(f"the frames of episode {number} are corrupt: their checksum is another")
 
 
-def _rows(frames: np.ndarray, at: np.ndarray) -> Iterator[np.ndarray]:
+def frames_of(frames: np.ndarray, at: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows `at` of a lane's frames, a few at a time."""
     for part in np.array_split(at, -(-len(at) // AT_ONCE)):
         yield np.asarray(frames[part[0] : part[-1] + 1] if part[-1] - part[0] == len(part) - 1 else frames[part])
 
 
-def _left_out(rows: dict[str, np.ndarray]) -> str:
+def left_out(rows: dict[str, np.ndarray]) -> str:
     """How many rows of a run's replay are not read, in words; nothing if all are.
 
     What a run wrote after its last checkpoint, and a run that was resumed wrote in part anew, follows a row that was

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.data.clips import Unreadable, check_unpacked, missing_extra, regular_size, reported_as_unreadable
+from rlrep.data.reading import Unreadable, check_unpacked, missing_extra, regular_size, reported_as_unreadable
 
 # Deflate makes nothing smaller than by this; a header that states more is false.
 MOST_DEFLATED = 1100

@@ -1,43 +1,67 @@
-"""What a person points at, as files and the readers that take them."""
+"""What users point at, as files and folders with the format of each."""
 
 from __future__ import annotations
 
 import errno
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from rlrep.data import minari_files
-from rlrep.data.clips import CanNotRead, Clip, Reader, Unreadable
-from rlrep.data.hdf5 import read_hdf5
-from rlrep.data.minari_files import read_minari
-from rlrep.data.npz import read_npz
-from rlrep.data.replay_files import read_replay
-from rlrep.data.video_files import read_video
+from rlrep.data.formats import Episode, Format, Wanted, named
+from rlrep.data.reading import CanNotRead, Unavailable, Unreadable
+from rlrep.data.transitions import Provenance
 
-VIDEOS = (
-    *(".mp4", ".webm", ".gif", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv"),
-    *(".wmv", ".asf", ".flv", ".3gp", ".3g2"),
-)
-READERS: dict[str, Reader] = {
-    **dict.fromkeys(VIDEOS, read_video),
-    ".npz": read_npz,
-    **dict.fromkeys((".hdf5", ".h5"), read_hdf5),
-}
 CACHE_FOLDER = ".rlrep-cache"
-ENDINGS = ", ".join(READERS)
-MINARI_ID = re.compile(r"[\w./-]+-v\d+")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or a folder that one reader takes as a whole."""
+    """A file, or a folder that its format reads as a whole."""
 
     path: Path
-    reader: Reader
+    format: Format
+
+    def read(self, wanted: Wanted) -> Iterator[Episode]:
+        """Its episodes, see `Format.read`."""
+        self._check_kind()
+        yield from self.format.read(self.path, wanted)
+
+    def provenance(self) -> Provenance | None:
+        """See `Format.provenance`."""
+        self._check_kind()
+        return self.format.provenance(self.path)
+
+    def _check_kind(self) -> None:
+        """Refuses what stands where data may have been: a link to nothing, a pipe or a device."""
+        if is_dangling(self.path):
+            target = os.readlink(self.path)
+            raise Unreadable(f"it is a link to {target}, where nothing is: make the link anew, or delete it")
+        if not self.path.is_file() and not self.path.is_dir():
+            raise Unreadable(
+                "it is not a regular file, and reading it may never end: delete it, or put the file in its place"
+            )
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Names the file in what the system says of it."""
+        try:
+            yield
+        except CanNotRead as error:
+            raise CanNotRead(error.errno or errno.EIO, f"{self.path} {error.strerror}") from error
+
+    def is_supported(self, wanted: Wanted) -> bool:
+        """Whether a file that this machine could not read can be read now, or is damaged for good."""
+        try:
+            for episode in self.read(wanted):
+                for _ in episode.chunks:
+                    return True
+        except Unavailable:
+            return False
+        except Unreadable:
+            return True
+        return True
 
     def fingerprint(self) -> list[list[str | int]]:
         """Name, size and time of change of each file; hidden ones do not count."""
@@ -50,8 +74,12 @@ class Source:
         ]
 
 
-def locate(name: str | Path) -> Path:
-    """The file or folder of that name, or of the local Minari data set with that id.
+def locate(name: str | Path, format: str | Format | None = None) -> Path:
+    """The file or folder of that name, or of the local data set with that id.
+
+    Args:
+        name: a path or an id.
+        format: that the user names; None for all.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -59,46 +87,61 @@ def locate(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if path.exists():
         return path.resolve()
-    if not MINARI_ID.fullmatch(str(name)) or {"", ".", ".."} & set(str(name).split("/")):
-        raise FileNotFoundError(f"there is no file or folder {name}")
-    path = minari_files.folder_of(str(name))
-    if not (path / minari_files.METADATA).is_file():
-        raise FileNotFoundError(
-            f"there is no file or folder {name}, and no Minari data set of that id on this machine: if it is one, "
-            f"fetch it with `minari download {name}`"
-        )
-    return path.resolve()
+    for each in named(format):
+        if (found := each.locate(str(name))) is not None:
+            return found.resolve()
+    raise FileNotFoundError(f"there is no file or folder {name}")
 
 
-def find(root: Path) -> list[Source]:
+def find(root: Path, format: str | Format | None = None) -> list[Source]:
     """The sources in a file or folder that `locate` found, in the order of their names.
+
+    Args:
+        root: of the files.
+        format: that the user names; None takes each file and folder for the first format that matches.
 
     Raises:
         ValueError: if there are none.
     """
-    if root.is_file():
-        if root.suffix.lower() not in READERS:
-            raise ValueError(f"{root} does not end like a file that can be read ({ENDINGS})")
-        return [Source(root, READERS[root.suffix.lower()])]
-    replays = [root, root / "replay", *sorted(root.glob("rank_*/replay"))]  # torchrun's processes have one each
-    found = [Source(folder, read_replay) for folder in replays if (folder / "replay.json").is_file()]
-    if found:
+    formats = named(format)
+    if found := _whole(root, formats):
         return found
-    if (root / minari_files.METADATA).is_file():
-        return [Source(root, read_minari)]
-    files = list(visible_files(root))
-    found = [
-        Source(file, READERS[file.suffix.lower()] if file.is_file() else read_nothing)
-        for file in files
-        if file.suffix.lower() in READERS or is_dangling(file)
-    ]
+    if root.is_file():
+        if format is not None:
+            return [Source(root, formats[0])]
+        raise ValueError(f"{root} does not end like a file that can be read ({_endings(formats)})")
+    other: list[Path] = []
+    for folder, folders, files in _walk(root):
+        if folder != root and (whole := _whole(folder, formats)):
+            found += whole
+            folders.clear()
+            continue
+        for file in files:
+            if (match := next((each for each in formats if each.matches(file)), None)) or is_dangling(file):
+                found.append(Source(file, match or formats[0]))
+            else:
+                other.append(file)
     if not found:
-        other = ", ".join(sorted({file.suffix or file.name for file in files})[:10]) or "nothing"
+        held = ", ".join(sorted({file.suffix or file.name for file in other})[:10]) or "nothing"
+        if format is not None:
+            raise ValueError(f"{root} holds nothing of the format {formats[0].name}; it holds {held}")
         raise ValueError(
-            f"{root} holds no videos or episode files ({ENDINGS}), no Minari data set and no run's replay; it holds "
-            f"{other}"
+            f"{root} holds no videos or episode files ({_endings(formats)}), and no folder of a format that is known "
+            f"({', '.join(each.name for each in formats if not each.endings)}); it holds {held}"
         )
-    return found
+    return sorted(found, key=lambda source: source.path)
+
+
+def _whole(path: Path, formats: Sequence[Format]) -> list[Source]:
+    """The sources of a file or folder that is of one format as a whole."""
+    for each in formats:
+        if parts := each.parts(path):
+            return [Source(part, each) for part in parts]
+    return []
+
+
+def _endings(formats: Sequence[Format]) -> str:
+    return ", ".join(dict.fromkeys(ending for each in formats for ending in each.endings))
 
 
 def is_dangling(path: Path) -> bool:
@@ -106,16 +149,15 @@ def is_dangling(path: Path) -> bool:
     return path.is_symlink() and not path.exists()
 
 
-def read_nothing(path: Path, *_: Any, **options: Any) -> Iterator[Clip]:
-    """Refuses what stands where data may have been: a link to nothing, a pipe or a device."""
-    if is_dangling(path):
-        raise Unreadable(f"it is a link to {os.readlink(path)}, where nothing is: make the link anew, or delete it")
-    raise Unreadable("it is not a regular file, and reading it may never end: delete it, or put the file in its place")
-
-
 def visible_files(folder: Path) -> list[Path]:
-    """All files below a folder, links to nothing and pipes among them, but hidden ones and those in hidden folders, in
-    the order of their names. Links to folders are followed, but each folder is read once, under the first of its names.
+    """All files below a folder, in the order of their names, see `_walk`."""
+    return sorted(file for _, _, files in _walk(folder) for file in files)
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[Path]]]:
+    """Each folder below `root` with the names of its folders, which may be taken away, and its files, links to nothing
+    and pipes among them. Hidden ones do not count. Links to folders are followed, but each folder comes up once, under
+    the first of its names.
 
     Raises:
         CanNotRead: if one of the folders can't be read.
@@ -124,14 +166,13 @@ def visible_files(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise CanNotRead(error.errno or errno.EIO, f"the folder {error.filename} can't be read ({error.strerror})")
 
-    files: list[Path] = []
     seen = set()
-    for name, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    for name, folders, names in os.walk(root, onerror=refuse, followlinks=True):
         here = Path(name)
         found = here.stat()
         new = (found.st_dev, found.st_ino) not in seen
         seen.add((found.st_dev, found.st_ino))
         folders[:] = sorted(each for each in folders if new and not each.startswith("."))
-        paths = [here / each for each in names if new and not each.startswith(".")]
-        files += [path for path in paths if not path.is_dir()]
-    return sorted(files)
+        if new:
+            paths = [here / each for each in names if not each.startswith(".")]
+            yield here, folders, [path for path in paths if not path.is_dir()]

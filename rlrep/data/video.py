@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from rlrep.data import cache as caches
-from rlrep.data.decode import Options, decode, is_supported
+from rlrep.data.decode import Options, decode
 from rlrep.data.episodes import EpisodeDataset, check_at_least_one
+from rlrep.data.formats import Format, make_format
 from rlrep.data.pictures import UNKNOWN, Layout
 from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
 
@@ -35,6 +36,7 @@ def open_video(
     actions: bool = False,
     channels_last: bool | None = None,
     frame_channels: int | None = None,
+    format: str | Format | None = None,
 ) -> EpisodeDataset:
     """Opens videos and episode files for learning without actions and rewards.
 
@@ -50,10 +52,12 @@ def open_video(
               `image`, `frames` or `obs`. Of stacked frames (DrQ-v2's replay) the newest is taken;
             - an HDF5 file in V-D4RL's layout: `observation` (N, C, H, W) and `step_type` (N,), 0 where an episode
               begins;
-            - a folder of such files, its sub-folders included, those that are links too. Each folder is read once;
-              what begins with a dot is not read;
+            - a folder of PNG or JPEG pictures whose names end in consecutive numbers, perhaps with `actions.npy`;
             - a Minari data set, by its folder or the id it has on this machine;
-            - the folder of a run of `experiments.train`, or its `replay` folder. Let the run end first.
+            - a data set that `write_transitions` or `experiments.collect` wrote;
+            - the folder of a run of `experiments.train`, or its `replay` folder. Let the run end first;
+            - a folder of any of these, its sub-folders included, those that are links too. Each folder is read once;
+              what begins with a dot is not read.
         image_size: height and width of a frame, in pixels.
         frame_stack: frames in an observation.
         max_gap: the most steps between the observations of a pair. A file whose episodes are all shorter can't be used;
@@ -75,6 +79,8 @@ def open_video(
             shape: a picture is larger than it has channels.
         frame_channels: channels of one frame in episode files, 1 for grey and 3 for RGB, where pictures hold several
             frames stacked. None takes three channels and multiples of three for RGB.
+        format: the name of a format in `rlrep.data.formats`, the import path of a class of your own
+            (``package.module:Class``), or one with options. None tells formats by the files.
 
     Raises:
         FileNotFoundError: if there is nothing at `source`.
@@ -91,17 +97,22 @@ def open_video(
     if fps is not None and actions:
         raise ValueError("fps and actions=True do not go together: dropped frames would take their actions along")
     layout = Layout(channels_last, frame_channels)
-    roots = [locate(name) for name in ([source] if isinstance(source, (str, Path)) else source)]
+    format = None if format is None else make_format(format)
+    roots = [locate(name, format) for name in ([source] if isinstance(source, (str, Path)) else source)]
     if not roots:
         raise ValueError("source is an empty list: name at least one file or folder")
-    sources = [found for root in roots for found in find(root)]
+    sources = [found for root in roots for found in find(root, format)]
     options = Options(image_size, fps, mixed_sizes, actions, layout)
-    made_from = {"files": [entry for one in sources for entry in one.fingerprint()], "options": asdict(options)}
-    folder = _cache_folder(roots, options, cache)
-    stored = _load(folder, made_from, sources, layout)
+    made_from = {
+        "files": [entry for one in sources for entry in one.fingerprint()],
+        "formats": sorted({one.format.identity for one in sources}),
+        "options": asdict(options),
+    }
+    folder = _cache_folder(roots, options, format, cache)
+    stored = _load(folder, made_from, sources, options)
     if stored is None:
         with caches.locked(folder):
-            stored = _load(folder, made_from, sources, layout)  # another process may have made it
+            stored = _load(folder, made_from, sources, options)  # another process may have made it
             if stored is None:
                 with caches.replacing(folder) as temporary:
                     decode(sources, options, skip_corrupt, temporary, made_from)
@@ -127,22 +138,22 @@ def open_video(
     return dataset
 
 
-def _load(folder: Path, made_from: dict[str, Any], sources: Sequence[Source], layout: Layout) -> caches.Stored | None:
+def _load(folder: Path, made_from: dict[str, Any], sources: Sequence[Source], options: Options) -> caches.Stored | None:
     """The frames kept in `folder`, unless a file that they lack can be read by now."""
     stored = caches.load(folder, made_from)
     if stored is not None:
         retry = set(stored.index.retry)
-        if any(is_supported(one, layout) for one in sources if str(one.path) in retry):
+        if any(one.is_supported(options.wanted) for one in sources if str(one.path) in retry):
             return None
     return stored
 
 
-def _cache_folder(roots: list[Path], options: Options, cache: str | Path | None) -> Path:
+def _cache_folder(roots: list[Path], options: Options, format: Format | None, cache: str | Path | None) -> Path:
     """Where the frames of these sources with these options are kept; one folder each, whatever else changes."""
     beside = roots[0] if roots[0].is_dir() else roots[0].parent
     parent = beside / CACHE_FOLDER if cache is None else Path(cache).expanduser()
     values = {name: value for name, value in asdict(options).items() if name != "layout" or options.layout != UNKNOWN}
-    key = json.dumps([[str(root) for root in roots], values])
+    key = json.dumps([[str(root) for root in roots], values, *([] if format is None else [format.identity])])
     return parent / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 

@@ -138,7 +138,7 @@ def test_what_can_not_be_collected_is_refused(collected: Collect, monkeypatch: p
     for level, overrides, message in (
         ("mediun", (), "unknown level 'mediun': did you mean medium"),
         ("random", (f"out={ROOT}",), "is there already"),
-        ("random", ("format=hdf",), "format must be one of rlrep"),
+        ("random", ("format=hdf",), "unknown format 'hdf': known: drqv2, minari, rlrep, vd4rl_64, vd4rl_84"),
         ("random", ("steps=0",), "steps must be at least 1"),
         ("random", ("run=/nowhere",), "/nowhere is not a run"),
         ("random", ("run=???",), "run is missing"),

@@ -139,6 +139,15 @@ def test_a_lock_that_is_waited_for_is_taken_over_although_its_file_was_removed(t
     assert not names(tmp_path)
 
 
+def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    for target in ("mine", "none"):
+        (tmp_path / target).with_suffix(".lock").symlink_to(target)
+        with pytest.raises(OSError, match="symbolic links"), held((tmp_path / target).with_suffix(".lock")):
+            pass
+    assert (tmp_path / "mine").read_text() == "mine" and not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
 def test_file_systems_without_locks_are_written_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

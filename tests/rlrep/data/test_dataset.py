@@ -248,7 +248,7 @@ def changed(name: str, at: int, value: float) -> dict[str, Any]:
         (changed("discount", 2, 0), "goes on after its end"),
         (changed("discount", 2, 0.5), "must hold 0 and 1 alone"),
         ({"observation": ARRAYS["observation"].astype(np.int8)}, "must be uint8"),
-        ({"observation": ARRAYS["observation"][:1]}, "its actions must be"),
+        ({"observation": ARRAYS["observation"][:1]}, "its discount must have one value for each of 1 frames"),
         ({"observation": np.repeat(ARRAYS["observation"], 3, 1)}, "stacked frames are not those"),
         ({"is_first": np.zeros(6, bool)}, "is_first is not that of one whole episode"),
         ({"is_last": np.ones(6, bool)}, "is_last is not that of one whole episode"),
@@ -390,8 +390,8 @@ def test_frames_are_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     write_transitions(episodes(), tmp_path / "data", format="rlrep")
     shutil.copytree(tmp_path / "data", tmp_path / "copy")  # the times of files stay
     verified = []
-    read_replay = replay_files.read_replay
-    monkeypatch.setattr(replay_files, "read_replay", lambda path: verified.append(path.name) or read_replay(path))
+    verify = replay_files.check_frames
+    monkeypatch.setattr(replay_files, "check_frames", lambda *args: verified.append(name) or verify(*args))
     for name in ("data", "copy", "copy", "data"):
         open_dataset(tmp_path / name)
     assert verified == ["copy"]
@@ -412,7 +412,7 @@ def test_nothing_is_left_of_a_data_set_that_could_not_be_written(tmp_path: Path)
     (tmp_path / "mine/file").touch()
     with pytest.raises(ValueError, match="is there already"):
         write_transitions(episodes(), tmp_path / "mine", format="rlrep")
-    with pytest.raises(ValueError, match="format must be one of rlrep"):
+    with pytest.raises(ValueError, match=r"unknown format 'tfrecord': known: .*rlrep"):
         write_transitions(episodes(), tmp_path / "other", format="tfrecord")
 
 

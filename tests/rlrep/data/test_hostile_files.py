@@ -17,7 +17,7 @@ import pytest
 
 from experiments import data
 from rlrep import PixelEncoder
-from rlrep.data import Provenance, TransitionFiles, clips, open_dataset, open_video, write_transitions
+from rlrep.data import Provenance, TransitionFiles, open_dataset, open_video, reading, write_transitions
 from rlrep.data.safe_hdf5 import opened
 from tests.rlrep.data.harm import HARM
 from tests.rlrep.data.transition_files import episodes
@@ -98,7 +98,7 @@ def test_every_hdf5_file_is_read_by_the_same_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, names: tuple[str, ...], harm: Callable[..., None]
 ) -> None:
     write_transitions(episodes(), tmp_path / "data", format=format)
-    monkeypatch.setattr(clips, "UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(reading, "UNPACKED_BYTES", 1 << 20)
     (tmp_path / "secret").write_bytes(bytes(range(256)) * 100)
     path = tmp_path / ("data/data/main_data.hdf5" if format == "minari" else "data/data.hdf5")
     content = path.read_bytes()
@@ -133,7 +133,7 @@ def test_an_attribute_can_not_ask_for_memory(tmp_path: Path) -> None:
 def test_an_npz_is_unpacked_within_a_bound_and_only_what_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clips, "UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(reading, "UNPACKED_BYTES", 1 << 20)
     write_transitions(episodes(), tmp_path / "data", format="drqv2")
     path = sorted((tmp_path / "data").glob("*.npz"))[0]
     arrays = dict(np.load(path))
@@ -219,6 +219,23 @@ def test_what_is_not_a_regular_file_is_never_waited_for(tmp_path: Path, format: 
                 reader(tmp_path / "data")
 
 
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("format", ["rlrep", "drqv2"])
+def test_reading_writes_to_nothing_that_a_link_leads_to(tmp_path: Path, format: str, there: bool) -> None:
+    """What a reader notes beside its files may be a link that came with them."""
+    write_transitions(episodes(), tmp_path / "data", format=format)
+    target = tmp_path / "mine"
+    target.write_text("mine") if there else None
+    for reader in READERS:
+        reader(tmp_path / "data")
+        own = [tmp_path / "data"] if format == "rlrep" else []
+        for folder in (*own, *(tmp_path / "data/.rlrep-cache").glob("*")):
+            (folder / "verified.json").unlink(missing_ok=True)
+            (folder / "verified.json").symlink_to(target)
+        reader(tmp_path / "data")
+    assert target.read_text() == "mine" if there else not target.exists()
+
+
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXTINF:9,\nother.mp4\n"])
 @pytest.mark.parametrize("ending", [".avi", ".mp4", ".gif", ".mkv"])
 def test_a_video_can_not_name_other_files(write_video: Any, text: str, ending: str) -> None:
@@ -282,7 +299,7 @@ def test_a_group_has_nothing_but_what_was_checked(tmp_path: Path) -> None:
         assert sorted(group) == ["good", "inner", "text"]
         assert "inner/good" not in group and "none" not in group
         assert list(group["inner"]["good"]) == [0, 1, 2, 3]
-        with pytest.raises(clips.Unreadable, match="text must have a row for each step"):
+        with pytest.raises(reading.Unreadable, match="text must have a row for each step"):
             group["text"]
 
 

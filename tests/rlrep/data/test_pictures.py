@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rlrep.data import open_dataset, open_video
-from rlrep.data.clips import Unreadable
 from rlrep.data.pictures import Layout, newest_frames
+from rlrep.data.reading import Unreadable
 
 
 def stacks(frames: int, stack: int, channels: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -110,7 +110,7 @@ def test_a_cache_that_is_not_of_these_files_and_options_is_made_anew(
 
 
 def test_long_videos_are_decoded_in_pieces(write_video: WriteVideo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrep.data.video_files.AT_ONCE", 3)
+    monkeypatch.setattr("rlrep.data.formats.video.AT_ONCE", 3)
     pieces: list[int] = []
     small = decode.resize
 

@@ -1,4 +1,4 @@
-"""HDF5 files that are written: for old libraries, whole or not at all; and files that were cut, which are read."""
+"""V-D4RL's HDF5 files. They are written for old libraries, whole or not at all; files that were cut are read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from rlrep.data import Provenance, TransitionFiles, open_dataset, open_video, safe_hdf5, write_transitions
+from rlrep.data import TransitionFiles, open_dataset, open_video, safe_hdf5, write_transitions
+from rlrep.data.formats import vd4rl
+from tests.rlrep.data.formats.numbered import SMALL, numbered, numbers
 from tests.rlrep.data.transition_files import assert_equal, episode, episodes
 
 KEPT = Path(__file__).with_name("vd4rl_84.hdf5")  # by `write_transitions([episode(0, 3), episode(1, 4, True)], …)`
@@ -49,25 +51,6 @@ def test_vd4rl_files_are_of_versions_that_old_libraries_read(tmp_path: Path, pat
     assert layout_versions(path) == [3] * 5
     for found, expected in zip(TransitionFiles(path), written, strict=True):
         assert_equal(found, expected)
-
-
-def test_minari_files_are_those_of_minari(tmp_path: Path) -> None:
-    import minari
-
-    for discrete in (False, True):
-        written = episodes(discrete)
-        choices = 4 if discrete else None
-        write_transitions(written, tmp_path / f"{discrete}", Provenance(num_actions=choices), format="minari")
-        data = minari.MinariDataset(tmp_path / f"{discrete}/data")
-        assert (data.total_episodes, data.total_steps) == (4, sum(map(len, written)))
-        assert data.observation_space.shape == (3, 8, 8)
-        for found, expected in zip(data.iterate_episodes(), written, strict=True):
-            np.testing.assert_array_equal(found.observations, expected.frames)
-            np.testing.assert_array_equal(found.actions, expected.action)
-            np.testing.assert_array_equal(found.rewards, expected.reward)
-            assert found.terminations.tolist() == [False] * (len(expected) - 1) + [expected.terminated]
-            assert found.truncations.tolist() == [False] * (len(expected) - 1) + [not expected.terminated]
-            assert data.action_space.contains(found.actions[0])
 
 
 def cut(path: Path, rows: slice, **more: int) -> None:
@@ -188,3 +171,61 @@ def test_a_full_disk_is_an_error_that_says_how_much_is_missing(
     with pytest.raises(OSError, match=r"no room for .*data.*up to 0\.\d MB are missing"):
         write_transitions((episode(number, 300) for number in range(3)), tmp_path / "data", format=format)
     assert not list(tmp_path.iterdir())
+
+
+def write_vd4rl(path: Path, lengths: list[int], **changes: Any) -> Path:
+    import h5py
+
+    step_type = np.concatenate([[0, *[1] * (length - 2), 2] for length in lengths])
+    led_here = np.concatenate([np.arange(length) for length in lengths]).astype(np.float32)[:, None]
+    arrays = {"observation": numbered(sum(lengths)), "step_type": step_type, "action": led_here} | changes
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            if array is not None:
+                file.create_dataset(name, data=array, compression="gzip", chunks=(7, *array.shape[1:]))
+    return path
+
+
+def test_vd4rl_files_fall_into_their_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = []
+    newest_frames = vd4rl.newest_frames
+    monkeypatch.setattr(vd4rl, "AT_ONCE", 4)
+    monkeypatch.setattr(vd4rl, "newest_frames", lambda frames, _: blocks.append(len(frames)) or newest_frames(frames))
+    data = open_video(write_vd4rl(tmp_path / "part.hdf5", [6, 9, 5]), actions=True, **SMALL)
+    assert blocks == [7, 7, 6], "each compressed block is to be read once"
+    assert data.lengths.tolist() == [6, 9, 5]
+    assert numbers(data) == list(range(20))
+    assert data.action is not None
+    for first, end in data.episodes:
+        assert data.action[first : end - 1, 0].tolist() == list(range(1, end - first))
+
+
+def test_a_short_episode_beside_longer_ones_serves_the_smaller_gaps(tmp_path: Path) -> None:
+    data = open_video(write_vd4rl(tmp_path / "part.hdf5", [2, 6]), **(SMALL | {"max_gap": 3}))
+    assert data.lengths.tolist() == [2, 6]
+    batch = data.sample(300)
+    assert set(batch["gap"][batch["observation"][:, 0, 0, 0] < 2].tolist()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step_type": None}, "has no step_type"),
+        ({"step_type": np.ones(11)}, "holds no 0"),
+        ({"observation": None}, "holds none of observation"),
+    ],
+)
+def test_an_hdf5_file_of_another_layout_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = write_vd4rl(tmp_path / "part.h5", [6, 5], **changes)
+    with pytest.raises(ValueError, match=rf"part\.h5 can't be used: .*{message}"):
+        open_video(path, **SMALL)
+
+
+def test_a_truncated_hdf5_file_is_named_and_none_of_it_is_kept(tmp_path: Path) -> None:
+    write_vd4rl(tmp_path / "good.hdf5", [6, 5])
+    path = write_vd4rl(tmp_path / "bad.hdf5", [60, 50])
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match=r"bad\.hdf5 can't be used: it is corrupt or truncated"):
+        open_video(tmp_path, **SMALL)
+    with pytest.warns(UserWarning, match=r"skipped 1 of 2"):
+        assert open_video(tmp_path, skip_corrupt=True, **SMALL).lengths.tolist() == [6, 5]

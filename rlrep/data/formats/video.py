@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.data.clips import (
+from rlrep.data.episode import Episode
+from rlrep.data.formats.base import Format, Wanted
+from rlrep.data.reading import (
     AT_ONCE,
     UNPACKED_BYTES,
-    Clip,
     Unavailable,
     Unreadable,
     missing_extra,
     reported_as_unreadable,
 )
-from rlrep.data.pictures import UNKNOWN, Layout
 
 LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes of an Ogg page
 TRANSPORT_PACKETS = (188, 192, 204)  # bytes: plain, with time codes, with error correction
@@ -32,28 +32,34 @@ LIMITS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 MOST_PIXELS = 1 << 26  # of a picture; 8K has half of that
 
 
-def read_video(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
+class Video(Format):
     """A video file, always RGB; of several video streams the first. Its pictures may have up to 67 million pixels."""
-    if rewards:
-        raise Unreadable("it is a video, which holds no actions and rewards: open_video is for these")
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise missing_extra("PyAV", "videos") from error
 
-    check_end = CHECKS.get(path.suffix.lower())
-    with reported_as_unreadable():
-        left_out = "" if check_end is None else check_end(path)  # FFmpeg looks for a GIF's begin in all of a file
-        container = av.open(_name(path), options=LIMITS)
-    with container:
-        if not container.streams.video:
-            kinds = " and ".join(sorted({stream.type for stream in container.streams}))
-            raise Unreadable(
-                f"it has no pictures, only {kinds}" if kinds else "it is corrupt or truncated: it is empty"
-            )
-        rate = container.streams.video[0].average_rate
-        times: list[Fraction] = []
-        yield Clip(path.name, _decode(container, rate, times), rate, times, left_out=left_out)
+    name = "video"
+    endings = (
+        *(".mp4", ".webm", ".gif", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".ogv"),
+        *(".wmv", ".asf", ".flv", ".3gp", ".3g2"),
+    )
+
+    def read(self, path: Path, wanted: Wanted) -> Iterator[Episode]:
+        try:
+            import av
+        except ModuleNotFoundError as error:
+            raise missing_extra("PyAV", "videos") from error
+
+        check_end = CHECKS.get(path.suffix.lower())
+        with reported_as_unreadable():
+            left_out = "" if check_end is None else check_end(path)  # FFmpeg looks for a GIF's begin in all of a file
+            container = av.open(_name(path), options=LIMITS)
+        with container:
+            if not container.streams.video:
+                kinds = " and ".join(sorted({stream.type for stream in container.streams}))
+                raise Unreadable(
+                    f"it has no pictures, only {kinds}" if kinds else "it is corrupt or truncated: it is empty"
+                )
+            rate = container.streams.video[0].average_rate
+            times: list[Fraction] = []
+            yield Episode(path.name, _decode(container, rate, times), rate, times, left_out=left_out)
 
 
 def _name(path: Path) -> Any:

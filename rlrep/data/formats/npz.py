@@ -1,4 +1,4 @@
-"""Episodes as `.npz` files, one each: V-D4RL's 64-pixel layout and DrQ-v2's replay, to read and to write."""
+"""Episodes as `.npz` files, one each."""
 
 from __future__ import annotations
 
@@ -6,62 +6,84 @@ import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from rlrep.data.clips import (
+from rlrep.data.episode import Episode, in_chunks
+from rlrep.data.formats.base import Format, Wanted
+from rlrep.data.formats.dm_env import check_marks, has_ended
+from rlrep.data.pictures import newest_frames
+from rlrep.data.reading import (
     ACTION_KEYS,
     PICTURE_KEYS,
-    Clip,
     Unreadable,
-    aligned,
-    check_marks,
     check_unpacked,
-    has_ended,
-    in_chunks,
     pick,
     read_text,
     regular_size,
     reported_as_unreadable,
-    rewards_of,
 )
-from rlrep.data.pictures import UNKNOWN, Layout, newest_frames
 from rlrep.data.transitions import Provenance, Transitions
 
 PROVENANCE = "provenance.json"
-STACK = 3
 PART = 1 << 20
 
 
-def read_npz(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
-    """One episode: pictures as `observation`, `image`, `frames` or `obs`, perhaps `action`, `reward` and what tells
-    whether it ended. Also V-D4RL's 64-pixel files and the episodes of DrQ-v2's replay.
+class Npz(Format):
+    """One episode a file: pictures as `observation`, `image`, `frames` or `obs`, perhaps `action`, `reward` and what
+    tells whether it ended. V-D4RL's 64-pixel files and the episodes of DrQ-v2's replay are such files, too.
     """
-    wanted: list[Sequence[str]] = [PICTURE_KEYS]
-    if actions or rewards:
-        wanted.append(ACTION_KEYS)
-    if rewards:
-        wanted += [("reward", "rewards"), ("discount",), ("is_first",), ("is_last",), ("is_terminal",)]
-    arrays, names = load_arrays(path, wanted)
+
+    name = "npz"
+    endings = (".npz",)
+
+    def read(self, path: Path, wanted: Wanted) -> Iterator[Episode]:
+        groups: list[Sequence[str]] = [PICTURE_KEYS]
+        if wanted.actions or wanted.rewards:
+            groups.append(ACTION_KEYS)
+        if wanted.rewards:
+            groups += [("reward", "rewards"), ("discount",), ("is_first",), ("is_last",), ("is_terminal",)]
+        arrays, names = load_arrays(path, groups)
+        with reported_as_unreadable():
+            pictures = pick(arrays or dict.fromkeys(names), *PICTURE_KEYS)
+            frames = newest_frames(pictures, wanted.layout)
+            episode = Episode(path.name, in_chunks(frames))
+            if not names.isdisjoint(("discount", "is_first")):
+                episode.rows = "led to"
+            if wanted.rewards or not arrays.keys().isdisjoint(ACTION_KEYS):
+                episode.action = pick(arrays, *ACTION_KEYS)
+            if wanted.rewards:
+                _check_stacks(wanted.layout.channels_first(pictures), frames)
+                place = np.arange(len(frames))
+                if "is_first" in arrays:
+                    check_marks("is_first", arrays["is_first"], place == 0)
+                if "is_last" in arrays:
+                    check_marks("is_last", arrays["is_last"], place == len(frames) - 1)
+                episode.reward = pick(arrays, "reward", "rewards")
+                episode.terminated = has_ended(arrays, len(frames))
+        yield episode
+
+    def provenance(self, path: Path) -> Provenance | None:
+        """What was recorded of the files in a folder, beside them."""
+        recorded = path.with_name(PROVENANCE)
+        return _recorded(recorded, recorded.stat().st_mtime_ns) if recorded.is_file() else None
+
+    def describe(self, path: Path) -> str:
+        with reported_as_unreadable(), zipfile.ZipFile(path) as file:
+            names = {name.removesuffix(".npy") for name in file.namelist()}
+        if "is_first" in names:
+            return "V-D4RL npz"
+        return "DrQ-v2 replay" if "discount" in names else "npz episodes"
+
+
+@lru_cache(maxsize=1)
+def _recorded(path: Path, time: int) -> Provenance:
+    """A folder's provenance, which all its files share; `time` is when it was written."""
     with reported_as_unreadable():
-        pictures = pick(arrays or dict.fromkeys(names), *PICTURE_KEYS)
-        frames = newest_frames(pictures, layout)
-        clip = Clip(path.name, in_chunks(frames))
-        if rewards or (actions and not arrays.keys().isdisjoint(ACTION_KEYS)):
-            as_dm_env = not names.isdisjoint(("discount", "is_first"))
-            clip.action = aligned(pick(arrays, *ACTION_KEYS), len(frames), led_here=as_dm_env)
-        if rewards:
-            _check_stacks(layout.channels_first(pictures), frames)
-            place = np.arange(len(frames))
-            if "is_first" in arrays:
-                check_marks("is_first", arrays["is_first"], place == 0)
-            if "is_last" in arrays:
-                check_marks("is_last", arrays["is_last"], place == len(frames) - 1)
-            clip.reward = rewards_of(arrays, len(frames))
-            clip.terminated = has_ended(arrays, len(frames))
-    yield clip
+        return Provenance.from_json(read_text(path))
 
 
 def load_arrays(path: Path, wanted: Iterable[Sequence[str]]) -> tuple[dict[str, np.ndarray], Set[str]]:
@@ -86,11 +108,11 @@ def load_arrays(path: Path, wanted: Iterable[Sequence[str]]) -> tuple[dict[str, 
                 if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack unbounded
                     raise Unreadable(f"its {name} is compressed in a way that NumPy does not write")
                 with file.open(entry) as member:
-                    arrays[name] = _load_array(member, name, entry.file_size)
+                    arrays[name] = load_array(member, name, entry.file_size)
     return arrays, names
 
 
-def _load_array(member: IO[bytes], name: str, size: int) -> np.ndarray:
+def load_array(member: IO[bytes], name: str, size: int) -> np.ndarray:
     """An array whose file in the archive has `size` bytes, of which no more are read."""
     version = np.lib.format.read_magic(member)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -128,84 +150,21 @@ def _check_stacks(pictures: np.ndarray, frames: np.ndarray) -> None:
             )
 
 
-def write_vd4rl_64(episodes: Iterable[Transitions], folder: Path, provenance: Provenance) -> None:
-    """V-D4RL's 64-pixel layout: `image` (T + 1, H, W, C), and row i of the rest is what led to image i."""
-
-    def arrays(episode: Transitions) -> dict[str, np.ndarray]:
-        place = np.arange(len(episode.frames))
-        first, last = place == 0, place == len(episode)
-        return {
-            "image": np.moveaxis(episode.frames, 1, 3),
-            "action": led_here(episode.action),
-            "reward": led_here(episode.reward),
-            "discount": discounts(episode),
-            "is_first": first,
-            "is_last": last,
-            "is_terminal": last & episode.terminated,
-        }
-
-    _write(episodes, folder, provenance, "{stamp}-{number:06d}-{entries}", arrays)
-
-
-def write_drqv2(episodes: Iterable[Transitions], folder: Path, provenance: Provenance) -> None:
-    """DrQ-v2's replay: `observation` (T + 1, 9, H, W), three stacked RGB frames, and row i of the rest is what led to
-    observation i.
-
-    Raises:
-        ValueError: for frames that are not RGB.
-    """
-
-    def arrays(episode: Transitions) -> dict[str, np.ndarray]:
-        frames = episode.frames
-        if frames.shape[1] != 3:
-            raise ValueError(f"DrQ-v2's replay holds RGB frames, and {episode.name} has {frames.shape[1]} channels")
-        rows = np.maximum(np.arange(len(frames))[:, None] - np.arange(STACK)[::-1], 0)
-        return {
-            "observation": frames[rows].reshape(len(frames), -1, *frames.shape[2:]),
-            "action": led_here(episode.action),
-            "reward": led_here(episode.reward)[:, None],
-            "discount": discounts(episode)[:, None],
-        }
-
-    _write(episodes, folder, provenance, "{stamp}_{number:06d}_{steps}", arrays)
-
-
-def led_here(rows: np.ndarray) -> np.ndarray:
-    """With a first row of zeros: nothing led to an episode's first frame."""
-    return np.concatenate([np.zeros_like(rows[:1]), rows])
-
-
-def discounts(episode: Transitions) -> np.ndarray:
-    """(T + 1,) float32, 0 at a real end."""
-    values = np.ones(len(episode.frames), np.float32)
-    values[-1] = not episode.terminated
-    return values
-
-
-def _write(
+def write_episodes(
     episodes: Iterable[Transitions],
     folder: Path,
     provenance: Provenance,
     name: str,
     arrays: Callable[[Transitions], dict[str, np.ndarray]],
 ) -> None:
+    """Writes a file for each episode, and their provenance.
+
+    Args:
+        name: of the files without its ending; {stamp}, {number}, {steps} and {entries} are filled in.
+        arrays: what a file holds of an episode.
+    """
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
     for number, episode in enumerate(episodes):
         stem = name.format(stamp=stamp, number=number, steps=len(episode), entries=len(episode) + 1)
         np.savez_compressed(folder / f"{stem}.npz", **arrays(episode))  # type: ignore[arg-type]
     (folder / PROVENANCE).write_text(provenance.to_json())
-
-
-def read_provenance(folder: Path) -> Provenance:
-    """What `write_vd4rl_64` or `write_drqv2` recorded."""
-    with reported_as_unreadable():
-        return Provenance.from_json(read_text(folder / PROVENANCE))
-
-
-def layout(path: Path) -> str:
-    """Which of the layouts a file has."""
-    with reported_as_unreadable(), zipfile.ZipFile(path) as file:
-        names = {name.removesuffix(".npy") for name in file.namelist()}
-    if "is_first" in names:
-        return "V-D4RL npz"
-    return "DrQ-v2 replay" if "discount" in names else "npz episodes"

@@ -10,26 +10,26 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlrep.data.clips import (
+from rlrep.data.episode import Episode
+from rlrep.data.formats.base import Format, Wanted
+from rlrep.data.pictures import Layout, newest_frames
+from rlrep.data.reading import (
     AT_ONCE,
     PICTURE_KEYS,
-    Clip,
     Unreadable,
-    aligned,
     check_unpacked,
     missing_extra,
     pick,
     read_json,
     reported_as_unreadable,
-    rewards_of,
 )
-from rlrep.data.pictures import UNKNOWN, Layout, newest_frames
 from rlrep.data.safe_hdf5 import Group, create_rows, opened, writing
 from rlrep.data.transitions import Provenance, Transitions
 
@@ -37,70 +37,131 @@ PROVENANCE = "rlrep_provenance"
 METADATA = "data/metadata.json"
 ROWS = "data/main_data.hdf5"
 VERSION = "0.5.3"  # of the format that is written
+ID = re.compile(r"[\w./-]+-v\d+")
 SPACES = ("observation_space", "action_space")
 
 
-def folder_of(name: str) -> Path:
-    """Where Minari keeps the data set of that id."""
-    root = os.environ.get("MINARI_DATASETS_PATH")
-    return (Path(root) if root else Path.home() / ".minari" / "datasets") / name
-
-
-def read_minari(path: Path, actions: bool = False, rewards: bool = False, layout: Layout = UNKNOWN) -> Iterator[Clip]:
+class Minari(Format):
     """A Minari data set in HDF5 with pictures as observations, or under one of the usual names in a dictionary of them.
 
-    Raises:
-        ModuleNotFoundError: if a package that reads it is not installed.
-        Unreadable: if it lacks one of its two spaces, is stored in another format, or is damaged.
+    Those that lack one of their two spaces, or are stored in another format, are refused.
     """
-    with reported_as_unreadable():
-        about = _metadata(path)
-        if about.get("data_format", "hdf5") != "hdf5":
-            raise Unreadable(f"its format is {about['data_format']!r}, and only Minari's hdf5 is read")
-        space, keys = _pictures(about["observation_space"])
-        count = about.get("total_episodes")
-    with opened(path / ROWS) as file:
+
+    name = "minari"
+
+    def matches(self, path: Path) -> bool:
+        return (path / METADATA).is_file()
+
+    def locate(self, name: str) -> Path | None:
+        if not ID.fullmatch(name) or {"", ".", ".."} & set(name.split("/")):
+            return None
+        root = os.environ.get("MINARI_DATASETS_PATH")
+        path = (Path(root) if root else Path.home() / ".minari" / "datasets") / name
+        if not self.matches(path):
+            raise FileNotFoundError(
+                f"there is no file or folder {name}, and no Minari data set of that id on this machine: if it is one, "
+                f"fetch it with `minari download {name}`"
+            )
+        return path
+
+    def read(self, path: Path, wanted: Wanted) -> Iterator[Episode]:
         with reported_as_unreadable():
-            found = sum(name.startswith("episode_") for name in file)
-        if type(count) is not int or count != found:
-            raise Unreadable(f"its metadata tells of {count!r} episodes, and its HDF5 file holds {found}")
-        for number in range(count):
+            about = _metadata(path)
+            if about.get("data_format", "hdf5") != "hdf5":
+                raise Unreadable(f"its format is {about['data_format']!r}, and only Minari's hdf5 is read")
+            space, keys = _pictures(about["observation_space"])
+            count = about.get("total_episodes")
+        with opened(path / ROWS) as file:
             with reported_as_unreadable():
-                yield _episode(_group(file, f"episode_{number}"), keys, space, number, path, actions, rewards, layout)
+                found = sum(name.startswith("episode_") for name in file)
+            if type(count) is not int or count != found:
+                raise Unreadable(f"its metadata tells of {count!r} episodes, and its HDF5 file holds {found}")
+            for number in range(count):
+                with reported_as_unreadable():
+                    group = _group(file, f"episode_{number}")
+                    yield _episode(group, keys, tuple(space["shape"]), f"{path.name}, episode {number}", wanted)
+
+    def provenance(self, path: Path) -> Provenance:
+        """What `write` recorded, else the task and the choices that the metadata tell."""
+        with reported_as_unreadable():
+            about = _metadata(path)
+            if PROVENANCE in about:
+                return Provenance.from_json(about[PROVENANCE])
+            environment = json.loads(about.get("env_spec", "{}"))
+            return Provenance(task=environment.get("id"), num_actions=about["action_space"].get("n"))
+
+    def describe(self, path: Path) -> str:
+        return "Minari"
+
+    def write(self, episodes: Iterable[Transitions], folder: Path, provenance: Provenance) -> None:
+        """Frames as they are: (C, H, W) observations, not compressed by JPEG.
+
+        Raises:
+            OSError: if it can't be written.
+            ValueError: if there are choices, and it is not known how many.
+        """
+        (folder / "data").mkdir()
+        count = steps = 0
+        first: Transitions | None = None
+        with writing(folder / ROWS) as (file, output):
+            for number, episode in enumerate(episodes):
+                first = first or episode
+                if episode.discrete and provenance.num_actions is None:
+                    raise ValueError("Minari must know how many choices there are: give them as num_actions")
+                last = np.arange(len(episode)) == len(episode) - 1
+                arrays = {
+                    "observations": episode.frames,
+                    "actions": episode.action,
+                    "rewards": episode.reward,
+                    "terminations": last & episode.terminated,
+                    "truncations": last & (not episode.terminated),
+                }
+                output.expect(sum(array.nbytes for array in arrays.values()))
+                group = file.create_group(f"episode_{number}")
+                group.attrs.update({"id": number, "total_steps": len(episode)})
+                for name, array in arrays.items():
+                    create_rows(group, name, array, AT_ONCE if name == "observations" else len(array))
+                count, steps = number + 1, steps + len(episode)
+                file.flush()
+                output.check()
+        if first is not None:
+            about = _description(first, provenance) | {"total_episodes": count, "total_steps": steps}
+            about["dataset_size"] = round((folder / ROWS).stat().st_size / 1e6, 1)
+            (folder / METADATA).write_text(json.dumps(about))
 
 
-def _episode(
-    group: Group,
-    keys: list[str],
-    space: dict[str, Any],
-    number: int,
-    path: Path,
-    actions: bool,
-    rewards: bool,
-    layout: Layout,
-) -> Clip:
+def _episode(group: Group, keys: list[str], shape: tuple[int, ...], name: str, wanted: Wanted) -> Episode:
+    """One episode, whose pictures of `shape` are found by `keys` in its observations."""
     holder = group
     for key in ("observations", *keys[:-1]):
         holder = _group(holder, key) if keys else holder
-    name = keys[-1] if keys else "observations"
-    entry, shape = holder.packed(name) if name in holder else pick(holder, name), tuple(space["shape"])
+    last = keys[-1] if keys else "observations"
+    entry = holder.packed(last) if last in holder else pick(holder, last)
     bytes_each = math.prod(shape)
     check_unpacked(f"pictures ({AT_ONCE} of them)", AT_ONCE * bytes_each, group.size)
-    if rewards:
-        check_unpacked(f"episode {number}", len(entry) * bytes_each, group.size)  # it is held as a whole
+    if wanted.rewards:
+        check_unpacked(name, len(entry) * bytes_each, group.size)  # it is held as a whole
     if entry.shape[1:] == shape and entry.dtype == np.uint8:
-        chunks = _blocks(entry, layout)
+        chunks = _blocks(entry, wanted.layout)
     elif entry.dtype.kind == "O" or (entry.dtype == np.uint8 and entry.ndim == 2):
-        chunks = _jpegs(entry, shape, layout)
+        chunks = _jpegs(entry, shape, wanted.layout)
     else:
         raise Unreadable(f"its pictures are {entry.dtype} {entry.shape}, and its observation space is of {shape}")
-    clip = Clip(f"{path.name}, episode {number}", chunks)
-    if actions or rewards:
-        clip.action = aligned(_loaded(group, "actions"), len(entry))
-    if rewards:
-        clip.reward = rewards_of({"reward": _loaded(group, "rewards")}, len(entry))
-        clip.terminated = _check_ends(group, len(entry) - 1, clip.name)
-    return clip
+    episode = Episode(name, chunks, rows="taken at")
+    if wanted.actions or wanted.rewards:
+        episode.action = _steps(group, "actions", len(entry) - 1)
+    if wanted.rewards:
+        episode.reward = _steps(group, "rewards", len(entry) - 1)
+        episode.terminated = _check_ends(group, len(entry) - 1, name)
+    return episode
+
+
+def _steps(group: Group, name: str, steps: int) -> np.ndarray:
+    """An array with a row for each step; one for each frame can only be damage."""
+    rows = _loaded(group, name)
+    if len(rows) != steps:
+        raise Unreadable(f"its {name} must be {steps}, one fewer than frames, got {len(rows)}")
+    return rows
 
 
 def _group(holder: Group, name: str) -> Group:
@@ -178,53 +239,6 @@ def _pictures(space: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(shape, list) or len(shape) not in (2, 3) or any(type(n) is not int or n < 1 for n in shape):
         raise Unreadable(f"its observations must be pictures, got the shape {shape}")
     return space, []
-
-
-def read_provenance(path: Path) -> Provenance:
-    """What `write_minari` recorded, else the task and the choices that the metadata tell."""
-    with reported_as_unreadable():
-        about = _metadata(path)
-        if PROVENANCE in about:
-            return Provenance.from_json(about[PROVENANCE])
-        environment = json.loads(about.get("env_spec", "{}"))
-        return Provenance(task=environment.get("id"), num_actions=about["action_space"].get("n"))
-
-
-def write_minari(episodes: Iterable[Transitions], folder: Path, provenance: Provenance) -> None:
-    """A Minari data set, frames as they are: (C, H, W) observations, not compressed by JPEG.
-
-    Raises:
-        OSError: if it can't be written.
-        ValueError: if there are choices, and it is not known how many.
-    """
-    (folder / "data").mkdir()
-    count = steps = 0
-    first: Transitions | None = None
-    with writing(folder / ROWS) as (file, output):
-        for number, episode in enumerate(episodes):
-            first = first or episode
-            if episode.discrete and provenance.num_actions is None:
-                raise ValueError("Minari must know how many choices there are: give them as num_actions")
-            last = np.arange(len(episode)) == len(episode) - 1
-            arrays = {
-                "observations": episode.frames,
-                "actions": episode.action,
-                "rewards": episode.reward,
-                "terminations": last & episode.terminated,
-                "truncations": last & (not episode.terminated),
-            }
-            output.expect(sum(array.nbytes for array in arrays.values()))
-            group = file.create_group(f"episode_{number}")
-            group.attrs.update({"id": number, "total_steps": len(episode)})
-            for name, array in arrays.items():
-                create_rows(group, name, array, AT_ONCE if name == "observations" else len(array))
-            count, steps = number + 1, steps + len(episode)
-            file.flush()
-            output.check()
-    if first is not None:
-        about = _description(first, provenance) | {"total_episodes": count, "total_steps": steps}
-        about["dataset_size"] = round((folder / ROWS).stat().st_size / 1e6, 1)
-        (folder / METADATA).write_text(json.dumps(about))
 
 
 def _description(episode: Transitions, provenance: Provenance) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""The formats of episode files: one class each, in one list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlrep.data.episode import Episode
+from rlrep.data.formats.base import Format, Wanted
+from rlrep.data.formats.drqv2 import DrQv2
+from rlrep.data.formats.image_folder import ImageFolder
+from rlrep.data.formats.minari import Minari
+from rlrep.data.formats.npz import Npz
+from rlrep.data.formats.rlrep import DataSet, RunReplay
+from rlrep.data.formats.vd4rl import VD4RL64, VD4RL84
+from rlrep.data.formats.video import Video
+from rlrep.data.reading import Unreadable
+from rlrep.registry import find_class
+
+__all__ = ["FORMATS", "WRITTEN", "Episode", "Format", "Unreadable", "Wanted", "make_format", "named"]
+
+# What files are taken for: the first format that matches.
+FORMATS: tuple[type[Format], ...] = (
+    DataSet,
+    RunReplay,
+    Minari,
+    ImageFolder,
+    VD4RL84,
+    Npz,
+    VD4RL64,
+    DrQv2,
+    Video,
+)
+
+
+WRITTEN = tuple(each for each in FORMATS if each.is_written())
+
+
+def make_format(format: str | Format, formats: Sequence[type[Format]] = FORMATS) -> Format:
+    """The one of `formats` with that name, one of the class at the import path ``package.module:Class``, or the one
+    given.
+
+    Raises:
+        ValueError: for an unknown name, a path whose module, class or base is wrong, and a class that needs arguments.
+    """
+    if isinstance(format, Format):
+        return format
+    found = find_class("format", format, {each.name: each for each in formats}, Format)  # type: ignore[type-abstract]
+    try:
+        return found()
+    except TypeError as error:
+        raise ValueError(
+            f"format {format!r} can't be made without arguments ({error}): give an object of it"
+        ) from error
+
+
+def named(format: str | Format | None) -> Sequence[Format]:
+    """The formats that files may be of: the one that users name, or all."""
+    return [each() for each in FORMATS] if format is None else [make_format(format)]

@@ -1,0 +1,89 @@
+"""Folders of numbered pictures, one episode each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from rlrep.data.episode import Episode
+from rlrep.data.formats.base import Format, Wanted
+from rlrep.data.formats.npz import load_array
+from rlrep.data.pictures import Layout, newest_frames
+from rlrep.data.reading import (
+    AT_ONCE,
+    Unreadable,
+    check_unpacked,
+    missing_extra,
+    regular_size,
+    reported_as_unreadable,
+)
+
+NUMBERED = re.compile(r"(?s:.*?)(\d{1,18})\.(?:png|jpe?g)", re.IGNORECASE)
+ACTIONS = "actions.npy"
+
+
+class ImageFolder(Format):
+    """A folder of PNG or JPEG pictures whose names end in consecutive numbers (`frame_0001.png`, ...), and perhaps
+    `actions.npy`: (T, A) or (T,), row i taken at picture i, or T - 1 rows. Folders that hold anything else are none.
+    """
+
+    name = "image_folder"
+
+    def matches(self, path: Path) -> bool:
+        try:
+            names = [name for name in os.listdir(path) if not name.startswith(".") and name != ACTIONS]
+        except OSError:  # no folder, or one that can't be read, which is reported where it is walked
+            return False
+        return len(names) > 1 and all(map(NUMBERED.fullmatch, names))
+
+    def read(self, path: Path, wanted: Wanted) -> Iterator[Episode]:
+        with reported_as_unreadable():
+            episode = Episode(path.name, _decoded(_in_order(path), wanted.layout), rows="taken at")
+            actions = path / ACTIONS
+            if wanted.actions and os.path.lexists(actions):
+                size = regular_size(actions)
+                with actions.open("rb") as file:
+                    episode.action = load_array(file, ACTIONS, size)
+        yield episode
+
+
+def _in_order(folder: Path) -> list[Path]:
+    """The pictures of a folder in the order of their numbers."""
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if (parts := NUMBERED.fullmatch(path.name)) and not path.name.startswith("."):
+            other = found.setdefault(int(parts[1]), path)
+            if other != path:
+                raise Unreadable(f"{other.name} and {path.name} have one number")
+    for before, after in pairwise(sorted(found)):
+        if after != before + 1:
+            raise Unreadable(f"the pictures between {found[before].name} and {found[after].name} are missing")
+    return [found[number] for number in sorted(found)]
+
+
+def _decoded(pictures: list[Path], layout: Layout) -> Iterator[np.ndarray]:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise missing_extra("Pillow", "pictures") from error
+    first = None
+    for at in range(0, len(pictures), AT_ONCE):
+        chunk = []
+        with reported_as_unreadable():
+            for path in pictures[at : at + AT_ONCE]:
+                regular_size(path)
+                with Image.open(path, formats=["PNG", "JPEG"]) as picture:  # nothing is unpacked so far
+                    kind = f"{picture.width}x{picture.height} {picture.mode}"
+                    first = first or kind
+                    if kind != first or picture.mode not in ("L", "RGB"):
+                        raise Unreadable(f"its pictures must be RGB or grey and alike, got {first} and {kind}")
+                    bytes_each = picture.width * picture.height * len(picture.getbands())
+                    check_unpacked(f"pictures ({AT_ONCE} of them)", AT_ONCE * bytes_each, regular_size(path))
+                    chunk.append(np.asarray(picture).reshape(picture.height, picture.width, -1))
+            yield newest_frames(np.stack(chunk), replace(layout, channels_last=True))

@@ -1,0 +1,78 @@
+"""Folders of numbered pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rlrep.data import open_dataset, open_video
+from tests.rlrep.data.formats.numbered import SMALL, numbered, numbers
+
+
+def write(folder: Path, first: int = 0, ending: str = "png", grey: bool = False, action: Any = None) -> Path:
+    """Eleven pictures from frame_5 to frame_15: as text, the last come first."""
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(numbered(11, first)):
+        Image.fromarray(frame[0] if grey else frame.transpose(1, 2, 0)).save(folder / f"frame_{number + 5}.{ending}")
+    if action is not None:
+        np.save(folder / "actions.npy", action, allow_pickle=True)
+    return folder
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "JPEG"])
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_folder_of_pictures_is_an_episode(tmp_path: Path, ending: str, grey: bool) -> None:
+    write(tmp_path / "all/b", 20, ending, grey)
+    write(tmp_path / "all/a", 0, ending, grey)
+    (tmp_path / "all/cover.png").touch()  # beside episodes, not in one
+    data = open_video(tmp_path / "all", **SMALL)
+    assert data.frames.shape[1] == (1 if grey else 3)
+    np.testing.assert_allclose(numbers(data), [*range(11), *range(20, 31)], atol=1)  # JPEG's are not exact
+    assert open_video(tmp_path / "all/a", **SMALL).lengths.tolist() == [11]
+
+
+@pytest.mark.parametrize("rows", [10, 11])
+def test_actions_are_those_taken_at_their_pictures(tmp_path: Path, rows: int) -> None:
+    write(tmp_path / "a", 1, action=np.arange(1, rows + 1))
+    batch = open_video(tmp_path / "a", actions=True, **SMALL).sample(20)
+    assert (batch["action"] == batch["observation"][:, 0, 0, 0].long()).all()
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda folder: (folder / "frame_7.png").unlink(), "between frame_6.png and frame_8.png are missing"),
+        (lambda folder: (folder / "frame_05.png").write_bytes(b""), r"frame_05\.png and frame_5\.png have one number"),
+        (lambda folder: (folder / "frame_6.png").write_bytes(b"GIF89a"), "it is corrupt or truncated"),
+        (lambda folder: os.truncate(folder / "frame_6.png", 40), "it is corrupt or truncated"),
+        (lambda folder: Image.new("RGB", (9, 8)).save(folder / "frame_6.png"), "alike, got 8x8 RGB and 9x8 RGB"),
+        (lambda folder: Image.new("RGBA", (8, 8)).save(folder / "frame_6.png"), "alike, got 8x8 RGB and 8x8 RGBA"),
+        (lambda folder: Image.new("L", (9000, 9000)).save(folder / "frame_5.png"), "would unpack to 1296 MB"),
+        (lambda folder: (folder / "actions.npy").write_bytes(b"\x93NUMPY\x01\0" + b"[" * 99), "corrupt"),
+        (lambda folder: np.save(folder / "actions.npy", np.array([{}] * 10), allow_pickle=True), "pickled objects"),
+        (lambda folder: np.save(folder / "actions.npy", np.zeros(4)), "for each of 11 frames or one fewer"),
+        (lambda folder: ((folder / "frame_6.png").unlink(), os.mkfifo(folder / "frame_6.png")), "not a regular file"),
+        (lambda folder: os.mkfifo(folder / "actions.npy"), "not a regular file"),
+        (lambda folder: (folder / "actions.npy").symlink_to("none.npy"), "a file is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path, harm: Any, message: str) -> None:
+    harm(write(tmp_path / "a"))
+    with pytest.raises(ValueError, match=rf"a can't be used: .*{message}"):
+        open_video(tmp_path / "a", actions=True, **SMALL)
+
+
+def test_pictures_beside_other_files_and_without_numbers_are_no_episode(tmp_path: Path) -> None:
+    write(tmp_path / "a")
+    (tmp_path / "a/readme.txt").touch()
+    write(tmp_path / "b")
+    (tmp_path / "b/frame_5.png").rename(tmp_path / "b/cover.png")
+    with pytest.raises(ValueError, match=r"holds no videos or episode files.*it holds \.png, \.txt"):
+        open_video(tmp_path, **SMALL)
+    with pytest.raises(ValueError, match="it holds no actions and no rewards: open_video is for such files"):
+        open_dataset(write(tmp_path / "c"))

@@ -1,0 +1,78 @@
+"""Minari data sets, read and written without Minari, beside what Minari itself writes and reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from rlrep.data import Provenance, open_video, write_transitions
+from tests.rlrep.data.formats.numbered import SMALL, numbered, numbers
+from tests.rlrep.data.transition_files import episodes
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a_minari_data_set_is_read_by_folder_and_by_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyed: bool
+) -> None:
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    pictures = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    episodes = []
+    for number, length in enumerate((5, 4)):
+        seen = list(numbered(length, 10 * number).transpose(0, 2, 3, 1))
+        taken = np.arange(length - 1) + 10 * number
+        observations: Any = {"image": seen, "goal": [np.zeros(2, np.float32)] * length} if keyed else seen
+        zeros = [0.0] * (length - 1)
+        episodes.append(
+            EpisodeBuffer(
+                id=number,
+                observations=observations,
+                actions=list(taken),
+                rewards=zeros,
+                terminations=[False] * (length - 1),
+                truncations=[False] * (length - 2) + [True],
+            )
+        )
+    space = spaces.Dict(image=pictures, goal=spaces.Box(-1, 1, (2,), np.float32)) if keyed else pictures
+    minari.create_dataset_from_buffers(
+        "test/small-v0",
+        episodes,
+        observation_space=space,
+        action_space=spaces.Discrete(30),
+        data_format="hdf5",
+        jpeg_encoding=False,
+    )
+    data = open_video("test/small-v0", actions=True, **SMALL)
+    assert data.lengths.tolist() == [5, 4]
+    assert numbers(data) == [0, 1, 2, 3, 4, 10, 11, 12, 13]
+    batch = data.sample(20)
+    assert (batch["action"] == batch["observation"][:, 0, 0, 0].long()).all()
+    assert numbers(open_video(tmp_path / "minari/test/small-v0", **SMALL)) == numbers(data)
+    with pytest.raises(FileNotFoundError, match=r"minari download test/other-v0"):
+        open_video("test/other-v0", **SMALL)
+
+
+def test_minari_files_are_those_of_minari(tmp_path: Path) -> None:
+    import minari
+
+    for discrete in (False, True):
+        written = episodes(discrete)
+        choices = 4 if discrete else None
+        write_transitions(written, tmp_path / f"{discrete}", Provenance(num_actions=choices), format="minari")
+        data = minari.MinariDataset(tmp_path / f"{discrete}/data")
+        assert (data.total_episodes, data.total_steps) == (4, sum(map(len, written)))
+        assert data.observation_space.shape == (3, 8, 8)
+        for found, expected in zip(data.iterate_episodes(), written, strict=True):
+            np.testing.assert_array_equal(found.observations, expected.frames)
+            np.testing.assert_array_equal(found.actions, expected.action)
+            np.testing.assert_array_equal(found.rewards, expected.reward)
+            assert found.terminations.tolist() == [False] * (len(expected) - 1) + [expected.terminated]
+            assert found.truncations.tolist() == [False] * (len(expected) - 1) + [not expected.terminated]
+            assert data.action_space.contains(found.actions[0])
