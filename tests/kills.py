@@ -1,15 +1,15 @@
 """Kills commands at random moments, resumes them, and compares what is left with a run that was never stopped:
 `make kills`.
 
-`python -m tests.kills --seed 1 --count 40 20 20 20` makes so many runs of `train`, `offline`, `pretrain` and
-`data convert`, tiny ones of several kinds. Each is started in a folder of its own, its whole process group gets SIGKILL,
-SIGTERM or SIGINT at a random moment, and the same command follows with resume=true, which may be killed again. Then all
-that must be equal is compared bit for bit: checkpoints (agent, optimizers, sampler), the rows of the replay, tables but
-for their rates, encoders, pictures, films and converted files. It fails if something differs, a file is left over, or a
-command that was asked to stop does not, or shows a traceback.
+`python -m tests.kills --seed 1 --count 40 20 20 20` makes so many runs of `train`, `offline`, `pretrain` and `data
+convert`, tiny ones of several kinds. Each is started in a folder of its own. Its whole process group gets SIGKILL,
+SIGTERM or SIGINT at a random moment; the same command follows with resume=true, and may be killed again. Then all
+that must be equal is compared bit for bit: checkpoints (agent, optimizers, sampler), the rows of the replay, tables
+but for their rates, encoders, pictures, films and converted files. It fails if something differs, a file is left
+over, or a command that was asked to stop does not, or shows a traceback.
 
 Moments are uniform over the time of a whole run after it began, and of a few runs over the time before. Processes are
-forked from one that has imported everything, so that this time is short; every fourth is `python -m` itself.
+forked from one that has imported everything, so that this time is short; every tenth is `python -m` itself.
 
 With several environments, a run that is stopped in the middle of episodes promises less: what it did until then is
 equal, and it ends at the same frame with as many updates (experiments/README.md). `--command train --number 7` repeats
@@ -51,41 +51,42 @@ ROOT = Path(__file__).parents[1]
 SECONDS = 300.0  # for a whole run
 TO_STOP = 60.0  # after SIGTERM or SIGINT
 SIGNALS = (*3 * [signal.SIGKILL], signal.SIGTERM, signal.SIGINT)
-IN_START_UP, AGAIN, PLAIN = 0.15, 0.4, 0.25  # shares of the kills, of the resumed runs, of the processes
+IN_START_UP, AGAIN, PLAIN = 0.15, 0.3, 0.1  # shares of the kills, of the resumed runs, of the processes
 CHECKPOINT = "checkpoints/latest.pt"
 RATES = {"frames_per_second", "updates_per_second"}
 MOVABLE = {"run_dir", "resume", "cache"}  # settings that name the folder of a run, or its kind
 IN_A_REPLAY = ("frame", "action", "reward", "terminated", "step", "episode")
 
-TRAIN = "checkpoint_every_frames=1000 num_train_frames=6000 eval_every_frames=2000"
+CACHE = "cache={own}/cache"
+TRAIN = "checkpoint_every_frames=1000 num_train_frames=4000 eval_every_frames=2000"
 OFFLINE = "num_updates=90 log_every_updates=7 eval_every_updates=30 checkpoint_every_updates=12"
-PRETRAIN = "steps=120 validate_every=10 batch_size=8"
+PRETRAIN = "steps=100 validate_every=10 batch_size=8"
 # By command: what is added to the tiny settings. {data} is where the inputs are, {own} a folder for the run alone.
 KINDS = {
     "train": (
-        f"{TRAIN} agent=taco replay_buffer_size=60 replay_storage=disk",
+        f"{TRAIN} agent=taco num_train_frames=8000 eval_every_frames=4000 replay_buffer_size=60 replay_storage=disk",
         f"{TRAIN} agent=drqv2 objectives=[spr] update=joint checkpoint_every_frames=700 save_snapshot=true",
-        f"{TRAIN} agent=sac objectives=[taco] objective.taco.batch_size=12 num_seed_frames=1000 agent.update_every_steps=3",
-        f"{TRAIN} agent=drqv2 objectives=[curl] noise.kind=shapes noise.persistence=0.5 save_video=true",
-        f"{TRAIN} agent=taco num_envs=2",
+        f"{TRAIN} agent=sac objectives=[taco] objective.taco.batch_size=12 num_seed_frames=1000",
+        f"{TRAIN} agent=drqv2 objectives=[curl] noise.kind=shapes noise.persistence=0.5 save_video=true nstep=1",
+        f"{TRAIN} agent=taco num_envs=2 agent.update_every_steps=3",
         f"{TRAIN} agent=td3_bc objectives=[taco] update=joint offline.data={{data}}/rlrep",
         f"{TRAIN} agent=drqv2 objectives=[spr,forward_model] num_envs=2 replay_storage=disk eval_every_frames=1500",
-        f"{TRAIN} agent=sac objectives=[spr,curl] update=joint offline.data={{data}}/vd4rl_64 offline.cache={{own}}/cache",
+        f"{TRAIN} agent=sac objectives=[spr,curl] update=joint offline.data={{data}}/vd4rl_64 offline.{CACHE}",
     ),
     "offline": (
         f"{OFFLINE} agent=td3_bc objectives=[taco] dataset={{data}}/rlrep update=joint",
-        f"{OFFLINE} agent=iql objectives=[spr] dataset={{data}}/vd4rl_64 cache={{own}}/cache",
-        f"{OFFLINE} agent=cql objectives=[curl] objective.curl.batch_size=12 dataset={{data}}/vd4rl_84 cache={{own}}/cache",
+        f"{OFFLINE} agent=iql objectives=[spr] dataset={{data}}/vd4rl_64 {CACHE}",
+        f"{OFFLINE} agent=cql objectives=[curl] objective.curl.batch_size=12 dataset={{data}}/vd4rl_84 {CACHE}",
         f"{OFFLINE} agent=drqv2_bc dataset={{data}}/rlrep save_video=true",
         f"{OFFLINE} agent=bc objectives=[forward_model] dataset={{data}}/rlrep",
     ),
     "pretrain": (
-        f"{PRETRAIN} objective=temporal_contrastive source={{data}}/videos cache={{own}}/cache",
-        f"{PRETRAIN} objective=forward_model source={{data}}/videos cache={{own}}/cache",
-        f"{PRETRAIN} objective=curl source={{data}}/rlrep cache={{own}}/cache validate_every=7",
+        f"{PRETRAIN} objective=temporal_contrastive source={{data}}/videos {CACHE}",
+        f"{PRETRAIN} objective=forward_model source={{data}}/videos {CACHE}",
+        f"{PRETRAIN} objective=curl source={{data}}/rlrep {CACHE} validate_every=7",
         f"{PRETRAIN} objective=autoencoder source=env:cartpole_balance num_frames=150",
-        f"{PRETRAIN} objective=inverse_model source={{data}}/vd4rl_64 cache={{own}}/cache patience=3",
-        f"{PRETRAIN} objective=spr source={{data}}/videos cache={{own}}/cache",
+        f"{PRETRAIN} objective=inverse_model source={{data}}/vd4rl_64 {CACHE} patience=3",
+        f"{PRETRAIN} objective=spr source={{data}}/videos {CACHE}",
     ),
     "convert": (
         "{data}/long {own}/run --format vd4rl_84",
@@ -124,7 +125,7 @@ def make_data(folder: Path) -> None:
     for format in ("vd4rl_64", "vd4rl_84"):
         write_transitions(TransitionFiles(folder / "rlrep"), folder / format, PROVENANCE, format=format)
     rng = np.random.default_rng(0)
-    write_data(folder / "long", episodes=[episode(rng, steps=30, size=64) for _ in range(120)])
+    write_data(folder / "long", episodes=[episode(rng, steps=30, size=64) for _ in range(80)])
     write_transitions(TransitionFiles(folder / "long"), folder / "long_64", PROVENANCE, format="vd4rl_64")
     (folder / "videos").mkdir()
     for number in range(5):
@@ -182,8 +183,8 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
-    def tail(self) -> str:
-        return self.log.read_text(errors="replace")[-1500:]
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
 
 
 def run_module(module: str, arguments: list[str], log: Path) -> None:
@@ -202,7 +203,7 @@ def run_module(module: str, arguments: list[str], log: Path) -> None:
     except SystemExit:
         raise
     except BaseException:
-        experiments._report(*sys.exc_info())  # type: ignore[arg-type]
+        experiments._report(*sys.exc_info())
         sys.exit(1)
 
 
@@ -293,8 +294,8 @@ def compare_runs(ours: Path, theirs: Path) -> Iterator[str]:
             yield f"{name} has other bytes"
     if (theirs / "replay").exists() and "replay" in found:
         kept = settings(theirs)["replay_buffer_size"]
-        rows = (live_rows(folder, load_checkpoint(folder / CHECKPOINT), kept) for folder in (ours, theirs))
-        yield from difference(*rows, "replay")
+        rows, wanted = (live_rows(folder, load_checkpoint(folder / CHECKPOINT), kept) for folder in (ours, theirs))
+        yield from difference(rows, wanted, "replay")
 
 
 def is_snapshot(name: str) -> bool:
@@ -309,10 +310,10 @@ def compare_after_cut(ours: Path, theirs: Path, cut: int) -> Iterator[str]:
         yield f"{name} is {'left over' if name in names(ours) else 'missing'}"
     yield from difference(settings(ours), settings(theirs), "config.yaml")
     for name in ("train.csv", "eval.csv"):
-        before = [[row for row in table(folder / name) if int(row["frame"]) <= cut] for folder in (ours, theirs)]
-        yield from difference(*before, f"{name} until frame {cut}")
-    evaluated = [[row["frame"] for row in table(folder / "eval.csv")] for folder in (ours, theirs)]
-    yield from difference(*evaluated, "frames of eval.csv")
+        rows, wanted = ([row for row in table(folder / name) if int(row["frame"]) <= cut] for folder in (ours, theirs))
+        yield from difference(rows, wanted, f"{name} until frame {cut}")
+    evaluated, expected = ([row["frame"] for row in table(folder / "eval.csv")] for folder in (ours, theirs))
+    yield from difference(evaluated, expected, "frames of eval.csv")
     states = [load_checkpoint(folder / CHECKPOINT) for folder in (ours, theirs)]
     for name in ("step", "updates", "finished", "evaluated", "next_eval"):
         yield from difference(states[0][name], states[1][name], name)
@@ -390,11 +391,13 @@ def make_reference(command: str, kind: int, place: Path) -> Reference:
     begun(process, command, own, None)
     start_up = time.monotonic() - started
     if process.wait(SECONDS) != 0:
-        raise RuntimeError(f"{command} {kind} fails without a kill:\n{process.tail()}")
+        raise RuntimeError(f"{command} {kind} fails without a kill:\n{process.output()[-1500:]}")
     return Reference(own / "run", start_up, time.monotonic() - started)
 
 
-def make_kill(command: str, number: int, seed: int, place: Path, references: dict[tuple[str, int], Reference]) -> Result:
+def make_kill(
+    command: str, number: int, seed: int, place: Path, references: dict[tuple[str, int], Reference]
+) -> Result:
     """Starts a run, kills and resumes it until it ends, and compares it."""
     rng = random.Random(f"{seed} {command} {number}")
     result = Result(command, number, number % len(KINDS[command]))
@@ -432,7 +435,8 @@ def run_killed(result: Result, reference: Reference, rng: random.Random, place: 
     Returns:
         The frames at which episodes of several environments were cut.
     """
-    command, cuts = result.command, []
+    command = result.command
+    cuts: list[int] = []
     for attempt in range(10):
         given = arguments(command, result.kind, place / "data", own)
         if attempt and command != "convert":
@@ -455,11 +459,11 @@ def run_killed(result: Result, reference: Reference, rng: random.Random, place: 
             process.signal(signal.SIGKILL)
             process.wait(TO_STOP)
             name = number.name if killed else "no signal"
-            result.wrong.append(f"does not end after {name}:\n{process.tail()}")
+            result.wrong.append(f"does not end after {name}:\n{process.output()[-1500:]}")
             return cuts
         process.signal(signal.SIGKILL)  # no process of its group is left, or it would write on
-        if "Traceback" in process.tail() or (not killed and code):
-            result.wrong.append(f"return code {code} in attempt {attempt}:\n{process.tail()}")
+        if "Traceback" in process.output() or (not killed and code):
+            result.wrong.append(f"return code {code} in attempt {attempt}:\n{process.output()[-1500:]}")
             return cuts
         if killed and code:
             result.kills.append(f"{number.name}{' in start-up' if early else ''}")
@@ -499,8 +503,8 @@ def show(one: Result, most: int = 5) -> None:
 
 def summary(results: list[Result]) -> str:
     """A row for each command and each signal."""
-    columns = ("runs", "kills", "SIGKILL", "SIGTERM", "SIGINT", "in start-up", "killed twice or more", "exact")
-    columns = (*columns, "cut, as promised", "wrong")
+    columns = ["runs", "kills", "SIGKILL", "SIGTERM", "SIGINT", "in start-up", "killed twice or more", "exact"]
+    columns += ["cut, as promised", "wrong"]
     lines = [f"| command | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
     for command in (*dict.fromkeys(one.command for one in results), "all"):
         rows = [one for one in results if command in (one.command, "all")]
@@ -543,10 +547,13 @@ def main() -> int:
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("fork")) as pool:
         made = [pool.submit(make_reference, command, kind, place) for command, kind in kinds]
         references = {key: one.result() for key, one in zip(kinds, made, strict=True)}
+        print(f"{len(kinds)} runs that are not killed took {time.perf_counter() - start:.0f} s", flush=True)
         killed = [pool.submit(make_kill, *job, options.seed, place, references) for job in todo]
         for each in killed:
             results.append(each.result())
             show(results[-1])
+            if len(results) % 10 == 0:
+                print(f"{len(results)} of {len(todo)} after {time.perf_counter() - start:.0f} s", flush=True)
     print(summary(results))
     failed = sum(bool(one.wrong) for one in results)
     if failed:
