@@ -8,8 +8,10 @@ that must be equal is compared bit for bit: checkpoints (agent, optimizers, samp
 but for their rates, encoders, pictures, films and converted files. It fails if something differs, a file is left
 over, or a command that was asked to stop does not, or shows a traceback.
 
-Moments are uniform over the time of a whole run after it began, and of a few runs over the time before. Processes are
-forked from one that has imported everything, so that this time is short; every tenth is `python -m` itself.
+Moments are uniform over the time of a whole run after it began, for a few kills over the time before. One kill in
+four comes at a file operation in the folder instead, or a moment after it, where half-written files would be found.
+Processes are forked from one that has imported everything, so that this time is short; every tenth is `python -m`
+itself.
 
 With several environments, a run that is stopped in the middle of episodes promises less: what it did until then is
 equal, and it ends at the same frame with as many updates (experiments/README.md). `--command train --number 7` repeats
@@ -51,7 +53,8 @@ ROOT = Path(__file__).parents[1]
 SECONDS = 300.0  # for a whole run
 TO_STOP = 60.0  # after SIGTERM or SIGINT
 SIGNALS = (*3 * [signal.SIGKILL], signal.SIGTERM, signal.SIGINT)
-IN_START_UP, AGAIN, PLAIN = 0.15, 0.3, 0.1  # shares of the kills, of the resumed runs, of the processes
+IN_START_UP, AT_A_FILE, AGAIN, PLAIN = 0.15, 0.25, 0.3, 0.1  # shares: of kills, of kills, of resumed runs, of processes
+OPERATIONS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")  # of Python's audit events
 CHECKPOINT = "checkpoints/latest.pt"
 RATES = {"frames_per_second", "updates_per_second"}
 MOVABLE = {"run_dir", "resume", "cache"}  # settings that name the folder of a run, or its kind
@@ -143,9 +146,13 @@ class Process:
         arguments: of the command.
         log: where it prints.
         plain: whether it is `python -m`, rather than forked.
+        kill: for one that is forked, the number of the file operation in the log's folder at which it ends, and how
+            many seconds later. A file `operations` gets a byte for each.
     """
 
-    def __init__(self, command: str, arguments: list[str], log: Path, plain: bool) -> None:
+    def __init__(
+        self, command: str, arguments: list[str], log: Path, plain: bool, kill: tuple[int, float] | None = None
+    ) -> None:
         module = f"experiments.{'data' if command == 'convert' else command}"
         self.log = log
         self.forked: Any = None
@@ -162,7 +169,7 @@ class Process:
             self.pid = self.started.pid
             return
         fork = multiprocessing.get_context("fork")
-        self.forked = fork.Process(target=run_module, args=(module, arguments, log))
+        self.forked = fork.Process(target=run_module, args=(module, arguments, log, kill))
         self.forked.start()
         self.pid = self.forked.pid
         with contextlib.suppress(PermissionError, ProcessLookupError):
@@ -187,7 +194,7 @@ class Process:
         return self.log.read_text(errors="replace")
 
 
-def run_module(module: str, arguments: list[str], log: Path) -> None:
+def run_module(module: str, arguments: list[str], log: Path, kill: tuple[int, float] | None) -> None:
     """As `python -m` does, in a process that was forked."""
     import experiments
 
@@ -198,6 +205,7 @@ def run_module(module: str, arguments: list[str], log: Path) -> None:
     os.chdir(ROOT)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [module, *arguments]
+    watch_files(log.parent, kill)
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit:
@@ -205,6 +213,25 @@ def run_module(module: str, arguments: list[str], log: Path) -> None:
     except BaseException:
         experiments._report(*sys.exc_info())
         sys.exit(1)
+
+
+def watch_files(folder: Path, kill: tuple[int, float] | None) -> None:
+    """Counts what this process does to files in a folder, and ends it at a chosen operation: see `Process`."""
+    counter = os.open(folder / "operations", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    prefix, writing, count = f"{folder}/", os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0
+
+    def note(event: str, given: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event not in OPERATIONS or isinstance(given[0], int) or given[0] is None:
+            return
+        if not os.fsdecode(given[0]).startswith(prefix) or (event == "open" and not given[2] & writing):
+            return
+        count += 1
+        os.write(counter, b".")
+        if kill is not None and count == kill[0]:
+            signal.setitimer(signal.ITIMER_REAL, kill[1])  # SIGALRM ends a process as SIGKILL does: nobody handles it
+
+    sys.addaudithook(note)
 
 
 def preload() -> None:
@@ -298,6 +325,13 @@ def compare_runs(ours: Path, theirs: Path) -> Iterator[str]:
         yield from difference(rows, wanted, "replay")
 
 
+def compare(command: str, ours: Path, theirs: Path, cuts: list[int]) -> Iterator[str]:
+    """What a run did not keep of what it promised; `cuts` are the frames at which episodes were cut."""
+    if command == "convert":
+        return compare_files(ours, theirs)
+    return compare_after_cut(ours, theirs, min(cuts)) if cuts else compare_runs(ours, theirs)
+
+
 def is_snapshot(name: str) -> bool:
     return name.startswith("checkpoints/") and Path(name).stem.isdigit()
 
@@ -346,11 +380,13 @@ class Reference:
         folder: of the run.
         start_up: seconds until it began.
         seconds: until it ended.
+        operations: on files.
     """
 
     folder: Path
     start_up: float
     seconds: float
+    operations: int
 
 
 @dataclass
@@ -392,7 +428,8 @@ def make_reference(command: str, kind: int, place: Path) -> Reference:
     start_up = time.monotonic() - started
     if process.wait(SECONDS) != 0:
         raise RuntimeError(f"{command} {kind} fails without a kill:\n{process.output()[-1500:]}")
-    return Reference(own / "run", start_up, time.monotonic() - started)
+    operations = (own / "operations").stat().st_size
+    return Reference(own / "run", start_up, time.monotonic() - started, operations)
 
 
 def make_kill(
@@ -410,18 +447,9 @@ def make_kill(
         if result.wrong or result.late > 5:
             break
     if not result.wrong:
+        result.cut = bool(cuts)
         try:
-            if command == "convert":
-                differences = compare_files(own / "run", reference.folder)
-                extra = names(own) - names(own / "run") - {"run"}
-                extra -= {f"run/{name}" for name in names(own / "run")}
-                result.wrong += [f"{name} is left beside the data" for name in sorted(extra) if "log" not in name]
-            elif cuts:
-                result.cut = True
-                differences = compare_after_cut(own / "run", reference.folder, min(cuts))
-            else:
-                differences = compare_runs(own / "run", reference.folder)
-            result.wrong += differences
+            result.wrong += compare(command, own / "run", reference.folder, cuts)
         except Exception as error:
             result.wrong.append(f"{type(error).__name__}: {error}")
     if not result.wrong:
@@ -442,19 +470,24 @@ def run_killed(result: Result, reference: Reference, rng: random.Random, place: 
         if attempt and command != "convert":
             given.append("resume=true")
         before = stamp(command, own)
-        process = Process(command, given, own / f"log_{attempt}", plain=rng.random() < PLAIN)
-        wanted = attempt == 0 or rng.random() < AGAIN
+        wanted, plain = attempt == 0 or rng.random() < AGAIN, rng.random() < PLAIN
         early, moment, number = rng.random() < IN_START_UP, rng.random(), rng.choice(SIGNALS)
-        if wanted:
-            if early:
-                process.wait(moment * reference.start_up)
-            else:
-                begun(process, command, own, before)
-                process.wait(moment * (reference.seconds - reference.start_up))
+        at_file = wanted and not plain and rng.random() < AT_A_FILE
+        kill = (rng.randint(1, reference.operations), 10 ** rng.uniform(-6, -2.5)) if at_file else None
+        process = Process(command, given, own / f"log_{attempt}", plain, kill)
+        if at_file:
+            process.wait(SECONDS)
+        elif wanted and early:
+            process.wait(moment * reference.start_up)
+        elif wanted:
+            begun(process, command, own, before)
+            process.wait(moment * (reference.seconds - reference.start_up))
         killed = wanted and process.code() is None
         if killed:
             process.signal(number)
         code = process.wait(TO_STOP if killed else SECONDS)
+        if code == -signal.SIGALRM:
+            killed, number, early = True, signal.SIGKILL, False
         if code is None:
             process.signal(signal.SIGKILL)
             process.wait(TO_STOP)
@@ -466,13 +499,13 @@ def run_killed(result: Result, reference: Reference, rng: random.Random, place: 
             result.wrong.append(f"return code {code} in attempt {attempt}:\n{process.output()[-1500:]}")
             return cuts
         if killed and code:
-            result.kills.append(f"{number.name}{' in start-up' if early else ''}")
+            result.kills.append(f"{number.name}{' at a file' if at_file else ' in start-up' if early else ''}")
             cuts += cut_episodes(own / "run")
         elif wanted:
             result.late += 1
-        if command == "convert" and (own / "run").exists():
-            return cuts  # it is renamed when it is whole
         if code == 0:
+            result.wrong += [f"{path} is left over" for path in own.glob(".run*")]
+        if code == 0 or (command == "convert" and (own / "run").exists()):  # it is put there when it is whole
             return cuts
     result.wrong.append("did not end")
     return cuts
@@ -503,7 +536,17 @@ def show(one: Result, most: int = 5) -> None:
 
 def summary(results: list[Result]) -> str:
     """A row for each command and each signal."""
-    columns = ["runs", "kills", "SIGKILL", "SIGTERM", "SIGINT", "in start-up", "killed twice or more", "exact"]
+    columns = [
+        "runs",
+        "kills",
+        "SIGKILL",
+        "SIGTERM",
+        "SIGINT",
+        "in start-up",
+        "at a file",
+        "killed twice or more",
+        "exact",
+    ]
     columns += ["cut, as promised", "wrong"]
     lines = [f"| command | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
     for command in (*dict.fromkeys(one.command for one in results), "all"):
@@ -512,7 +555,8 @@ def summary(results: list[Result]) -> str:
         values = [len(rows), kills.total()]
         for name in ("SIGKILL", "SIGTERM", "SIGINT"):
             values.append(sum(count for kill, count in kills.items() if kill.startswith(name)))
-        values.append(sum(count for kill, count in kills.items() if kill.endswith("start-up")))
+        for where in ("start-up", "file"):
+            values.append(sum(count for kill, count in kills.items() if kill.endswith(where)))
         values.append(sum(len(one.kills) > 1 for one in rows))
         values.append(sum(not one.wrong and not one.cut for one in rows))
         values.append(sum(not one.wrong and one.cut for one in rows))
