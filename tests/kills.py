@@ -262,6 +262,9 @@ def difference(ours: Any, theirs: Any, where: str = "") -> Iterator[str]:
     elif isinstance(theirs, torch.Tensor):
         if not isinstance(ours, torch.Tensor) or ours.dtype != theirs.dtype or not torch.equal(ours, theirs):
             yield f"{where} is another tensor"
+    elif isinstance(theirs, bytes):
+        if ours != theirs:
+            yield f"{where} has other bytes"
     elif type(ours) is not type(theirs) or ours != theirs:
         yield f"{where} is {str(ours)[:80]}, not {str(theirs)[:80]}"
 
