@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+# Of a file that is being written, with the number of the process that writes it.
+TEMPORARY = re.compile(r"\..+\.partial-(\d+)", re.DOTALL)
 
 
 class FolderInUse(OSError):
@@ -17,8 +21,9 @@ class FolderInUse(OSError):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes a folder and holds it for this process; a lock ends with its process, however that ends. A folder that
-    nothing was put in is removed at the end. On a file system without locks it is not held, with a warning.
+    """Makes a folder and holds it for this process; a lock ends with its process, however that ends. Files that
+    processes were killed in the middle of writing are removed first, and at the end a folder that nothing was put in.
+    On a file system without locks it is not held, with a warning.
 
     Raises:
         FolderInUse: if another process holds it.
@@ -29,9 +34,11 @@ def locked(folder: Path) -> Iterator[None]:
     lock = folder / ".lock"
     with ExitStack() as stack:
         try:
-            stack.enter_context(held(lock, wait=False, remove=False))
+            sure = stack.enter_context(held(lock, wait=False, remove=False))
         except InUse as error:
             raise FolderInUse(f"another process works in {folder}: wait for it, or choose another folder") from error
+        if sure:
+            remove_temporaries(folder)
         try:
             yield
         finally:
@@ -40,10 +47,29 @@ def locked(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Removes what is left of files that were being written by processes that have ended, sub-folders included."""
+    for path in folder.rglob(".*"):
+        found = TEMPORARY.fullmatch(path.name)
+        if found is not None and not is_running(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether there is another process of that number: this one has its number since it started."""
+    try:
+        os.kill(process, 0)
+    except (OverflowError, ProcessLookupError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return process != os.getpid()
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file beside its place, waits for the disk, and renames it; the old one stays until then."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         with naming(path), temporary.open("wb") as file:
             file.write(content)

@@ -321,7 +321,10 @@ class OnlineRun(AgentRun):
         self.next_episode, self.playing = own["next_episode"], own["playing"]
         self.envs.set_attr("next_episode", self.next_episode)
         self.step = state["step"]
-        self.next_checkpoint = following(self.count, self.config.checkpoint_every_frames)
+        # Checkpoints follow the ends of episodes: a stop in the middle of one moves none.
+        played = 0 if self.playing is None else len(self.playing["actions"])
+        began = self.count - played * self.config.action_repeat
+        self.next_checkpoint = following(began, self.config.checkpoint_every_frames) if began else 0
 
 
 def replay_storage(config: TrainConfig, observation_shape: tuple[int, ...]) -> str:

@@ -87,6 +87,24 @@ def test_a_stopped_run_resumes_bit_for_bit(
     assert all((rows[name] == expected[name]).all() for name in expected)
 
 
+@pytest.mark.parametrize("call", [10, 35])  # in the first episode; after 1400 frames, when a checkpoint is due
+def test_a_stop_in_an_episode_moves_no_checkpoint(
+    run: Run, signal_at: Callable[..., None], tmp_path: Path, call: int
+) -> None:
+    overrides = ("agent=drqv2", "num_train_frames=3000", "checkpoint_every_frames=1400", "save_snapshot=true")
+    whole = run(*overrides, f"run_dir={tmp_path}/whole")
+    signal_at(OnlineRun, "make_step", call)
+    with pytest.raises(Stopped):
+        run(*overrides)
+    run(*overrides, "resume=true")
+    stopped = {f"{call * 50:09d}.pt"}
+    found, expected = (
+        {path.name for path in (folder / "checkpoints").iterdir()} for folder in (tmp_path / "run", whole)
+    )
+    assert expected == {"latest.pt", "000001000.pt", "000002000.pt", "000003000.pt"}
+    assert found == expected | stopped
+
+
 @pytest.mark.slow
 def test_a_run_stopped_twice_in_one_episode_resumes_bit_for_bit(
     run: Run, signal_at: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
