@@ -187,7 +187,7 @@ def _parameters(spec: EnvSpec) -> set[str]:
         raise ValueError(f"{spec.id} is registered without an entry point")
     try:
         creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    except ImportError as error:
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
         raise ModuleNotFoundError(f"{spec.id} needs a package that is not installed: {error}") from error
     makers: list[Any] = [creator]
     if isinstance(creator, type):

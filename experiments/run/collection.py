@@ -17,7 +17,7 @@ the expert without noise, which put them on a scale from 0 to 100.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,17 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @classmethod
+    def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
+        """Options that this level has no use for, with the reason; see `RunConfig.idle`."""
+        level = plain["level"]
+        found = {}
+        if level == "random" or level.endswith("_replay"):
+            found["noise"] = f"with level={level}, which no policy plays"
+        if level.endswith("_replay"):
+            found["steps"] = f"with level={level}, which takes what the run has played"
+        return found
 
 
 register("collect_options", CollectConfig)

@@ -181,7 +181,10 @@ def check_sweeps(arguments: Sequence[str]) -> None:
 
 
 def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> None:
-    """Refuses settings that were typed and change nothing, even where they are what the default is.
+    """Refuses or reports settings that were typed and change nothing, even where they are what the default is.
+
+    What a sweep may well set for all of its runs, although not every one of them reads it, is reported only: that is
+    what the `idle` of the schema says, if it has one.
 
     Args:
         typed: the overrides of one run.
@@ -197,6 +200,7 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
 
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     options = options_of(schema)
+    idle: dict[str, str] = schema.idle(plain) if hasattr(schema, "idle") else {}
     for override in typed:
         name = override.partition("=")[0].lstrip("+~")
         known = options.get(name)
@@ -207,10 +211,8 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
                 f"{name} has no effect: agent={plain['agent']['name']} does not follow it. Its own options are "
                 f"{', '.join(f'agent.{each}' for each in plain['agent'] if each not in OF_THE_CHOICE)}"
             )
-        if "dataset" in options and name in ("agent.num_expl_steps", "agent.update_every_steps"):
-            print(
-                f"note: {name} has no effect before the agent continues online, where it is set again", file=sys.stderr
-            )
+        if name in idle:
+            print(f"note: {name} has no effect {idle[name]}", file=sys.stderr)
         section, _, rest = name.partition(".")
         objective = rest.partition(".")[0]
         used = [each.rpartition(":")[2] for each in plain.get("objectives", [])]

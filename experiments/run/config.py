@@ -54,6 +54,9 @@ MAY_BE_ZERO = {
 # What a choice of agent says beside its options: its name in plots, its class, and what it is made for.
 OF_THE_CHOICE = ("name", "algorithm", "learns_from")
 
+# Settings of the noise that kind=pixels has no use for.
+OF_SHAPES = ("num_shapes", "background_only")
+
 # Arguments of agents and objectives that are no options.
 GIVEN_BY_US = {"encoder", "action_space", "objectives", "joint", "augment", "batch_size", "n_step"}
 
@@ -169,7 +172,9 @@ class NoiseConfig:
     @property
     def options(self) -> dict[str, Any] | None:
         """The keyword arguments of `envs.Noise`; None without noise."""
-        return None if self.kind is None else dict(vars(self))
+        if self.kind is None:
+            return None
+        return {name: value for name, value in vars(self).items() if self.kind == "shapes" or name not in OF_SHAPES}
 
 
 @dataclass
@@ -255,6 +260,22 @@ class RunConfig(AnyRunConfig):
         if self.path == "eager" and self.encoder.precision != "float32":
             raise ConfigError(f"path=eager is float32 throughout, not encoder.precision={self.encoder.precision}")
 
+    @classmethod
+    def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
+        """Options that this configuration, composed but not completed, has no use for, with the reason.
+
+        What is here is right in some runs of a sweep and idle in others; `Option.needs` refuses the rest.
+        """
+        found = idle_noise(plain)
+        if path := plain["encoder"]["path"]:
+            for name in ("channels", "strides", "out_dim"):
+                found[f"encoder.{name}"] = f"with encoder={path}, which has its own"
+        if not plain["objectives"]:
+            found["update"] = "without objectives=[…]"
+        if plain["agent"].get("algorithm") == "bc":
+            found |= dict.fromkeys(("nstep", "discount"), "with agent=bc, which reads no rewards")
+        return found
+
     @property
     def agent_options(self) -> dict[str, Any]:
         """The keyword arguments of the agent."""
@@ -315,6 +336,15 @@ class TrainConfig(RunConfig):
             raise ConfigError(
                 f"init={self.init} brings its encoder, encoder={self.encoder.path} is another: leave one of them out"
             )
+
+    @classmethod
+    def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
+        found = super().idle(plain)
+        if plain["num_envs"] == 1:
+            found["env_timeout"] = "without num_envs=2 or more: one environment has no process of its own"
+        if plain["init"]:
+            found["agent.num_expl_steps"] = "with init, whose agent has explored already"
+        return found
 
     def check_episode(self, episode_steps: float, horizon: int) -> None:
         """Refuses windows and replays that do not fit the episodes.
@@ -466,6 +496,13 @@ def useful_replay_size(config: TrainConfig, wanted: int) -> int:
     rows = config.num_train_frames // config.action_repeat
     # One more row an episode, and a few more for the environments that share it.
     return min(wanted, rows + rows // 50 + 100 * config.num_envs)
+
+
+def idle_noise(plain: Mapping[str, Any]) -> dict[str, str]:
+    """The options of noise that its kind has no use for, with the reason."""
+    if plain["noise"]["kind"] != "pixels":
+        return {}
+    return {f"noise.{name}": "with noise.kind=pixels, only with noise.kind=shapes" for name in OF_SHAPES}
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

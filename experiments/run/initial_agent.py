@@ -40,7 +40,10 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
     initial = load(Path(config.init) / CONFIG)
     if isinstance(initial, OfflineConfig) and config.offline.data is None:
         config.offline = replace(
-            config.offline, data=initial.dataset, cache=initial.cache, skip_corrupt=initial.skip_corrupt
+            config.offline,
+            data=initial.dataset,
+            cache=config.offline.cache or initial.cache,
+            skip_corrupt=config.offline.skip_corrupt or initial.skip_corrupt,
         )
     ours, theirs = described(config), described(initial)
     different = [name for name in ours if name in theirs and ours[name] != theirs[name]]

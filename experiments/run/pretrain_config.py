@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from experiments.run.config import (
     EncoderConfig,
     as_folder,
     check_options,
+    idle_noise,
     import_modules,
     is_ours,
     objective_class,
@@ -23,8 +25,10 @@ from experiments.run.config import (
 from experiments.run.config_file import register, typed_as
 from experiments.run.options import option, options_of, section
 from rlrep.encoders import supports_bfloat16
+from rlrep.registry import parameters_of
 
 ENVIRONMENT = "env:"
+OF_FILES, OF_ENVIRONMENTS = ("cache", "skip_corrupt", "fps", "mixed_sizes"), ("env", "num_frames")
 
 # What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
 FREE_ON_RESUME = frozenset(
@@ -71,8 +75,7 @@ class PretrainConfig(AnyRunConfig):
         check_options("options", self.options, kind, known=is_ours(kind))
         super().__post_init__()
         known = options_of(PretrainConfig)
-        others = ("cache", "skip_corrupt", "fps", "mixed_sizes") if self.streams else ("env", "num_frames")
-        for name in others:
+        for name in OF_ENVIRONMENTS if not self.streams else OF_FILES:
             if (value := getattr(self, name)) != known[name].default:
                 whose = "files" if self.streams else f"source={ENVIRONMENT}TASK"
                 raise ConfigError(f"{name}={value} is for {whose}, this source is {self.source}")
@@ -80,6 +83,18 @@ class PretrainConfig(AnyRunConfig):
             raise ConfigError(
                 f"noise.kind={self.noise.kind} is for source={ENVIRONMENT}TASK, this source is {self.source}"
             )
+
+    @classmethod
+    def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
+        """Options that this configuration has no use for, with the reason; see `RunConfig.idle`."""
+        found = idle_noise(plain)
+        import_modules(plain["imports"])
+        if "horizon" not in parameters_of(objective_class(plain["objective"])):
+            found["horizon"] = f"with objective={plain['objective']}, which reads no pairs of observations"
+        streams = str(plain["source"]).startswith(ENVIRONMENT)
+        return found | dict.fromkeys(
+            OF_FILES if streams else OF_ENVIRONMENTS, f"with source={plain['source']}: it is for others"
+        )
 
     @property
     def name(self) -> str:

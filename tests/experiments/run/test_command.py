@@ -4,10 +4,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.run.collection import CollectConfig
 from experiments.run.command import check_effects, check_words, for_hydra, help_text, paths_of
@@ -141,6 +142,37 @@ def test_options_of_an_objective_that_is_not_used_are_noted(capsys: pytest.Captu
     plain = defaults(TrainConfig) | {"objectives": ["taco"]}
     check_effects(["++objective.curl.feature_dim=3", "objective.taco.horizon=2"], OmegaConf.create(plain), TrainConfig)
     assert capsys.readouterr().err == "note: objective.curl.feature_dim has no effect without objectives=[curl]\n"
+
+
+@pytest.mark.parametrize(
+    ("schema", "changes", "typed", "note"),
+    [
+        (TrainConfig, {}, "env_timeout=60", "without num_envs=2 or more"),
+        (TrainConfig, {}, "update=joint", "without objectives=[…]"),
+        (TrainConfig, {"agent": {"algorithm": "bc"}}, "nstep=5", "with agent=bc, which reads no rewards"),
+        (OfflineConfig, {"agent": {"algorithm": "bc"}}, "discount=0.5", "with agent=bc, which reads no rewards"),
+        (OfflineConfig, {"agent": {"algorithm": "td3_bc"}}, "++agent.stddev_schedule=1", "before the agent continues"),
+        (TrainConfig, {"encoder": {"path": "e"}}, "encoder.channels=8", "with encoder=e, which has its own"),
+        (TrainConfig, {"init": "run"}, "++agent.num_expl_steps=9", "with init, whose agent has explored already"),
+        (TrainConfig, {"noise": {"kind": "pixels"}}, "noise.num_shapes=4", "only with noise.kind=shapes"),
+        (PretrainConfig, {"noise": {"kind": "pixels"}}, "noise.background_only=true", "only with noise.kind=shapes"),
+        (PretrainConfig, {"objective": "autoencoder"}, "horizon=5", "with objective=autoencoder, which reads no pairs"),
+        (PretrainConfig, {"objective": "curl"}, "horizon=3", "with objective=curl, which reads no pairs"),
+        (PretrainConfig, {"source": "env:x"}, "mixed_sizes=false", "with source=env:x: it is for others"),
+        (CollectConfig, {"level": "random"}, "noise=0.2", "with level=random, which no policy plays"),
+        (CollectConfig, {"level": "full_replay"}, "noise=0.2", "with level=full_replay, which no policy plays"),
+        (CollectConfig, {"level": "medium_replay"}, "steps=7", "with level=medium_replay, which takes what the run"),
+        (PretrainConfig, {"source": "videos"}, "num_frames=20000", "with source=videos: it is for others"),
+    ],
+)
+def test_a_typed_setting_that_only_other_runs_of_a_sweep_use_is_noted(
+    schema: type, changes: dict[str, Any], typed: str, note: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    composed = OmegaConf.merge(OmegaConf.create(defaults(schema)), changes)
+    assert isinstance(composed, DictConfig)
+    check_effects([typed], composed, schema)
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"note: {typed.lstrip('+').partition('=')[0]} has no effect ") and note in printed
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
