@@ -100,9 +100,21 @@ def attach(
             f"this model was saved with {', '.join(attached.settings['objectives'])}: attach(model) goes on with "
             f"them; `del model.train` first to begin with others"
         )
+    given = {"coefficient": coefficient, "lr": lr, "batch_size": batch_size, "seed": seed}
+    defaults = {"coefficient": 1.0, "lr": 1e-4, "batch_size": None, "seed": None}
+    if attached is not None:
+        for name, value in given.items():
+            if value not in (defaults[name], attached.settings[name]):
+                raise ValueError(
+                    f"this model was saved with {name}={attached.settings[name]}, and {name}={value} would have no "
+                    f"effect: leave it out, or `del model.train` first to begin anew"
+                )
     if attached is None:
         assert objectives is not None
         named = dict(objectives) if isinstance(objectives, Mapping) else {name: {} for name in _names(objectives)}
+        for name, options in named.items():
+            if not isinstance(options, Mapping):
+                raise ValueError(f"the options of {name} must be a mapping such as {{'horizon': 5}}, got {options!r}")
         if seed is None:
             seed = model.seed or 0
         attached = Attached(objectives=named, coefficient=coefficient, lr=lr, batch_size=batch_size, seed=seed)
