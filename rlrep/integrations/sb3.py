@@ -37,10 +37,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlrep.extras import install
+
 try:
     from stable_baselines3 import DQN, PPO, SAC, TD3
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError('rlrep.integrations.sb3 needs Stable-Baselines3: pip install "rlrep[sb3]"') from error
+    raise ModuleNotFoundError(f"rlrep.integrations.sb3 needs Stable-Baselines3: {install('sb3')}") from error
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
