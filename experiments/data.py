@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,16 @@ OPTIONS = {
 }
 
 
+def as_return(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+as_return.__name__ = "finite number"  # as argparse calls it
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -36,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     two.add_argument("source", help="any data that info reads")
     two.add_argument("target", help="a new folder")
     two.add_argument("--format", choices=sorted(WRITERS), default="rlrep")
-    for name, kind in (("task", str), ("level", str), ("random-return", float), ("expert-return", float)):
+    for name, kind in (("task", str), ("level", str), ("random-return", as_return), ("expert-return", as_return)):
         two.add_argument(f"--{name}", type=kind, help="recorded, where the source does not say it or says it wrongly")
     for command in (one, two):
         command.add_argument("--skip-corrupt", action="store_true", help="leave out files that can't be used")

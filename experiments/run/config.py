@@ -253,10 +253,7 @@ class RunConfig(AnyRunConfig):
             raise ConfigError(f"agent.critic_target_tau must be at most 1, got {self.agent['critic_target_tau']}")
         if len(set(self.objectives)) < len(self.objectives):
             raise ConfigError(f"objectives names one twice: {', '.join(self.objectives)}")
-        if self.replay_storage.startswith("cuda") and not self.device.startswith("cuda"):
-            raise ConfigError(f"replay_storage={self.replay_storage} needs device=cuda, this run has {self.device}")
-        if not self.replay_storage.startswith("cuda"):
-            check_choice("replay_storage", self.replay_storage, ("auto", "memory", "disk", "cuda"))
+        check_storage(self.replay_storage, self.device)
         if self.path == "eager" and self.encoder.precision != "float32":
             raise ConfigError(f"path=eager is float32 throughout, not encoder.precision={self.encoder.precision}")
 
@@ -507,6 +504,14 @@ def idle_noise(plain: Mapping[str, Any]) -> dict[str, str]:
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     look_up(name, value, dict.fromkeys(known))
+
+
+def check_storage(storage: str, device: str) -> None:
+    """Refuses a place for the replay's frames that there is not, or not with the run's device."""
+    if storage.startswith("cuda") and not device.startswith("cuda"):
+        raise ConfigError(f"replay_storage={storage} needs device=cuda, this run has {device}")
+    if not storage.startswith("cuda"):
+        check_choice("replay_storage", storage, ("auto", "memory", "disk", "cuda"))
 
 
 def check_options(section: str, options: Mapping[str, Any], built: type, known: bool) -> None:
