@@ -73,7 +73,7 @@ class PixelFeatures(BaseFeaturesExtractor):
 
     Raises:
         ValueError: without pixels, for an encoder that reads another shape, or options of a new one beside an encoder;
-            in `forward`, for pixels that the policy has scaled already.
+            in `forward`, for pixels that the policy has scaled to 1 already.
         TypeError: for an `encoder` that is no module with a `repr_dim` and an `observation_shape`.
     """
 
@@ -114,7 +114,7 @@ class PixelFeatures(BaseFeaturesExtractor):
         self.encoder = copy.deepcopy(encoder)
         self.trunk = projection(self.encoder.repr_dim, features_dim)
         self.trunk.apply(orthogonal_init)
-        self.follows, self._seen = False, False
+        self.follows = False
 
     @property
     def frozen(self) -> bool:
@@ -139,20 +139,10 @@ class PixelFeatures(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
         pixels = observations[self.pixel_key or ""] if isinstance(observations, dict) else observations
-        self._check_scale(pixels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.follows):
             features = self.encoder(pixels)
         vectors = [observations[name].flatten(1) for name in self.vector_keys]  # type: ignore[index]
         return torch.cat([self.trunk(features), *vectors], dim=1)
-
-    def _check_scale(self, pixels: Tensor) -> None:
-        """Refuses pixels / 255, which the encoder would divide by 255 again; looks at the first batch alone."""
-        if not self._seen and pixels.is_floating_point() and (pixels % 1).any():
-            raise ValueError(
-                "PixelFeatures scales pixels itself, and this policy has divided them by 255 already: give "
-                'policy_kwargs=dict(normalize_images=False), or use "PixelPolicy"'
-            )
-        self._seen = True
 
 
 class _Pixels:
