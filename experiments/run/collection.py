@@ -64,7 +64,7 @@ class CollectConfig:
     reference_episodes: int = option(
         10, "that the random policy and the expert play for the returns at 0 and 100", least=1
     )
-    seed: int = option(0, "of everything that is random", least=0)
+    seed: int = option(0, "of everything that is random", least=0, most=2**63 - 1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, …")
     imports: list[str] = option([], "modules to import first: those that the run names")
 

@@ -80,7 +80,8 @@ def for_hydra(arguments: Sequence[str], paths: Iterable[str] = ()) -> list[str]:
     rewritten = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if equals and name.lstrip("+") in paths and not is_quoted(value):
+        is_section = name.lstrip("+") == "encoder" and value.startswith("{")
+        if equals and name.lstrip("+") in paths and not (is_section or is_quoted(value)):
             argument = f"{name}={as_typed(value)}"
         argument = re.sub(r"^(\+*)encoder=(?!\{)", r"\1encoder.path=", argument)
         argument = re.sub(rf"^({'|'.join(OPEN)})\.", r"++\1.", argument)
@@ -91,8 +92,8 @@ def for_hydra(arguments: Sequence[str], paths: Iterable[str] = ()) -> list[str]:
 
 
 def is_quoted(value: str) -> bool:
-    """Whether a value is null, a section or in quotes of Hydra's."""
-    return value == "null" or value.startswith("{") or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL) is not None
+    """Whether a value is null or in quotes of Hydra's."""
+    return value == "null" or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL) is not None
 
 
 def as_typed(path: str) -> str:
@@ -161,8 +162,11 @@ def check_names(arguments: Sequence[str], schema: type) -> None:
             continue
         if setting not in options and setting not in sections:
             raise unknown("setting", setting, {*options, *sections})
-        if setting == "objectives" and re.fullmatch(r"[\w.:]+(,[\w.:]+)*", value):
-            raise ValueError(f"objectives is a list: write objectives=[{value}]")
+        if setting in ("objectives", "imports") and re.fullmatch(r"[\w.:]+(,[\w.:]+)*", value):
+            raise ValueError(f"{setting} is a list: write {setting}=[{value}]")
+        if setting in sections and f"{setting}.path" not in options and not value.startswith("{"):
+            inside = [name for name in options if name.startswith(f"{setting}.")]
+            raise ValueError(f"{setting} has options of its own: set {', '.join(inside)}")
 
 
 def check_sweeps(arguments: Sequence[str]) -> None:
@@ -236,10 +240,12 @@ def tell(
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
+    from experiments.run.config import refusals
     from experiments.run.driver import EXPECTED, Stopped
 
     try:
-        check_effects(HydraConfig.get().overrides.task, composed, schema)
+        with refusals():
+            check_effects(HydraConfig.get().overrides.task, composed, schema)
         folder = train(composed)
     except EXPECTED as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":

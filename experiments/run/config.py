@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from agents import PATHS, find_agent
 from envs import environment_spec, task_name
 from experiments.run.config_file import load_as, register, typed_as
-from experiments.run.options import ConfigError, check, is_a, option, section
+from experiments.run.options import ConfigError, check, is_a, option, section, value_of
 from rlrep import OBJECTIVES, Objective
 from rlrep.encoders import PRECISIONS, supports_bfloat16
 from rlrep.objectives import find_objective
@@ -181,7 +181,7 @@ class NoiseConfig:
 class AnyRunConfig:
     """What every run has; checked on construction."""
 
-    seed: int = option(1, "of everything that is random", least=0)
+    seed: int = option(1, "of everything that is random", least=0, most=2**63 - 1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, …")
     run_dir: str = option(None, "folder of the run", path=True)
     resume: bool = option(False, "continue the run in run_dir where it stopped; start it if there is none")
@@ -245,6 +245,8 @@ class RunConfig(AnyRunConfig):
     def __post_init__(self) -> None:
         found = {name: objective_class(name) for name in (*self.objectives, *self.objective)}
         super().__post_init__()
+        if self.objectives and self.batch_size < 2:
+            raise ConfigError(f"batch_size must be at least 2, for objectives that compare rows, got {self.batch_size}")
         agent = find_agent(self.agent["algorithm"])
         check_options("agent", self.agent_options, agent, known=is_ours(agent))
         for name in self.objectives:
@@ -264,12 +266,12 @@ class RunConfig(AnyRunConfig):
         What is here is right in some runs of a sweep and idle in others; `Option.needs` refuses the rest.
         """
         found = idle_noise(plain)
-        if path := plain["encoder"]["path"]:
+        if path := value_of(plain, "encoder.path"):
             for name in ("channels", "strides", "out_dim"):
                 found[f"encoder.{name}"] = f"with encoder={path}, which has its own"
-        if not plain["objectives"]:
+        if not value_of(plain, "objectives"):
             found["update"] = "without objectives=[…]"
-        if plain["agent"].get("algorithm") == "bc":
+        if value_of(plain, "agent.algorithm") == "bc":
             found |= dict.fromkeys(("nstep", "discount"), "with agent=bc, which reads no rewards")
         return found
 
@@ -337,9 +339,9 @@ class TrainConfig(RunConfig):
     @classmethod
     def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
         found = super().idle(plain)
-        if plain["num_envs"] == 1:
+        if value_of(plain, "num_envs") == 1:
             found["env_timeout"] = "without num_envs=2 or more: one environment has no process of its own"
-        if plain["init"]:
+        if value_of(plain, "init"):
             found["agent.num_expl_steps"] = "with init, whose agent has explored already"
         return found
 
@@ -497,7 +499,7 @@ def useful_replay_size(config: TrainConfig, wanted: int) -> int:
 
 def idle_noise(plain: Mapping[str, Any]) -> dict[str, str]:
     """The options of noise that its kind has no use for, with the reason."""
-    if plain["noise"]["kind"] != "pixels":
+    if value_of(plain, "noise.kind") != "pixels":
         return {}
     return {f"noise.{name}": "with noise.kind=pixels, only with noise.kind=shapes" for name in OF_SHAPES}
 

@@ -16,7 +16,7 @@ from envs import task_name
 from experiments.run.checkpoint import CONFIG
 from experiments.run.config import ConfigError, RunConfig, TrainConfig, as_folder, import_modules, located, settle
 from experiments.run.config_file import explanation, load_as, register, typed_as
-from experiments.run.options import option
+from experiments.run.options import option, value_of
 from experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.data.sources import READERS
 
@@ -82,7 +82,7 @@ class OfflineConfig(RunConfig):
     def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
         found = super().idle(plain)
         online = ["num_expl_steps", "update_every_steps"]
-        if plain["agent"].get("algorithm") in ("bc", "td3_bc"):
+        if value_of(plain, "agent.algorithm") in ("bc", "td3_bc"):
             online.append("stddev_schedule")
         return found | dict.fromkeys(
             (f"agent.{name}" for name in online), "before the agent continues online, where it is set again"

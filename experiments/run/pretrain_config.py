@@ -23,7 +23,7 @@ from experiments.run.config import (
     short_name,
 )
 from experiments.run.config_file import register, typed_as
-from experiments.run.options import option, options_of, section
+from experiments.run.options import option, options_of, section, value_of
 from rlrep.encoders import supports_bfloat16
 from rlrep.registry import parameters_of
 
@@ -74,6 +74,8 @@ class PretrainConfig(AnyRunConfig):
                 raise ConfigError(f"options.{name} follows the data: leave it out (horizon=K sets the largest gap)")
         check_options("options", self.options, kind, known=is_ours(kind))
         super().__post_init__()
+        if self.batch_size < 2:
+            raise ConfigError(f"batch_size must be at least 2, for objectives that compare rows, got {self.batch_size}")
         known = options_of(PretrainConfig)
         for name in OF_ENVIRONMENTS if not self.streams else OF_FILES:
             if (value := getattr(self, name)) != known[name].default:
@@ -87,14 +89,12 @@ class PretrainConfig(AnyRunConfig):
     @classmethod
     def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
         """Options that this configuration has no use for, with the reason; see `RunConfig.idle`."""
-        found = idle_noise(plain)
-        import_modules(plain["imports"])
-        if "horizon" not in parameters_of(objective_class(plain["objective"])):
-            found["horizon"] = f"with objective={plain['objective']}, which reads no pairs of observations"
-        streams = str(plain["source"]).startswith(ENVIRONMENT)
-        return found | dict.fromkeys(
-            OF_FILES if streams else OF_ENVIRONMENTS, f"with source={plain['source']}: it is for others"
-        )
+        found, source, objective = idle_noise(plain), str(value_of(plain, "source")), value_of(plain, "objective")
+        import_modules(value_of(plain, "imports"))
+        if "horizon" not in parameters_of(objective_class(objective)):
+            found["horizon"] = f"with objective={objective}, which reads no pairs of observations"
+        others = OF_FILES if source.startswith(ENVIRONMENT) else OF_ENVIRONMENTS
+        return found | dict.fromkeys(others, f"with source={source}: it is for others")
 
     @property
     def name(self) -> str:

@@ -48,6 +48,8 @@ CHECKPOINT = "checkpoints/latest.pt"
         ("agent=taco objectives=[curl]", r"needs TACO among the objectives: objectives=\[taco\]"),
         ("batch_size=11", "larger than the data at the first update, 10 transitions .* num_seed_frames at least 550"),
         ("batch_size=abc", "batch_size: Value 'abc'"),
+        ("agent=taco batch_size=1", "batch_size must be at least 2, for objectives that compare rows, got 1"),
+        ("seed=9223372036854775808", "seed must be at least 0 and at most"),
         ("batch_size=-1", "batch_size must be greater than 0, got -1"),
         ("action_repeat=0", "action_repeat must be greater than 0, got 0"),
         ("num_envs=0", "num_envs must be greater than 0"),
