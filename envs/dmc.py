@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
+from envs.extras import install
 from envs.opengl import draw_fewer_triangles, has_gpu, opening_opengl
 
 _SUITE: dict[str, tuple[str, ...]] = {
@@ -243,7 +244,7 @@ def _known_camera(model: Any, camera: int | str) -> int | str:
 def _load(task: str) -> Any:
     """The dm_control environment of a task, whose randomness is seeded later, at each reset."""
     if importlib.util.find_spec("dm_control") is None:
-        raise ModuleNotFoundError('dm_control is not installed: pip install "rlrep[dmc]"')
+        raise ModuleNotFoundError(f"dm_control is not installed: {install('dmc')}")
     with opening_opengl():
         from dm_control import mujoco  # noqa: F401  (opens the display)
     if task == "reach_duplo":

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from envs.extras import install
 from envs.noise import Frames, NoiseProcess
 
 SIDE = 12  # cells, outer walls included
@@ -195,7 +196,7 @@ def _rooms(layout: int) -> Any:
         from minigrid.minigrid_env import MiniGridEnv
         from minigrid.utils.rendering import fill_coords, point_in_rect
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('the grid world needs minigrid: pip install "rlrep[theory]"') from error
+        raise ModuleNotFoundError(f"the grid world needs minigrid: {install('theory')}") from error
 
     class Mark(WorldObj):
         """A coloured patch on a dark floor that tells cells apart."""

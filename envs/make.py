@@ -24,6 +24,7 @@ from gymnasium.wrappers import (
 
 from envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
 from envs.episode_seeds import EpisodeSeeds
+from envs.extras import install
 from envs.noise import Noise
 from envs.resize import AreaResize
 
@@ -36,6 +37,9 @@ _REGISTERED_BY = {
     "BabyAI-": "minigrid",
     "Vizdoom": "vizdoom.gymnasium_wrapper",
 }
+
+# The extra of ours that brings what environments need, by the start of the module that they are in.
+_EXTRAS = {"gymnasium.": "gymnasium", "ale_py": "gymnasium", "minigrid": "theory", "vizdoom": "theory"}
 
 _USUAL_FPS = 30  # of environments that do not say theirs
 _FILM_SIZE = 256  # pixels, of environments that draw no picture of their own
@@ -82,7 +86,7 @@ def environment_spec(task: str) -> EnvSpec:
         try:
             importlib.import_module(package)
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"{task} is an environment of {package}: {error}") from error
+            raise _not_installed(task, package, error) from error
     if task in gym.registry:
         return gym.registry[task]
     short = [name.removeprefix("rlrep/").removesuffix("-v0") for name in gym.registry if name.startswith("rlrep/")]
@@ -181,14 +185,21 @@ def _full(short: str) -> str:
     return f"rlrep/{short}-v0"
 
 
+def _not_installed(task: str, source: object, error: Exception) -> ModuleNotFoundError:
+    """What to do about a missing package, if `source`, a module or an entry point, belongs to one of our extras."""
+    extra = next((extra for package, extra in _EXTRAS.items() if str(source).startswith(package)), None)
+    advice = "install that package" if extra is None else install(extra)
+    return ModuleNotFoundError(f"{task} needs a package that is not installed ({error}): {advice}")
+
+
 def _parameters(spec: EnvSpec) -> set[str]:
     """The keyword arguments of an environment; where its class hands others on, `**options`, those of its bases too."""
     if spec.entry_point is None:
         raise ValueError(f"{spec.id} is registered without an entry point")
     try:
         creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    except ImportError as error:
-        raise ModuleNotFoundError(f"{spec.id} needs a package that is not installed: {error}") from error
+    except (ImportError, gym.error.DependencyNotInstalled) as error:
+        raise _not_installed(spec.id, spec.entry_point, error) from error
     makers: list[Any] = [creator]
     if isinstance(creator, type):
         makers = [vars(each)["__init__"] for each in creator.__mro__ if "__init__" in vars(each)]
@@ -220,7 +231,7 @@ def _made(spec: EnvSpec, **options: Any) -> gym.Env[Any, Any]:
     try:
         return gym.make(spec, disable_env_checker=True, **options)
     except (ImportError, gym.error.DependencyNotInstalled) as error:
-        raise ModuleNotFoundError(f"{spec.id} needs a package that is not installed: {error}") from error
+        raise _not_installed(spec.id, spec.entry_point, error) from error
     except (TypeError, gym.error.Error) as error:
         raise ValueError(f"{spec.id} refuses its options {options}: {error}") from error
 

@@ -41,7 +41,7 @@ class NoiseProcess:
         seed: of the noise.
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: for values out of range, and settings of shapes with another kind.
     """
 
     def __init__(
@@ -63,6 +63,11 @@ class NoiseProcess:
             raise ValueError(f"size is {size}; expected a share in (0, 1]")
         if not 0 <= persistence <= 1:
             raise ValueError(f"persistence is {persistence}; expected a probability in [0, 1]")
+        if kind == "pixels" and (num_shapes, background_only) != (4, False):
+            raise ValueError(
+                f"num_shapes={num_shapes} and background_only={background_only} are for kind='shapes', and kind is "
+                f"'pixels': leave them out"
+            )
         if kind == "shapes" and frame_shape[0] != 3:
             raise ValueError(
                 f"shapes are coloured and need 3 channels a frame, got {frame_shape[0]}: use kind='pixels'"

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
+from envs.extras import install
 from envs.resize import AreaResize
 
 _TICS_PER_SECOND = 35
@@ -256,7 +257,7 @@ def _resolution(image_size: int) -> tuple[int, str]:
 def _start_game(scenario: str, resolution: str) -> tuple[Any, int]:
     """A running `vizdoom.DoomGame`, which knows no time limit, and the scenario's limit in tics."""
     if importlib.util.find_spec("vizdoom") is None:
-        raise ModuleNotFoundError('vizdoom is not installed: pip install "rlrep[theory]"')
+        raise ModuleNotFoundError(f"vizdoom is not installed: {install('theory')}")
     import vizdoom
 
     game = vizdoom.DoomGame()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from envs import OpenGLError
-from experiments.files import write_atomically
+from experiments.files import naming, write_atomically
 from experiments.run import config as configuration
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError
 from experiments.run.config import ConfigError, refusals
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder, checkpoint = (options.run.parents[1], options.run) if is_file else (options.run, options.run / CHECKPOINT)
     stem = "random" if options.random else "evaluate"
     video = options.video or folder / "videos" / f"{stem}.mp4"
+    if video.suffix.lower() != ".mp4":
+        parser.error(f"--video takes the name of an MP4 file, got {video}")
     try:
         with refusals():
             configuration.import_modules(options.imports)
@@ -53,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config.device = configuration.resolve_device(options.device)
             torch.manual_seed(options.seed)
             config.seed += options.seed
+            with naming(video):
+                video.parent.mkdir(parents=True, exist_ok=True)
             env = make_evaluation_env(config, film=True)
         with closing(env):
             if options.random:
@@ -62,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 name = f"{config.agent['name']} after {trained_for}"
             evaluation = evaluate(policy, env, options.episodes, film=True)
         with refusals():
-            write_video(video, evaluation.film, evaluation.frames_per_second)
             write_returns(folder / f"{stem}.csv", evaluation)
+            write_video(video, evaluation.film, evaluation.frames_per_second)
     except (ConfigError, CheckpointError, OpenGLError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import re
@@ -27,10 +28,16 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         FolderInUse: if another process holds it.
+        OSError: if it can't be made; the message says what to do.
     """
     from rlrep.data.locks import InUse, held  # takes a second to import, and most that write files need no lock
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "there is a file of that name" if folder.is_file() else error.strerror
+        advice = "free space, or choose another folder" if error.errno == errno.ENOSPC else "choose another folder"
+        raise type(error)(f"the folder {folder} can't be made: {why}; {advice}") from error
     lock = folder / ".lock"
     with ExitStack() as stack:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,26 @@ def as_pair(text: str) -> tuple[str, str]:
     return value, name
 
 
+def as_pairs(texts: Sequence[str]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for text in texts:
+        value, name = as_pair(text)
+        if value in names:
+            raise ValueError(f"--names gives {value} two names, {names[value]} and {name}: leave one out")
+        names[value] = name
+    return names
+
+
+def as_return(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+as_return.__name__ = "finite number"  # as argparse calls it
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.plot", description="Draw runs together.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, a folder of runs, or a CSV of curves")
@@ -30,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default=Path("curve.png"), type=Path, help="picture (default: %(default)s)")
     parser.add_argument("--csv", type=Path, help="the numbers drawn (default: beside the picture)")
     parser.add_argument("--title")
-    parser.add_argument("--random", type=float, metavar="RETURN", help="the random policy's return, where runs lack it")
+    parser.add_argument(
+        "--random", type=as_return, metavar="RETURN", help="the random policy's return, where runs lack it"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
@@ -38,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.runs,
             options.out,
             group=options.group,
-            names=dict(as_pair(text) for text in options.names or ()),
+            names=as_pairs(options.names or ()),
             csv_out=options.csv,
             title=options.title,
             random_return=options.random,

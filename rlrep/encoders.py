@@ -218,8 +218,10 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
 
     Raises:
         ValueError: for an impossible shape, an unknown precision, or more than 2³⁰ parameters; when called with another
-            shape.
+            shape, or with floats that were scaled to 1 already.
     """
+
+    _scale_known = False
 
     def __init__(
         self,
@@ -338,12 +340,27 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
                 f"this encoder reads observations of shape (B, {', '.join(map(str, self.observation_shape))}), "
                 f"got {tuple(observation.shape)}: build the encoder with the environment's observation shape"
             )
+        if observation.is_floating_point() and not self._scale_known:
+            self._check_scale(observation)
         if observation.ndim != 4:  # one observation, or a batch of sequences, as TorchRL gives them
             return self(observation.reshape(-1, *self.observation_shape)).view(*observation.shape[:-3], -1)
         features = self._convolve(observation)
         if self.head is not None:
             return self.head(features)
         return features if as_map else flat(features)
+
+    def _check_scale(self, pixels: Tensor) -> None:
+        """Refuses pixels that were scaled to 1 already; looks at the first batch of floats alone, for speed."""
+        busy = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if busy or (pixels.is_cuda and torch.cuda.is_current_stream_capturing()):
+            return
+        if pixels.numel() and pixels.abs().max() <= 1 and (pixels % 1).any():
+            raise ValueError(
+                f"the encoder scales pixels itself and reads 0..255, got floats of {pixels.min():g} to "
+                f'{pixels.max():g}: leave them uint8, or multiply by 255 (in Stable-Baselines3, use "PixelPolicy" or '
+                f"policy_kwargs=dict(normalize_images=False))"
+            )
+        self._scale_known = True
 
     def _convolve(self, pixels: Tensor) -> Tensor:
         """Pixels (B, C, H, W) to the last convolution's output after its ReLU."""

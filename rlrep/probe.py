@@ -56,6 +56,11 @@ def probe(
     (features, target), (test_features, test_target) = train, test
     classes = not target.is_floating_point()
     for name, (x, y) in {"train": train, "test": test}.items():
+        if not x.is_floating_point() or y.is_floating_point() == classes or (classes and y.dtype != torch.int64):
+            raise ValueError(
+                f"{name} needs float features, and in both parts float values or int64 classes, got {x.dtype} and "
+                f"{y.dtype}: convert them with .float() or .long()"
+            )
         if x.ndim != 2 or len(x) != len(y) or not len(x) or y.ndim != (1 if classes else 2):
             shapes = f"{tuple(x.shape)}, {tuple(y.shape)}"
             raise ValueError(
@@ -63,6 +68,13 @@ def probe(
             )
         if not (x.isfinite().all() and y.isfinite().all()):
             raise ValueError(f"features and targets must be finite, and those of {name} are not")
+        if x.shape[1:] != features.shape[1:] or y.shape[1:] != target.shape[1:] or not features.shape[1]:
+            raise ValueError(
+                f"train and test must have the same features and targets, at least one: {tuple(features.shape[1:])} "
+                f"and {tuple(target.shape[1:])} in train, {tuple(x.shape[1:])} and {tuple(y.shape[1:])} in {name}"
+            )
+        if classes and y.amin() < 0:
+            raise ValueError(f"classes are numbered from 0 on, {name} has {int(y.amin())}")
     features, test_features = standardised(features, test_features)
     if classes:
         out_dim = int(max(target.max(), test_target.max())) + 1
@@ -204,7 +216,12 @@ def alignment(early: Tensor, late: Tensor) -> float:
 
     Args:
         early, late: (N, D) float; row i of both belongs together.
+
+    Raises:
+        ValueError: for parts of different shapes.
     """
+    if early.shape != late.shape:
+        raise ValueError(f"pairs need two parts of one shape, got {tuple(early.shape)} and {tuple(late.shape)}")
     return float((F.normalize(early, dim=1) - F.normalize(late, dim=1)).square().sum(1).mean())
 
 
@@ -213,7 +230,12 @@ def uniformity(features: Tensor) -> float:
 
     Args:
         features: (N, D) float, N ≥ 2; a few thousand are enough, it takes N² distances.
+
+    Raises:
+        ValueError: for fewer than two rows.
     """
+    if len(features) < 2:
+        raise ValueError(f"pairs need at least 2 rows of features, got {len(features)}")
     return float(torch.pdist(F.normalize(features, dim=1)).square().mul(-2).exp().mean().log())
 
 
@@ -222,7 +244,12 @@ def effective_rank(features: Tensor) -> float:
 
     Args:
         features: (N, D) float.
+
+    Raises:
+        ValueError: for features that are not finite.
     """
+    if not features.isfinite().all():
+        raise ValueError("features must be finite, and these are not")
     values = torch.linalg.svdvals(features - features.mean(0))
     share = values / values.sum().clamp_min(1e-12)
     return float(torch.special.entr(share).sum().exp())
@@ -247,8 +274,20 @@ def reconstruction(
 
     Returns:
         The mean squared error on the test, on the scale pixels / 255; and its reconstructions, (N, C, H, W) uint8.
+
+    Raises:
+        ValueError: for features and frames that do not fit each other, features that are not finite, or frames of
+            another type.
     """
     (features, frames), (test_features, test_frames) = train, test
+    for name, (x, pixels) in {"train": train, "test": test}.items():
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or len(x) != len(pixels):
+            raise ValueError(
+                f"{name} needs features (N, D) and as many frames (N, C, H, W) uint8, got {tuple(x.shape)} and "
+                f"{tuple(pixels.shape)} {pixels.dtype}"
+            )
+        if not x.isfinite().all():
+            raise ValueError(f"features must be finite, and those of {name} are not")
     features, test_features = standardised(features, test_features)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -1,6 +1,7 @@
 """The rooms of the house: who may import whom, and what `import rlrep` costs."""
 
 import ast
+import re
 import resource
 import subprocess
 import sys
@@ -164,3 +165,16 @@ def test_import_rlrep_is_light() -> None:
         seconds.append(processor_seconds() - start)
         assert out.stdout.strip() == "[]", f"import rlrep loads {out.stdout}"
     assert min(seconds) < 3, f"import rlrep takes {seconds} s, Python's own start included"
+
+
+def test_every_missing_extra_is_named_by_a_command_that_works_without_an_index() -> None:
+    """The project is on none, so that `pip install rlrep[sb3]` would fail, or install another project."""
+    import envs.extras
+    import rlrep.extras
+
+    assert envs.extras.install("sb3") == rlrep.extras.install("sb3")
+    source = modules()
+    words = rlrep.extras.install("train").partition("'.[train]'")
+    assert all(part in source["experiments"].replace('"\n            f"', "") for part in words)
+    wrong = [name for name, text in source.items() if re.search(r"pip install ['\"\w\\]*rlrep\[", text)]
+    assert not [name for name in wrong if not name.startswith("rlrep.data.")]

@@ -27,6 +27,7 @@ from stable_baselines3.common.logger import KVWriter, configure
 
 from experiments.files import CsvLog, write_atomically
 from rlrep import OBJECTIVES
+from rlrep.extras import install
 from rlrep.integrations.sb3 import SequenceReplayBuffer, attach
 
 TIMED_STEPS = 30
@@ -141,7 +142,7 @@ class Wandb(KVWriter):
         try:
             import wandb
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError('--wandb needs wandb: pip install "rlrep[wandb]"') from error
+            raise ModuleNotFoundError(f"--wandb needs wandb: {install('wandb')}") from error
         name = "-".join(folder.parts[-3:])
         config = {key: str(value) for key, value in vars(options).items()}
         self.run = wandb.init(project="rlrep", mode=options.wandb, dir=folder, name=name, config=config)

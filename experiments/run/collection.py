@@ -17,7 +17,7 @@ the expert without noise, which put them on a scale from 0 to 100.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +64,23 @@ class CollectConfig:
     reference_episodes: int = option(
         10, "that the random policy and the expert play for the returns at 0 and 100", least=1
     )
-    seed: int = option(0, "of everything that is random", least=0)
+    seed: int = option(0, "of everything that is random", least=0, most=2**63 - 1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, …")
     imports: list[str] = option([], "modules to import first: those that the run names")
 
     def __post_init__(self) -> None:
         check(self)
+
+    @classmethod
+    def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
+        """Options that this level has no use for, with the reason; see `RunConfig.idle`."""
+        level = plain["level"]
+        found = {}
+        if level == "random" or level.endswith("_replay"):
+            found["noise"] = f"with level={level}, which no policy plays"
+        if level.endswith("_replay"):
+            found["steps"] = f"with level={level}, which takes what the run has played"
+        return found
 
 
 register("collect_options", CollectConfig)

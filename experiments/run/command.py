@@ -81,7 +81,8 @@ def for_hydra(arguments: Sequence[str], paths: Iterable[str] = ()) -> list[str]:
     rewritten = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        if equals and name.lstrip("+") in paths and not is_quoted(value):
+        is_section = name.lstrip("+") == "encoder" and value.startswith("{")
+        if equals and name.lstrip("+") in paths and not (is_section or is_quoted(value)):
             argument = f"{name}={as_typed(value)}"
         if name == "agent" and re.fullmatch(r"[\w.]+:\w+", value):
             rewritten += ["agent=own", f"++agent.algorithm={value}", f"++agent.name={value.rpartition(':')[2]}"]
@@ -95,8 +96,8 @@ def for_hydra(arguments: Sequence[str], paths: Iterable[str] = ()) -> list[str]:
 
 
 def is_quoted(value: str) -> bool:
-    """Whether a value is null, a section or in quotes of Hydra's."""
-    return value == "null" or value.startswith("{") or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL) is not None
+    """Whether a value is null or in quotes of Hydra's."""
+    return value == "null" or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL) is not None
 
 
 def as_typed(path: str) -> str:
@@ -165,8 +166,11 @@ def check_names(arguments: Sequence[str], schema: type) -> None:
             continue
         if setting not in options and setting not in sections:
             raise unknown("setting", setting, {*options, *sections})
-        if setting == "objectives" and re.fullmatch(r"[\w.:]+(,[\w.:]+)*", value):
-            raise ValueError(f"objectives is a list: write objectives=[{value}]")
+        if setting in ("objectives", "imports") and re.fullmatch(r"[\w.:]+(,[\w.:]+)*", value):
+            raise ValueError(f"{setting} is a list: write {setting}=[{value}]")
+        if setting in sections and f"{setting}.path" not in options and not value.startswith("{"):
+            inside = [name for name in options if name.startswith(f"{setting}.")]
+            raise ValueError(f"{setting} has options of its own: set {', '.join(inside)}")
 
 
 def check_sweeps(arguments: Sequence[str]) -> None:
@@ -185,7 +189,10 @@ def check_sweeps(arguments: Sequence[str]) -> None:
 
 
 def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> None:
-    """Refuses settings that were typed and change nothing, even where they are what the default is.
+    """Refuses or reports settings that were typed and change nothing, even where they are what the default is.
+
+    What a sweep may well set for all of its runs, although not every one of them reads it, is reported only: that is
+    what the `idle` of the schema says, if it has one.
 
     Args:
         typed: the overrides of one run.
@@ -201,6 +208,7 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
 
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     options = options_of(schema)
+    idle: dict[str, str] = schema.idle(plain) if hasattr(schema, "idle") else {}
     for override in typed:
         name = override.partition("=")[0].lstrip("+~")
         known = options.get(name)
@@ -211,10 +219,8 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
                 f"{name} has no effect: agent={plain['agent']['name']} does not follow it. Its own options are "
                 f"{', '.join(f'agent.{each}' for each in plain['agent'] if each not in OF_THE_CHOICE)}"
             )
-        if "dataset" in options and name in ("agent.num_expl_steps", "agent.update_every_steps"):
-            print(
-                f"note: {name} has no effect before the agent continues online, where it is set again", file=sys.stderr
-            )
+        if name in idle:
+            print(f"note: {name} has no effect {idle[name]}", file=sys.stderr)
         section, _, rest = name.partition(".")
         objective = rest.partition(".")[0]
         used = [each.rpartition(":")[2] for each in plain.get("objectives", [])]
@@ -238,10 +244,12 @@ def tell(
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
+    from experiments.run.config import refusals
     from experiments.run.driver import EXPECTED, Stopped
 
     try:
-        check_effects(HydraConfig.get().overrides.task, composed, schema)
+        with refusals():
+            check_effects(HydraConfig.get().overrides.task, composed, schema)
         folder = train(composed)
     except EXPECTED as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":

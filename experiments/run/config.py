@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from agents import PATHS, find_agent
 from envs import environment_spec, task_name
 from experiments.run.config_file import load_as, register, typed_as
-from experiments.run.options import ConfigError, check, is_a, option, section
+from experiments.run.options import ConfigError, check, is_a, option, section, value_of
 from rlrep import OBJECTIVES, Objective, Window
 from rlrep.encoders import PRECISIONS, supports_bfloat16
 from rlrep.objectives import find_objective
@@ -53,6 +53,9 @@ MAY_BE_ZERO = {
 
 # What a choice of agent says beside its options: its name in plots, its class, and what it is made for.
 OF_THE_CHOICE = ("name", "algorithm", "learns_from")
+
+# Settings of the noise that kind=pixels has no use for.
+OF_SHAPES = ("num_shapes", "background_only")
 
 # Arguments of agents and objectives that are no options.
 GIVEN_BY_US = {"encoder", "action_space", "objectives", "joint", "augment", "batch_size", "n_step"}
@@ -169,14 +172,16 @@ class NoiseConfig:
     @property
     def options(self) -> dict[str, Any] | None:
         """The keyword arguments of `envs.Noise`; None without noise."""
-        return None if self.kind is None else dict(vars(self))
+        if self.kind is None:
+            return None
+        return {name: value for name, value in vars(self).items() if self.kind == "shapes" or name not in OF_SHAPES}
 
 
 @dataclass
 class AnyRunConfig:
     """What every run has; checked on construction."""
 
-    seed: int = option(1, "of everything that is random", least=0)
+    seed: int = option(1, "of everything that is random", least=0, most=2**63 - 1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, …")
     run_dir: str = option(None, "folder of the run", path=True)
     resume: bool = option(False, "continue the run in run_dir where it stopped; start it if there is none")
@@ -240,6 +245,8 @@ class RunConfig(AnyRunConfig):
     def __post_init__(self) -> None:
         found = {name: objective_class(name) for name in (*self.objectives, *self.objective)}
         super().__post_init__()
+        if self.objectives and self.batch_size < 2:
+            raise ConfigError(f"batch_size must be at least 2, for objectives that compare rows, got {self.batch_size}")
         agent = find_agent(self.agent["algorithm"])
         check_options("agent", self.agent_options, agent, known=is_ours(agent))
         for name in self.objectives:
@@ -253,12 +260,25 @@ class RunConfig(AnyRunConfig):
                 f"objectives names two classes of one name, whose options could not be told apart: "
                 f"{', '.join(self.objectives)}. Rename one"
             )
-        if self.replay_storage.startswith("cuda") and not self.device.startswith("cuda"):
-            raise ConfigError(f"replay_storage={self.replay_storage} needs device=cuda, this run has {self.device}")
-        if not self.replay_storage.startswith("cuda"):
-            check_choice("replay_storage", self.replay_storage, ("auto", "memory", "disk", "cuda"))
+        check_storage(self.replay_storage, self.device)
         if self.path == "eager" and self.encoder.precision != "float32":
             raise ConfigError(f"path=eager is float32 throughout, not encoder.precision={self.encoder.precision}")
+
+    @classmethod
+    def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
+        """Options that this configuration, composed but not completed, has no use for, with the reason.
+
+        What is here is right in some runs of a sweep and idle in others; `Option.needs` refuses the rest.
+        """
+        found = idle_noise(plain)
+        if path := value_of(plain, "encoder.path"):
+            for name in ("channels", "strides", "out_dim"):
+                found[f"encoder.{name}"] = f"with encoder={path}, which has its own"
+        if not value_of(plain, "objectives"):
+            found["update"] = "without objectives=[…]"
+        if value_of(plain, "agent.algorithm") == "bc":
+            found |= dict.fromkeys(("nstep", "discount"), "with agent=bc, which reads no rewards")
+        return found
 
     @property
     def agent_options(self) -> dict[str, Any]:
@@ -327,6 +347,15 @@ class TrainConfig(RunConfig):
             raise ConfigError(
                 f"init={self.init} brings its encoder, encoder={self.encoder.path} is another: leave one of them out"
             )
+
+    @classmethod
+    def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
+        found = super().idle(plain)
+        if value_of(plain, "num_envs") == 1:
+            found["env_timeout"] = "without num_envs=2 or more: one environment has no process of its own"
+        if value_of(plain, "init"):
+            found["agent.num_expl_steps"] = "with init, whose agent has explored already"
+        return found
 
     @property
     def batch_sizes(self) -> dict[str, int]:
@@ -491,8 +520,23 @@ def useful_replay_size(config: TrainConfig, wanted: int) -> int:
     return min(wanted, rows + rows // 50 + 100 * config.num_envs)
 
 
+def idle_noise(plain: Mapping[str, Any]) -> dict[str, str]:
+    """The options of noise that its kind has no use for, with the reason."""
+    if value_of(plain, "noise.kind") != "pixels":
+        return {}
+    return {f"noise.{name}": "with noise.kind=pixels, only with noise.kind=shapes" for name in OF_SHAPES}
+
+
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     look_up(name, value, dict.fromkeys(known))
+
+
+def check_storage(storage: str, device: str) -> None:
+    """Refuses a place for the replay's frames that there is not, or not with the run's device."""
+    if storage.startswith("cuda") and not device.startswith("cuda"):
+        raise ConfigError(f"replay_storage={storage} needs device=cuda, this run has {device}")
+    if not storage.startswith("cuda"):
+        check_choice("replay_storage", storage, ("auto", "memory", "disk", "cuda"))
 
 
 def check_options(section: str, options: Mapping[str, Any], built: type, known: bool) -> None:

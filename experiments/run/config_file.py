@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,13 @@ from experiments.run.options import ConfigError, defaults
 from experiments.yaml_files import read_yaml
 
 Config = TypeVar("Config")
+
+# The kinds of runs, by the option that others lack.
+KINDS = {
+    "source": "a pre-training (experiments.pretrain)",
+    "dataset": "a run on offline data (experiments.offline)",
+    "": "a run in an environment (experiments.train)",
+}
 
 
 def register(name: str, schema: type) -> None:
@@ -47,6 +55,7 @@ def load_as(schema: type[Config], path: Path) -> Config:
     try:
         read = read_yaml(path)
         check_imported(read, path)
+        check_kind(schema, read, path)
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), read))
     except ConfigError:
         raise
@@ -54,6 +63,18 @@ def load_as(schema: type[Config], path: Path) -> Config:
         raise ConfigError(f"{path} is damaged or from another version: {explanation(error)}") from error
     assert isinstance(built, schema)
     return built
+
+
+def check_kind(schema: type, read: dict[str, Any], path: Path) -> None:
+    """Refuses the folder of a run of another kind, which is not damaged."""
+    ours, theirs = (kind_of(names) for names in ({each.name for each in fields(schema)}, read.keys()))
+    if ours != theirs:
+        raise ConfigError(f"{path.parent} holds {KINDS[theirs]}, not {KINDS[ours]}: give another folder")
+
+
+def kind_of(names: Iterable[str]) -> str:
+    """The option in `KINDS` that tells the kind of a run, "" for that without one."""
+    return next((name for name in KINDS if name in names), "")
 
 
 def check_imported(read: dict[str, Any], path: Path) -> None:

@@ -11,7 +11,7 @@ from hydra.utils import to_absolute_path
 
 from experiments.run import ranks
 from experiments.run.checkpoint import CheckpointError
-from experiments.run.config import ConfigError
+from experiments.run.config import ConfigError, check_storage
 from rlrep.data import Dataset, open_dataset
 from rlrep.replay import ReplayError
 
@@ -22,6 +22,7 @@ def open_data(path: str, config: Any, files: Any) -> Dataset:
 
     Under torchrun the first rank opens them before the others do: it converts them, which takes a while.
     """
+    check_storage(config.replay_storage, config.device)
     opened = partial(
         open_dataset,
         path,

@@ -40,7 +40,8 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
     initial = load(Path(config.init) / CONFIG)
     if isinstance(initial, OfflineConfig) and config.offline.data is None:
         files = ("cache", "skip_corrupt", "channels_last", "frame_channels")
-        read_alike = {name: getattr(initial, name) for name in files}
+        given = {name: getattr(config.offline, name) for name in files}
+        read_alike = {name: value or getattr(initial, name) for name, value in given.items()}
         config.offline = replace(config.offline, data=initial.dataset, **read_alike)
     ours, theirs = described(config), described(initial)
     different = [name for name in ours if name in theirs and ours[name] != theirs[name]]

@@ -17,6 +17,7 @@ from experiments.files import CsvLog, write_atomically
 from experiments.run import ranks
 from experiments.run.config import ConfigError, RunConfig
 from experiments.run.config_file import as_dict
+from rlrep.extras import install
 
 SECONDS_BETWEEN_LINES = 30
 
@@ -261,4 +262,4 @@ def check_extras(use_wandb: bool, use_tb: bool) -> None:
 
     for wanted, package in ((use_wandb, "wandb"), (use_tb, "tensorboard")):
         if wanted and find_spec(package) is None:
-            raise ConfigError(f"{package} is not installed: pip install {package}")
+            raise ConfigError(f"{package} is not installed: {install(package)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from envs import task_name
 from experiments.run.checkpoint import CONFIG
 from experiments.run.config import ConfigError, RunConfig, TrainConfig, as_folder, import_modules, located, settle
 from experiments.run.config_file import explanation, load_as, register, typed_as
-from experiments.run.options import option
+from experiments.run.options import option, value_of
 from experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.data.formats import FORMATS
 
@@ -82,6 +83,16 @@ class OfflineConfig(RunConfig):
     eval_every_updates: int = option(5000, "updates between evaluations", above=0)
     checkpoint_every_updates: int = option(5000, "updates between checkpoints", above=0)
     data: dict[str, Any] = option({}, "")
+
+    @classmethod
+    def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
+        found = super().idle(plain)
+        online = ["num_expl_steps", "update_every_steps"]
+        if value_of(plain, "agent.algorithm") in ("bc", "td3_bc"):
+            online.append("stddev_schedule")
+        return found | dict.fromkeys(
+            (f"agent.{name}" for name in online), "before the agent continues online, where it is set again"
+        )
 
 
 register("offline_options", OfflineConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from experiments.run.config import (
     EncoderConfig,
     as_folder,
     check_options,
+    idle_noise,
     import_modules,
     is_ours,
     objective_class,
@@ -21,10 +23,13 @@ from experiments.run.config import (
     short_name,
 )
 from experiments.run.config_file import register, typed_as
-from experiments.run.options import option, options_of, section
+from experiments.run.options import option, options_of, section, value_of
 from rlrep.encoders import supports_bfloat16
+from rlrep.registry import parameters_of
 
 ENVIRONMENT = "env:"
+OF_FILES = ("cache", "skip_corrupt", "channels_last", "frame_channels", "fps", "mixed_sizes")
+OF_ENVIRONMENTS = ("env", "num_frames")
 
 # What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
 FREE_ON_RESUME = frozenset(
@@ -76,10 +81,10 @@ class PretrainConfig(AnyRunConfig):
                 raise ConfigError(f"options.{name} follows the data: leave it out (horizon=K sets the largest gap)")
         check_options("options", self.options, kind, known=is_ours(kind))
         super().__post_init__()
+        if self.batch_size < 2:
+            raise ConfigError(f"batch_size must be at least 2, for objectives that compare rows, got {self.batch_size}")
         known = options_of(PretrainConfig)
-        of_files = ("cache", "skip_corrupt", "channels_last", "frame_channels", "fps", "mixed_sizes")
-        others = of_files if self.streams else ("env", "num_frames")
-        for name in others:
+        for name in OF_ENVIRONMENTS if not self.streams else OF_FILES:
             if (value := getattr(self, name)) != known[name].default:
                 whose = "files" if self.streams else f"source={ENVIRONMENT}TASK"
                 raise ConfigError(f"{name}={value} is for {whose}, this source is {self.source}")
@@ -87,6 +92,16 @@ class PretrainConfig(AnyRunConfig):
             raise ConfigError(
                 f"noise.kind={self.noise.kind} is for source={ENVIRONMENT}TASK, this source is {self.source}"
             )
+
+    @classmethod
+    def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
+        """Options that this configuration has no use for, with the reason; see `RunConfig.idle`."""
+        found, source, objective = idle_noise(plain), str(value_of(plain, "source")), value_of(plain, "objective")
+        import_modules(value_of(plain, "imports"))
+        if "horizon" not in parameters_of(objective_class(objective)):
+            found["horizon"] = f"with objective={objective}, which reads no pairs of observations"
+        others = OF_FILES if source.startswith(ENVIRONMENT) else OF_ENVIRONMENTS
+        return found | dict.fromkeys(others, f"with source={source}: it is for others")
 
     @property
     def name(self) -> str:

@@ -31,6 +31,7 @@ from experiments.run.allocator import keep_pages
 from experiments.speed.roofline import ceilings, count_work, synchronize, timed
 from rlrep import ReplayBuffer
 from rlrep.encoders import PRECISIONS, supports_bfloat16
+from rlrep.extras import install
 
 AGENTS: dict[str, dict[str, Any]] = {
     "drqv2": {"name": "drqv2"},
@@ -211,7 +212,7 @@ def sb3_update(batch_size: int, path: str, device: torch.device, image_size: int
         from stable_baselines3.common.buffers import ReplayBuffer as Buffer
         from stable_baselines3.common.logger import configure
     except ImportError as error:
-        raise Unavailable(f"Stable-Baselines3 is not here ({error}): pip install 'rlrep[sb3]'") from error
+        raise Unavailable(f"Stable-Baselines3 is not here ({error}): {install('sb3')}") from error
     if image_size < 36:
         raise Unavailable(f"Stable-Baselines3's CnnPolicy needs images of at least 36 pixels, got {image_size}")
     rows = 1024

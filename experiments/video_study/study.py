@@ -19,6 +19,7 @@ from tqdm import tqdm
 from experiments.files import write_atomically
 from experiments.video_study.cells import METHODS, read_content
 from experiments.video_study.jobs import NOISES, Job, LockJob
+from rlrep.extras import install
 from rlrep.registry import look_up
 
 CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
@@ -186,7 +187,7 @@ def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise ValueError("ray is not installed: pip install 'rlrep[ray]'") from error
+        raise ValueError(f"ray is not installed: {install('ray')}") from error
     missing = without_cell(jobs, folder, quick)
     ray.init(log_to_driver=False)
     remote: Any = ray.remote(num_cpus=1, max_calls=1)(run_job)

@@ -37,10 +37,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlrep.extras import install
+
 try:
     from stable_baselines3 import DQN, PPO, SAC, TD3
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError('rlrep.integrations.sb3 needs Stable-Baselines3: pip install "rlrep[sb3]"') from error
+    raise ModuleNotFoundError(f"rlrep.integrations.sb3 needs Stable-Baselines3: {install('sb3')}") from error
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
@@ -100,9 +102,21 @@ def attach(
             f"this model was saved with {', '.join(attached.settings['objectives'])}: attach(model) goes on with "
             f"them; `del model.train` first to begin with others"
         )
+    given = {"coefficient": coefficient, "lr": lr, "batch_size": batch_size, "seed": seed}
+    defaults = {"coefficient": 1.0, "lr": 1e-4, "batch_size": None, "seed": None}
+    if attached is not None:
+        for name, value in given.items():
+            if value not in (defaults[name], attached.settings[name]):
+                raise ValueError(
+                    f"this model was saved with {name}={attached.settings[name]}, and {name}={value} would have no "
+                    f"effect: leave it out, or `del model.train` first to begin anew"
+                )
     if attached is None:
         assert objectives is not None
         named = dict(objectives) if isinstance(objectives, Mapping) else {name: {} for name in _names(objectives)}
+        for name, options in named.items():
+            if not isinstance(options, Mapping):
+                raise ValueError(f"the options of {name} must be a mapping such as {{'horizon': 5}}, got {options!r}")
         if seed is None:
             seed = model.seed or 0
         attached = Attached(objectives=named, coefficient=coefficient, lr=lr, batch_size=batch_size, seed=seed)

@@ -18,7 +18,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
-from rlrep.encoders import STRIDES, PixelEncoder, orthogonal_init, projection
+from rlrep.encoders import PixelEncoder, orthogonal_init, projection
 
 
 def pixel_space(space: spaces.Space, key: str | None = None) -> tuple[str | None, spaces.Box]:
@@ -64,14 +64,16 @@ class PixelFeatures(BaseFeaturesExtractor):
     Args:
         observation_space: of the environment, pixels as (C, H, W) uint8, or ``Dict``.
         features_dim: size of the trunk's output.
-        channels, strides, precision: of the `PixelEncoder`.
+        channels, strides, precision: of a new `PixelEncoder`; None is its default, and float32.
         pixel_key: which key of ``Dict`` observations holds the pixels; None if only one does.
         encoder: a trained one to start from, which is copied and keeps its weights under every algorithm; `channels`,
-            `strides` and `precision` are then its own. To freeze it, call ``encoder.requires_grad_(False)`` before
-            handing it over.
+            `strides` and `precision` are its own. To freeze it, call ``encoder.requires_grad_(False)`` before
+            handing it over. ("PixelPolicy" then has one encoder for all networks. Under another policy, the targets'
+            copies change in their last bits, since Stable-Baselines3 averages what is equal.)
 
     Raises:
-        ValueError: without pixels, or for an encoder that reads another shape.
+        ValueError: without pixels, for an encoder that reads another shape, or options of a new one beside an encoder;
+            in `forward`, for pixels that the policy has scaled to 1 already.
         TypeError: for an `encoder` that is no module with a `repr_dim` and an `observation_shape`.
     """
 
@@ -79,12 +81,19 @@ class PixelFeatures(BaseFeaturesExtractor):
         self,
         observation_space: spaces.Space,
         features_dim: int = 50,
-        channels: int = 32,
-        strides: Sequence[int] = STRIDES,
-        precision: str = "float32",
+        channels: int | None = None,
+        strides: Sequence[int] | None = None,
+        precision: str | None = None,
         pixel_key: str | None = None,
         encoder: PixelEncoder | None = None,
     ) -> None:
+        own = {"channels": channels, "strides": strides, "precision": precision}
+        given = {name: value for name, value in own.items() if value is not None}
+        if encoder is not None and given:
+            raise ValueError(
+                f"{', '.join(f'{name}={value!r}' for name, value in given.items())} would have no effect beside "
+                f"encoder, which has its own: leave {'it' if len(given) == 1 else 'them'} out"
+            )
         key, pixels = pixel_space(observation_space, pixel_key)
         others = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
         vectors = {name: get_flattened_obs_dim(part) for name, part in others.items() if name != key}
@@ -101,7 +110,7 @@ class PixelFeatures(BaseFeaturesExtractor):
             )
         self.pixel_key, self.vector_keys = key, list(vectors)
         if encoder is None:
-            encoder = PixelEncoder(pixels.shape, channels, precision, strides)
+            encoder = PixelEncoder(pixels.shape, **{"precision": "float32", **given})  # type: ignore[arg-type]
         self.encoder = copy.deepcopy(encoder)
         self.trunk = projection(self.encoder.repr_dim, features_dim)
         self.trunk.apply(orthogonal_init)
@@ -140,7 +149,9 @@ class _Pixels:
     """Defaults of the policies below; what a person gives in `policy_kwargs` goes before."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # The encoder scales pixels itself.
+        extractor = kwargs.get("features_extractor_class", PixelFeatures)
+        if kwargs.get("normalize_images") and issubclass(extractor, PixelFeatures):
+            raise ValueError("PixelPolicy's encoder scales pixels itself: leave normalize_images out")
         super().__init__(*args, **{"features_extractor_class": PixelFeatures, "normalize_images": False, **kwargs})
 
     def _share_if_frozen(self: Any, *networks: nn.Module) -> None:

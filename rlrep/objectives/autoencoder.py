@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelDecoder, PixelEncoder, orthogonal_init, projection, to_pixels
+from rlrep.extras import install
 from rlrep.objectives.base import Objective, check_frame_channels
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def vector_quantizer(dim: int, codes: int, codebooks: int) -> nn.Module:
     try:
         from vector_quantize_pytorch import VectorQuantize
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('codes needs vector-quantize-pytorch: pip install "rlrep[theory]"') from error
+        raise ModuleNotFoundError(f"codes needs vector-quantize-pytorch: {install('theory')}") from error
     if codes < 2:
         raise ValueError(f"codes must be at least 2, or 0 for no bottleneck, got {codes}")
     if codebooks < 1 or dim % codebooks:

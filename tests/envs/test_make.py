@@ -7,6 +7,7 @@ import pytest
 
 import envs
 from envs import PixelControl, environment_spec, make_env, make_vector_env, max_episode_steps, pixel_env, task_name
+from envs.extras import install
 from envs.resize import AreaResize
 from tests.envs.foreign import HEIGHT, WIDTH, foreign, registered
 
@@ -65,7 +66,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
         with pytest.raises(ModuleNotFoundError, match=f"{package} of task '{package}:Thing-v0' cannot be imported"):
             task_name(f"{package}:Thing-v0")
     monkeypatch.setitem(sys.modules, "ale_py", None)
-    with pytest.raises(ModuleNotFoundError, match=r"ALE/Pong-v99 is an environment of ale_py"):
+    with pytest.raises(ModuleNotFoundError, match=r"ALE/Pong-v99 needs .* '\.\[gymnasium\]'"):
         task_name("ALE/Pong-v99")
     with (
         registered("test/Broken-v0", "no_such_package.envs:Thing") as name,
@@ -305,3 +306,13 @@ def test_car_racing_is_seen_as_it_draws_itself():
 
 def test_all_our_short_names_are_known():
     assert all(environment_spec(task).namespace == "rlrep" for task in (*envs.TASKS, "ball_in_cup_catch", "gridworld"))
+
+
+def test_a_package_that_gymnasiums_environments_lack_is_an_error_with_the_extra(monkeypatch):
+    def missing(entry_point):
+        raise gym.error.DependencyNotInstalled("Box2D is not installed")
+
+    monkeypatch.setattr("envs.make.load_env_creator", missing)
+    with pytest.raises(ModuleNotFoundError) as raised:
+        pixel_env("CarRacing-v3")
+    assert str(raised.value).endswith(f"(Box2D is not installed): {install('gymnasium')}")

@@ -102,3 +102,10 @@ def test_a_target_that_is_there_is_refused_before_anything_is_read(
     monkeypatch.setattr(data, "TransitionFiles", None)
     assert data.main(["convert", str(folder), str(tmp_path / "new")]) == 1
     assert "new is there already" in capsys.readouterr().err
+
+
+def test_a_return_that_is_no_number_is_refused(tmp_path, capsys) -> None:
+    for value in ("nan", "inf"):
+        with pytest.raises(SystemExit):
+            data.main(["convert", str(tmp_path), str(tmp_path / "out"), "--random-return", value])
+        assert f"invalid finite number value: '{value}'" in capsys.readouterr().err

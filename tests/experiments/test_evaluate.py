@@ -89,3 +89,24 @@ def test_episodes_played_side_by_side_are_those_played_one_by_one(finished: Path
 
 def test_one_environment_is_evaluated_alone(finished: Path) -> None:
     assert make_evaluation_envs(configuration.load(finished / "config.yaml")) is None
+
+
+def test_a_video_that_cannot_be_written_is_refused_before_anything_is_played(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("experiments.evaluate.evaluate", lambda *_, **__: pytest.fail("it was played"))
+    assert main([str(folder), "--video", str(tmp_path / "file" / "a.mp4")]) == 1
+    assert "file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(folder), "--video", "a.txt"])
+    assert "--video takes the name of an MP4 file, got a.txt" in capsys.readouterr().err
+
+
+def test_returns_outlive_a_video_that_fails(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("experiments.evaluate.write_video", fail)
+    assert main([str(folder), "--episodes", "1"]) == 1
+    assert len(returns(folder / "evaluate.csv")) == 1

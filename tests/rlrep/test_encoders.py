@@ -259,3 +259,12 @@ def test_a_decoders_error_is_that_of_its_image() -> None:
 def test_an_array_is_no_tensor() -> None:
     with pytest.raises(TypeError, match=r"torch\.as_tensor"):
         PixelEncoder((3, 20, 20), channels=4)(np.zeros((1, 3, 20, 20), np.uint8))
+
+
+@pytest.mark.parametrize("low", [0, -1])
+def test_floats_that_were_scaled_already_are_refused(low: int) -> None:
+    encoder = encoder_with_biases()
+    scaled = torch.empty(pixels().shape).uniform_(low, 1, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"reads 0\.\.255, got floats of .*: leave them uint8, or multiply by 255"):
+        encoder(scaled)
+    encoder(torch.zeros_like(scaled))  # a black picture may be of either scale

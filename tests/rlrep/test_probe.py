@@ -19,6 +19,9 @@ from rlrep.probe import (
     uniformity,
 )
 
+X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+CLASSES = torch.arange(8) % 2
+
 
 def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Three classes in a plane; the first lies on both sides of the second, so that no line tells them apart."""
@@ -225,3 +228,37 @@ def test_reconstructions_show_what_the_features_hold() -> None:
     unknown, _ = reconstruction((torch.rand(150, 1), frames[:150]), (torch.rand(50, 1), frames[150:]), 4, 150, 32, 3e-3)
     assert images.dtype == torch.uint8 and images.shape == (50, 1, 16, 16)
     assert known < 0.02 < 0.05 < unknown
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ((X, CLASSES.int()), (X, CLASSES.int()), "int64 classes, got torch.float32 and torch.int32"),
+        ((X, CLASSES.bool()), (X, CLASSES.bool()), "int64 classes, got torch.float32 and torch.bool"),
+        ((X.long(), X), (X.long(), X), "float features, .* got torch.int64"),
+        ((X, X), (X, CLASSES), "in both parts float values or int64 classes"),
+        ((X, X), (X[:, :2], X), r"\(3,\) and \(3,\) in train, \(2,\) and \(3,\) in test"),
+        ((X, X), (X, X[:, :2]), r"\(3,\) and \(2,\) in test"),
+        ((X[:, :0], X), (X[:, :0], X), "at least one"),
+        ((X, -CLASSES), (X, CLASSES), "classes are numbered from 0 on, train has -1"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_with_what_they_are(
+    train: tuple[torch.Tensor, torch.Tensor], test: tuple[torch.Tensor, torch.Tensor], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        probe(train, test)
+
+
+def test_measures_of_what_they_cannot_measure_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"one shape, got \(8, 3\) and \(1, 3\)"):
+        alignment(X, X[:1])
+    with pytest.raises(ValueError, match="at least 2 rows of features, got 1"):
+        uniformity(X[:1])
+    with pytest.raises(ValueError, match="must be finite"):
+        effective_rank(X / 0)
+    frames = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="those of test are not"):
+        reconstruction((X, frames), (X / 0, frames), steps=1)
+    with pytest.raises(ValueError, match=r"got \(8, 3\) and \(8, 3, 16, 16\) torch.float32"):
+        reconstruction((X, frames.float()), (X, frames.float()), steps=1)

@@ -323,3 +323,12 @@ def test_the_summary_says_what_the_experiment_could_have_found(
         write_run(runs / "sac" / str(seed), 0.2 * seed * np.array(FRAMES), agent="sac", seed=seed)
     main([str(runs / "taco"), str(runs / "sac"), "--out", str(tmp_path / "curve.png")])
     assert "of 100 tries, and one of " in capsys.readouterr().out
+
+
+def test_a_name_given_twice_and_a_return_that_is_no_number_are_refused(tmp_path, capsys) -> None:
+    assert main([str(tmp_path), "--names", "a=A", "a=B"]) == 1
+    assert "--names gives a two names, A and B: leave one out" in capsys.readouterr().err
+    for value in ("nan", "-inf"):
+        with pytest.raises(SystemExit):
+            main([str(tmp_path), f"--random={value}"])
+        assert f"invalid finite number value: '{value}'" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
@@ -17,11 +18,13 @@ import torch
 
 from agents import DrQV2
 from envs import PixelControl
-from experiments.files import CsvLog, write_atomically
+from experiments.files import CsvLog, locked, write_atomically
 from experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from experiments.run.collection import CollectConfig
 from experiments.run.command import check_choices, check_names, for_hydra
 from experiments.run.config import ConfigError, TrainConfig
+from experiments.run.config_file import load_as
+from experiments.run.data import open_data
 from experiments.run.driver import TrainingError, advising
 from experiments.run.log import NonFiniteLoss
 from experiments.run.offline_config import OfflineConfig
@@ -45,6 +48,8 @@ CHECKPOINT = "checkpoints/latest.pt"
         ("agent=taco objectives=[curl]", r"needs TACO among the objectives: objectives=\[taco\]"),
         ("batch_size=11", "larger than the data at the first update, 10 transitions .* num_seed_frames at least 550"),
         ("batch_size=abc", "batch_size: Value 'abc'"),
+        ("agent=taco batch_size=1", "batch_size must be at least 2, for objectives that compare rows, got 1"),
+        ("seed=9223372036854775808", "seed must be at least 0 and at most"),
         ("batch_size=-1", "batch_size must be greater than 0, got -1"),
         ("action_repeat=0", "action_repeat must be greater than 0, got 0"),
         ("num_envs=0", "num_envs must be greater than 0"),
@@ -128,7 +133,7 @@ def test_a_missing_extra_is_named_with_its_pip_command(
 
     find_spec = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == package else find_spec(name, *rest))
-    with pytest.raises(ConfigError, match=f"{package} is not installed: pip install {package}"):
+    with pytest.raises(ConfigError, match=rf"{package} is not installed: run `pip install '\.\[{package}\]'`"):
         run("agent=drqv2", f"{switch}=true")
 
 
@@ -518,3 +523,25 @@ def test_a_checkpoint_replaces_the_last_one_only_when_whole(tmp_path: Path, monk
         save_checkpoint(path, {"step": 2})
     assert load_checkpoint(path)["step"] == 1
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("schema", "kind"), [(TrainConfig, "train"), (OfflineConfig, "offline")])
+def test_the_folder_of_another_kind_of_run_is_not_called_damaged(tmp_path: Path, schema: type, kind: str) -> None:
+    (tmp_path / "config.yaml").write_text("source: videos\nobjective: curl\n")
+    message = rf"holds a pre-training \(experiments.pretrain\), not a run .*\(experiments.{kind}\): give another folder"
+    with pytest.raises(ConfigError, match=message):
+        load_as(schema, tmp_path / "config.yaml")
+
+
+def test_a_run_dir_that_is_a_file_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder, why in ((tmp_path / "file", "there is a file of that name"), (tmp_path / "file" / "x", "Not a direct")):
+        message = f"the folder {folder} can't be made: {why}.*; choose another folder"
+        with pytest.raises(OSError, match=message), locked(folder):
+            pass
+
+
+def test_a_replay_storage_without_its_device_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    config = SimpleNamespace(replay_storage="cuda:0", device="cpu")
+    with pytest.raises(ConfigError, match="replay_storage=cuda:0 needs device=cuda, this run has cpu"):
+        open_data(str(tmp_path / "nowhere"), config, None, False)

@@ -31,7 +31,8 @@ def one_thread() -> Iterator[None]:
 
 def build(algorithm, env=None, features=None, **options):
     """A tiny model."""
-    pixels = dict(channels=4, strides=(2, 2), features_dim=8) | (features or {})
+    new = {} if "encoder" in (features or {}) else dict(channels=4, strides=(2, 2))
+    pixels = new | dict(features_dim=8) | (features or {})
     settings = {PPO: dict(n_steps=16, n_epochs=1), A2C: {}}.get(algorithm, OFF_POLICY)
     settings = settings | (dict() if algorithm is A2C else dict(batch_size=8))
     policy = dict(features_extractor_kwargs=pixels, net_arch=[8])
@@ -490,3 +491,34 @@ def test_steps_back_count_too(algorithm) -> None:
     assert np.isfinite(losses(model)["rlrep/loss_curl"])
     with pytest.raises(ValueError, match=r"LooksBack reads an observation 300 steps back, and"):
         attach(build(algorithm), {name: {"back": 300}})
+
+
+@pytest.mark.parametrize("option", [{"channels": 4}, {"strides": (2, 2)}, {"precision": "float32"}])
+def test_an_option_of_a_new_encoder_beside_a_given_one_is_refused(option) -> None:
+    policy = dict(features_extractor_kwargs={"encoder": pretrained(), **option})
+    with pytest.raises(ValueError, match=f"{next(iter(option))}=.* would have no effect beside encoder"):
+        PPO("PixelPolicy", Counter(), policy_kwargs=policy)
+
+
+def test_pixels_are_never_scaled_twice() -> None:
+    policy = dict(features_extractor_kwargs=dict(channels=4))
+    with pytest.raises(ValueError, match="leave normalize_images out"):
+        A2C("PixelPolicy", Counter(), policy_kwargs=policy | dict(normalize_images=True))
+    model = A2C("CnnPolicy", Counter(size=36), policy_kwargs=policy | dict(features_extractor_class=PixelFeatures))
+    with pytest.raises(ValueError, match=r"got floats of 0.* policy_kwargs=dict\(normalize_images=False\)"):
+        model.learn(1)
+
+
+def test_a_setting_that_a_loaded_model_has_no_use_for_is_refused(tmp_path) -> None:
+    model = build(DQN)
+    attach(model, ["curl"], lr=1e-3)
+    model.save(tmp_path / "model")
+    loaded = DQN.load(tmp_path / "model", env=Counter(discrete=True))
+    with pytest.raises(ValueError, match=r"saved with lr=0.001, and lr=0.01 would have no effect"):
+        attach(loaded, lr=1e-2)
+    attach(loaded, lr=1e-3)
+
+
+def test_options_of_an_objective_that_are_no_mapping_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"the options of curl must be a mapping such as \{'horizon': 5\}, got None"):
+        attach(build(DQN), {"curl": None})
