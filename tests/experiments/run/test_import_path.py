@@ -26,7 +26,7 @@ OPTIONS = (
 def test_a_run_trains_resumes_and_is_evaluated_with_an_objective_of_ones_own(run: Run, tmp_path: Path) -> None:
     folder = run("agent=drqv2", *OPTIONS, "num_train_frames=1000")
     config = configuration.load(folder / "config.yaml")
-    assert config.objective[NAME] == {"scales": [0.5, 2], "bias": 0}
+    assert config.objective[NAME] == {"batch_size": None, "scales": [0.5, 2], "bias": 0}
     assert config.agent["name"] == "drqv2+Own"
     run("agent=drqv2", *OPTIONS, "num_train_frames=2000", "resume=true")
     assert "loss_own" in (folder / "train.csv").read_text().splitlines()[0]
