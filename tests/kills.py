@@ -539,18 +539,8 @@ def show(one: Result, most: int = 5) -> None:
 
 def summary(results: list[Result]) -> str:
     """A row for each command and each signal."""
-    columns = [
-        "runs",
-        "kills",
-        "SIGKILL",
-        "SIGTERM",
-        "SIGINT",
-        "in start-up",
-        "at a file",
-        "killed twice or more",
-        "exact",
-    ]
-    columns += ["cut, as promised", "wrong"]
+    columns = ["runs", "kills", "SIGKILL", "SIGTERM", "SIGINT", "in start-up", "at a file", "killed twice or more"]
+    columns += ["exact", "cut, as promised", "wrong"]
     lines = [f"| command | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
     for command in (*dict.fromkeys(one.command for one in results), "all"):
         rows = [one for one in results if command in (one.command, "all")]
