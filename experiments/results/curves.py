@@ -39,6 +39,7 @@ from experiments.results.runs import (
     read_config,
     read_returns,
     read_run,
+    read_text,
     select,
     to_float,
 )
@@ -53,6 +54,7 @@ LINES = ("-", "--", ":", "-.")
 GREY = "0.45"
 FORMATS = (".png", ".pdf", ".svg")
 WIDTH = 1920  # pixels, a slide's
+LONGEST_NAME = 80  # letters
 SHORT = 0.9  # of the longest run of a curve: one that ends before that has stopped early
 EXAMPLE = 0.4  # of the mean: the effect whose power is stated, a large one as papers go
 
@@ -106,7 +108,14 @@ class Curve:
     def legend(self) -> str:
         most, last = int(self.means.seeds.max()), int(self.means.seeds[-1])
         fewer = f", {last} at the end" if last < most else ""
-        return f"{self.group} ({most} seed{'s' * (most > 1)}{fewer})"
+        return f"{shortened(self.group)} ({most} seed{'s' * (most > 1)}{fewer})"
+
+
+def shortened(name: str) -> str:
+    """A name that fits a picture, on one line, whose dollar signs are no formulas."""
+    name = " ".join(name.split())
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-LONGEST_NAME // 2 :]}"
+    return name.replace("$", r"\$")
 
 
 def align(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
@@ -245,7 +254,7 @@ def figure_of(curves: Sequence[Curve], title: str | None) -> Figure:
             cycle, i = divmod(groups.index(c.group), len(COLOURS))
             band(panel, c.frames, c.means, COLOURS[i], line=LINES[cycle % len(LINES)], label=c.legend)
         draw_random_policy(panel, [c.random_return for c in shown])
-        panel.set_title(task if len(tasks) > 1 or not title else "")
+        panel.set_title(shortened(task) if len(tasks) > 1 or not title else "")
         finish(panel, shown[0].counted, min(np.nanmin(c.means.mean) for c in shown))
     figure.suptitle(title or "")
     with_interval = any(np.isfinite(c.means.low).any() for c in curves)
@@ -311,7 +320,7 @@ def draw_run(folder: Path, out: Path) -> None:
         config = read_config(folder)
     draw_random_policy(panel, [random_return(folder, config)])
     title = f"{config.get('task')}, {select(config, 'agent.name')}, seed {config.get('seed')}"
-    panel.set_title(title if config else folder.name)
+    panel.set_title(shortened(title if config else folder.name))
     figure.supylabel("episode return")
     finish(panel, counted(config), min(least))
     save(figure, out)
@@ -352,10 +361,9 @@ def read_curves(path: Path) -> list[Curve]:
     """
     groups: dict[tuple[str, str, str], list[list[float]]] = {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                numbers = [to_float(row[name]) for name in ("frame", "seeds", "mean", "spread", "random")]
-                groups.setdefault((row["task"], row["group"], row["counted"]), []).append(numbers)
+        for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
+            numbers = [to_float(row[name]) for name in ("frame", "seeds", "mean", "spread", "random")]
+            groups.setdefault((row["task"], row["group"], row["counted"]), []).append(numbers)
         found = []
         for labels, points in groups.items():
             frames, seeds, mean, spread, random = np.array(sorted(points)).T

@@ -197,9 +197,7 @@ def read_returns(path: Path) -> tuple[Array, Array]:
     """
     folder, name = path.parent, path.name
     try:
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise OSError("it is not a regular file")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError as error:
         raise RunError(f"{folder}: it has no {name} so far; let the run write it, or leave it out") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -218,10 +216,10 @@ def read_returns(path: Path) -> tuple[Array, Array]:
     try:
         for row in rows:
             frame, value = to_float(row[counter]), to_float(row["episode_return"])
-            if not (isfinite(frame) and isfinite(value)):
+            if not (isfinite(frame) and frame >= 0 and isfinite(value)):
                 raise RunError(
-                    f"{folder}: line {rows.line_num} of {name} needs numbers for {counter} and episode_return, "
-                    f"not {row[counter]!r} and {row['episode_return']!r}; repair or remove that line"
+                    f"{folder}: line {rows.line_num} of {name} needs numbers for {counter} (from 0 on) and "
+                    f"episode_return, not {row[counter]!r} and {row['episode_return']!r}; repair or remove that line"
                 )
             returns[frame] = value
     except csv.Error as error:
@@ -230,6 +228,18 @@ def read_returns(path: Path) -> tuple[Array, Array]:
         raise RunError(f"{folder}: {name} has no rows yet; let the run write its first, or leave it out")
     frames = np.array(sorted(returns))
     return frames, np.array([returns[frame] for frame in frames])
+
+
+def read_text(path: Path) -> str:
+    """The text of a table, which spreadsheets may have begun with a byte order mark.
+
+    Raises:
+        OSError: if it can't be read, or is no regular file: opening a pipe would wait for ever.
+        UnicodeDecodeError: if it is no text.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError("it is not a regular file")
+    return path.read_text(encoding="utf-8-sig")
 
 
 def to_float(cell: str | None) -> float:
@@ -264,8 +274,7 @@ def random_return(folder: Path, config: Config) -> float | None:
 def read_column(path: Path, name: str) -> Array:
     """The numbers in a column of a CSV file; none where there is no such file or column."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            values = np.array([to_float(row.get(name)) for row in csv.DictReader(file)])
+        values = np.array([to_float(row.get(name)) for row in csv.DictReader(io.StringIO(read_text(path)))])
     except (OSError, UnicodeDecodeError, csv.Error):
         return np.array([])
     return values[np.isfinite(values)]

@@ -186,7 +186,7 @@ class AnyRunConfig:
     run_dir: str = option(None, "folder of the run", path=True)
     resume: bool = option(False, "continue the run in run_dir where it stopped; start it if there is none")
     imports: list[str] = option([], "modules to import first, which may register what the other options name")
-    image_size: int = option(84, "height and width of a frame in pixels", above=0)
+    image_size: int = option(84, "height and width of a frame in pixels", above=0, most=2048)
     frame_stack: int = option(3, "frames in an observation", above=0)
     noise: NoiseConfig = section("distractors on the environment's pictures")
     batch_size: int = option(256, "rows of a batch", above=0)

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run between two steps, after a checkpoint."""
+"""SIGTERM, Ctrl-C and the end of a terminal end a run between two steps, after a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 INSISTING = 1.0  # seconds after which another Ctrl-C does not wait for the step
 
 
@@ -33,7 +33,9 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Notes SIGTERM and Ctrl-C while it is entered, for `check` to raise where a run can stop.
+    """Notes SIGTERM, SIGHUP and Ctrl-C while it is entered, for `check` to raise where a run can stop.
+
+    SIGHUP comes when a terminal or a connection is closed; under nohup it stays ignored.
 
     A second Ctrl-C raises `KeyboardInterrupt` at once. Does nothing outside the main thread, which alone gets signals.
     """
@@ -45,7 +47,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self.handlers = {number: signal.signal(number, self.note) for number in SIGNALS}
+            heard = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+            self.handlers = {number: signal.signal(number, self.note) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +59,8 @@ class StopRequest:
         now = time.monotonic()
         if self.signal is None:
             self.signal, self.asked_at = signal.Signals(number), now
-            print(f"{self.signal.name}: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
+            with suppress(OSError):  # the terminal may be closed
+                print(f"{self.signal.name}: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
         elif number == signal.SIGINT and now - self.asked_at > INSISTING:
             raise KeyboardInterrupt
 

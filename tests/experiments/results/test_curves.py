@@ -2,6 +2,7 @@
 
 import csv
 import gc
+import os
 from pathlib import Path
 
 import numpy as np
@@ -332,3 +333,27 @@ def test_a_name_given_twice_and_a_return_that_is_no_number_are_refused(tmp_path,
         with pytest.raises(SystemExit):
             main([str(tmp_path), f"--random={value}"])
         assert f"invalid finite number value: '{value}'" in capsys.readouterr().err
+
+
+def test_names_of_any_length_with_any_sign_are_drawn(tmp_path: Path) -> None:
+    formula = "$" + chr(92) + "frac{x$"
+    for agent, name in (("a", formula), ("b", "a" * 50_000)):
+        write_run(tmp_path / "runs" / agent, [1.0, 2.0, 3.0, 4.0], agent=agent, task=f"'{name}'")
+    assert {curve.task for curve in draw_runs([tmp_path / "runs"], tmp_path / "a.png")} == {formula, "a" * 50_000}
+    draw_run(tmp_path / "runs" / "a", tmp_path / "b.png")
+
+
+def test_a_table_may_begin_with_a_byte_order_mark_and_has_no_frames_below_0(tmp_path: Path) -> None:
+    log = write_run(tmp_path, [1.0, 2.0, 3.0, 4.0]) / "eval.csv"
+    text = log.read_text()
+    log.write_text("\ufeff" + text, encoding="utf-8")
+    assert read_returns(log)[1].tolist() == [1.0, 2.0, 3.0, 4.0]
+    log.write_text(text.replace("1000,", "-1000,"))
+    with pytest.raises(RunError, match=r"line 3 of eval.csv needs numbers for frame \(from 0 on\)"):
+        read_returns(log)
+
+
+def test_a_pipe_in_place_of_a_table_of_curves_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "curves.csv")
+    assert main([str(tmp_path / "curves.csv")]) == 1
+    assert "no" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from experiments.run.checkpoint import load_checkpoint
 from experiments.run.driver import Run as AnyRun
 from experiments.run.offline import OfflineRun
 from experiments.run.online import OnlineRun
-from experiments.run.stop import Stopped, StopRequest
+from experiments.run.stop import Stopped, StopRequest, StopRequested
 from tests.experiments.offline_data import run_offline, write_data
 from tests.experiments.run.test_resume import frames, live_rows, same, table
 
@@ -247,3 +247,19 @@ def test_updates_of_a_stopped_run_are_those_of_one_that_was_not(
     with pytest.raises(Stopped):
         run("agent=drqv2", "num_train_frames=2000")
     assert load_checkpoint(tmp_path / "run" / CHECKPOINT)["updates"] == 9
+
+
+def test_a_closed_terminal_asks_to_stop_unless_nohup_has_it_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            send(signal.SIGHUP)
+            stop.check()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with StopRequest() as stop:
+            send(signal.SIGHUP)
+            with pytest.raises(StopRequested):
+                stop.check()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
