@@ -215,8 +215,11 @@ class InArrow(Stored):
         rows = self.columns.rows(name)
         if not isinstance(rows, np.ndarray) or len(rows) != steps + 1 or rows[-1].any():
             raise Unreadable(f"its {name} must be {steps} numbers, one fewer than frames, and then zeros")
-        if name == "actions" and rows.ndim == 2 and "shape" in self.action_space:
-            rows = rows.reshape(len(rows), *self.action_space["shape"])
+        if name == "actions" and rows.ndim == 2:
+            shape = self.action_space.get("shape", rows.shape[1:])
+            if math.prod(shape) != rows.shape[1]:
+                raise Unreadable(f"its actions are lists of {rows.shape[1]}, and its action space is of shape {shape}")
+            rows = rows.reshape(len(rows), *shape)
         return np.array(rows[:-1])
 
 

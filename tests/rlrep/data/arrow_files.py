@@ -37,7 +37,7 @@ def columns(episode: Transitions) -> dict[str, pa.Array]:
 def column(rows: np.ndarray) -> pa.Array:
     """(T, ...) rows as lists of one length; (T,) as they are."""
     values = pa.array(rows.reshape(-1))
-    return values if rows.ndim == 1 else pa.FixedSizeListArray.from_arrays(values, rows[0].size)
+    return values if rows.ndim == 1 else pa.FixedSizeListArray.from_arrays(values, int(np.prod(rows.shape[1:])))
 
 
 def write_columns(columns: dict[str, Any], path: Path, batches: int = 1, compression: str | None = None) -> None:

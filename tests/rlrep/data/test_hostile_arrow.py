@@ -143,6 +143,11 @@ def test_steps_are_numbers_one_fewer_than_frames(minari: Path, name: str) -> Non
         refused(minari, message, READERS[:2])
 
 
+def test_actions_are_those_of_the_action_space(minari: Path) -> None:
+    change(minari, actions=column(np.zeros((8, 3), np.float32)))
+    refused(minari, r"its actions are lists of 3, and its action space is of shape \[2\]", READERS[:2])
+
+
 def test_an_episode_is_one_record_batch_in_one_file(minari: Path) -> None:
     content = (minari / FILE).read_bytes()
     for batches in (0, 2):
