@@ -42,9 +42,9 @@ OUTCOMES = ("refused", "same", "told", "edited", "changed", "traceback", "crash"
 LENGTHS = (7, 4)
 VIDEOS = {"mp4": ("libx264", "yuv420p"), "webm": ("libvpx-vp9", "yuv420p"), "mkv": ("mpeg4", "yuv420p")}
 VIDEOS |= {"avi": ("mjpeg", "yuvj420p"), "gif": ("gif", "rgb8")}
-TRANSITIONS = ("vd4rl_64", "drqv2", "vd4rl_84", "minari", "rlrep", "plain_hdf5", "run")
+TRANSITIONS = ("vd4rl_64", "drqv2", "vd4rl_84", "minari", "minari_arrow", "rlrep", "plain_hdf5", "run")
 # Pixels and values in these have no checksum, so that other ones are as good: experiments/README.md.
-UNCHECKED = {"plain_hdf5", "run", "config", *VIDEOS}
+UNCHECKED = {"plain_hdf5", "minari_arrow", "run", "config", *VIDEOS}
 KINDS = (*TRANSITIONS, *VIDEOS, "encoder", "checkpoint", "config")
 HDF5 = ("vd4rl_84", "minari", "plain_hdf5")
 
@@ -106,6 +106,10 @@ def make_transitions(kind: str, folder: Path) -> None:
 
     if kind == "run":
         make_run(folder)
+    elif kind == "minari_arrow":
+        from tests.rlrep.data.arrow_files import write_arrow
+
+        write_arrow(sources(), folder)
     elif kind == "plain_hdf5":  # as other programs write it: neither compressed nor checksummed
         import h5py
 
@@ -211,6 +215,8 @@ def change_content(path: Path, rng: random.Random, kind: str) -> str:
         return f"array {name}"
     if path.suffix == ".hdf5":
         return change_hdf5(path, rng, kind)
+    if path.suffix == ".arrow":
+        return change_arrow(path, rng)
     if path.suffix in (".json", ".yaml"):
         return change_text(path, rng)
     raise ValueError(f"nothing to change in {path}")
@@ -247,6 +253,39 @@ def change_hdf5(path: Path, rng: random.Random, kind: str) -> str:
         harm = rng.choice([each for each in HARM if each.__name__ != "huge_chunks"])
         harm(group, name, Path("/etc/passwd"))
         return f"{harm.__name__} {name}"
+
+
+def change_arrow(path: Path, rng: random.Random) -> str:
+    import pyarrow as pa
+
+    from tests.rlrep.data.arrow_files import column, read_columns, write_columns
+
+    held = read_columns(path)
+    name = rng.choice(sorted(held))
+    old = held[name]
+    values = old.flatten() if pa.types.is_fixed_size_list(old.type) else old
+    array = values.to_numpy(zero_copy_only=False).reshape(len(old), -1)
+    harms: dict[str, Callable[[], Any]] = {
+        "array": lambda: column(changed_array(array, rng)),
+        "text": lambda: pa.array(["text"] * len(old)),
+        "bytes": lambda: pa.array([rng.randbytes(9)] * len(old)),
+        "nulls": lambda: pa.array([None] * len(old)),
+        "some nulls": lambda: pa.concat_arrays([old.slice(1), pa.nulls(1, old.type)]),
+        "dictionary": lambda: pa.array(["text"] * len(old)).dictionary_encode(),
+        "structure": lambda: pa.StructArray.from_arrays([old], [name]),
+        "runs": lambda: pa.RunEndEncodedArray.from_arrays([1 << 30], [1.0]).slice(0, len(old)),
+        "extension": lambda: pa.array([b"x" * 16] * len(old), pa.uuid()),
+        "bomb": lambda: pa.array(["x" * (40 << 20)] * len(old)),
+    }
+    how = rng.choice(sorted(harms))
+    compression = rng.choice([None, "zstd", "lz4"]) if how != "bomb" else "zstd"
+    write_columns(held | {name: harms[how]()}, path, batches=rng.choice([1, 1, 1, 2]), compression=compression)
+    if compression and how != "bomb" and rng.random() < 0.5:  # claims to unpack to something else
+        content = bytearray(path.read_bytes())
+        at = 8 * rng.randrange(len(content) // 8)
+        content[at : at + 8] = rng.choice([1 << 40, 1 << 62, 1 << 20, -1, -2, 0]).to_bytes(8, "little", signed=True)
+        path.write_bytes(content)
+    return f"{how} {name}"
 
 
 def change_text(path: Path, rng: random.Random) -> str:

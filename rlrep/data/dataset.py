@@ -364,7 +364,7 @@ def open_dataset(
               whose beginning was written over is left out;
             - V-D4RL's 84-pixel HDF5 files, one or a folder of them;
             - a folder of V-D4RL's 64-pixel `.npz` files, or of DrQ-v2's replay;
-            - a Minari data set of pixels, by its folder or the id it has on this machine;
+            - a Minari data set of pixels in HDF5 or Arrow, by its folder or the id it has on this machine;
             - a folder of any of these, its sub-folders included.
         frame_stack, n_step, discount, horizon, device, seed: of `ReplayBuffer`.
         storage: of `ReplayBuffer`, or what chooses it by the bytes that the data take. With "disk" the frames stay in

@@ -11,7 +11,8 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from rlrep.data.reading import (
     read_json,
     reported_as_unreadable,
 )
+from rlrep.data.safe_arrow import Columns, read_columns
 from rlrep.data.safe_hdf5 import Group, create_rows, opened, writing
 from rlrep.data.transitions import Provenance, Transitions
 
@@ -39,10 +41,12 @@ ROWS = "data/main_data.hdf5"
 VERSION = "0.5.3"  # of the format that is written
 ID = re.compile(r"[\w./-]+-v\d+")
 SPACES = ("observation_space", "action_space")
+ENDS = ("terminations", "truncations")
 
 
 class Minari(Format):
-    """A Minari data set in HDF5 with pictures as observations, or under one of the usual names in a dictionary of them.
+    """A Minari data set in HDF5 or Arrow with pictures as observations, or under one of the usual names in a dictionary
+    of them; written in HDF5.
 
     Those that lack one of their two spaces, or are stored in another format, are refused.
     """
@@ -67,19 +71,15 @@ class Minari(Format):
     def read(self, path: Path, wanted: Wanted) -> Iterator[Episode]:
         with reported_as_unreadable():
             about = _metadata(path)
-            if about.get("data_format", "hdf5") != "hdf5":
-                raise Unreadable(f"its format is {about['data_format']!r}, and only Minari's hdf5 is read")
+            stored = STORED.get(str(about.get("data_format", "hdf5")))
+            if stored is None:
+                raise Unreadable(
+                    f"its format is {about['data_format']!r}, and only Minari's {' and '.join(STORED)} are read"
+                )
             space, keys = _pictures(about["observation_space"])
-            count = about.get("total_episodes")
-        with opened(path / ROWS) as file:
+        for number, episode in enumerate(stored(path, about)):
             with reported_as_unreadable():
-                found = sum(name.startswith("episode_") for name in file)
-            if type(count) is not int or count != found:
-                raise Unreadable(f"its metadata tells of {count!r} episodes, and its HDF5 file holds {found}")
-            for number in range(count):
-                with reported_as_unreadable():
-                    group = _group(file, f"episode_{number}")
-                    yield _episode(group, keys, tuple(space["shape"]), f"{path.name}, episode {number}", wanted)
+                yield _episode(episode, keys, tuple(space["shape"]), f"{path.name}, episode {number}", wanted)
 
     def provenance(self, path: Path) -> Provenance:
         """What `write` recorded, else the task and the choices that the metadata tell."""
@@ -130,38 +130,131 @@ class Minari(Format):
             (folder / METADATA).write_text(json.dumps(about))
 
 
-def _episode(group: Group, keys: list[str], shape: tuple[int, ...], name: str, wanted: Wanted) -> Episode:
+class Stored(ABC):
+    """One episode of T frames as a storage of Minari's holds it.
+
+    Attributes:
+        size: bytes of its file, or of the file that it shares with others.
+    """
+
+    size: int
+
+    @abstractmethod
+    def pictures(self, keys: list[str], shape: tuple[int, ...]) -> Any:
+        """What `keys` lead to in its observations: (T, *shape) uint8, or T byte strings that hold a JPEG each; read
+        where it is indexed.
+        """
+
+    @abstractmethod
+    def steps(self, name: str, steps: int) -> np.ndarray:
+        """An array with a row for each of T - 1 = `steps`; one for each frame can only be damage."""
+
+
+class InHDF5(Stored):
+    def __init__(self, group: Group) -> None:
+        self.group, self.size = group, group.size
+
+    @classmethod
+    def episodes(cls, path: Path, about: dict[str, Any]) -> Iterator[InHDF5]:
+        with opened(path / ROWS) as file:
+            with reported_as_unreadable():
+                count = _count(about, sum(name.startswith("episode_") for name in file))
+            for number in range(count):
+                with reported_as_unreadable():
+                    group = _group(file, f"episode_{number}")
+                yield cls(group)
+
+    def pictures(self, keys: list[str], shape: tuple[int, ...]) -> Any:
+        *groups, last = ("observations", *keys)
+        holder = self.group
+        for key in groups:
+            holder = _group(holder, key)
+        entry = holder.packed(last) if last in holder else pick(holder, last)
+        is_jpeg = entry.dtype.kind == "O" or (entry.dtype == np.uint8 and entry.ndim == 2)
+        if not is_jpeg and (entry.dtype != np.uint8 or entry.shape[1:] != shape):
+            raise _other_pictures(f"{entry.dtype} {entry.shape}", shape)
+        return entry
+
+    def steps(self, name: str, steps: int) -> np.ndarray:
+        entry = self.group.pick(name)
+        check_unpacked(name, math.prod(entry.shape) * entry.dtype.itemsize, self.size)
+        if len(entry) != steps:
+            raise Unreadable(f"its {name} must be {steps}, one fewer than frames, got {len(entry)}")
+        return np.asarray(entry)
+
+
+class InArrow(Stored):
+    """All columns have T rows, of which the last row is filled with zeros where there are T - 1."""
+
+    def __init__(self, columns: Columns, action_space: dict[str, Any]) -> None:
+        self.columns, self.size = columns, columns.size
+        self.action_space = action_space
+
+    @classmethod
+    def episodes(cls, path: Path, about: dict[str, Any]) -> Iterator[InArrow]:
+        root = path / "data"
+        with reported_as_unreadable():
+            count = _count(about, sum(each.name.isdecimal() for each in root.iterdir()))
+        for number in range(count):
+            with reported_as_unreadable():
+                parts = [each for each in (root / f"{number}").iterdir() if each.suffix == ".arrow"]
+                if len(parts) != 1:
+                    raise Unreadable(f"its episode {number} must be one .arrow file, got {len(parts)}")
+                columns = read_columns(parts[0], root)
+            yield cls(columns, about["action_space"])
+
+    def pictures(self, keys: list[str], shape: tuple[int, ...]) -> Any:
+        rows = self.columns.rows("observations", *keys)
+        if not isinstance(rows, np.ndarray):
+            return rows
+        if rows.dtype != np.uint8 or rows.shape[1:] != (math.prod(shape),):
+            raise _other_pictures(f"{rows.dtype} {rows.shape}", shape)
+        return rows.reshape(len(rows), *shape)
+
+    def steps(self, name: str, steps: int) -> np.ndarray:
+        rows = self.columns.rows(name)
+        if not isinstance(rows, np.ndarray) or len(rows) != steps + 1 or rows[-1].any():
+            raise Unreadable(f"its {name} must be {steps} numbers, one fewer than frames, and then zeros")
+        if name == "actions" and rows.ndim == 2:
+            shape = self.action_space.get("shape", rows.shape[1:])
+            if math.prod(shape) != rows.shape[1]:
+                raise Unreadable(f"its actions are lists of {rows.shape[1]}, and its action space is of shape {shape}")
+            rows = rows.reshape(len(rows), *shape)
+        return np.array(rows[:-1])
+
+
+STORED: dict[str, Callable[[Path, dict[str, Any]], Iterator[Stored]]] = {
+    "hdf5": InHDF5.episodes,
+    "arrow": InArrow.episodes,
+}
+
+
+def _count(about: dict[str, Any], found: int) -> int:
+    count = about.get("total_episodes")
+    if type(count) is not int or count != found:
+        raise Unreadable(f"its metadata tells of {count!r} episodes, and it holds {found}")
+    return count
+
+
+def _episode(stored: Stored, keys: list[str], shape: tuple[int, ...], name: str, wanted: Wanted) -> Episode:
     """One episode, whose pictures of `shape` are found by `keys` in its observations."""
-    holder = group
-    for key in ("observations", *keys[:-1]):
-        holder = _group(holder, key) if keys else holder
-    last = keys[-1] if keys else "observations"
-    entry = holder.packed(last) if last in holder else pick(holder, last)
+    pictures = stored.pictures(keys, shape)
     bytes_each = math.prod(shape)
-    check_unpacked(f"pictures ({AT_ONCE} of them)", AT_ONCE * bytes_each, group.size)
+    check_unpacked(f"pictures ({AT_ONCE} of them)", AT_ONCE * bytes_each, stored.size)
     if wanted.rewards:
-        check_unpacked(name, len(entry) * bytes_each, group.size)  # it is held as a whole
-    if entry.shape[1:] == shape and entry.dtype == np.uint8:
-        chunks = _blocks(entry, wanted.layout)
-    elif entry.dtype.kind == "O" or (entry.dtype == np.uint8 and entry.ndim == 2):
-        chunks = _jpegs(entry, shape, wanted.layout)
+        check_unpacked(name, len(pictures) * bytes_each, stored.size)  # it is held as a whole
+    if getattr(pictures, "shape", ())[1:] == shape:
+        chunks = _blocks(pictures, wanted.layout)
     else:
-        raise Unreadable(f"its pictures are {entry.dtype} {entry.shape}, and its observation space is of {shape}")
+        chunks = _jpegs(pictures, shape, wanted.layout)
+    steps = len(pictures) - 1
     episode = Episode(name, chunks, rows="taken at")
     if wanted.actions or wanted.rewards:
-        episode.action = _steps(group, "actions", len(entry) - 1)
+        episode.action = stored.steps("actions", steps)
     if wanted.rewards:
-        episode.reward = _steps(group, "rewards", len(entry) - 1)
-        episode.terminated = _check_ends(group, len(entry) - 1, name)
+        episode.reward = stored.steps("rewards", steps)
+        episode.terminated = _check_ends(stored, steps, name)
     return episode
-
-
-def _steps(group: Group, name: str, steps: int) -> np.ndarray:
-    """An array with a row for each step; one for each frame can only be damage."""
-    rows = _loaded(group, name)
-    if len(rows) != steps:
-        raise Unreadable(f"its {name} must be {steps}, one fewer than frames, got {len(rows)}")
-    return rows
 
 
 def _group(holder: Group, name: str) -> Group:
@@ -171,16 +264,14 @@ def _group(holder: Group, name: str) -> Group:
     return entry
 
 
-def _loaded(group: Group, name: str) -> np.ndarray:
-    entry = group.pick(name)
-    check_unpacked(name, math.prod(entry.shape) * entry.dtype.itemsize, group.size)
-    return np.asarray(entry)
+def _other_pictures(got: str, shape: tuple[int, ...]) -> Unreadable:
+    return Unreadable(f"its pictures are {got}, and its observation space is of {shape}")
 
 
 def _blocks(entry: Any, layout: Layout) -> Iterator[np.ndarray]:
     for at in range(0, len(entry), AT_ONCE):
         with reported_as_unreadable():
-            yield newest_frames(np.asarray(entry[at : at + AT_ONCE]), layout)
+            yield newest_frames(np.require(entry[at : at + AT_ONCE], requirements="W"), layout)
 
 
 def _jpegs(entry: Any, shape: tuple[int, ...], layout: Layout) -> Iterator[np.ndarray]:
@@ -200,8 +291,8 @@ def _jpegs(entry: Any, shape: tuple[int, ...], layout: Layout) -> Iterator[np.nd
             yield newest_frames(np.stack(pictures), layout)
 
 
-def _check_ends(group: Group, steps: int, name: str) -> bool:
-    ends = [_loaded(group, key) for key in ("terminations", "truncations")]
+def _check_ends(stored: Stored, steps: int, name: str) -> bool:
+    ends = [stored.steps(key, steps) for key in ENDS]
     if any(marks.shape != (steps,) or marks.dtype.kind not in "biu" or marks[:-1].any() for marks in ends):
         raise Unreadable(f"{name} has terminations and truncations that are not those of one episode")
     return bool(ends[0][-1])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlrep.data import Provenance, open_video, write_transitions
+from rlrep.data import Provenance, TransitionFiles, open_video, write_transitions
 from tests.rlrep.data.formats.numbered import SMALL, numbered, numbers
-from tests.rlrep.data.transition_files import episodes
+from tests.rlrep.data.transition_files import assert_equal, episodes
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")
@@ -76,3 +76,55 @@ def test_minari_files_are_those_of_minari(tmp_path: Path) -> None:
             assert found.terminations.tolist() == [False] * (len(expected) - 1) + [expected.terminated]
             assert found.truncations.tolist() == [False] * (len(expected) - 1) + [not expected.terminated]
             assert data.action_space.contains(found.actions[0])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:minari")
+@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize("jpeg", [False, True])
+@pytest.mark.parametrize(
+    "action_space", [spaces.Box(-1, 1, (2,), np.float32), spaces.Box(-1, 1, (), np.float32), spaces.Discrete(5)]
+)
+def test_arrow_is_read_as_hdf5_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keyed: bool, jpeg: bool, action_space: spaces.Space[Any]
+) -> None:
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    size = 32 if jpeg else 8  # Minari leaves smaller pictures as they are
+    pictures = spaces.Box(0, 255, (size, size, 3), np.uint8)
+    space = spaces.Dict(image=pictures, goal=spaces.Box(-1, 1, (2,), np.float32)) if keyed else pictures
+    rng = np.random.default_rng(0)
+    action_space.seed(0)
+    buffers = []
+    for number, steps in enumerate((6, 1, 20)):
+        seen = list(rng.integers(0, 256, (steps + 1, size, size, 3), np.uint8))
+        last = [False] * (steps - 1)
+        buffers.append(
+            EpisodeBuffer(
+                id=number,
+                observations={"image": seen, "goal": [np.zeros(2, np.float32)] * (steps + 1)} if keyed else seen,
+                actions=[action_space.sample() for _ in range(steps)],
+                rewards=list(rng.normal(size=steps)),
+                terminations=[*last, number == 1],
+                truncations=[*last, number != 1],
+                infos={"position": list(rng.normal(size=(steps + 1, 3))), "name": ["a"] * (steps + 1)},
+            )
+        )
+    read = {}
+    for format in ("hdf5", "arrow"):
+        minari.create_dataset_from_buffers(
+            f"test/{format}-v0",
+            buffers,
+            observation_space=space,
+            action_space=action_space,
+            data_format=format,
+            jpeg_encoding=jpeg,
+        )
+        read[format] = list(TransitionFiles(f"test/{format}-v0"))
+        data = open_video(f"test/{format}-v0", actions=True, **SMALL)
+        read[format + " video"] = [np.asarray(data.frames), data.lengths]
+    for found, expected in zip(read["arrow"], read["hdf5"], strict=True):
+        assert_equal(found, expected)
+    for found, expected in zip(read["arrow video"], read["hdf5 video"], strict=True):
+        np.testing.assert_array_equal(found, expected)
