@@ -84,7 +84,7 @@ class Columns:
 
 def read_columns(path: Path, root: Path) -> Columns:
     """The columns of the Arrow file at `path`, which is mapped into memory: what is not compressed is read when it is
-    used.
+    used. As with any mapping, the process ends if another one cuts the file short meanwhile.
 
     Args:
         root: the folder that it must be in; a link that leads out of it is not followed.
