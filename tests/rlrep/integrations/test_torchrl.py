@@ -211,3 +211,23 @@ def test_actions_are_scaled_from_the_space_that_is_given(space: Any) -> None:
 def test_a_space_without_finite_bounds_is_refused(space: Any) -> None:
     with pytest.raises(ValueError, match="finite bounds"):
         continuous_loss(action_space=space)
+
+
+def test_spaces_and_discounts_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="a space whose bounds differ"):
+        continuous_loss(action_space=spaces.Box(1, 1, (2,)))
+    for discount in (2.0, float("nan")):
+        with pytest.raises(ValueError, match=r"discount must lie in \[0, 1\]"):
+            continuous_loss(discount=discount)
+    with pytest.raises(ValueError, match="an action has 2 numbers, and one of action_space 1"):
+        continuous_loss(action_space=spaces.Box(-1, 1, (1,)))(continuous(-1, 1)[-9:])
+
+
+def test_rewards_that_are_not_finite_or_several_a_step_are_refused() -> None:
+    batch = continuous(-1, 1)[-9:].clone()
+    batch["next", "reward"][3] = torch.nan
+    with pytest.raises(ValueError, match="rewards must be finite"):
+        continuous_loss()(batch)
+    batch["next", "reward"] = torch.ones(9, 2)
+    with pytest.raises(ValueError, match=r"one reward, got \(2,\)"):
+        continuous_loss()(batch)
