@@ -39,8 +39,8 @@ class ObjectiveLoss(TensorDictModuleBase):
             or TorchRL's ``env.action_spec``. None for actions that are in [-1, 1] already, or discrete.
 
     Raises:
-        ValueError: for a slice that is shorter than the objective's window, an objective with a batch size of its own,
-            or an action space without finite bounds.
+        ValueError: for a slice that is shorter than the objective's window, an objective with a batch size of its own, a
+            discount out of [0, 1], or an action space without finite bounds.
     """
 
     def __init__(
@@ -58,6 +58,8 @@ class ObjectiveLoss(TensorDictModuleBase):
                 f"{type(objective).__name__} was built with batch_size={objective.batch_size}, and here TorchRL's "
                 f"replay buffer draws the batch: leave batch_size out"
             )
+        if not 0 <= discount <= 1:
+            raise ValueError(f"discount must lie in [0, 1], got {discount}")
         self.objective, self.slice_len, self.pixels, self.discount = objective, slice_len, pixels, discount
         self.scale = None if action_space is None else Scale(action_space)
         self.in_keys = [pixels, "action", *(("next", key) for key in (pixels, "reward", "done", "terminated"))]
@@ -109,8 +111,12 @@ class Scale(nn.Module):
             if not bound.isfinite().all():
                 raise ValueError(f"actions are scaled from a space with finite bounds, got {action_space}")
             self.register_buffer(name, bound, persistent=False)
+        if not (self.low < self.high).all():
+            raise ValueError(f"actions are scaled from a space whose bounds differ, got {action_space}")
 
     def forward(self, action: Tensor) -> Tensor:
+        if self.low.ndim and action.shape[-1] != self.low.shape[-1]:
+            raise ValueError(f"an action has {action.shape[-1]} numbers, and one of action_space {self.low.shape[-1]}")
         low, high = self.low.to(action.device), self.high.to(action.device)
         return 2 * (action - low) / (high - low) - 1
 
@@ -144,6 +150,8 @@ def windows(
     observation, after = (pick(slices, key) for key in (pixels, ("next", pixels)))
     reward, terminated, done = (pick(slices, ("next", key)) for key in ("reward", "terminated", "done"))
     action = as_choices(pick(slices, "action"))
+    if reward[0, 0].numel() != 1:
+        raise ValueError(f"a step has one reward, got {tuple(reward.shape[2:])}: sum them, or choose one")
     if observation.dtype != torch.uint8 or observation.ndim != 5:
         raise ValueError(
             f"{pixels!r} must hold uint8 of shape (F·C, H, W) a step, got {observation.dtype} of shape "
@@ -160,8 +168,9 @@ def windows(
     whole = goes_on.all() if steps + window.lookback > 1 else goes_on[:, :0].all()
     consecutive = (same | ~goes_on).all()
     in_range = (action.abs() <= 1 + TOLERANCE).all() if action.is_floating_point() else whole
-    # All three at once: on CUDA each answer that Python reads waits for the device.
-    whole, consecutive, in_range = torch.stack([whole, consecutive, in_range]).tolist()
+    # All at once: on CUDA each answer that Python reads waits for the device.
+    answers = [whole, consecutive, in_range, reward.isfinite().all()]
+    whole, consecutive, in_range, finite = torch.stack(answers).tolist()
     if not whole:
         raise ValueError(
             "slices cross an episode's end: give the SliceSampler the key that ends episodes, "
@@ -172,6 +181,8 @@ def windows(
             f"the batch's rows are not slices of {slice_len} consecutive steps: give the ReplayBuffer a "
             f"SliceSampler(slice_len={slice_len}, end_key=('next', 'done')), with strict_length=True"
         )
+    if not finite:
+        raise ValueError("rewards must be finite, and this batch has others")
     if not in_range:
         raise ValueError(
             f"objectives read actions in [-1, 1], got {action.min():g} to {action.max():g}"

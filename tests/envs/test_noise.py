@@ -26,7 +26,7 @@ def run(steps: int, **options: Any) -> np.ndarray:
 @pytest.mark.parametrize("persistence", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("kind", ["shapes", "pixels"])
 def test_single_images_have_one_distribution_at_every_persistence_and_time(kind: str, persistence: float) -> None:
-    process = NoiseProcess(500, (3, 8, 8), kind, num_shapes=5, persistence=persistence, seed=0)  # type: ignore[arg-type]
+    process = NoiseProcess(500, (3, 8, 8), kind, persistence=persistence, seed=0)  # type: ignore[arg-type]
     for _ in range(12):
         process.step()
     values = np.sort(process.state.ravel())
@@ -84,6 +84,8 @@ def test_only_the_images_named_are_reset() -> None:
     [
         ({"kind": "waves"}, "kind is 'waves'"),
         ({"num_shapes": 0}, "num_shapes is 0"),
+        ({"kind": "pixels", "num_shapes": 7}, "num_shapes=7 and background_only=False are for kind='shapes'"),
+        ({"kind": "pixels", "background_only": True}, "are for kind='shapes', and kind is 'pixels': leave them out"),
         ({"size": 0.0}, "size is 0.0"),
         ({"size": 1.5}, "size is 1.5"),
         ({"persistence": -0.1}, "persistence is -0.1"),

@@ -88,7 +88,7 @@ def test_imports_register_what_the_other_options_name(tmp_path: Path, monkeypatc
     monkeypatch.syspath_prepend(str(tmp_path))
     try:
         config = completed("agent=drqv2", "imports=[registers_one]", "objectives=[registered]")
-        assert config.objective["registered"] == {"scales": [1.0], "bias": 0.0}
+        assert config.objective["registered"] == {"batch_size": None, "scales": [1.0], "bias": 0.0}
         assert OBJECTIVES["registered"] is Own
     finally:
         OBJECTIVES.pop("registered", None)

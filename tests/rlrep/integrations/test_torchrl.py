@@ -237,3 +237,23 @@ def test_a_batch_size_of_its_own_is_refused() -> None:
     curl = make_objective("curl", PixelEncoder(SHAPE, channels=4), None, batch_size=8)
     with pytest.raises(ValueError, match=r"CURL was built with batch_size=8, .* leave batch_size out"):
         ObjectiveLoss(curl, slice_len=3)
+
+
+def test_spaces_and_discounts_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="a space whose bounds differ"):
+        continuous_loss(action_space=spaces.Box(1, 1, (2,)))
+    for discount in (2.0, float("nan")):
+        with pytest.raises(ValueError, match=r"discount must lie in \[0, 1\]"):
+            continuous_loss(discount=discount)
+    with pytest.raises(ValueError, match="an action has 2 numbers, and one of action_space 1"):
+        continuous_loss(action_space=spaces.Box(-1, 1, (1,)))(continuous(-1, 1)[-9:])
+
+
+def test_rewards_that_are_not_finite_or_several_a_step_are_refused() -> None:
+    batch = continuous(-1, 1)[-9:].clone()
+    batch["next", "reward"][3] = torch.nan
+    with pytest.raises(ValueError, match="rewards must be finite"):
+        continuous_loss()(batch)
+    batch["next", "reward"] = torch.ones(9, 2)
+    with pytest.raises(ValueError, match=r"one reward, got \(2,\)"):
+        continuous_loss()(batch)
