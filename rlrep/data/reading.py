@@ -123,7 +123,7 @@ def check_unpacked(name: str, unpacked: int, size: int) -> None:
 
 
 def missing_extra(package: str, reads: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(f'reading {reads} needs {package}: pip install "rlrep[data]"')
+    return ModuleNotFoundError(f"reading {reads} needs {package}: {install('data')}")
 
 
 def pick(holder: Mapping[str, Any], *names: str) -> Any:

@@ -39,8 +39,8 @@ class ObjectiveLoss(TensorDictModuleBase):
             or TorchRL's ``env.action_spec``. None for actions that are in [-1, 1] already, or discrete.
 
     Raises:
-        ValueError: for a slice that is shorter than the objective's window, an objective with a batch size of its own, a
-            discount out of [0, 1], or an action space without finite bounds.
+        ValueError: for a slice that is shorter than the objective's window, an objective with a batch size of its own,
+            a discount out of [0, 1], or an action space without finite bounds.
     """
 
     def __init__(
