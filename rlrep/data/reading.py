@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlrep.extras import install
+
 # Pictures held in memory at a time, at their full size (16 of 1080p take 100 MB).
 AT_ONCE = 16
 PICTURE_KEYS = ("observation", "image", "frames", "obs", "observations", "pixels", "rgb")

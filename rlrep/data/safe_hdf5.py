@@ -10,7 +10,9 @@ from __future__ import annotations
 import errno
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -178,7 +180,7 @@ def writing(path: Path) -> Iterator[tuple[Any, Output]]:
     h5py = _h5py()
     output = Output(path)
     try:
-        with output.file:
+        with _deferred_signals(output), output.file:
             try:
                 with h5py.File(output, "w", libver=LIBVER) as file:
                     yield file, output
@@ -188,6 +190,31 @@ def writing(path: Path) -> Iterator[tuple[Any, Output]]:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def _deferred_signals(output: Output) -> Iterator[None]:
+    """Leaves it to `Output.check` to raise what signals raise, such as KeyboardInterrupt: HDF5 would drop an exception
+    from a write that it has asked for, and go on.
+    """
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # where Python runs its handlers
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(handler := signal.getsignal(each)):
+                handlers[int(each)] = handler
+
+    def defer(number: int, frame: Any) -> None:
+        output.signalled = output.signalled or (lambda: handlers[number](number, frame))
+
+    try:
+        for number in handlers:
+            signal.signal(number, defer)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if output.signalled is not None:
+        output.signalled()
 
 
 def create_rows(group: Any, name: str, array: np.ndarray, chunk: int) -> None:
@@ -212,6 +239,7 @@ class Output:
         self.path = path
         self.file = path.open("w+b", buffering=0)
         self.error: OSError | None = None
+        self.signalled: Callable[[], object] | None = None
         self.needed = self.free = 0
 
     def expect(self, needed: int) -> None:
@@ -256,7 +284,9 @@ class Output:
         pass
 
     def check(self) -> None:
-        """Raises: OSError: the first error there was."""
+        """Raises: OSError: the first error there was; or what a signal meanwhile raises."""
+        if self.signalled is not None:
+            self.signalled()
         if self.error is None:
             return
         if self.error.errno != errno.ENOSPC:

@@ -98,7 +98,9 @@ class Files:
                 with path.open("r+b") as file:
                     if hasattr(os, "posix_fallocate"):  # not on macOS
                         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-            description.write_text(json.dumps(spec))
+            aside = description.with_suffix(".partial")
+            aside.write_text(json.dumps(spec))
+            os.replace(aside, description)  # its presence says that the files are whole
         except OSError as error:
             size = sum(np.dtype(d).itemsize * int(np.prod(s)) for s, d in spec["fields"].values())
             size *= spec["lanes"] * spec["length"]
