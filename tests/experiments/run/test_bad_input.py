@@ -544,4 +544,4 @@ def test_a_run_dir_that_is_a_file_is_named_with_what_to_do(tmp_path: Path) -> No
 def test_a_replay_storage_without_its_device_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
     config = SimpleNamespace(replay_storage="cuda:0", device="cpu")
     with pytest.raises(ConfigError, match="replay_storage=cuda:0 needs device=cuda, this run has cpu"):
-        open_data(str(tmp_path / "nowhere"), config, None, False)
+        open_data(str(tmp_path / "nowhere"), config, config)
