@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -353,9 +354,17 @@ def total_loss(values: Mapping[str, Tensor] | TensorDict) -> Tensor:
 
 
 def check_horizon(horizon: int) -> int:
+    if not isinstance(horizon, int):
+        raise ValueError(f"horizon must be a whole number of steps, got {horizon!r}")
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1 step, got {horizon}")
     return horizon
+
+
+def check_temperature(temperature: float) -> float:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be greater than 0 and finite, got {temperature}")
+    return temperature
 
 
 def check_frame_channels(encoder: PixelEncoder, frame_channels: int) -> int:

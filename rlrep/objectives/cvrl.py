@@ -10,7 +10,7 @@ from torch import Tensor
 from rlrep.augment import RandomShift
 from rlrep.contrast import temporal_contrastive
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init
-from rlrep.objectives.base import Objective, check_horizon
+from rlrep.objectives.base import Objective, check_horizon, check_temperature
 from rlrep.window import Gap, Window
 
 
@@ -51,9 +51,8 @@ class CVRL(Objective):
         super().__init__(encoder, augment)
         if clip_length < 1:
             raise ValueError(f"clip_length must be at least 1 frame, got {clip_length}")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be greater than 0, got {temperature}")
-        self.horizon, self.clip_length, self.temperature = check_horizon(horizon), clip_length, temperature
+        self.horizon, self.clip_length = check_horizon(horizon), clip_length
+        self.temperature = check_temperature(temperature)
         first = tuple(range(1, clip_length))
         second = tuple(Gap(horizon, plus=step, linear=True) for step in range(clip_length))
         self.window = Window(observations=first + second)

@@ -9,7 +9,7 @@ from torch import Tensor
 from rlrep.augment import RandomShift
 from rlrep.contrast import temporal_contrastive
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
-from rlrep.objectives.base import Objective, check_horizon
+from rlrep.objectives.base import Objective, check_horizon, check_temperature
 from rlrep.window import Gap, Window
 
 
@@ -41,11 +41,9 @@ class TemporalContrastive(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if temperature <= 0:
-            raise ValueError(f"temperature must be greater than 0, got {temperature}")
         self.horizon = check_horizon(horizon)
         self.window = Window(observations=(Gap(horizon),))
-        self.temperature, self.normalize = temperature, normalize
+        self.temperature, self.normalize = check_temperature(temperature), normalize
         self.in_keys = ["observation", "future_observation"]
         self.out_keys = ["loss_temporal", "temporal_accuracy"]
         self.state_projection = projection(encoder.repr_dim, feature_dim)

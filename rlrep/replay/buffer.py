@@ -191,8 +191,8 @@ class ReplayBuffer(Episodes):
         """
         vector = np.ndim(reward) > 0
         observation, next_observation = self._checked(observation), self._checked(next_observation)
-        action, reward = self._checked_action(action), host(reward).astype(np.float32).reshape(-1)
-        terminated, truncated = (host(ended).astype(bool).reshape(-1) for ended in (terminated, truncated))
+        action, reward = self._checked_action(action), _numbers("reward", reward).astype(np.float32).reshape(-1)
+        terminated, truncated = _flags("terminated", terminated), _flags("truncated", truncated)
         if not len(reward) == len(terminated) == len(truncated) == self.num_envs:
             raise ValueError(f"reward, terminated and truncated must hold {self.num_envs} values, one an environment")
         if not np.isfinite(reward).all():
@@ -409,6 +409,21 @@ class ReplayBuffer(Episodes):
     def _held(self, lane: int) -> np.ndarray:
         """Positions of the rows of an environment that are within `capacity`."""
         return np.arange(max(0, self.head[lane] - self.kept), self.head[lane])
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    array = host(values)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be a number for each environment, got {values!r}")
+    return array
+
+
+def _flags(name: str, values: Any) -> np.ndarray:
+    """(num_envs,) bool, from booleans or from 0 and 1."""
+    array = _numbers(name, values)
+    if not np.isin(array, (0, 1)).all():
+        raise ValueError(f"{name} must be true or false for each environment, got {values!r}")
+    return array.astype(bool).reshape(-1)
 
 
 def _check_capacity(capacity: int, num_envs: int, rows: int, why: str = "") -> None:

@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from tensordict import TensorDict
 
-from rlrep import Gap, ReplayBuffer, Window
+from rlrep import Gap, PixelEncoder, ReplayBuffer, Window, make_objective
 from rlrep.data import EpisodeDataset
 from rlrep.replay import Episodes, Mixture, ReplayError
 from rlrep.window import ANY_N_STEP
@@ -366,6 +366,34 @@ def test_other_bounds_and_negative_strides() -> None:
         observation=mirrored, action=np.zeros(2), reward=0, next_observation=mirrored, terminated=False, truncated=False
     )
     assert torch.equal(store.sample(1)["observation"][0], torch.from_numpy(mirrored.copy()))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"reward": "1"}, "reward must be a number"),
+        ({"reward": None}, "reward must be a number"),
+        ({"terminated": None}, "terminated must be a number|terminated must be true or false"),
+        ({"terminated": 0.5}, "terminated must be true or false"),
+        ({"truncated": np.nan}, "truncated must be true or false"),
+    ],
+)
+def test_rewards_and_ends_of_other_kinds_are_refused(changed: dict[str, Any], message: str) -> None:
+    store = ReplayBuffer((1, *SIZE), BOX, 50, frame_stack=1, n_step=1)
+    picture = np.zeros((1, *SIZE), np.uint8)
+    usual = {"observation": picture, "action": np.zeros(2), "reward": 0.0, "next_observation": picture}
+    with pytest.raises(ValueError, match=message):
+        store.add(**(usual | {"terminated": False, "truncated": False} | changed))
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": float("nan")}, {"temperature": 0.0}, {"horizon": 2.5}, {"horizon": "3"}, {"horizon": 0}]
+)
+@pytest.mark.parametrize("name", ["temporal_contrastive", "cvrl"])
+def test_impossible_numbers_of_objectives_are_refused(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        make_objective(name, PixelEncoder((3, 20, 20), channels=4), None, **options)
 
 
 def test_a_sampler_state_is_plain(tmp_path: Any) -> None:
