@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -354,7 +355,7 @@ def total_loss(values: Mapping[str, Tensor] | TensorDict) -> Tensor:
 
 
 def check_horizon(horizon: int) -> int:
-    if not isinstance(horizon, int):
+    if not isinstance(horizon, Integral):
         raise ValueError(f"horizon must be a whole number of steps, got {horizon!r}")
     if horizon < 1:
         raise ValueError(f"horizon must be at least 1 step, got {horizon}")
