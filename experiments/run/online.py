@@ -308,9 +308,9 @@ class OnlineRun(AgentRun):
         }
 
     def write(self, state: dict[str, Any]) -> None:
-        super().write(state)
-        if self.config.save_snapshot:
+        if self.config.save_snapshot:  # first: a run that is killed in between resumes from before it
             save_checkpoint(self.folder / "checkpoints" / f"{self.count:09d}.pt", state)
+        super().write(state)
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -355,11 +355,13 @@ def total_loss(values: Mapping[str, Tensor] | TensorDict) -> Tensor:
 
 
 def check_horizon(horizon: int) -> int:
-    if not isinstance(horizon, Integral):
-        raise ValueError(f"horizon must be a whole number of steps, got {horizon!r}")
-    if horizon < 1:
-        raise ValueError(f"horizon must be at least 1 step, got {horizon}")
-    return horizon
+    try:
+        steps = operator.index(horizon)
+    except TypeError:
+        raise ValueError(f"horizon must be a whole number of steps, got {horizon!r}") from None
+    if steps < 1:
+        raise ValueError(f"horizon must be at least 1 step, got {steps}")
+    return steps
 
 
 def check_temperature(temperature: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agents import DrQV2
+from experiments.run import driver, online
 from experiments.run.checkpoint import load_checkpoint
 from experiments.run.driver import Run as AnyRun
 from experiments.run.offline import OfflineRun
@@ -103,6 +104,27 @@ def test_a_stop_in_an_episode_moves_no_checkpoint(
     )
     assert expected == {"latest.pt", "000001000.pt", "000002000.pt", "000003000.pt"}
     assert found == expected | stopped
+
+
+def test_a_kill_between_two_files_of_a_checkpoint_loses_no_snapshot(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ("agent=drqv2", "num_train_frames=2000", "checkpoint_every_frames=1000", "save_snapshot=true")
+    plain, written = online.save_checkpoint, []
+
+    def save(path: Path, state: dict[str, Any]) -> None:
+        written.append(path.name)
+        if len(written) == 2:
+            raise KeyboardInterrupt  # as a kill: nothing after it
+        plain(path, state)
+
+    for module in (online, driver):
+        monkeypatch.setattr(module, "save_checkpoint", save)
+    with pytest.raises((KeyboardInterrupt, Stopped)):
+        run(*overrides)
+    run(*overrides, "resume=true")
+    kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert {"latest.pt", "000001000.pt", "000002000.pt"} <= kept
 
 
 @pytest.mark.slow
