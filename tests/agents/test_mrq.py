@@ -281,7 +281,7 @@ def test_an_objective_of_ones_own_is_stepped_in_the_bursts() -> None:
     torch.manual_seed(0)
     encoder = PixelEncoder(SHAPE, channels=4)
     brightness = Brightness(encoder)
-    agent = MRQ(encoder, BOX, [LatentModel(encoder, BOX, **MODEL), brightness], hidden_dim=16, target_every=2)
+    agent = MRQ(encoder, BOX, [LatentModel(encoder, BOX, **MODEL), brightness], hidden_dim=16, target_every=2, batch_size=6)
     replay, moved = filled(agent), []
     for step in range(4):
         before = weights(brightness.head)
