@@ -77,6 +77,7 @@ class Agent(nn.Module):
         takes_choices: whether its actions may be ``Discrete``.
         own_objectives: names of the objectives that it can't be without.
         initial_weights: what gives a new encoder its weights, for ``Module.apply``; None leaves it as it is built.
+        waits_for_exploration: whether the first update comes after `num_expl_steps`.
         prioritized: whether it draws by priorities, and so needs a replay that does.
 
     Raises:
@@ -89,6 +90,7 @@ class Agent(nn.Module):
     own_objectives: tuple[str, ...] = ()
     initial_weights: Callable[[nn.Module], None] | None = None
     prioritized = False
+    waits_for_exploration = False
     encoder: PixelEncoder
 
     def __init__(

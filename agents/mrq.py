@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.base import Agent, Metrics, Replay, Space
-from rlrep import LatentModel, Objective, PixelEncoder, Window
+from rlrep import LatentModel, Objective, PixelEncoder
 from rlrep.encoders import xavier_init
 from rlrep.momentum import ema_, momentum_copy
 from rlrep.objectives.latent_model import normalized_mlp
@@ -72,6 +72,7 @@ class MRQ(Agent):
     """
 
     takes_choices = True
+    waits_for_exploration = True
     own_objectives = ("latent_model",)
     initial_weights = staticmethod(xavier_init)
 
@@ -100,7 +101,9 @@ class MRQ(Agent):
         options |= dict(lr=lr, num_expl_steps=num_expl_steps, update_every_steps=update_every_steps)
         super().__init__(encoder, action_space, objectives, **options)
         if self.joint:
-            raise ValueError("MRQ trains its objectives in bursts, apart from the value: leave out joint (update=joint)")
+            raise ValueError(
+                "MRQ trains its objectives in bursts, apart from the value: leave out joint (update=joint)"
+            )
         if target_every < 1:
             raise ValueError(f"target_every must be at least 1 update, got {target_every}")
         if fade < 1 and not prioritized:

@@ -324,7 +324,9 @@ class TrainConfig(RunConfig):
     """Every option of a run in an environment; checked on construction."""
 
     num_train_frames: int = option(1_000_000, "length of the run, in simulator steps", above=0)
-    num_seed_frames: int = option(None, "before the first update: 4000, or one batch if that is more", above=0)
+    num_seed_frames: int = option(
+        None, "before the first update: 4000, with agent=mrq those that explore, or one batch if that is more", above=0
+    )
     eval_every_frames: int = option(20_000, "simulator steps between evaluations", above=0)
     checkpoint_every_frames: int = option(20_000, "simulator steps between checkpoints", above=0)
     num_envs: int = option(1, "environments side by side, each in a process of its own", above=0)
@@ -352,6 +354,13 @@ class TrainConfig(RunConfig):
             raise ConfigError(
                 f"num_seed_frames={self.num_seed_frames} leaves no update within "
                 f"num_train_frames={self.num_train_frames}: make num_train_frames larger, or num_seed_frames smaller"
+            )
+        steps = (self.num_train_frames - self.num_seed_frames) / self.action_repeat
+        updates = int(steps / self.agent_options.get("update_every_steps", 1)) + 1
+        if self.agent_options.get("target_every", 1) > updates:
+            raise ConfigError(
+                f"agent.target_every={self.agent['target_every']} is longer than the run, which has {updates} updates: "
+                f"make it smaller, or num_train_frames larger"
             )
         if self.agent.get("learns_from") == "data" and not (self.init or self.offline.data):
             raise ConfigError(
@@ -434,7 +443,9 @@ def complete(composed: DictConfig) -> TrainConfig:
         if config[name] is None:
             config[name] = value
     if config.num_seed_frames is None:
-        config.num_seed_frames = max(4000, int(config.batch_size) * int(config.action_repeat))
+        waits = find_agent(str(config.agent.algorithm)).waits_for_exploration
+        explored = int(config.agent.num_expl_steps) * int(config.action_repeat) if waits else 4000
+        config.num_seed_frames = max(explored, int(config.batch_size) * int(config.action_repeat))
     if config.offline.data is not None:
         config.offline.data = located(str(config.offline.data))
     settle(config)

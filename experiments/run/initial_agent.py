@@ -17,7 +17,7 @@ from experiments.run.offline_config import OfflineConfig, load
 
 # What the weights and the optimizers mean nothing without; the rest may change at the switch.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")
-SHAPES = ("feature_dim", "hidden_dim", "latent_action_dim", "latent_actions", "predict", "out_dim", "codes")
+SHAPES = ("latent_actions", "predict", "codes")  # and all that end in _dim
 
 
 def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
@@ -55,12 +55,12 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
 
 def described(config: RunConfig) -> dict[str, object]:
     """What decides whether one run can go on with another's agent, by the names that are typed in overrides."""
-    encoder = {
-        f"encoder.{name}": getattr(config.encoder, name) for name in (*ARCHITECTURE, "freeze")
-    }
+    encoder = {f"encoder.{name}": getattr(config.encoder, name) for name in (*ARCHITECTURE, "freeze")}
     options = flat({"agent": config.agent_options})
     options |= flat({"objective": {name: config.objective.get(name, {}) for name in config.objectives}})
-    shapes = {name: value for name, value in options.items() if name.rpartition(".")[2] in SHAPES}
+    shapes = {
+        name: value for name, value in options.items() if name.endswith("_dim") or name.rpartition(".")[2] in SHAPES
+    }
     observation = {name: getattr(config, name) for name in OBSERVATION}
     agent = {"agent": config.agent["algorithm"], "objectives": config.objectives, "update": config.update}
     return observation | agent | encoder | shapes

@@ -13,6 +13,7 @@ from rlrep import PixelEncoder
 from rlrep.encoder_files import CONFIG as DESCRIPTION
 from rlrep.encoder_files import WEIGHTS
 
+
 def settle_encoder(config: RunConfig, saved: RunConfig | None) -> None:
     """Gives a run the architecture of the encoder that it starts from, or goes on with as `saved` says; in place.
 

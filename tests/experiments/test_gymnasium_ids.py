@@ -159,7 +159,11 @@ def test_pretraining_refuses_arguments_that_it_sets_itself(argument: str) -> Non
 @pytest.mark.parametrize(
     ("space", "overrides", "message"),
     [
-        (gym.spaces.Discrete(3), (), r"actions of test/Other-v0 are Discrete\(3\).*agent=mrq.*Baselines3's DQN.*attach"),
+        (
+            gym.spaces.Discrete(3),
+            (),
+            r"actions of test/Other-v0 are Discrete\(3\).*agent=mrq.*Baselines3's DQN.*attach",
+        ),
         (gym.spaces.MultiDiscrete([2, 3]), (), r"MultiDiscrete.*Stable-Baselines3's DQN"),
         (gym.spaces.Box(-1, 1, (2, 3)), (), r"a Box of one axis"),
         (gym.spaces.Box(0, np.inf, (2,)), (), r"without a lower and a higher bound"),
