@@ -33,8 +33,8 @@ from experiments.results.runs import (
     Run,
     RunError,
     counted,
-    differences,
     find_runs,
+    learned_differently,
     random_return,
     read_config,
     read_returns,
@@ -146,7 +146,7 @@ def curve(task: str, group: str, runs: Sequence[Run]) -> Curve:
     seeds = [run.config.get("seed") for run in runs]
     if len(set(seeds)) < len(seeds):
         log.warning("%s has a seed more than once (%s): are these runs of one kind?", name, seeds)
-    mixed = {setting for run in runs[1:] for setting in differences(run.config, runs[0].config)}
+    mixed = {setting for run in runs[1:] for setting in learned_differently(run.config, runs[0].config)}
     if mixed:
         log.warning(
             "%s joins runs of several configurations; they differ in %s: --group KEY draws them apart",

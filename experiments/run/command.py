@@ -244,8 +244,8 @@ def tell(
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
-    from experiments.run.config import refusals
     from experiments.run.driver import EXPECTED, Stopped
+    from experiments.run.options import refusals
 
     try:
         with refusals():

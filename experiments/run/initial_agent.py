@@ -11,9 +11,11 @@ from hydra.utils import to_absolute_path
 from agents import Agent
 from agents.schedule import parse_schedule
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
-from experiments.run.config import ConfigError, RunConfig, TrainConfig
-from experiments.run.config_file import flat
+from experiments.run.config import RunConfig
 from experiments.run.offline_config import OfflineConfig, load
+from experiments.run.options import ConfigError
+from experiments.run.train_config import TrainConfig
+from experiments.yaml_files import flat
 
 # What the weights and the optimizers mean nothing without; the rest may change at the switch.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")

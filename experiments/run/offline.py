@@ -22,7 +22,7 @@ from experiments.run.config import settle_precision
 from experiments.run.config_file import load_as
 from experiments.run.data import check_fit, open_data, resume_data
 from experiments.run.driver import claim, conduct
-from experiments.run.offline_config import FREE_ON_RESUME, OfflineConfig, completed, requested
+from experiments.run.offline_config import OfflineConfig, completed, requested
 from experiments.run.pretrained import settle_encoder
 from rlrep.data import Dataset
 
@@ -125,7 +125,7 @@ def open_offline(composed: DictConfig, opened: ExitStack) -> OfflineRun:
     settle_precision(config, saved, composed)
     if not ranks.rank():
         opened.enter_context(locked(folder))
-        claim(folder, config, saved, FREE_ON_RESUME)
+        claim(folder, config, saved)
     return opened.enter_context(closing(OfflineRun(config, folder, data)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import NoneType, UnionType
@@ -20,6 +21,17 @@ class ConfigError(ValueError):
     """A configuration that can't work; the message says what to change."""
 
 
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Makes a `ConfigError` of what the parts of a run refuse while they are built: users can fix it."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+
+
 @dataclass(frozen=True)
 class Option:
     """What is known of an option beside its name and type.
@@ -31,6 +43,7 @@ class Option:
         choices: the words that it may be.
         path: it is a file or folder, taken as typed.
         needs: options without any of which it has no effect.
+        free: a resumed run may have another value; its checkpoint means nothing under another value of the rest.
         referenced: it has an effect only through the options that refer to it, as the agent's do.
     """
 
@@ -43,6 +56,7 @@ class Option:
     choices: tuple[str, ...] = ()
     path: bool = False
     needs: tuple[str, ...] = ()
+    free: bool = False
     referenced: bool = False
 
     def fits(self, value: float) -> bool:

@@ -293,9 +293,9 @@ def loop(agent: str, num_envs: int, path: str, device: torch.device, seconds: fl
     from hydra import compose, initialize_config_dir
 
     from envs import OpenGLError
-    from experiments.run import config as configuration
     from experiments.run.evaluation import evaluate
     from experiments.run.online import OnlineRun
+    from experiments.run.train_config import complete
 
     class Enough(Exception):
         """The clock has run for long enough."""
@@ -335,8 +335,8 @@ def loop(agent: str, num_envs: int, path: str, device: torch.device, seconds: fl
     with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parents[1] / "conf")):
         run_dir = f"run_dir={tempfile.mkdtemp()}"
         named = [f"agent={name}", f"num_envs={num_envs}", f"path={path}", f"device={device}", run_dir]
-        config = configuration.complete(compose("config", [*named, *fixed, *overrides]))
-    config.replay_buffer_size = min(configuration.useful_replay_size(config, config.replay_buffer_size), 100_000)
+        config = complete(compose("config", [*named, *fixed, *overrides]))
+    config.replay_buffer_size = min(config.useful_replay_size, 100_000)
     # On CUDA enough rows that the replay draws as it does in a long run; a CPU would take too long to collect them.
     seed_steps = max(config.batch_size, (280 if device.type == "cuda" else 16) * num_envs)
     config.num_seed_frames = config.action_repeat * seed_steps

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments.run.config import TrainConfig, complete
+from experiments.run.train_config import TrainConfig, complete
 
 CONF = Path(__file__).parents[3] / "experiments" / "conf"
 

@@ -1,0 +1,110 @@
+"""Sections of the configuration of a run: options that belong together, as in encoder.channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.run.options import option, value_of
+from rlrep.encoders import PRECISIONS
+
+# Settings of the noise that kind=pixels has no use for.
+OF_SHAPES = ("num_shapes", "background_only")
+
+
+@dataclass
+class EncoderConfig:
+    channels: int = option(32, "of the convolutions", above=0)
+    strides: list[int] = option([2, 1, 1, 1], "of the convolutions; [2,2,2,2] makes small features at less cost")
+    out_dim: int | None = option(
+        None, "features, by a linear layer after the convolutions; null leaves theirs as they are", above=0
+    )
+    precision: str = option(
+        "auto", "bfloat16 is chosen where the device is faster at it", choices=("auto", *PRECISIONS)
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of `PixelEncoder`, except for the observation's shape."""
+        return {name: getattr(self, name) for name in ("channels", "precision", "strides", "out_dim")}
+
+
+@dataclass
+class AgentEncoderConfig(EncoderConfig):
+    path: str | None = option(
+        None,
+        "folder of an encoder that experiments.pretrain made, which the run starts from (encoder=FOLDER)",
+        path=True,
+    )
+    freeze: bool = option(False, "nothing trains the encoder", needs=("encoder.path", "init"))
+
+
+@dataclass
+class WandbConfig:
+    project: str | None = option(None, "null is $WANDB_PROJECT, or rlrep", needs=("use_wandb",), free=True)
+    mode: str | None = option(
+        None,
+        "null is $WANDB_MODE, or online",
+        choices=("online", "offline", "disabled"),
+        needs=("use_wandb",),
+        free=True,
+    )
+
+
+@dataclass
+class NoiseConfig:
+    """Distractors on an environment's pictures, see envs/noise.py; none without a kind."""
+
+    kind: str | None = option(None, "distractors on the pictures; null is none", choices=("shapes", "pixels"))
+    persistence: float = option(
+        1.0,
+        "0 draws the distractors afresh at each step (iid), 1 lets them move on their own (exogenous)",
+        least=0,
+        most=1,
+        needs=("noise.kind",),
+    )
+    num_shapes: int = option(4, "how many", above=0, needs=("noise.kind",))
+    size: float = option(
+        0.25,
+        "of a shape, as a share of the image's side; of a pixel's offset, of 255",
+        above=0,
+        needs=("noise.kind",),
+    )
+    background_only: bool = option(
+        False, "shapes cover dark pixels only, as on a black background", needs=("noise.kind",)
+    )
+
+    @property
+    def options(self) -> dict[str, Any] | None:
+        """The keyword arguments of `envs.Noise`; None without noise."""
+        if self.kind is None:
+            return None
+        return {name: value for name, value in vars(self).items() if self.kind == "shapes" or name not in OF_SHAPES}
+
+
+@dataclass
+class OfflineShareConfig:
+    """Finished data that an online run learns from as well."""
+
+    data: str | None = option(
+        None, "finished data to learn from as well; with init, the data that init has", path=True, free=True
+    )
+    share: float = option(0.5, "of each batch that comes from it", least=0, below=1, needs=("offline.data", "init"))
+    skip_corrupt: bool = option(False, "leave out files that can't be used", needs=("offline.data", "init"))
+    channels_last: bool | None = option(
+        None, "whether its pictures are (height, width, channels)", needs=("offline.data", "init")
+    )
+    frame_channels: int | None = option(
+        None, "channels of a frame where its pictures hold several", above=0, needs=("offline.data", "init")
+    )
+    cache: str | None = option(
+        None, "folder of the converted files; null is one in data", path=True, needs=("offline.data", "init"), free=True
+    )
+
+
+def idle_noise(plain: Mapping[str, Any]) -> dict[str, str]:
+    """The options of noise that its kind has no use for, with the reason."""
+    if value_of(plain, "noise.kind") != "pixels":
+        return {}
+    return {f"noise.{name}": "with noise.kind=pixels, only with noise.kind=shapes" for name in OF_SHAPES}
