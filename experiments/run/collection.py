@@ -36,7 +36,7 @@ from experiments.run.device import resolve_device
 from experiments.run.evaluation import Policy, environment_options, evaluate
 from experiments.run.log import Progress
 from experiments.run.names import import_modules
-from experiments.run.options import ConfigError, check, option, refusals
+from experiments.run.options import ConfigError, check, defaults, option, refusals
 from experiments.run.policy import checkpoint_policy, random_policy
 from experiments.run.train_config import TrainConfig, load
 from rlrep.data import Provenance, Transitions, write_transitions
@@ -84,7 +84,7 @@ class CollectConfig:
         return found
 
 
-register("collect_options", CollectConfig)
+register("collect_options", defaults(CollectConfig))
 
 
 @dataclass(frozen=True)

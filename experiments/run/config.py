@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from agents import PATHS, find_agent
+from agents import AGENTS, PATHS, find_agent
+from experiments.run.config_file import register
 from experiments.run.device import check_storage, resolve_device
 from experiments.run.learner_options import check_options, defaults_of, objective_defaults
 from experiments.run.names import short_name
@@ -84,7 +85,7 @@ class RunConfig(AnyRunConfig):
     encoder: AgentEncoderConfig = section("the agent's encoder")
     objectives: list[str] = option([], "losses on the encoder: [taco], [curl], … or [my_package.my_file:MyObjective]")
     objective: dict[str, Any] = option(objective_defaults, "their options: objective.taco.horizon=3")
-    agent: dict[str, Any] = option({}, "its options, see experiments/conf/agent")
+    agent: dict[str, Any] = option({}, "its options, see --cfg job")
     save_video: bool = option(True, "of the first episode of each evaluation", free=True)
     use_tb: bool = option(False, "log to TensorBoard", free=True)
 
@@ -140,7 +141,7 @@ def settle(config: DictConfig) -> None:
     if isinstance(config.objectives, str):
         raise ConfigError(f"objectives: it is a list, write objectives=[{config.objectives}]")
     if ":" in str(config.agent.algorithm):
-        agent = defaults_of(find_agent(config.agent.algorithm), ("feature_dim", "hidden_dim", "lr"))
+        agent = defaults_of(find_agent(config.agent.algorithm))
         config.agent = agent | dict(config.agent)
     added = [short_name(name) for name in config.objectives if name != config.agent.name]
     for name in config.objectives:
@@ -178,3 +179,7 @@ def check_env(env: Mapping[str, Any], settings: Set[str]) -> None:
         raise ConfigError(f"env.{name} is a setting of the run itself: give {name}=… instead")
     for name in sorted({"task", "seed", "processes", "timeout", "render_mode"} & env.keys()):
         raise ConfigError(f"env.{name} is set by the run itself: leave it out")
+
+
+for name, kind in AGENTS.items():
+    register(name, defaults_of(kind), "agent_options")

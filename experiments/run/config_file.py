@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.run.options import ConfigError, defaults
+from experiments.run.options import ConfigError
 from experiments.yaml_files import flat, read_yaml
 
 Config = TypeVar("Config")
@@ -25,9 +25,9 @@ KINDS = {
 }
 
 
-def register(name: str, schema: type) -> None:
-    """Makes the defaults of a configuration known to Hydra, to be named in the defaults of a YAML file."""
-    ConfigStore.instance().store(name, OmegaConf.create(defaults(schema)))
+def register(name: str, values: dict[str, Any], group: str | None = None) -> None:
+    """Makes the defaults of options known to Hydra, to be named in the defaults of a YAML file."""
+    ConfigStore.instance().store(name, OmegaConf.create(values), group)
 
 
 def typed_as(schema: type[Config], config: DictConfig) -> Config:

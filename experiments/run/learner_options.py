@@ -24,21 +24,24 @@ MAY_BE_ZERO = {
 # Arguments of agents and objectives that are no options.
 GIVEN_BY_US = {"encoder", "action_space", "objectives", "joint", "augment", "batch_size", "n_step"}
 
+# Options that a run has as well, and that follow it.
+SHARED = ("feature_dim", "hidden_dim", "lr")
+
 
 def objective_defaults() -> dict[str, dict[str, Any]]:
     """The options of every objective, as its class has them; the sizes of heads are the run's."""
     return {name: defaults_of(kind) for name, kind in OBJECTIVES.items()}
 
 
-def defaults_of(built: type, shared: tuple[str, ...] = ("feature_dim", "hidden_dim")) -> dict[str, Any]:
-    """The options of an objective's or agent's class with their defaults; those of `shared` follow the run's."""
+def defaults_of(built: type) -> dict[str, Any]:
+    """The options of an objective's or agent's class with their defaults; those of `SHARED` follow the run's."""
     hints = arguments_of(built)
     # An objective's batch is its owner's unless it has a size.
     out: dict[str, Any] = {"batch_size": None} if issubclass(built, Objective) else {}
     for name, parameter in parameters_of(built).items():
         if name in GIVEN_BY_US or name == "frame_channels" or parameter.default is parameter.empty:
             continue
-        out[name] = f"${{{name}}}" if name in shared and hints[name] in (int, float) else parameter.default
+        out[name] = f"${{{name}}}" if name in SHARED and hints[name] in (int, float) else parameter.default
     return out
 
 

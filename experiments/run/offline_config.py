@@ -17,7 +17,7 @@ from experiments.run.checkpoint import CONFIG
 from experiments.run.config import RunConfig, settle
 from experiments.run.config_file import explanation, load_as, register, typed_as
 from experiments.run.names import as_folder, import_modules, located
-from experiments.run.options import ConfigError, option, value_of
+from experiments.run.options import ConfigError, defaults, option, value_of
 from experiments.run.train_config import TrainConfig
 from experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.data.formats import FORMATS
@@ -80,7 +80,7 @@ class OfflineConfig(RunConfig):
         )
 
 
-register("offline_options", OfflineConfig)
+register("offline_options", defaults(OfflineConfig))
 
 
 def requested(composed: DictConfig) -> Any:

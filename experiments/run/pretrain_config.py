@@ -14,7 +14,7 @@ from experiments.run.config_file import register, typed_as
 from experiments.run.device import resolve_device
 from experiments.run.learner_options import check_options
 from experiments.run.names import as_folder, import_modules, short_name
-from experiments.run.options import ConfigError, option, options_of, section, value_of
+from experiments.run.options import ConfigError, defaults, option, options_of, section, value_of
 from experiments.run.sections import EncoderConfig, idle_noise
 from rlrep.encoders import supports_bfloat16
 from rlrep.objectives import find_objective
@@ -104,7 +104,7 @@ class PretrainConfig(AnyRunConfig):
         return self.source.startswith(ENVIRONMENT)
 
 
-register("pretrain_options", PretrainConfig)
+register("pretrain_options", defaults(PretrainConfig))
 
 
 def complete(composed: DictConfig) -> PretrainConfig:

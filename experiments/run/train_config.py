@@ -13,7 +13,7 @@ from envs import task_name
 from experiments.run.config import RunConfig, settle
 from experiments.run.config_file import load_as, register, typed_as
 from experiments.run.names import as_folder, import_modules, located, short_name
-from experiments.run.options import ConfigError, option, section, value_of
+from experiments.run.options import ConfigError, defaults, option, section, value_of
 from experiments.run.sections import OfflineShareConfig
 from rlrep import Window
 
@@ -172,4 +172,4 @@ def load(path: Path) -> TrainConfig:
     return load_as(TrainConfig, path)
 
 
-register("train_options", TrainConfig)
+register("train_options", defaults(TrainConfig))
