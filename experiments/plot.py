@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.results.curves import draw_runs, summary
+from experiments.results.curve_tables import summary
+from experiments.results.curves import draw_runs
 
 
 def as_pair(text: str) -> tuple[str, str]:

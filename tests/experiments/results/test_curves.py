@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from numpy.typing import ArrayLike
 
 from experiments.plot import main
-from experiments.results import curves
+from experiments.results import pictures
 from experiments.results.curves import draw_run, draw_runs
 from experiments.results.runs import RunError, find_runs, read_returns, read_run
 
@@ -40,7 +40,7 @@ def write_run(
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "WIDTH", 320)
+    monkeypatch.setattr(pictures, "WIDTH", 320)
 
 
 @pytest.fixture
