@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.results.runs import as_finite
 from experiments.run.inspection import convert, info
 from rlrep.data import TransitionFiles
 from rlrep.data.dataset import check_target
@@ -24,16 +24,6 @@ OPTIONS = {
     "frame_channels=": "--frame-channels=",
     "channels_last=True or False": "--channels-last or --no-channels-last",
 }
-
-
-def as_return(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-as_return.__name__ = "finite number"  # as argparse calls it
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="rlrep",
         help=f"{', '.join(each.name for each in WRITTEN)}, or package.module:Class of your own",
     )
-    for name, kind in (("task", str), ("level", str), ("random-return", as_return), ("expert-return", as_return)):
+    for name, kind in (("task", str), ("level", str), ("random-return", as_finite), ("expert-return", as_finite)):
         two.add_argument(f"--{name}", type=kind, help="recorded, where the source does not say it or says it wrongly")
     for command in (one, two):
         command.add_argument(

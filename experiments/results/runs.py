@@ -255,6 +255,16 @@ def to_float(cell: str | None) -> float:
         return nan
 
 
+def as_finite(text: str) -> float:
+    """An argument of a command that is a return."""
+    if not isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
+
+
+as_finite.__name__ = "finite number"  # as argparse calls it
+
+
 def random_return(folder: Path, config: Config) -> float | None:
     """The random policy's mean return, where the run's folder tells it.
 

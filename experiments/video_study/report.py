@@ -173,10 +173,10 @@ def domain_blocks(results: Results, domain: str, pictures: dict[str, Path]) -> l
         Block("h2", DOMAINS[domain]),
         *shown(pictures, f"returns_{domain}"),
         *(Block("text", line) for line in ranking(results, domain)),
-        Block("table", lines=core_lines(results, domain)),
+        Block("table", lines=core_lines(results, domain, READ)),
         Block("text", UNITS[0]),
         *shown(pictures, f"probes_{domain}"),
-        Block("table", lines=geometry_lines(results, domain)),
+        Block("table", lines=core_lines(results, domain, GEOMETRY)),
         Block("text", UNITS[1]),
         *shown(pictures, f"reconstructions_{domain}"),
         *shown(pictures, f"size_{domain}"),
@@ -256,6 +256,20 @@ def shown(pictures: dict[str, Path], name: str) -> list[Block]:
     return [Block("picture", CAPTIONS[name.split("_")[0]], picture=pictures[name])] if name in pictures else []
 
 
+# Columns of the tables, and the measures in them.
+READ = {
+    "return": "final_return",
+    "state, linear": "state_linear",
+    "state, MLP": "state_mlp",
+    "noise, linear": "noise_linear",
+    "noise, MLP": "noise_mlp",
+}
+GEOMETRY = {
+    "reconstruction error": "reconstruction",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
+    "effective rank": "effective_rank",
+}
 CAPTIONS = {
     "returns": "Return of PPO on frozen encoders against environment steps, mean and 95 % interval over seeds",
     "probes": "How well probes read the state and the noise from frozen features",
@@ -290,37 +304,15 @@ def part_line(part: Part) -> Line:
     }
 
 
-def core_lines(results: Results, domain: str) -> list[Line]:
-    measures = {
-        "return": "final_return",
-        "state, linear": "state_linear",
-        "state, MLP": "state_mlp",
-        "noise, linear": "noise_linear",
-        "noise, MLP": "noise_mlp",
-    }
-    return [
-        {"noise": NOISES[noise], "method": METHODS[method], **cells_line(cells, measures)}
-        for noise, method, cells in core_groups(results, domain)
-    ]
-
-
-def geometry_lines(results: Results, domain: str) -> list[Line]:
-    measures = {
-        "reconstruction error": "reconstruction",
-        "alignment": "alignment",
-        "uniformity": "uniformity",
-        "effective rank": "effective_rank",
-    }
-    return [
-        {"noise": NOISES[noise], "method": METHODS[method], **cells_line(cells, measures)}
-        for noise, method, cells in core_groups(results, domain)
-        if any(len(values(cells, measure)) for measure in measures.values())
-    ]
-
-
-def core_groups(results: Results, domain: str) -> list[tuple[str, str, list[Cell]]]:
-    groups = [(n, m, core(results, domain, noise=n, method=m)) for n in NOISES for m in METHODS]
-    return [group for group in groups if group[2]]
+def core_lines(results: Results, domain: str, measures: dict[str, str]) -> list[Line]:
+    """A row for each noise and method of the core that has one of the measures."""
+    lines = []
+    for noise, name in NOISES.items():
+        for method, label in METHODS.items():
+            cells = core(results, domain, noise=noise, method=method)
+            if any(len(values(cells, measure)) for measure in measures.values()):
+                lines.append({"noise": name, "method": label, **cells_line(cells, measures)})
+    return lines
 
 
 def size_lines(results: Results, domain: str) -> list[Line]:
