@@ -14,7 +14,7 @@ from experiments.run.device import check_storage, resolve_device
 from experiments.run.learner_options import check_options, defaults_of, objective_defaults
 from experiments.run.names import short_name
 from experiments.run.options import ConfigError, check, option, section, value_of
-from experiments.run.sections import AgentEncoderConfig, NoiseConfig, WandbConfig, idle_noise
+from experiments.run.sections import ARCHITECTURE, AgentEncoderConfig, NoiseConfig, WandbConfig, idle_noise
 from rlrep.encoders import supports_bfloat16
 from rlrep.objectives import find_objective
 
@@ -97,6 +97,8 @@ class RunConfig(AnyRunConfig):
         check_options("agent", self.agent_options, find_agent(self.agent["algorithm"]))
         for name in self.objectives:
             check_options(f"objective.{name}", self.objective.get(name, {}), found[name])
+        if self.agent_options.get("fade", 1) > 1:
+            raise ConfigError(f"agent.fade must be at most 1, got {self.agent['fade']}")
         if self.agent_options.get("critic_target_tau", 0) > 1:
             raise ConfigError(f"agent.critic_target_tau must be at most 1, got {self.agent['critic_target_tau']}")
         if len(set(self.objectives)) < len(self.objectives):
@@ -118,7 +120,7 @@ class RunConfig(AnyRunConfig):
         """
         found = idle_noise(plain)
         if path := value_of(plain, "encoder.path"):
-            for name in ("channels", "strides", "out_dim"):
+            for name in ARCHITECTURE:
                 found[f"encoder.{name}"] = f"with encoder={path}, which has its own"
         if not value_of(plain, "objectives"):
             found["update"] = "without objectives=[…]"
@@ -143,7 +145,9 @@ def settle(config: DictConfig) -> None:
     if ":" in str(config.agent.algorithm):
         agent = defaults_of(find_agent(config.agent.algorithm))
         config.agent = agent | dict(config.agent)
-    added = [short_name(name) for name in config.objectives if name != config.agent.name]
+    own = find_agent(str(config.agent.algorithm)).own_objectives
+    added = [short_name(name) for name in config.objectives if name not in (config.agent.name, *own)]
+    config.objectives = list(own) + [name for name in config.objectives if name not in own]
     for name in config.objectives:
         given = config.objective.pop(short_name(name), None) or config.objective.get(name, {})
         config.objective[name] = defaults_of(find_objective(name)) | dict(given)

@@ -14,6 +14,7 @@ from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpo
 from experiments.run.config import RunConfig
 from experiments.run.offline_config import OfflineConfig, load
 from experiments.run.options import ConfigError
+from experiments.run.sections import ARCHITECTURE
 from experiments.run.train_config import TrainConfig
 from experiments.yaml_files import flat
 
@@ -57,9 +58,7 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
 
 def described(config: RunConfig) -> dict[str, object]:
     """What decides whether one run can go on with another's agent, by the names that are typed in overrides."""
-    encoder = {
-        f"encoder.{name}": getattr(config.encoder, name) for name in ("channels", "strides", "out_dim", "freeze")
-    }
+    encoder = {f"encoder.{name}": getattr(config.encoder, name) for name in (*ARCHITECTURE, "freeze")}
     options = flat({"agent": config.agent_options})
     options |= flat({"objective": {name: config.objective.get(name, {}) for name in config.objectives}})
     shapes = {name: value for name, value in options.items() if name.rpartition(".")[2] in SHAPES}

@@ -19,6 +19,15 @@ MAY_BE_ZERO = {
     "inverse_temperature",
     "denoise",
     "codes",
+    "prediction",
+    "reward",
+    "termination",
+    "contrast",
+    "momentum",
+    "noise",
+    "noise_clip",
+    "weight_decay",
+    "value_grad_clip",
 }
 
 # Arguments of agents and objectives that are no options.

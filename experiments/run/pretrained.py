@@ -10,11 +10,10 @@ from torch import nn
 
 from experiments.run.config import RunConfig
 from experiments.run.options import ConfigError
+from experiments.run.sections import ARCHITECTURE
 from rlrep import PixelEncoder
 from rlrep.encoder_files import CONFIG as DESCRIPTION
 from rlrep.encoder_files import WEIGHTS
-
-ARCHITECTURE = ("channels", "strides", "out_dim")
 
 
 def settle_encoder(config: RunConfig, saved: RunConfig | None) -> None:

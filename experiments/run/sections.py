@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.run.options import option, value_of
-from rlrep.encoders import PRECISIONS
+from rlrep.encoders import ACTIVATIONS, PRECISIONS
+
+# The keyword arguments of `PixelEncoder` that say what its weights are for.
+ARCHITECTURE = ("channels", "strides", "out_dim", "activation")
 
 # Settings of the noise that kind=pixels has no use for.
 OF_SHAPES = ("num_shapes", "background_only")
@@ -20,6 +23,7 @@ class EncoderConfig:
     out_dim: int | None = option(
         None, "features, by a linear layer after the convolutions; null leaves theirs as they are", above=0
     )
+    activation: str = option("relu", "after each convolution", choices=tuple(ACTIVATIONS))
     precision: str = option(
         "auto", "bfloat16 is chosen where the device is faster at it", choices=("auto", *PRECISIONS)
     )
@@ -27,7 +31,7 @@ class EncoderConfig:
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `PixelEncoder`, except for the observation's shape."""
-        return {name: getattr(self, name) for name in ("channels", "precision", "strides", "out_dim")}
+        return {name: getattr(self, name) for name in (*ARCHITECTURE, "precision")}
 
 
 @dataclass
