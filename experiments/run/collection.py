@@ -40,8 +40,8 @@ from experiments.run.options import ConfigError, check, defaults, option, refusa
 from experiments.run.policy import checkpoint_policy, random_policy
 from experiments.run.train_config import TrainConfig, load
 from rlrep.data import Provenance, Transitions, write_transitions
-from rlrep.data.dataset import check_target
 from rlrep.data.replay_files import episodes_of, load_rows
+from rlrep.data.transition_files import check_target
 
 LEVELS = ("random", "medium", "medium_replay", "full_replay", "medium_expert", "expert")
 PLAYED_BY = {"random": ["random"], "medium": ["medium"], "expert": ["expert"], "medium_expert": ["medium", "expert"]}
