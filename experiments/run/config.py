@@ -35,12 +35,12 @@ class AnyRunConfig:
     )
     image_size: int = option(84, "height and width of a frame in pixels", above=0, most=2048)
     frame_stack: int = option(3, "frames in an observation", above=0)
-    noise: NoiseConfig = section("distractors on the environment's pictures")
+    noise: NoiseConfig = section(needs=("noise.kind",))
     batch_size: int = option(256, "rows of a batch", above=0)
     lr: float = option(1e-4, "step size of Adam", above=0)
     shift: int = option(4, "pixels that images are shifted by at most, at random", least=0)
     use_wandb: bool = option(False, "log to Weights & Biases", free=True)
-    wandb: WandbConfig = section("Weights & Biases")
+    wandb: WandbConfig = section(needs=("use_wandb",))
 
     def __post_init__(self) -> None:
         check(self)
@@ -82,7 +82,7 @@ class RunConfig(AnyRunConfig):
         choices=("separate", "joint"),
     )
     path: str = option("fast", "eager: float32 with every acceleration off, to compare with", choices=tuple(PATHS))
-    encoder: AgentEncoderConfig = section("the agent's encoder")
+    encoder: AgentEncoderConfig = section()
     objectives: list[str] = option([], "losses on the encoder: [taco], [curl], … or [my_package.my_file:MyObjective]")
     objective: dict[str, Any] = option(objective_defaults, "their options: objective.taco.horizon=3")
     agent: dict[str, Any] = option({}, "its options, see --cfg job")

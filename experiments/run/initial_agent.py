@@ -13,8 +13,8 @@ from agents.schedule import parse_schedule
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
 from experiments.run.config import RunConfig
 from experiments.run.offline_config import OfflineConfig, load
-from experiments.run.options import ConfigError
-from experiments.run.sections import ARCHITECTURE
+from experiments.run.options import ConfigError, options_of
+from experiments.run.sections import ARCHITECTURE, FilesConfig
 from experiments.run.train_config import TrainConfig
 from experiments.yaml_files import flat
 
@@ -42,8 +42,7 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
         return
     initial = load(Path(config.init) / CONFIG)
     if isinstance(initial, OfflineConfig) and config.offline.data is None:
-        files = ("cache", "skip_corrupt", "channels_last", "frame_channels")
-        given = {name: getattr(config.offline, name) for name in files}
+        given = {name: getattr(config.offline, name) for name in options_of(FilesConfig)}
         read_alike = {name: value or getattr(initial, name) for name, value in given.items()}
         config.offline = replace(config.offline, data=initial.dataset, **read_alike)
     ours, theirs = described(config), described(initial)

@@ -18,6 +18,7 @@ from experiments.run.config import RunConfig, settle
 from experiments.run.config_file import explanation, load_as, register, typed_as
 from experiments.run.names import as_folder, import_modules, located
 from experiments.run.options import ConfigError, defaults, option, value_of
+from experiments.run.sections import FilesConfig
 from experiments.run.train_config import TrainConfig
 from experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.data.formats import FORMATS
@@ -31,7 +32,7 @@ USUAL_ACTION_REPEAT = 2  # V-D4RL's, whose files do not tell
 
 
 @dataclass
-class OfflineConfig(RunConfig):
+class OfflineConfig(FilesConfig, RunConfig):
     """Every option of a run on offline data; checked on construction. null is "as the data say".
 
     `data` is what the data set says of itself: its level, the returns of the random policy and of its expert, and the
@@ -52,16 +53,6 @@ class OfflineConfig(RunConfig):
         "linear(1.0,0.1,125000)",  # V-D4RL's is over 250,000 steps, with an update at every second
         "standard deviation of the actor's noise, in updates",
         referenced=True,
-    )
-    cache: str | None = option(
-        None, "folder of the converted frames; null is .rlrep-cache beside the data", path=True, free=True
-    )
-    skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
-    channels_last: bool | None = option(
-        None, "whether pictures in files are (height, width, channels); null tells by their shape"
-    )
-    frame_channels: int | None = option(
-        None, "channels of a frame where pictures hold several: 1 for grey; null takes threes for RGB", above=0
     )
     num_updates: int = option(100_000, "length of the run", above=0, free=True)
     log_every_updates: int = option(500, "updates between rows of train.csv", above=0)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -85,9 +85,9 @@ def option(default: Any, help: str, **known: Any) -> Any:
     return field(metadata={"option": Option(default, help, **known)})
 
 
-def section(help: str) -> Any:
-    """A field whose type is a dataclass of options."""
-    return field(metadata={"help": help})
+def section(needs: tuple[str, ...] = ()) -> Any:
+    """A field whose type is a dataclass of options; without any of the options `needs` the others have no effect."""
+    return field(metadata={"needs": needs})
 
 
 def options_of(schema: type, prefix: str = "") -> dict[str, Option]:
@@ -98,7 +98,12 @@ def options_of(schema: type, prefix: str = "") -> dict[str, Option]:
         if "option" in each.metadata:
             found[f"{prefix}{each.name}"] = each.metadata["option"]
         elif is_dataclass(hints[each.name]):
-            found |= options_of(hints[each.name], f"{prefix}{each.name}.")
+            inside = options_of(hints[each.name], f"{prefix}{each.name}.")
+            needs = each.metadata["needs"]
+            found |= {
+                name: known if known.needs or name in needs else replace(known, needs=needs)
+                for name, known in inside.items()
+            }
     return found
 
 

@@ -15,18 +15,18 @@ from experiments.run.device import resolve_device
 from experiments.run.learner_options import check_options
 from experiments.run.names import as_folder, import_modules, short_name
 from experiments.run.options import ConfigError, defaults, option, options_of, section, value_of
-from experiments.run.sections import EncoderConfig, idle_noise
+from experiments.run.sections import EncoderConfig, FilesConfig, idle_noise
 from rlrep.encoders import supports_bfloat16
 from rlrep.objectives import find_objective
 from rlrep.registry import parameters_of
 
 ENVIRONMENT = "env:"
-OF_FILES = ("cache", "skip_corrupt", "channels_last", "frame_channels", "fps", "mixed_sizes")
+OF_FILES = (*options_of(FilesConfig), "fps", "mixed_sizes")
 OF_ENVIRONMENTS = ("env", "num_frames")
 
 
 @dataclass
-class PretrainConfig(AnyRunConfig):
+class PretrainConfig(FilesConfig, AnyRunConfig):
     """Every option of a pre-training; checked on construction."""
 
     objective: str = option("temporal_contrastive", "or my_package.my_file:MyObjective; inverse_model needs actions")
@@ -38,16 +38,6 @@ class PretrainConfig(AnyRunConfig):
     horizon: int = option(3, "K, the most steps between the two observations of a pair", above=0)
     validation_fraction: float = option(
         0.1, "of the episodes; of the frames if there is one episode only", above=0, below=1
-    )
-    cache: str | None = option(
-        None, "folder of the decoded frames; null is .rlrep-cache beside the videos", path=True, free=True
-    )
-    skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
-    channels_last: bool | None = option(
-        None, "whether pictures in episode files are (height, width, channels); null tells by their shape"
-    )
-    frame_channels: int | None = option(
-        None, "channels of a frame where pictures hold several: 1 for grey; null takes threes for RGB", above=0
     )
     fps: float | None = option(
         None, "frame rate that videos are brought to by dropping frames; null wants one rate in all", above=0
@@ -62,7 +52,7 @@ class PretrainConfig(AnyRunConfig):
     patience: int | None = option(
         10, "validations without a better one until training stops; null never stops early", above=0, free=True
     )
-    encoder: EncoderConfig = section("the encoder")
+    encoder: EncoderConfig = section()
 
     def __post_init__(self) -> None:
         kind = find_objective(self.objective)

@@ -46,12 +46,11 @@ class AgentEncoderConfig(EncoderConfig):
 
 @dataclass
 class WandbConfig:
-    project: str | None = option(None, "null is $WANDB_PROJECT, or rlrep", needs=("use_wandb",), free=True)
+    project: str | None = option(None, "null is $WANDB_PROJECT, or rlrep", free=True)
     mode: str | None = option(
         None,
         "null is $WANDB_MODE, or online",
         choices=("online", "offline", "disabled"),
-        needs=("use_wandb",),
         free=True,
     )
 
@@ -66,18 +65,14 @@ class NoiseConfig:
         "0 draws the distractors afresh at each step (iid), 1 lets them move on their own (exogenous)",
         least=0,
         most=1,
-        needs=("noise.kind",),
     )
-    num_shapes: int = option(4, "how many", above=0, needs=("noise.kind",))
+    num_shapes: int = option(4, "how many", above=0)
     size: float = option(
         0.25,
         "of a shape, as a share of the image's side; of a pixel's offset, of 255",
         above=0,
-        needs=("noise.kind",),
     )
-    background_only: bool = option(
-        False, "shapes cover dark pixels only, as on a black background", needs=("noise.kind",)
-    )
+    background_only: bool = option(False, "shapes cover dark pixels only, as on a black background")
 
     @property
     def options(self) -> dict[str, Any] | None:
@@ -88,23 +83,29 @@ class NoiseConfig:
 
 
 @dataclass
-class OfflineShareConfig:
+class FilesConfig:
+    """How files of episodes or videos are read."""
+
+    cache: str | None = option(
+        None, "folder of the converted frames; null is .rlrep-cache beside the data", path=True, free=True
+    )
+    skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
+    channels_last: bool | None = option(
+        None, "whether pictures in episode files are (height, width, channels); null tells by their shape"
+    )
+    frame_channels: int | None = option(
+        None, "channels of a frame where pictures hold several: 1 for grey; null takes threes for RGB", above=0
+    )
+
+
+@dataclass
+class OfflineShareConfig(FilesConfig):
     """Finished data that an online run learns from as well."""
 
     data: str | None = option(
         None, "finished data to learn from as well; with init, the data that init has", path=True, free=True
     )
-    share: float = option(0.5, "of each batch that comes from it", least=0, below=1, needs=("offline.data", "init"))
-    skip_corrupt: bool = option(False, "leave out files that can't be used", needs=("offline.data", "init"))
-    channels_last: bool | None = option(
-        None, "whether its pictures are (height, width, channels)", needs=("offline.data", "init")
-    )
-    frame_channels: int | None = option(
-        None, "channels of a frame where its pictures hold several", above=0, needs=("offline.data", "init")
-    )
-    cache: str | None = option(
-        None, "folder of the converted files; null is one in data", path=True, needs=("offline.data", "init"), free=True
-    )
+    share: float = option(0.5, "of each batch that comes from it", least=0, below=1)
 
 
 def idle_noise(plain: Mapping[str, Any]) -> dict[str, str]:

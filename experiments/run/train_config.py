@@ -53,7 +53,7 @@ class TrainConfig(RunConfig):
     nstep: int = option(None, "n of the n-step targets: 1 for walker, 3 for the other tasks", above=0)
     save_snapshot: bool = option(False, "also keep each checkpoint as checkpoints/FRAME.pt", free=True)
     init: str | None = option(None, "folder of a run whose agent this one starts from: offline to online", path=True)
-    offline: OfflineShareConfig = section("finished data to learn from as well")
+    offline: OfflineShareConfig = section(needs=("offline.data", "init"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
