@@ -1,4 +1,4 @@
-"""MR.Q (arXiv 2501.16142) from pixels, written from the paper; with options for what DR.Q (arXiv 2605.11711) changes."""
+"""MR.Q (arXiv 2501.16142) from pixels, after the paper; with options for what DR.Q (arXiv 2605.11711) changes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from hydra.utils import to_absolute_path
 
 from experiments.run import ranks
 from experiments.run.checkpoint import CheckpointError
-from experiments.run.config import ConfigError, check_storage
+from experiments.run.device import check_storage
+from experiments.run.options import ConfigError
 from rlrep.data import Dataset, open_dataset
 from rlrep.replay import ReplayError
 

@@ -11,9 +11,12 @@ from hydra.utils import to_absolute_path
 from agents import Agent
 from agents.schedule import parse_schedule
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
-from experiments.run.config import ARCHITECTURE, ConfigError, RunConfig, TrainConfig
-from experiments.run.config_file import flat
+from experiments.run.config import RunConfig
 from experiments.run.offline_config import OfflineConfig, load
+from experiments.run.options import ConfigError, options_of
+from experiments.run.sections import ARCHITECTURE, FilesConfig
+from experiments.run.train_config import TrainConfig
+from experiments.yaml_files import flat
 
 # What the weights and the optimizers mean nothing without; the rest may change at the switch.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")
@@ -39,8 +42,7 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
         return
     initial = load(Path(config.init) / CONFIG)
     if isinstance(initial, OfflineConfig) and config.offline.data is None:
-        files = ("cache", "skip_corrupt", "channels_last", "frame_channels")
-        given = {name: getattr(config.offline, name) for name in files}
+        given = {name: getattr(config.offline, name) for name in options_of(FilesConfig)}
         read_alike = {name: value or getattr(initial, name) for name, value in given.items()}
         config.offline = replace(config.offline, data=initial.dataset, **read_alike)
     ours, theirs = described(config), described(initial)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -20,6 +21,17 @@ class ConfigError(ValueError):
     """A configuration that can't work; the message says what to change."""
 
 
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Makes a `ConfigError` of what the parts of a run refuse while they are built: users can fix it."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+
+
 @dataclass(frozen=True)
 class Option:
     """What is known of an option beside its name and type.
@@ -31,6 +43,7 @@ class Option:
         choices: the words that it may be.
         path: it is a file or folder, taken as typed.
         needs: options without any of which it has no effect.
+        free: a resumed run may have another value; its checkpoint means nothing under another value of the rest.
         referenced: it has an effect only through the options that refer to it, as the agent's do.
     """
 
@@ -43,6 +56,7 @@ class Option:
     choices: tuple[str, ...] = ()
     path: bool = False
     needs: tuple[str, ...] = ()
+    free: bool = False
     referenced: bool = False
 
     def fits(self, value: float) -> bool:
@@ -71,9 +85,9 @@ def option(default: Any, help: str, **known: Any) -> Any:
     return field(metadata={"option": Option(default, help, **known)})
 
 
-def section(help: str) -> Any:
-    """A field whose type is a dataclass of options."""
-    return field(metadata={"help": help})
+def section(needs: tuple[str, ...] = ()) -> Any:
+    """A field whose type is a dataclass of options; without any of the options `needs` the others have no effect."""
+    return field(metadata={"needs": needs})
 
 
 def options_of(schema: type, prefix: str = "") -> dict[str, Option]:
@@ -84,7 +98,12 @@ def options_of(schema: type, prefix: str = "") -> dict[str, Option]:
         if "option" in each.metadata:
             found[f"{prefix}{each.name}"] = each.metadata["option"]
         elif is_dataclass(hints[each.name]):
-            found |= options_of(hints[each.name], f"{prefix}{each.name}.")
+            inside = options_of(hints[each.name], f"{prefix}{each.name}.")
+            needs = each.metadata["needs"]
+            found |= {
+                name: known if known.needs or name in needs else replace(known, needs=needs)
+                for name, known in inside.items()
+            }
     return found
 
 

@@ -67,7 +67,8 @@ class LatentModel(Objective):
     after a real end (equations 14 to 18 of MR.Q's paper; the last is equation 9 of DR.Q's):
 
     - ``loss_model_prediction`` = λ Σ_k m_k |ẑ_k+1 - f̄(x_t+k+1)|² / D;
-    - ``loss_model_reward`` = ρ Σ_k m_k CE(r̂_k, two-hot of r_t+k over 65 bins, evenly spaced under a symmetric logarithm);
+    - ``loss_model_reward`` = ρ Σ_k m_k CE(r̂_k, two-hot of r_t+k over 65 bins, which are even under a symmetric
+      logarithm);
     - ``loss_model_termination`` = δ Σ_k m_k (d̂_k - d_t+k)², once a real end has been seen;
     - ``loss_model_contrast`` = κ Σ_k m_k InfoNCE of cos(ẑ_k+1, f̄(x_t+k+1)) / τ, the other rows as negatives.
 

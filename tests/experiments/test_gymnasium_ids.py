@@ -15,12 +15,13 @@ from hydra import compose, initialize_config_dir
 
 from experiments.collect import collect
 from experiments.evaluate import main as evaluate
-from experiments.run import config as configuration
-from experiments.run.config import ConfigError, complete
+from experiments.run import train_config as configuration
 from experiments.run.evaluation import environment_options, make_evaluation_env
 from experiments.run.offline_config import load
+from experiments.run.options import ConfigError
 from experiments.run.pretraining import pretrain
 from experiments.run.sources import make
+from experiments.run.train_config import complete
 from rlrep.data import open_dataset
 from tests.envs.foreign import foreign, registered
 from tests.experiments.conftest import MRQ, run_in

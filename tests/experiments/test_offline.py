@@ -18,12 +18,12 @@ from tensordict import TensorDict
 
 from experiments.data import main as convert
 from experiments.evaluate import main as evaluate
-from experiments.run import config as configuration
+from experiments.run import train_config as configuration
 from experiments.run.checkpoint import CheckpointError, load_checkpoint
-from experiments.run.config import ConfigError
 from experiments.run.offline import OfflineRun
 from experiments.run.offline_config import OfflineConfig, level_of, load
 from experiments.run.online import OnlineRun
+from experiments.run.options import ConfigError
 from rlrep import PixelEncoder, Window
 from rlrep.data import Provenance, write_transitions
 from rlrep.replay import Episodes, ReplayError

@@ -22,13 +22,14 @@ from experiments.files import CsvLog, locked, write_atomically
 from experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from experiments.run.collection import CollectConfig
 from experiments.run.command import check_choices, check_names, for_hydra
-from experiments.run.config import ConfigError, TrainConfig
 from experiments.run.config_file import load_as
 from experiments.run.data import open_data
 from experiments.run.driver import TrainingError, advising
 from experiments.run.log import NonFiniteLoss
 from experiments.run.offline_config import OfflineConfig
+from experiments.run.options import ConfigError
 from experiments.run.pretrain_config import PretrainConfig
+from experiments.run.train_config import TrainConfig
 from rlrep.replay import ReplayError
 from tests.experiments.offline_data import run_offline, write_data
 
