@@ -36,6 +36,7 @@ class OfflineRun(AgentRun):
     """
 
     counter = "update"
+    longer = "num_updates"
     config: OfflineConfig
 
     def __init__(self, config: OfflineConfig, folder: Path, data: Dataset) -> None:
@@ -53,20 +54,8 @@ class OfflineRun(AgentRun):
         return self.updates
 
     @property
-    def total(self) -> int:
-        return self.config.num_updates
-
-    @property
-    def eval_every(self) -> int:
-        return self.config.eval_every_updates
-
-    @property
     def step_of_agent(self) -> int:
         return self.updates
-
-    @property
-    def longer(self) -> str:
-        return "num_updates"
 
     @property
     def headline(self) -> str:

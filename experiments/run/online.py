@@ -44,6 +44,7 @@ class OnlineRun(AgentRun):
     """
 
     counter = "frame"
+    longer = "num_train_frames"
     config: TrainConfig
 
     def check_data(self) -> None:
@@ -122,20 +123,8 @@ class OnlineRun(AgentRun):
         return self.step * self.config.action_repeat
 
     @property
-    def total(self) -> int:
-        return self.config.num_train_frames
-
-    @property
-    def eval_every(self) -> int:
-        return self.config.eval_every_frames
-
-    @property
     def step_of_agent(self) -> int:
         return self.step
-
-    @property
-    def longer(self) -> str:
-        return "num_train_frames"
 
     @property
     def headline(self) -> str:
