@@ -80,7 +80,9 @@ def make_agent(
     agent_class = find_agent(name)
     encoder_class, shift_class = look_up("path", path, PATHS)
     encoder = encoder_class(observation_shape, **(encoder_options or {}))
-    encoder.apply(agent_class.initial_weights).requires_grad_(not freeze_encoder)
+    if agent_class.initial_weights is not None:
+        encoder.apply(agent_class.initial_weights)
+    encoder.requires_grad_(not freeze_encoder)
     augment = shift_class(shift)
     built = [
         make_objective(

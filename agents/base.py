@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from rlrep import Objective, Objectives, PixelEncoder, RandomShift, Window
 from rlrep.actions import action_spec
 from rlrep.bounds import Count
-from rlrep.encoders import orthogonal_init
 from rlrep.optimizers import adam
 
 Metrics = dict[str, Tensor]
@@ -78,7 +77,7 @@ class Agent(nn.Module):
         same_every_update: whether each call of them makes the same operations, so that one graph stands for all.
         takes_choices: whether its actions may be ``Discrete``.
         own_objectives: names of the objectives that it can't be without.
-        initial_weights: what a new encoder starts with, for ``Module.apply``.
+        initial_weights: what gives a new encoder its weights, for ``Module.apply``; None leaves it as it is built.
         prioritized: whether it draws by priorities, and so needs a replay that does.
 
     Raises:
@@ -89,7 +88,7 @@ class Agent(nn.Module):
     same_every_update = True
     takes_choices = False
     own_objectives: tuple[str, ...] = ()
-    initial_weights = staticmethod(orthogonal_init)
+    initial_weights: Callable[[nn.Module], None] | None = None
     prioritized = False
     encoder: PixelEncoder
 

@@ -51,7 +51,7 @@ class MRQ(Agent):
     vectors, Gumbel-softmax(x) for the policy's gradient and the one-hot vector of the largest entry to act.
 
     Args:
-        encoder: the shared encoder; `Agent.initialize` gives a new one this agent's start.
+        encoder: the shared encoder; for the paper's start, ``encoder.apply(rlrep.encoders.xavier_init)``.
         action_space: ``Box`` of one axis with values in [-1, 1], or ``Discrete``.
         objectives: built around `encoder`, one of them a `LatentModel`.
         lr: step size for encoder, model and other objectives; 3e-4 in DR.Q.

@@ -72,7 +72,8 @@ class LatentModel(Objective):
     - ``loss_model_termination`` = δ Σ_k m_k (d̂_k - d_t+k)², once a real end has been seen;
     - ``loss_model_contrast`` = κ Σ_k m_k InfoNCE of cos(ẑ_k+1, f̄(x_t+k+1)) / τ, the other rows as negatives.
 
-    Each is a mean over the batch. The gradient goes through the whole unroll. `MRQ` learns value and policy on
+    Each is a mean over the batch. The gradient goes through the whole unroll. With ρ = δ = 0 it reads no rewards, and
+    can be pre-trained on frames and actions. `MRQ` learns value and policy on
     `embed` and `state_action`; with other agents it is a loss on their encoder like any other.
 
     Args:
@@ -132,9 +133,12 @@ class LatentModel(Objective):
             raise ValueError(f"LatentModel has no loss left: one of {', '.join(weights)} must be greater than 0")
         self.horizon = check_horizon(horizon)
         self.temperature = check_temperature(temperature)
-        self.window = Window(observations=tuple(range(1, horizon + 1)), actions=horizon, rewards=horizon)
+        reads_rewards = bool(reward or termination)
+        ahead = tuple(range(1, horizon + 1))
+        self.window = Window(observations=ahead, actions=horizon, rewards=horizon if reads_rewards else 0)
         self.in_keys = ["observation", ("sequence", "observation"), "action_sequence"]
-        self.in_keys += [("sequence", name) for name in ("reward", "terminated", "valid")]
+        if reads_rewards:
+            self.in_keys += [("sequence", name) for name in ("reward", "terminated", "valid")]
         self.out_keys = [f"loss_model_{name}" for name in self.weights]
         self.out_keys += ["model_contrast_accuracy"] if contrast else []
 
@@ -180,49 +184,52 @@ class LatentModel(Objective):
         observation: Tensor,
         following: Tensor,
         action_sequence: Tensor,
-        reward: Tensor,
-        terminated: Tensor,
-        valid: Tensor,
+        reward: Tensor | None = None,
+        terminated: Tensor | None = None,
+        valid: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Of observations (B, C, H, W), the K that follow (B, K, C, H, W), actions (B, K, A) or (B, K), and of each
         step its reward, whether it really ended and whether it was taken, (B, K, 1)."""
+        if reward is None or terminated is None or valid is None:
+            reward = torch.zeros(len(observation), self.horizon, 1, device=observation.device)
+            terminated, valid = reward.bool(), reward == 0
         with torch.no_grad():
             targets = self.embed_target(following.flatten(0, 1)).view(len(observation), self.horizon, -1)
         self.end_seen.copy_(torch.maximum(self.end_seen, terminated.any().float()))
         self._tell_of_rewards(reward)
         action = self.as_vector(action_sequence)
-        state = self.embed(observation, offset=0)
-        sums: dict[str, Tensor | float] = dict.fromkeys(self.weights, 0.0)
-        accuracy = []
+        state, steps = self.embed(observation, offset=0), []
         for k in range(self.horizon):
-            state, logits, ends = self.predict(state, action[:, k])
-            alive = valid[:, k].flatten().float()
-            steps = self.step_losses(state, logits, ends, targets[:, k], reward[:, k], terminated[:, k])
-            if "contrast" in self.weights:
-                steps["contrast"], hits = self.contrast(state, targets[:, k])
-                accuracy.append(hits)
-            for name in self.weights:
-                sums[name] = sums[name] + (steps[name] * alive).mean()
-        out = {f"loss_model_{name}": torch.as_tensor(weight * sums[name]) for name, weight in self.weights.items()}
-        if accuracy:
-            out["model_contrast_accuracy"] = torch.stack(accuracy).mean()
-        return out
+            steps.append(self.predict(state, action[:, k]))
+            state = steps[-1][0]
+        predicted, logits, ends = (torch.stack(values, 1) for values in zip(*steps, strict=True))
+        each = self.step_losses(logits, ends, reward, terminated)
+        each["prediction"] = (predicted - targets).square().mean(2)
+        accuracy = None
+        if "contrast" in self.weights:
+            each["contrast"], accuracy = self.contrast(predicted, targets)
+        out = {}
+        for name, weight in self.weights.items():
+            out[f"loss_model_{name}"] = weight * (each[name] * valid[..., 0]).sum(1).mean()
+        return out if accuracy is None else out | {"model_contrast_accuracy": accuracy}
 
-    def step_losses(
-        self, state: Tensor, logits: Tensor, ends: Tensor, target: Tensor, reward: Tensor, terminated: Tensor
-    ) -> dict[str, Tensor]:
-        """Of one step of the unroll, each (B,): what `predict` returned against what came."""
-        expected = two_hot(reward.flatten(), self.bins)
+    def step_losses(self, logits: Tensor, ends: Tensor, reward: Tensor, terminated: Tensor) -> dict[str, Tensor]:
+        """Of each step of the unroll, (B, K): reward logits (B, K, 65) and terminations (B, K, 1) against what came."""
+        expected = two_hot(reward[..., 0], self.bins)
         return {
-            "prediction": (state - target).square().mean(1),
-            "reward": -(expected * logits.log_softmax(1)).sum(1),
-            "termination": (ends - terminated.float()).square().flatten() * self.end_seen,
+            "reward": -(expected * logits.log_softmax(2)).sum(2),
+            "termination": (ends - terminated.float()).square()[..., 0] * self.end_seen,
         }
 
-    def contrast(self, state: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """InfoNCE of each row, (B,), and the accuracy."""
-        query, key = F.normalize(state, dim=1), F.normalize(target, dim=1)
-        return info_nce(query, key, self.temperature, all_ranks=self.all_ranks, reduction="none")
+    def contrast(self, predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """InfoNCE of each step of each row, (B, K), with the same step of the other rows, and the accuracy."""
+        query, key = F.normalize(predicted, dim=2), F.normalize(targets, dim=2)
+        steps = [
+            info_nce(query[:, k], key[:, k], self.temperature, all_ranks=self.all_ranks, reduction="none")
+            for k in range(self.horizon)
+        ]
+        losses, accuracies = zip(*steps, strict=True)
+        return torch.stack(losses, 1), torch.stack(accuracies).mean()
 
     def _tell_of_rewards(self, reward: Tensor) -> None:
         """Warns once of rewards beyond the bins; looks at them on the CPU only, where nothing has to wait for it."""
