@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from agents import MRQ, make_agent
 from rlrep import CURL, LatentModel, PixelEncoder, ReplayBuffer
 from rlrep.replay import Mixture
+from tests.agents.test_agents import Brightness
 
 SHAPE, BOX, CHOICES = (3, 20, 20), spaces.Box(-1, 1, (2,)), spaces.Discrete(3)
 MODEL = dict(horizon=3, state_dim=8, state_action_dim=12, latent_action_dim=4, hidden_dim=16)
@@ -274,3 +275,17 @@ def test_it_needs_a_latent_model() -> None:
     with pytest.raises(ValueError, match="give one among its objectives"):
         MRQ(encoder, BOX, [CURL(encoder)])
     assert MRQ(encoder, BOX, [CURL(encoder), LatentModel(encoder, BOX)]).model.horizon == 5
+
+
+def test_an_objective_of_ones_own_is_stepped_in_the_bursts() -> None:
+    torch.manual_seed(0)
+    encoder = PixelEncoder(SHAPE, channels=4)
+    brightness = Brightness(encoder)
+    agent = MRQ(encoder, BOX, [LatentModel(encoder, BOX, **MODEL), brightness], hidden_dim=16, target_every=2, batch_size=6)
+    replay, moved = filled(agent), []
+    for step in range(4):
+        before = weights(brightness.head)
+        metrics = agent.update(replay, step)
+        moved.append(not same(brightness.head, before))
+        assert moved[-1] == ("loss_brightness" in metrics)
+    assert moved == [True, False, True, False]
