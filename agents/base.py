@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlrep import Objective, Objectives, PixelEncoder, RandomShift, Window
 from rlrep.actions import action_spec
+from rlrep.bounds import Count
 from rlrep.optimizers import adam
 
 Metrics = dict[str, Tensor]
@@ -103,7 +104,7 @@ class Agent(nn.Module):
         lr: float = 1e-4,
         batch_size: int = 256,
         n_step: int = 3,
-        num_expl_steps: int = 2000,
+        num_expl_steps: Count = 2000,
         update_every_steps: float = 2,
         augment: RandomShift | None = None,
     ) -> None:

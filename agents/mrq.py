@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from agents.base import Agent, Metrics, Replay, Space
 from rlrep import LatentModel, Objective, PixelEncoder
+from rlrep.bounds import Count, NonNegative, Rate
 from rlrep.encoders import xavier_init
 from rlrep.momentum import ema_, momentum_copy
 from rlrep.objectives.latent_model import normalized_mlp
@@ -84,17 +85,17 @@ class MRQ(Agent):
         *,
         lr: float = 1e-4,
         value_lr: float = 3e-4,
-        weight_decay: float = 1e-4,
+        weight_decay: NonNegative = 1e-4,
         hidden_dim: int = 512,
         target_every: int = 250,
-        noise: float = 0.2,
-        noise_clip: float = 0.3,
-        pre_activation_weight: float = 1e-5,
-        value_grad_clip: float = 20.0,
+        noise: NonNegative = 0.2,
+        noise_clip: NonNegative = 0.3,
+        pre_activation_weight: NonNegative = 1e-5,
+        value_grad_clip: NonNegative = 20.0,
         scale_rewards: bool = True,
         prioritized: bool = True,
-        fade: float = 1.0,
-        num_expl_steps: int = 10_000,
+        fade: Rate = 1.0,
+        num_expl_steps: Count = 10_000,
         update_every_steps: float = 1,
         **options: Any,
     ) -> None:

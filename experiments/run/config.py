@@ -97,10 +97,6 @@ class RunConfig(AnyRunConfig):
         check_options("agent", self.agent_options, find_agent(self.agent["algorithm"]))
         for name in self.objectives:
             check_options(f"objective.{name}", self.objective.get(name, {}), found[name])
-        if self.agent_options.get("fade", 1) > 1:
-            raise ConfigError(f"agent.fade must be at most 1, got {self.agent['fade']}")
-        if self.agent_options.get("critic_target_tau", 0) > 1:
-            raise ConfigError(f"agent.critic_target_tau must be at most 1, got {self.agent['critic_target_tau']}")
         if len(set(self.objectives)) < len(self.objectives):
             raise ConfigError(f"objectives names one twice: {', '.join(self.objectives)}")
         if len({short_name(name) for name in self.objectives}) < len(self.objectives):

@@ -7,28 +7,8 @@ from typing import Any, get_type_hints
 
 from experiments.run.options import ConfigError, is_a
 from rlrep import OBJECTIVES, Objective
+from rlrep.bounds import Bounds
 from rlrep.registry import look_up, parameters_of
-
-# Options of agents and objectives whose 0 means something.
-MAY_BE_ZERO = {
-    "num_expl_steps",
-    "pre_activation_weight",
-    "stddev_clip",
-    "policy_noise",
-    "cql_weight",
-    "inverse_temperature",
-    "denoise",
-    "codes",
-    "prediction",
-    "reward",
-    "termination",
-    "contrast",
-    "momentum",
-    "noise",
-    "noise_clip",
-    "weight_decay",
-    "value_grad_clip",
-}
 
 # Arguments of agents and objectives that are no options.
 GIVEN_BY_US = {"encoder", "action_space", "objectives", "joint", "augment", "batch_size", "n_step"}
@@ -55,12 +35,13 @@ def defaults_of(built: type) -> dict[str, Any]:
 
 
 def check_options(section: str, options: Mapping[str, Any], built: type) -> None:
-    """Refuses keyword arguments that the class `built` does not have, or of another type.
+    """Refuses keyword arguments that the class `built` does not have, of another type, or out of their bounds.
 
     Args:
         section: where the options are, for the message.
         options: the keyword arguments.
-        built: the class that takes them. Where it is ours, and not one that users brought, numbers are positive.
+        built: the class that takes them. Where it is ours, and not one that users brought, numbers without
+            bounds are positive.
 
     Raises:
         ConfigError: naming the option, what it is and what it should be.
@@ -74,9 +55,10 @@ def check_options(section: str, options: Mapping[str, Any], built: type) -> None
         if not is_a(value, hint):
             raise ConfigError(f"{section}.{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
         number = isinstance(value, int | float) and not isinstance(value, bool) and not is_a("", hint)
-        least = "at least" if name in MAY_BE_ZERO else "greater than"
-        if number and ours and not (value > 0 or (value == 0 and name in MAY_BE_ZERO)):
-            raise ConfigError(f"{section}.{name} must be {least} 0, got {value}")
+        declared = (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Bounds))
+        allowed = next(declared, Bounds(above=0) if ours else Bounds())
+        if number and not allowed.fits(value):
+            raise ConfigError(f"{section}.{name} must be {allowed.bounds or 'a number'}, got {value}")
 
 
 def arguments_of(built: type) -> dict[str, Any]:
@@ -85,6 +67,6 @@ def arguments_of(built: type) -> dict[str, Any]:
     hints: dict[str, Any] = dict.fromkeys(taken, Any)
     for each in reversed(built.__mro__):
         if "__init__" in vars(each):
-            own = get_type_hints(each.__init__)  # type: ignore[misc]
+            own = get_type_hints(each.__init__, include_extras=True)  # type: ignore[misc]
             hints |= {name: hint for name, hint in own.items() if name in taken}
     return hints

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlrep.augment import RandomShift
+from rlrep.bounds import Count, NonNegative
 from rlrep.encoders import PixelDecoder, PixelEncoder, orthogonal_init, projection, to_pixels
 from rlrep.extras import install
 from rlrep.objectives.base import Objective, check_frame_channels
@@ -46,8 +47,8 @@ class Autoencoder(Objective):
         encoder: PixelEncoder,
         action_space: Any = None,
         feature_dim: int | None = 256,
-        denoise: float = 0.0,
-        codes: int = 0,
+        denoise: NonNegative = 0.0,
+        codes: Count = 0,
         codebooks: int = 4,
         frame_channels: int = 3,
         decoder_channels: int = 32,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rlrep.actions import action_spec
 from rlrep.augment import RandomShift
+from rlrep.bounds import Momentum, NonNegative
 from rlrep.contrast import info_nce
 from rlrep.encoders import FeatureLinear, PixelEncoder, xavier_init
 from rlrep.objectives.base import Objective, check_horizon, check_temperature
@@ -105,16 +106,16 @@ class LatentModel(Objective):
         action_space: Any,
         horizon: int = 5,
         *,
-        prediction: float = 1.0,
-        reward: float = 0.1,
-        termination: float = 0.1,
-        contrast: float = 0.0,
+        prediction: NonNegative = 1.0,
+        reward: NonNegative = 0.1,
+        termination: NonNegative = 0.1,
+        contrast: NonNegative = 0.0,
         temperature: float = 0.1,
         state_dim: int = 512,
         state_action_dim: int = 512,
         latent_action_dim: int = 256,
         hidden_dim: int = 512,
-        momentum: float = 0.99,
+        momentum: Momentum = 0.99,
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
