@@ -73,13 +73,16 @@ class Window:
     - with `n_step`: `discount` and the entries of `next`;
     - with `actions` = K: `action_sequence`, the actions at t, ..., t + K - 1;
     - with one entry in `observations`: `future_observation` and `gap`, the steps to it;
-    - with `rewards` = T: (`sequence`, `reward`), (`sequence`, `terminated`) and (`sequence`, `valid`), (B, T, 1) each.
+    - with `rewards` = T: (`sequence`, `reward`), (`sequence`, `terminated`) and (`sequence`, `valid`), (B, T, 1) each;
+    - with `names`: (`name`, …), (B,) int64, which observation is which, by its offset and "0": equal names are equal
+      observations of one store, for whoever keeps what was computed of them.
 
     Args:
         n_step: n of the transition (t, t + n) with its summed reward; 0 for none, `ANY_N_STEP` for the owner's n.
         observations: further observations, each some steps after t (before it, if negative) or a `Gap`.
         actions: how many actions from t on.
         rewards: how many single rewards from t on.
+        names: whether the observations have names.
 
     Raises:
         ValueError: for counts below 0, and an offset that is 0 or named twice.
@@ -89,6 +92,7 @@ class Window:
     observations: tuple[Offset, ...] = ()
     actions: int = 0
     rewards: int = 0
+    names: bool = False
 
     def __post_init__(self) -> None:
         if self.n_step < ANY_N_STEP or self.actions < 0 or self.rewards < 0:
@@ -144,6 +148,7 @@ class Window:
             tuple(dict.fromkeys(offset for window in windows for offset in window.observations)),
             max(window.actions for window in windows),
             max(window.rewards for window in windows),
+            any(window.names for window in windows),
         )
 
     def with_n_step(self, n_step: int) -> Window:
@@ -171,6 +176,7 @@ class Window:
             "future_observation": len(self.observations) == 1,
             "gap": len(self.observations) == 1,
             ("sequence", "observation"): len(self.observations) > 0,
+            ("sequence", "name"): len(self.observations) > 0 and self.names,
         }
         has |= {("next", name): bool(self.n_step) for name in ("observation", "reward", "terminated")}
         has |= {("sequence", name): bool(self.rewards) for name in ("reward", "terminated", "valid")}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 PIXELS = ("observation", "future_observation")
-AWAY = ("future_observation", "gap", ("sequence", "observation"))  # what is read by its offset
+AWAY = ("future_observation", "gap", ("sequence", "observation"), ("sequence", "name"))  # what is read by its offset
 WHO_HAS = {
     "action": "data recorded with actions (a replay buffer, offline RL data), not video",
     "action_sequence": "a replay buffer built with horizon=K, or offline RL data, not video",
@@ -201,8 +201,9 @@ class Objective(nn.Module):
                     f"{type(self).__name__} reads {key!r} {only} steps away, and this batch was drawn for another "
                     f"window: sample(batch_size, objective.window), or that of all its readers, Objectives.window"
                 )
-        elif by_offset and key == ("sequence", "observation"):
-            found = [batch.get(("at", str(offset)), None) for offset in self.window.observations]
+        elif by_offset and key in (("sequence", "observation"), ("sequence", "name")):
+            kept = "at" if key[1] == "observation" else "name"
+            found = [batch.get((kept, str(offset)), None) for offset in self.window.observations]
             value = torch.stack(found, 1) if all(each is not None for each in found) else None
         if value is None and not (by_offset and key in AWAY):
             value = batch.get(key, None)

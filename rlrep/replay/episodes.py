@@ -377,6 +377,9 @@ class Episodes:
         if len(window.observations) == 1:
             (only,) = window.observations
             out |= {"future_observation": seen[only], "gap": taken[only]}
+        if window.names:
+            places = {0: start} | {offset: start + ahead[offset] for offset in offsets if offset}
+            out["name"] = {str(offset): self._tensor(place * self.num_envs + lane) for offset, place in places.items()}
         if by_offset and window.observations:
             out["at"] = {str(offset): seen[offset] for offset in window.observations}
             out["steps"] = {str(offset): taken[offset] for offset in window.observations}

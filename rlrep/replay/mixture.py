@@ -46,6 +46,8 @@ class Mixture:
         if count:
             parts.append(self.data.sample(count, resolved))
             parts[-1]["index"] = torch.full_like(parts[-1]["index"], -1)
+            if resolved.names:
+                parts[-1]["name"] = parts[-1]["name"].apply(lambda name: -1 - name)  # others than the replay's
         return parts[0] if len(parts) == 1 else _joined(*parts)
 
     @property
