@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from rlrep import Objective, Objectives, PixelEncoder, RandomShift, Window
+from rlrep.arguments import whole_numbers
 from rlrep.optimizers import adam
 
 Metrics = dict[str, Tensor]
@@ -78,6 +79,7 @@ class Agent(nn.Module):
     same_every_update = True
     encoder: PixelEncoder
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.base import Metrics, Space
 from agents.sac import SAC
 from rlrep import PixelEncoder
+from rlrep.arguments import whole_numbers
 
 
 class CQL(SAC):
@@ -35,6 +36,7 @@ class CQL(SAC):
         options: of `SAC`.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and the end of a terminal end a run between two steps, after a checkpoint; before it began, at once."""
+"""SIGTERM, Ctrl-C and the end of a terminal end a run between two steps, after a checkpoint; before it, at once."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlrep.arguments import whole_numbers
 from rlrep.data import cache as caches
 from rlrep.data import replay_files
 from rlrep.data.episodes import readable
@@ -56,6 +57,7 @@ class TransitionFiles:
         FileNotFoundError, ModuleNotFoundError, CanNotRead, ValueError: as `open_dataset` does.
     """
 
+    @whole_numbers
     def __init__(
         self,
         path: str | Path,
@@ -248,6 +250,7 @@ class Dataset(Episodes):
         action_dim, discrete: size of a continuous action, or how many choices there are.
     """
 
+    @whole_numbers
     def __init__(
         self,
         files: DataSetFiles,
@@ -330,10 +333,11 @@ class Dataset(Episodes):
             warnings.warn(
                 f"{short.sum()} of the {len(short)} episodes in {source} are shorter than {what} and are never "
                 f"sampled: {listed}",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 
+@whole_numbers
 def open_dataset(
     path: str | Path,
     *,
@@ -465,5 +469,5 @@ def _converted(
         listed = "".join(f"\n  {name}: {reason}" for name, reason in unsaid.items())
         whole = len(paths & unsaid.keys())
         what = f"{whole} of {len(sources)} files" if whole else "parts of files"
-        warnings.warn(f"skipped {what}:{listed}", stacklevel=3)
+        warnings.warn(f"skipped {what}:{listed}", stacklevel=4)
     return found, skipped

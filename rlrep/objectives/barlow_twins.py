@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
 from rlrep.objectives.base import Objective, check_horizon
@@ -34,6 +35,7 @@ class BarlowTwins(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

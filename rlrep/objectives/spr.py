@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import ActionEncoder
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
 from rlrep.objectives.base import Objective, check_horizon
@@ -40,6 +41,7 @@ class SPR(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.replay.storage import ReplayError
 from rlrep.window import Gap, Offset, Window
 
@@ -48,6 +49,7 @@ class Episodes:
         prioritized: draw rows with a probability proportional to the column `priority` rather than uniformly.
     """
 
+    @whole_numbers
     def __init__(
         self,
         frames: Tensor,
@@ -151,6 +153,7 @@ class Episodes:
             return 0
         return int(self.rows["step"].max(initial=-1, where=self.rows["terminated"])) + 1
 
+    @whole_numbers
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
         """`batch_size` windows, drawn with replacement: a gap first, then a row among all from which it can be had.
 
