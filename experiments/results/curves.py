@@ -56,6 +56,7 @@ FORMATS = (".png", ".pdf", ".svg")
 WIDTH = 1920  # pixels, a slide's
 LONGEST_NAME = 80  # letters
 SHORT = 0.9  # of the longest run of a curve: one that ends before that has stopped early
+GROUP = "agent.name"  # what tells curves apart, unless somebody says otherwise
 EXAMPLE = 0.4  # of the mean: the effect whose power is stated, a large one as papers go
 
 styled = partial(
@@ -191,7 +192,7 @@ def draw_runs(
     paths: Sequence[Path],
     out: Path,
     *,
-    group: str = "agent.name",
+    group: str | None = None,
     names: Mapping[str, str] | None = None,
     csv_out: Path | None = None,
     title: str | None = None,
@@ -202,15 +203,16 @@ def draw_runs(
     Args:
         paths: run folders, folders with run folders in them, or CSV files that this function wrote.
         out: the picture: .png, .pdf or .svg.
-        group: dotted config key; runs with the same value are seeds of one curve.
+        group: dotted config key; runs with the same value are seeds of one curve. None is `GROUP`. The curves of a CSV
+            file stay as they are.
         names: of curves, by those values or their ends.
         csv_out: where the numbers go, by default `out` with the suffix .csv.
         random_return: the random policy's return, a dashed line, instead of what the runs know of it. Only for runs of
             one task.
 
     Raises:
-        ValueError: nothing can be drawn, or `random_return` is given for several tasks. A run that cannot be
-            drawn among others that can is logged as a warning.
+        ValueError: nothing can be drawn, `group` is given for CSV files alone, or `random_return` is given for several
+            tasks. A run that cannot be drawn among others that can is logged as a warning.
     """
     if out.suffix not in FORMATS:
         raise ValueError(f"{out}: a picture's name must end in one of {', '.join(FORMATS)}")
@@ -221,7 +223,12 @@ def draw_runs(
             runs.append(read_run(folder))
         except RunError as error:
             log.warning("%s", error)
-    curves = [*(c for path in paths if path in tables for c in read_curves(path)), *group_runs(runs, group)]
+    if group is not None and tables and not runs:
+        raise ValueError(
+            f"--group {group} has no effect: {min(tables)} holds curves, which are grouped already; give the runs "
+            f"themselves, or leave it out"
+        )
+    curves = [*(c for path in paths if path in tables for c in read_curves(path)), *group_runs(runs, group or GROUP)]
     if not curves:
         raise RunError("none of these runs can be drawn")
     if names is not None:

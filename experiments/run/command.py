@@ -210,6 +210,7 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
     from omegaconf import OmegaConf
 
     from experiments.run.config import OF_THE_CHOICE
+    from experiments.run.initial_agent import brings_data
 
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     options = options_of(schema)
@@ -219,6 +220,11 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
         known = options.get(name)
         if known is not None and known.needs and not any(value_of(plain, need) for need in known.needs):
             raise without_effect(override.lstrip("+~"), known)
+        if known is not None and "offline.data" in known.needs and not brings_data(plain):
+            raise ConfigError(
+                f"{override.lstrip('+~')} has no effect: init={plain['init']} is no offline run, and brings no data; "
+                f"give offline.data=PATH as well, or leave it out"
+            )
         if known is not None and known.referenced and f"${{{name}}}" not in str(plain):
             raise ConfigError(
                 f"{name} has no effect: agent={plain['agent']['name']} does not follow it. Its own options are "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,8 @@ from experiments.run.checkpoint import CheckpointError
 from experiments.run.config import ConfigError, check_storage
 from rlrep.data import Dataset, open_dataset
 from rlrep.replay import ReplayError
+
+OF_FILES = ("cache", "skip_corrupt", "channels_last", "frame_channels")
 
 
 def open_data(path: str, config: Any, files: Any) -> Dataset:
@@ -44,6 +47,13 @@ def open_data(path: str, config: Any, files: Any) -> Dataset:
         data = opened(storage=config.device if config.replay_storage == "cuda" else config.replay_storage)
     if not ranks.rank():
         ranks.from_first(None)
+        idle = [name for name in OF_FILES if getattr(files, name) not in (None, False)]
+        if data.as_it_is and idle:
+            print(
+                f"note: {' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect on {path}, which is "
+                f"opened as it is, without a conversion",
+                file=sys.stderr,
+            )
     return data
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import to_absolute_path
 
@@ -14,6 +16,7 @@ from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpo
 from experiments.run.config import ConfigError, RunConfig, TrainConfig
 from experiments.run.config_file import flat
 from experiments.run.offline_config import OfflineConfig, load
+from experiments.run.options import value_of
 
 # What the weights and the optimizers mean nothing without; the rest may change at the switch.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")
@@ -51,6 +54,19 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
             f"{' '.join(f'{name}={as_typed(theirs[name])}' for name in different)}, this run "
             f"{' '.join(f'{name}={as_typed(ours[name])}' for name in different)}. Give the run the values of init"
         )
+
+
+def brings_data(plain: Mapping[str, Any]) -> bool:
+    """Whether a run, as it was typed, has finished data beside what it plays: of its own, or of its `init`. True where
+    that can't be told yet."""
+    init = value_of(plain, "init")
+    if init is None or value_of(plain, "offline.data") is not None:
+        return True
+    try:
+        initial = load(Path(to_absolute_path(init)) / CONFIG)
+    except (ValueError, OSError):
+        return True  # what is wrong with it is said where it is read, unless a run is resumed without it
+    return isinstance(initial, OfflineConfig)
 
 
 def described(config: RunConfig) -> dict[str, object]:

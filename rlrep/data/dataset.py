@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -217,6 +217,7 @@ def check_target(folder: str | Path, format: str | Format) -> Path:
 
     Raises:
         ValueError: for an unknown format or one that is only read, and a folder that is not empty or can't be replaced.
+        OSError: if nothing can be written there.
     """
     if not make_format(format, WRITTEN).is_written():
         raise ValueError(f"format {format} has no method `write`: it is only read")
@@ -228,6 +229,9 @@ def check_target(folder: str | Path, format: str | Format) -> Path:
         raise ValueError(f"{folder} can't be written to ({error}): name a new folder") from error
     if os.path.ismount(folder):
         raise ValueError(f"{folder} is where another file system is mounted: name a new folder in it")
+    with caches.unwritable(folder, "free space, or choose another folder"):
+        above = next(each for each in folder.parents if each.exists())
+        TemporaryDirectory(prefix=".rlrep-", dir=above).cleanup()  # what rights say is not the whole truth
     return folder
 
 
@@ -247,8 +251,11 @@ class Dataset(Episodes):
         provenance: how it was made, as far as is known.
         skipped: files, and episodes of files that were cut, left out, and why.
         fingerprint: of all that it holds; the same wherever it is stored.
+        as_it_is: whether it was opened without a conversion: how files are read, and `cache`, had no effect.
         action_dim, discrete: size of a continuous action, or how many choices there are.
     """
+
+    as_it_is = False
 
     @whole_numbers
     def __init__(
@@ -393,7 +400,8 @@ def open_dataset(
     root = locate(path, format)
     sources = find(root, format)
     skipped: dict[str, str] = {}
-    if len(sources) == 1 and sources[0].format.is_store:
+    as_it_is = len(sources) == 1 and sources[0].format.is_store
+    if as_it_is:
         files = _opened(sources[0].path)
     else:
         folder = _cache_folder(root, format, cache)
@@ -410,6 +418,7 @@ def open_dataset(
         seed=seed,
     )
     dataset.check_lengths(root)
+    dataset.as_it_is = as_it_is
     return dataset
 
 
