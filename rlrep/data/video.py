@@ -22,6 +22,8 @@ from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
 
 __all__ = ["open_video"]
 
+LEAST_FPS = 0.001
+
 
 @whole_numbers
 def open_video(
@@ -94,8 +96,8 @@ def open_video(
             frame rates, sizes or options that do not fit together. The message names the file.
     """
     check_at_least_one(image_size=image_size, frame_stack=frame_stack, max_gap=max_gap)
-    if fps is not None and not fps > 0:
-        raise ValueError(f"fps must be greater than 0, got {fps}")
+    if fps is not None and (isinstance(fps, bool) or not fps >= LEAST_FPS):
+        raise ValueError(f"fps must be greater than 0, at least {LEAST_FPS}, got {fps}")
     if fps is not None and actions:
         raise ValueError("fps and actions=True do not go together: dropped frames would take their actions along")
     layout = Layout(channels_last, frame_channels)
