@@ -119,6 +119,16 @@ def test_a_group_is_refused_where_there_are_no_runs_to_group(
     assert main([str(tmp_path / "a.csv"), "--out", str(tmp_path / "b.png")]) == 0
 
 
+@pytest.mark.parametrize("values", [[1e308, 1.7e308, 1.7e308, 1e308], [-1.7e308, 1.7e308, 0, 1.7e308]])
+@pytest.mark.filterwarnings("error")
+def test_the_largest_returns_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
+    for seed in (1, 2, 3):
+        write_run(tmp_path / str(seed), values, seed=seed)
+    draw_run(tmp_path / "1", tmp_path / "one.png")
+    (curve,) = draw_runs([tmp_path], tmp_path / "all.png")
+    np.testing.assert_allclose(curve.means.mean, values)
+
+
 def test_csv_holds_the_numbers_drawn(runs: Path, tmp_path: Path) -> None:
     shown = draw_runs([runs], tmp_path / "curve.png", csv_out=tmp_path / "table.csv")
     with (tmp_path / "table.csv").open(newline="") as file:
