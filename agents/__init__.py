@@ -15,6 +15,7 @@ from agents.drqv2_bc import DrQV2BC
 from agents.eager import EagerEncoder, GridSampleShift, plain_adam
 from agents.graph import accelerate
 from agents.iql import IQL
+from agents.mrq import MRQ
 from agents.sac import SAC
 from agents.td3_bc import TD3BC
 from rlrep import PixelEncoder, RandomShift, make_objective
@@ -29,6 +30,7 @@ AGENTS: dict[str, type[Agent]] = {
     "drqv2_bc": DrQV2BC,
     "cql": CQL,
     "iql": IQL,
+    "mrq": MRQ,
 }
 PATHS: dict[str, tuple[type[PixelEncoder], type[RandomShift]]] = {
     "fast": (PixelEncoder, RandomShift),
@@ -66,7 +68,7 @@ def make_agent(
         name: of the agent, see `find_agent`.
         observation_shape: (F·C, H, W).
         action_space: ``Box`` of one axis with values in [-1, 1].
-        objectives: names or import paths, see `rlrep.objectives.find_objective`.
+        objectives: names or import paths, see `rlrep.objectives.find_objective`; the agent's own come before them.
         objective_options: keyword arguments of each objective, by its name, and its `batch_size`.
         encoder_options: keyword arguments of `PixelEncoder`.
         freeze_encoder: no gradient reaches the encoder, and no optimizer steps it.
@@ -80,13 +82,15 @@ def make_agent(
     agent_class = find_agent(name)
     encoder_class, shift_class = look_up("path", path, PATHS)
     encoder = encoder_class(observation_shape, **(encoder_options or {}))
+    if agent_class.initial_weights is not None:
+        encoder.apply(agent_class.initial_weights)
     encoder.requires_grad_(not freeze_encoder)
     augment = shift_class(shift)
     built = [
         make_objective(
             objective, encoder, action_space, augment=augment, **(objective_options or {}).get(objective, {})
         )
-        for objective in objectives
+        for objective in dict.fromkeys((*agent_class.own_objectives, *objectives))
     ]
     for module in (encoder, *built):
         module.to(device)
@@ -101,6 +105,7 @@ __all__ = [
     "BC",
     "CQL",
     "IQL",
+    "MRQ",
     "PATHS",
     "SAC",
     "TD3BC",

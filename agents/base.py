@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from rlrep import Objective, Objectives, PixelEncoder, RandomShift, Window
+from rlrep.actions import action_spec
 from rlrep.arguments import whole_numbers
 from rlrep.optimizers import adam
 
@@ -19,7 +20,7 @@ Metrics = dict[str, Tensor]
 
 
 class Space(Protocol):
-    """The part of a Gymnasium ``Box`` that agents read."""
+    """The part of a Gymnasium ``Box`` or ``Discrete`` that agents read."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -29,6 +30,10 @@ class Replay(Protocol):
     """What agents learn from: a `rlrep.ReplayBuffer`, finished data, or a `rlrep.replay.Mixture` of both."""
 
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict: ...
+
+    def update_priority(self, index: Tensor, priority: Tensor) -> None: ...
+
+    def mean_absolute_reward(self) -> float: ...
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -70,6 +75,10 @@ class Agent(nn.Module):
         own_batches: the windows of the batches that objectives do not share, by their size.
         bodies: the methods that do an update's work on batches, each of which a CUDA graph can stand for.
         same_every_update: whether each call of them makes the same operations, so that one graph stands for all.
+        takes_choices: whether its actions may be ``Discrete``.
+        own_objectives: names of the objectives that it can't be without.
+        initial_weights: what gives a new encoder its weights, for ``Module.apply``; None leaves it as it is built.
+        prioritized: whether it draws by priorities, and so needs a replay that does.
 
     Raises:
         ValueError: for an action space or numbers that can't work, and objectives that can't be combined.
@@ -77,6 +86,10 @@ class Agent(nn.Module):
 
     bodies: tuple[str, ...] = ("learn", "step_objectives")
     same_every_update = True
+    takes_choices = False
+    own_objectives: tuple[str, ...] = ()
+    initial_weights: Callable[[nn.Module], None] | None = None
+    prioritized = False
     encoder: PixelEncoder
 
     @whole_numbers
@@ -95,8 +108,10 @@ class Agent(nn.Module):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__()
-        if len(action_space.shape) != 1:
-            raise ValueError(f"{type(self).__name__} needs continuous actions in one axis, got {action_space}")
+        self.discrete = hasattr(action_space, "n") and self.takes_choices
+        if len(action_space.shape) != 1 and not self.discrete:
+            choices = " or a Discrete space" * self.takes_choices
+            raise ValueError(f"{type(self).__name__} needs continuous actions in one axis{choices}, got {action_space}")
         bounds = [getattr(action_space, name, bound) for name, bound in (("low", -1), ("high", 1))]
         if not (np.all(bounds[0] == -1) and np.all(bounds[1] == 1)):
             raise ValueError(
@@ -120,7 +135,7 @@ class Agent(nn.Module):
             )
         self.window = self.own_window(n_step).join(self.objectives.window).with_n_step(n_step)
         self.own_batches = {size: window.with_n_step(n_step) for size, window in self.objectives.own_batches.items()}
-        self.action_dim = action_space.shape[0]
+        self.action_dim, _ = action_spec(action_space)
         self.augment = RandomShift(4) if augment is None else augment
         self.joint, self.lr, self.batch_size, self.n_step = joint, lr, batch_size, n_step
         self.num_expl_steps, self.update_every_steps = num_expl_steps, update_every_steps
@@ -142,6 +157,11 @@ class Agent(nn.Module):
         Raises:
             ValueError: naming who reads what, and what is missing.
         """
+        if self.prioritized and not replay.prioritized:
+            raise ValueError(
+                f"{type(self).__name__} draws by priorities, and {source} draws uniformly: build a ReplayBuffer with "
+                f"prioritized=True, or the agent with prioritized=False (agent.prioritized=false)"
+            )
         for name, window, size in self.learners:
             replay.check(window, name, source, size)
 
@@ -158,6 +178,11 @@ class Agent(nn.Module):
         return found + [(f"the objectives' batch of {size} rows", window, size) for size, window in own]
 
     @property
+    def replay_options(self) -> dict[str, Any]:
+        """Keyword arguments of the `rlrep.ReplayBuffer` that it wants."""
+        return {}
+
+    @property
     def device(self) -> torch.device:
         return next(self.encoder.parameters()).device
 
@@ -171,15 +196,17 @@ class Agent(nn.Module):
             eval_mode: the best action rather than an exploring one.
 
         Returns:
-            (N, A) float32 in [-1, 1].
+            (N, A) float32 in [-1, 1], or (N,) int64.
         """
         if step < self.num_expl_steps and not eval_mode:
+            if self.discrete:
+                return torch.randint(self.action_dim, (len(observation),)).numpy()
             return torch.empty(len(observation), self.action_dim).uniform_(-1, 1).numpy()
         features = self.encoder(torch.from_numpy(observation).to(self.device))
         return self.select_action(features, step, eval_mode).cpu().numpy()
 
     def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:
-        """(N, repr_dim) features to (N, A) actions in [-1, 1]."""
+        """(N, repr_dim) features to (N, A) actions in [-1, 1], or to (N,) choices."""
         raise NotImplementedError
 
     def update(self, replay: Replay, step: int) -> Metrics:
@@ -235,14 +262,17 @@ class Agent(nn.Module):
         self.objectives.after_step()
         return metrics
 
-    def step(self, name: str, loss: Tensor) -> None:
-        """One step of the optimizer `name` down the gradient of `loss`, the mean over all ranks."""
+    def step(self, name: str, loss: Tensor, max_norm: float = 0.0) -> None:
+        """One step of the optimizer `name` down the gradient of `loss`, the mean over all ranks, whose norm is cut to
+        `max_norm` unless that is 0."""
         optimizer = self.optimizers[name]
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for parameter in parameters:
             parameter.grad = None
         loss.backward(inputs=parameters)  # no others: the actor's loss reaches the critic too
         average_gradients(parameters)
+        if max_norm:
+            nn.utils.clip_grad_norm_(parameters, max_norm)
         optimizer.step()
 
     def trained_with_encoder(self, *parts: nn.Module) -> list[nn.Parameter]:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlrep import PixelEncoder, RandomShift
+from rlrep.encoders import ACTIVATIONS
 
 
 class EagerEncoder(PixelEncoder):
@@ -15,7 +16,7 @@ class EagerEncoder(PixelEncoder):
     def forward(self, observation: Tensor, as_map: bool = False) -> Tensor:
         x = observation / 255 - 0.5
         for convolution in self.convolutions:
-            x = F.relu(convolution(x))
+            x = ACTIVATIONS[self.activation](convolution(x))
         features = x.flatten(1)
         return features if self.head is None else self.head(features)
 
@@ -39,6 +40,7 @@ class GridSampleShift(RandomShift):
 
 
 def plain_adam(optimizer: torch.optim.Optimizer) -> torch.optim.Adam:
-    """Adam on the same parameters, one tensor at a time."""
+    """Adam, or AdamW, on the same parameters, one tensor at a time."""
     (group,) = optimizer.param_groups
-    return torch.optim.Adam(group["params"], lr=group["lr"], foreach=False, fused=False)
+    how = dict(lr=group["lr"], weight_decay=group["weight_decay"], foreach=False, fused=False)
+    return type(optimizer)(group["params"], **how)  # type: ignore[arg-type, return-value]

@@ -37,7 +37,9 @@ def gather(local: Tensor, all_ranks: bool = True) -> tuple[Tensor, int]:
     return rows, torch.distributed.get_rank() * len(local)
 
 
-def info_nce(query: Tensor, key: Tensor, temperature: float = 1.0, all_ranks: bool = True) -> tuple[Tensor, Tensor]:
+def info_nce(
+    query: Tensor, key: Tensor, temperature: float = 1.0, all_ranks: bool = True, reduction: str = "mean"
+) -> tuple[Tensor, Tensor]:
     """InfoNCE (arXiv 1807.03748): row i of `query` belongs to row i of `key`, the other rows are its negatives.
 
     L = -1/B Σ_i log( exp(q_i·k_i / τ) / Σ_j exp(q_i·k_j / τ) )
@@ -50,15 +52,16 @@ def info_nce(query: Tensor, key: Tensor, temperature: float = 1.0, all_ranks: bo
         temperature: τ > 0.
         all_ranks: under torch.distributed, whether the keys of all ranks are negatives: then every rank must call this,
             with as many rows.
+        reduction: "mean", or "none" for each row's own term.
 
     Returns:
-        The loss, a scalar, and the accuracy: the share of rows whose positive has the largest logit, detached.
+        The loss, a scalar or (B,), and the accuracy: the share of rows whose positive has the largest logit, detached.
     """
     keys, first = gather(key, all_ranks)
     logits = query @ keys.T / temperature
     labels = torch.arange(first, first + len(query), device=logits.device)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()
-    return F.cross_entropy(logits, labels), accuracy
+    return F.cross_entropy(logits, labels, reduction=reduction), accuracy
 
 
 def temporal_contrastive(

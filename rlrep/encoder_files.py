@@ -24,6 +24,8 @@ Encoder = TypeVar("Encoder", bound=nn.Module)
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
 MAX_CONFIG_BYTES = 10_000
+# Arguments that older folders do not name, and what they were then.
+ADDED = {"activation": "relu"}
 
 
 def write_encoder(folder: Path, options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -110,6 +112,7 @@ def _read_config(path: Path, names: set[str]) -> tuple[dict[str, Any], bool]:
     if (version is not None or checksum is not None) and checksum != _config_checksum(config):
         raise ValueError(f"{path}: checksum mismatch, it was changed after it was saved: save the encoder again")
     config.pop("format", None)
+    config = {name: value for name, value in ADDED.items() if name in names} | config
     if config.keys() != names:
         unknown, missing = sorted(config.keys() - names), sorted(names - config.keys())
         raise ValueError(

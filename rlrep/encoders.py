@@ -20,6 +20,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STRIDES = (2, 1, 1, 1)
 MAX_PARAMETERS = 2**30
 HUB = "hf://"
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"relu": F.relu, "elu": F.elu}
 
 
 def orthogonal_init(module: nn.Module) -> None:
@@ -32,6 +33,14 @@ def orthogonal_init(module: nn.Module) -> None:
         return
     if module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def xavier_init(module: nn.Module) -> None:
+    """Initialise in place, for ``Module.apply``: Xavier-uniform weights of gain √2, zero biases, as MR.Q does."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight, nn.init.calculate_gain("relu"))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def flat(features: Tensor) -> Tensor:
@@ -93,17 +102,18 @@ def supports_bfloat16(device: torch.device | str) -> bool:
 
 
 class _Layers(NamedTuple):
-    """The convolutions of an encoder: of each its stride, and the precision and memory layout that they work in."""
+    """The convolutions of an encoder: of each its stride, and the precision, memory layout and activation of all."""
 
     strides: tuple[int, ...]
     dtype: torch.dtype
     layout: torch.memory_format
+    activation: str
 
 
 def convolve(
     pixels: Tensor, parameters: Sequence[Tensor], layers: _Layers, fused: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Every convolution with its ReLU, in the precision and layout of `layers`.
+    """Every convolution with its activation, in the precision and layout of `layers`.
 
     Args:
         pixels: (B, C, H, W) in 0..255, of any type.
@@ -124,12 +134,12 @@ def convolve(
             # x / 255 - 0.5 goes into the weights: it costs nothing there, and bfloat16 holds 0..255 exactly.
             weight, bias = weight / 255, bias - 0.5 * weight.sum((1, 2, 3))
         weight, bias = weight.to(layers.dtype, memory_format=layers.layout), bias.to(layers.dtype)
-        if fused:
+        if fused and layers.activation == "relu":
             out = torch.ops.mkldnn._convolution_pointwise(
                 maps[-1], weight, bias, [0, 0], [stride, stride], [1, 1], 1, "relu", [], ""
             )
         else:
-            out = F.relu(F.conv2d(maps[-1], weight, bias, stride), inplace=True)
+            out = ACTIVATIONS[layers.activation](F.conv2d(maps[-1], weight, bias, stride), inplace=True)
         maps.append(out)
         weights.append(weight)
     return maps, weights
@@ -162,7 +172,10 @@ class _FusedConvolutions(torch.autograd.Function):
         for i in reversed(range(wanted.index(True) // 2, count)):
             # A flattened map has its gradient in another order than the map, and two orders in one loop are slow.
             grad = grad.contiguous(memory_format=layers.layout)
-            grad = torch.ops.aten.threshold_backward(grad, maps[i + 1], 0)
+            if layers.activation == "relu":
+                grad = torch.ops.aten.threshold_backward(grad, maps[i + 1], 0)
+            else:
+                grad = torch.ops.aten.elu_backward(grad, 1, 1, 1, True, maps[i + 1])
             stride, sizes = [layers.strides[i]] * 2, [len(weights[i])]
             earlier = any(wanted[: 2 * i])
             grad, of_weight, of_bias = torch.ops.aten.convolution_backward(
@@ -209,9 +222,10 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         precision: "float32", or "bfloat16" for the convolutions alone: parameters and output stay float32.
         strides: of the convolutions, one each. (2, 2, 2, 2) makes features of few dimensions at less cost.
         out_dim: size of the features: Linear → LayerNorm follows the convolutions. None leaves them as they are.
+        activation: after each convolution: "relu", or "elu" as in MR.Q (arXiv 2501.16142).
 
     Raises:
-        ValueError: for an impossible shape, an unknown precision, or more than 2³⁰ parameters; when called with another
+        ValueError: for an impossible shape, an unknown name, or more than 2³⁰ parameters; when called with another
             shape, or with floats that were scaled to 1 already.
     """
 
@@ -225,6 +239,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         precision: str = "float32",
         strides: Sequence[int] = STRIDES,
         out_dim: int | None = None,
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         observation_shape, strides = tuple(observation_shape), tuple(strides)
@@ -241,13 +256,18 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         for name, value in dict(channels=channels, out_dim=out_dim).items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        for name, choice, known in (
+            ("precision", precision, list(PRECISIONS)),
+            ("activation", activation, list(ACTIVATIONS)),
+        ):
+            if choice not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {choice!r}")
         self.observation_shape = observation_shape
         self.channels = channels
         self.precision = precision
         self.strides = strides
         self.out_dim = out_dim
+        self.activation = activation
         height, width = self.feature_size
         self.repr_dim = channels * height * width
         parameters = 9 * channels * (observation_shape[0] + (len(strides) - 1) * channels) + self.repr_dim * (
@@ -361,7 +381,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
             parameters += convolution.weight, convolution.bias
         transformed = torch._C._are_functorch_transforms_active()  # vmap knows no channels-last, and no fused function
         layout = torch.contiguous_format if transformed else torch.channels_last
-        layers = _Layers(self.strides, PRECISIONS[self.precision], layout)
+        layers = _Layers(self.strides, PRECISIONS[self.precision], layout, self.activation)
         if transformed or pixels.requires_grad or not can_fuse(pixels.device, layers.dtype) or not finite(parameters):
             return convolve(pixels, parameters, layers, fused=False)[0][-1]
         if torch.is_grad_enabled():

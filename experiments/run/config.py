@@ -20,7 +20,7 @@ from envs import environment_spec, task_name
 from experiments.run.config_file import load_as, register, typed_as
 from experiments.run.options import ConfigError, check, is_a, option, section, value_of
 from rlrep import OBJECTIVES, Objective, Window
-from rlrep.encoders import PRECISIONS, supports_bfloat16
+from rlrep.encoders import ACTIVATIONS, PRECISIONS, supports_bfloat16
 from rlrep.objectives import find_objective
 from rlrep.registry import look_up, parameters_of
 
@@ -49,10 +49,22 @@ MAY_BE_ZERO = {
     "inverse_temperature",
     "denoise",
     "codes",
+    "prediction",
+    "reward",
+    "termination",
+    "contrast",
+    "momentum",
+    "noise",
+    "noise_clip",
+    "weight_decay",
+    "value_grad_clip",
 }
 
 # What a choice of agent says beside its options: its name in plots, its class, and what it is made for.
 OF_THE_CHOICE = ("name", "algorithm", "learns_from")
+
+# The keyword arguments of `PixelEncoder` that say what its weights are for.
+ARCHITECTURE = ("channels", "strides", "out_dim", "activation")
 
 # Settings of the noise that kind=pixels has no use for.
 OF_SHAPES = ("num_shapes", "background_only")
@@ -118,6 +130,7 @@ class EncoderConfig:
     out_dim: int | None = option(
         None, "features, by a linear layer after the convolutions; null leaves theirs as they are", above=0
     )
+    activation: str = option("relu", "after each convolution", choices=tuple(ACTIVATIONS))
     precision: str = option(
         "auto", "bfloat16 is chosen where the device is faster at it", choices=("auto", *PRECISIONS)
     )
@@ -125,7 +138,7 @@ class EncoderConfig:
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `PixelEncoder`, except for the observation's shape."""
-        return {name: getattr(self, name) for name in ("channels", "precision", "strides", "out_dim")}
+        return {name: getattr(self, name) for name in (*ARCHITECTURE, "precision")}
 
 
 @dataclass
@@ -251,6 +264,8 @@ class RunConfig(AnyRunConfig):
         check_options("agent", self.agent_options, agent, known=is_ours(agent))
         for name in self.objectives:
             check_options(f"objective.{name}", self.objective.get(name, {}), found[name], known=is_ours(found[name]))
+        if self.agent_options.get("fade", 1) > 1:
+            raise ConfigError(f"agent.fade must be at most 1, got {self.agent['fade']}")
         if self.agent_options.get("critic_target_tau", 0) > 1:
             raise ConfigError(f"agent.critic_target_tau must be at most 1, got {self.agent['critic_target_tau']}")
         if len(set(self.objectives)) < len(self.objectives):
@@ -272,7 +287,7 @@ class RunConfig(AnyRunConfig):
         """
         found = idle_noise(plain)
         if path := value_of(plain, "encoder.path"):
-            for name in ("channels", "strides", "out_dim"):
+            for name in ARCHITECTURE:
                 found[f"encoder.{name}"] = f"with encoder={path}, which has its own"
         if not value_of(plain, "objectives"):
             found["update"] = "without objectives=[…]"
@@ -439,7 +454,9 @@ def settle(config: DictConfig) -> None:
     if ":" in str(config.agent.algorithm):
         agent = defaults_of(find_agent(config.agent.algorithm), ("feature_dim", "hidden_dim", "lr"))
         config.agent = agent | dict(config.agent)
-    added = [short_name(name) for name in config.objectives if name != config.agent.name]
+    own = find_agent(str(config.agent.algorithm)).own_objectives
+    added = [short_name(name) for name in config.objectives if name not in (config.agent.name, *own)]
+    config.objectives = list(own) + [name for name in config.objectives if name not in own]
     for name in config.objectives:
         given = config.objective.pop(short_name(name), None) or config.objective.get(name, {})
         config.objective[name] = defaults_of(objective_class(name)) | dict(given)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
+from agents import find_agent
 from envs import make_env, make_vector_env
 from experiments.files import write_atomically
 from experiments.run.config import ConfigError, RunConfig, TrainConfig, check_env
@@ -106,12 +107,14 @@ def make_evaluation_env(config: RunConfig, film: bool = False) -> Any:
     """
     options = environment_options(config) | ({"render_mode": "rgb_array"} if film else {})
     env = make_env(config.task, seed=config.seed + EVALUATION_SEED, **options)
-    if not isinstance(env.action_space, Box) or len(env.action_space.shape) != 1:
+    continuous = isinstance(env.action_space, Box) and len(env.action_space.shape) == 1
+    choices = isinstance(env.action_space, Discrete) and find_agent(config.agent["algorithm"]).takes_choices
+    if not continuous and not choices:
         actions = env.action_space
         env.close()
         raise ConfigError(
             f"the actions of {config.task} are {actions}, and agent={config.agent['algorithm']} needs continuous ones, "
-            f"a Box of one axis. For discrete actions, train Stable-Baselines3's DQN on "
+            f"a Box of one axis. For discrete actions, use agent=mrq, or train Stable-Baselines3's DQN on "
             f"envs.make_env({config.task!r}), with the losses by rlrep.integrations.sb3.attach (README, 'The losses in "
             f"your own agent')"
         )

@@ -13,7 +13,7 @@ from hydra.utils import to_absolute_path
 from agents import Agent
 from agents.schedule import parse_schedule
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
-from experiments.run.config import ConfigError, RunConfig, TrainConfig
+from experiments.run.config import ARCHITECTURE, ConfigError, RunConfig, TrainConfig
 from experiments.run.config_file import flat
 from experiments.run.offline_config import OfflineConfig, load
 from experiments.run.options import value_of
@@ -72,7 +72,7 @@ def brings_data(plain: Mapping[str, Any]) -> bool:
 def described(config: RunConfig) -> dict[str, object]:
     """What decides whether one run can go on with another's agent, by the names that are typed in overrides."""
     encoder = {
-        f"encoder.{name}": getattr(config.encoder, name) for name in ("channels", "strides", "out_dim", "freeze")
+        f"encoder.{name}": getattr(config.encoder, name) for name in (*ARCHITECTURE, "freeze")
     }
     options = flat({"agent": config.agent_options})
     options |= flat({"objective": {name: config.objective.get(name, {}) for name in config.objectives}})

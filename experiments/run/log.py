@@ -35,41 +35,53 @@ class UpdateMetrics:
 
     def __init__(self, counter: str = "frame") -> None:
         self.counter = counter
-        self.names: list[str] = []
-        self.values: list[Tensor] = []
         self.frames: list[int] = []
+        # Updates that return metrics of the same names, and where they are in `frames`.
+        self.updates: dict[tuple[str, ...], list[int]] = {}
+        self.values: dict[tuple[str, ...], list[Tensor]] = {}
 
     def add(self, metrics: dict[str, Tensor], frame: int) -> None:
-        self.names = list(metrics)
-        self.values.append(torch.stack([value.float() for value in metrics.values()]))
+        names = tuple(metrics)
+        self.updates.setdefault(names, []).append(len(self.frames))
+        self.values.setdefault(names, []).append(torch.stack([value.float() for value in metrics.values()]))
         self.frames.append(frame)
 
     def check(self) -> None:
         """Raises `NonFiniteLoss` if a metric was not finite, naming those of the first such update and its frame."""
-        if not self.values:
-            return
-        values = torch.stack(self.values).cpu()
-        bad = ~values.isfinite()
-        if bad.any():
-            update = int(bad.any(1).int().argmax())
-            named = [f"{name}={values[update, i]:g}" for i, name in enumerate(self.names) if bad[update, i]]
-            raise NonFiniteLoss(f"{', '.join(named)} at {self.counter} {self.frames[update]}")
+        found: dict[int, str] = {}
+        for names, rows in self.values.items():
+            values = torch.stack(rows).cpu()
+            bad = ~values.isfinite()
+            if bad.any():
+                row = int(bad.any(1).int().argmax())
+                named = [f"{name}={values[row, i]:g}" for i, name in enumerate(names) if bad[row, i]]
+                found[self.updates[names][row]] = ", ".join(named)
+        if found:
+            first = min(found)
+            raise NonFiniteLoss(f"{found[first]} at {self.counter} {self.frames[first]}")
 
     def mean(self) -> dict[str, float]:
-        """The mean of each metric since the last call, checked; empty if there was no update."""
-        if not self.values:
-            return {}
+        """The mean of each metric over the updates since the last call that returned it, checked."""
         self.check()
-        means = torch.stack(self.values).cpu().double().mean(0).tolist()  # the sum of large ones overflows float32
-        self.values, self.frames = [], []
-        return dict(zip(self.names, means, strict=True))
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for names, rows in self.values.items():
+            totals = torch.stack(rows).cpu().double().sum(0).tolist()  # the sum of large ones overflows float32
+            for name, total in zip(names, totals, strict=True):
+                sums[name] = sums.get(name, 0.0) + total
+                counts[name] = counts.get(name, 0) + len(rows)
+        self.frames, self.updates, self.values = [], {}, {}
+        return {name: total / counts[name] for name, total in sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """What `mean` has not returned yet."""
-        return {"names": list(self.names), "values": list(self.values), "frames": list(self.frames)}
+        groups = [[list(names), list(self.updates[names]), list(rows)] for names, rows in self.values.items()]
+        return {"groups": groups, "frames": list(self.frames)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.names, self.values, self.frames = list(state["names"]), list(state["values"]), list(state["frames"])
+        self.frames = list(state["frames"])
+        self.updates = {tuple(names): list(updates) for names, updates, _ in state["groups"]}
+        self.values = {tuple(names): list(rows) for names, _, rows in state["groups"]}
 
 
 class Progress:

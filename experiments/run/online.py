@@ -99,6 +99,7 @@ class OnlineRun(AgentRun):
             n_step=config.nstep,
             discount=config.discount,
             num_envs=self.num_envs,
+            **self.agent.replay_options,
             storage=replay_storage(config, shape),
             path=files,
             reserve=reserve,

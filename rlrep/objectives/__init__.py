@@ -14,6 +14,7 @@ from rlrep.objectives.curl import CURL
 from rlrep.objectives.cvrl import CVRL
 from rlrep.objectives.forward_model import ForwardModel
 from rlrep.objectives.inverse_model import InverseModel
+from rlrep.objectives.latent_model import LatentModel
 from rlrep.objectives.spr import SPR
 from rlrep.objectives.taco import TACO
 from rlrep.objectives.temporal_contrastive import TemporalContrastive
@@ -29,6 +30,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "barlow_twins": BarlowTwins,
     "cvrl": CVRL,
     "spr": SPR,
+    "latent_model": LatentModel,
 }
 
 
@@ -80,6 +82,7 @@ __all__ = [
     "Autoencoder",
     "ForwardModel",
     "InverseModel",
+    "LatentModel",
     "Objective",
     "Objectives",
     "TemporalContrastive",

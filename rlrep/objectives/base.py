@@ -56,6 +56,8 @@ class Objective(nn.Module):
         needs_actions: whether it can't be built without an action space.
         all_ranks: under torch.distributed, whether a contrastive loss takes its negatives from all ranks, each of which
             must call it with as many rows. Set it to False where ranks train apart, or one evaluates alone.
+        moves_copies: whether `after_step` moves the momentum copies; an owner that moves them itself, by
+            `restart_copies`, sets it to False.
         same_every_update: whether each call makes the same operations and waits for no value, so that a CUDA graph can
             stand for all of them. A method that calls ``item()``, or counts in Python, sets it to False.
 
@@ -69,6 +71,7 @@ class Objective(nn.Module):
     batch_size: int | None = None
     needs_actions: bool = False
     all_ranks: bool = True
+    moves_copies: bool = True
     same_every_update: bool = True
 
     def __init__(self, encoder: PixelEncoder, augment: RandomShift | None = None) -> None:
@@ -117,7 +120,7 @@ class Objective(nn.Module):
 
     def after_step(self) -> None:
         """Called by the owner after each step of its optimizer: momentum copies move here."""
-        for copy, online, rate in self._copies:
+        for copy, online, rate in self._copies if self.moves_copies else ():
             ema_(copy, online, rate)
 
     def restart_copies(self) -> None:

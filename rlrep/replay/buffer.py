@@ -44,6 +44,8 @@ class ReplayBuffer(Episodes):
         num_envs: environments that write at once.
         prioritized: draw rows with a probability proportional to their priority, see `update_priority`; a new row has
             the largest one so far.
+        fade: with `prioritized`, the priority of a row after n further ones of its environment counts max(0.1, fadeⁿ)
+            times.
         storage: where the frames are: "memory" (host), "disk" (memory-mapped files in `path`), or a torch device such
             as "cuda".
         path: folder of the files. Needed for "disk"; with the others, `flush` copies new rows there.
@@ -71,6 +73,7 @@ class ReplayBuffer(Episodes):
         horizon: int = 0,
         num_envs: int = 1,
         prioritized: bool = False,
+        fade: float = 1.0,
         storage: str = "memory",
         path: str | Path | None = None,
         reserve: int = 0,
@@ -127,6 +130,7 @@ class ReplayBuffer(Episodes):
             device=device,
             seed=seed,
             prioritized=prioritized,
+            fade=fade,
         )
         self.kept = kept
         self.head = np.zeros(num_envs, np.int64)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # Below this many rows a sample is drawn from the list of all that can be drawn; above, by rejection.
 ENUMERATE_BELOW = 4096
+# What is left of a priority that fades.
+LEAST_FADED = 0.1
 # Rounds of rejection before the list is made after all.
 ROUNDS = 16
 WHO_HAS = {
@@ -47,6 +49,7 @@ class Episodes:
         device: where samples are put; the frames' device if None.
         seed: of the sampler.
         prioritized: draw rows with a probability proportional to the column `priority` rather than uniformly.
+        fade: with `prioritized`, the priority of a row after n further ones counts max(0.1, fadeⁿ) times.
     """
 
     @whole_numbers
@@ -61,7 +64,12 @@ class Episodes:
         device: torch.device | str | None = None,
         seed: int = 0,
         prioritized: bool = False,
+        fade: float = 1.0,
     ) -> None:
+        if not 0 < fade <= 1:
+            raise ValueError(f"fade must be greater than 0 and at most 1, got {fade}")
+        if fade < 1 and not prioritized:
+            raise ValueError("fade is a part of the priorities: it needs prioritized=True")
         if frame_stack < 1:
             raise ValueError(f"frame_stack must be at least 1, got {frame_stack}")
         if not 0 <= discount <= 1:
@@ -77,6 +85,7 @@ class Episodes:
         self.rng = np.random.default_rng(seed)
         if prioritized:
             rows["priority"] = np.zeros(frames.shape[:2], np.float32)
+        self.fade = fade
         self.largest_priority = 1.0
         self._priority_sums: np.ndarray | None = None
 
@@ -201,6 +210,18 @@ class Episodes:
         self.largest_priority = max(self.largest_priority, float(values.max(initial=0)))
         self._priority_sums = None
 
+    def mean_absolute_reward(self) -> float:
+        """The mean of |reward| over all transitions held; 0 if there are none.
+
+        Raises:
+            ReplayError: if the data have no rewards.
+        """
+        if "reward" not in self.rows:
+            raise ReplayError(f"these data have no rewards: use {WHO_HAS['reward']}, not video")
+        lane, position = self._place(np.arange(self._count()))
+        rewards = self._row("reward", lane, position)  # 0 in an episode's last row, which is no transition
+        return float(np.abs(rewards).sum(dtype=np.float64) / max(len(self), 1))
+
     def state_dict(self) -> dict[str, Any]:
         """The sampler's state, as plain values and tensors."""
         state: dict[str, Any] = {"rng": json.dumps(self.rng.bit_generator.state)}
@@ -290,10 +311,18 @@ class Episodes:
         if not self.prioritized:
             return self._place(self.rng.integers(count, size=size))
         if self._priority_sums is None:
-            self._priority_sums = np.cumsum(self.rows["priority"].reshape(-1), dtype=np.float64)
+            self._priority_sums = np.cumsum(self._weights(), dtype=np.float64)
         sums = self._priority_sums
         at = np.searchsorted(sums, self.rng.random(size) * sums[-1], side="right")
         return self._from_index(np.minimum(at, len(sums) - 1))
+
+    def _weights(self) -> np.ndarray:
+        """(lanes · length,) what each row's probability is proportional to."""
+        priority = self.rows["priority"]
+        if self.fade < 1:
+            age = (self.head[:, None] - 1 - np.arange(self.length)) % self.length
+            priority = priority * np.maximum(LEAST_FADED, self.fade**age)
+        return priority.reshape(-1)
 
     def _from_index(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         lane, at = np.divmod(index, self.length)
@@ -312,7 +341,8 @@ class Episodes:
                     f"horizon smaller"
                 )
             if self.prioritized:
-                weights = self._row("priority", lane[can_start], start[can_start]).astype(np.float64)
+                at = lane[can_start] * self.length + start[can_start] % self.length
+                weights = self._weights()[at].astype(np.float64)
                 chosen[rows] = self.rng.choice(can_start, len(rows), p=weights / weights.sum())
             else:
                 chosen[rows] = self.rng.choice(can_start, len(rows))

@@ -50,6 +50,16 @@ class Mixture:
             parts[-1]["index"] = torch.full_like(parts[-1]["index"], -1)
         return parts[0] if len(parts) == 1 else _joined(*parts)
 
+    @property
+    def prioritized(self) -> bool:
+        """Whether the replay's rows are drawn by their priorities."""
+        return self.replay.prioritized
+
+    def mean_absolute_reward(self) -> float:
+        """Of the rows that batches hold, see `Episodes.mean_absolute_reward`."""
+        parts = ((1 - self.share, self.replay), (self.share, self.data))
+        return sum(share * episodes.mean_absolute_reward() for share, episodes in parts if share)
+
     def update_priority(self, index: Tensor | np.ndarray, priority: Tensor | np.ndarray) -> None:
         """Sets the priorities of the replay's rows, see `Episodes.update_priority`."""
         self.replay.update_priority(index, priority)

@@ -32,6 +32,17 @@ TINY = [
     "save_video=false",
 ]
 
+# MR.Q at such sizes.
+MRQ = (
+    "agent=mrq",
+    "agent.target_every=7",
+    "encoder.strides=[2,2,1]",
+    "objective.latent_model.horizon=2",
+    "objective.latent_model.state_dim=8",
+    "objective.latent_model.state_action_dim=8",
+    "objective.latent_model.latent_action_dim=4",
+)
+
 Run = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
 

@@ -23,7 +23,7 @@ from experiments.run.pretraining import pretrain
 from experiments.run.sources import make
 from rlrep.data import open_dataset
 from tests.envs.foreign import foreign, registered
-from tests.experiments.conftest import run_in
+from tests.experiments.conftest import MRQ, run_in
 from tests.experiments.offline_data import run_offline
 
 CONF = Path(__file__).parents[2] / "experiments" / "conf"
@@ -159,7 +159,7 @@ def test_pretraining_refuses_arguments_that_it_sets_itself(argument: str) -> Non
 @pytest.mark.parametrize(
     ("space", "overrides", "message"),
     [
-        (gym.spaces.Discrete(3), (), r"actions of test/Other-v0 are Discrete\(3\).*Stable-Baselines3's DQN.*attach"),
+        (gym.spaces.Discrete(3), (), r"actions of test/Other-v0 are Discrete\(3\).*agent=mrq.*Baselines3's DQN.*attach"),
         (gym.spaces.MultiDiscrete([2, 3]), (), r"MultiDiscrete.*Stable-Baselines3's DQN"),
         (gym.spaces.Box(-1, 1, (2, 3)), (), r"a Box of one axis"),
         (gym.spaces.Box(0, np.inf, (2,)), (), r"without a lower and a higher bound"),
@@ -195,3 +195,14 @@ def test_every_setting_of_a_run_reaches_the_environment(finished: Path) -> None:
     options = environment_options(config)
     assert {"image_size": 20, "action_repeat": 2, "frame_stack": 3, "bonus": 0.5}.items() <= options.items()
     assert options["noise"]["kind"] == "shapes"
+
+
+def test_choices_are_learned_by_an_agent_that_takes_them(tmp_path: Path) -> None:
+    task = "test/Choices-v0"
+    with registered(task, foreign(action_space=gym.spaces.Discrete(3)), max_episode_steps=8):
+        folder = run_in(tmp_path / "run", *MRQ, f"task={task}", *SHORT)
+        run_in(tmp_path / "run", *MRQ, f"task={task}", *SHORT, "num_train_frames=160", "resume=true")
+    with (folder / "train.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[-1]["frame"] == "160" and float(rows[-1]["loss_model_prediction"]) > 0
+    assert np.load(folder / "replay" / "action.npy").dtype == np.int64
