@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rlrep import Objective, Objectives, PixelEncoder, RandomShift, Window
 from rlrep.actions import action_spec
 from rlrep.arguments import whole_numbers
+from rlrep.bounds import Count
 from rlrep.optimizers import adam
 
 Metrics = dict[str, Tensor]
@@ -78,6 +79,7 @@ class Agent(nn.Module):
         takes_choices: whether its actions may be ``Discrete``.
         own_objectives: names of the objectives that it can't be without.
         initial_weights: what gives a new encoder its weights, for ``Module.apply``; None leaves it as it is built.
+        waits_for_exploration: whether the first update comes after `num_expl_steps`.
         prioritized: whether it draws by priorities, and so needs a replay that does.
 
     Raises:
@@ -90,6 +92,7 @@ class Agent(nn.Module):
     own_objectives: tuple[str, ...] = ()
     initial_weights: Callable[[nn.Module], None] | None = None
     prioritized = False
+    waits_for_exploration = False
     encoder: PixelEncoder
 
     @whole_numbers
@@ -103,7 +106,7 @@ class Agent(nn.Module):
         lr: float = 1e-4,
         batch_size: int = 256,
         n_step: int = 3,
-        num_expl_steps: int = 2000,
+        num_expl_steps: Count = 2000,
         update_every_steps: float = 2,
         augment: RandomShift | None = None,
     ) -> None:

@@ -14,6 +14,7 @@ from agents.base import Metrics, Space
 from agents.sac import SAC
 from rlrep import PixelEncoder
 from rlrep.arguments import whole_numbers
+from rlrep.bounds import NonNegative
 
 
 class CQL(SAC):
@@ -43,7 +44,7 @@ class CQL(SAC):
         action_space: Space,
         objectives: Any = (),
         *,
-        cql_weight: float = 1.0,
+        cql_weight: NonNegative = 1.0,
         num_samples: int = 10,
         init_temperature: float = 1.0,
         **options: Any,

@@ -15,6 +15,7 @@ from agents.networks import Critic
 from agents.schedule import parse_schedule
 from rlrep import TACO, ActionEncoder, Objective, PixelEncoder
 from rlrep.arguments import whole_numbers
+from rlrep.bounds import NonNegative, Rate
 from rlrep.encoders import mlp, orthogonal_init, projection
 from rlrep.momentum import ema_, momentum_copy
 from rlrep.optimizers import adam
@@ -81,10 +82,10 @@ class DrQV2(Agent):
         latent_actions: bool = False,
         feature_dim: int = 50,
         hidden_dim: int = 1024,
-        critic_target_tau: float = 0.01,
+        critic_target_tau: Rate = 0.01,
         stddev_schedule: str | float = "linear(1.0,0.1,100000)",
-        stddev_clip: float = 0.3,
-        pre_activation_weight: float = 0.0,
+        stddev_clip: NonNegative = 0.3,
+        pre_activation_weight: NonNegative = 0.0,
         **options: Any,
     ) -> None:
         super().__init__(encoder, action_space, objectives, **options)

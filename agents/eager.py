@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,5 +44,5 @@ class GridSampleShift(RandomShift):
 def plain_adam(optimizer: torch.optim.Optimizer) -> torch.optim.Adam:
     """Adam, or AdamW, on the same parameters, one tensor at a time."""
     (group,) = optimizer.param_groups
-    how = dict(lr=group["lr"], weight_decay=group["weight_decay"], foreach=False, fused=False)
-    return type(optimizer)(group["params"], **how)  # type: ignore[arg-type, return-value]
+    how: dict[str, Any] = dict(lr=group["lr"], weight_decay=group["weight_decay"], foreach=False, fused=False)
+    return type(optimizer)(group["params"], **how)  # type: ignore[return-value]

@@ -15,6 +15,7 @@ from agents.drqv2 import Actor as MeanActor
 from agents.networks import Critic
 from rlrep import Objective, PixelEncoder
 from rlrep.arguments import whole_numbers
+from rlrep.bounds import NonNegative, Rate
 from rlrep.encoders import mlp, orthogonal_init, projection
 from rlrep.momentum import ema_, momentum_copy
 from rlrep.optimizers import adam
@@ -94,10 +95,10 @@ class IQL(Agent):
         objectives: Sequence[Objective] = (),
         *,
         expectile: float = 0.7,
-        inverse_temperature: float = 3.0,
+        inverse_temperature: NonNegative = 3.0,
         feature_dim: int = 50,
         hidden_dim: int = 1024,
-        critic_target_tau: float = 0.01,
+        critic_target_tau: Rate = 0.01,
         **options: Any,
     ) -> None:
         super().__init__(encoder, action_space, objectives, **options)

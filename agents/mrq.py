@@ -1,4 +1,4 @@
-"""MR.Q (arXiv 2501.16142) from pixels, written from the paper; with options for what DR.Q (arXiv 2605.11711) changes."""
+"""MR.Q (arXiv 2501.16142) from pixels, after the paper; with options for what DR.Q (arXiv 2605.11711) changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from agents.base import Agent, Metrics, Replay, Space
-from rlrep import LatentModel, Objective, PixelEncoder, Window
+from rlrep import LatentModel, Objective, PixelEncoder
+from rlrep.arguments import whole_numbers
+from rlrep.bounds import Count, NonNegative, Rate
 from rlrep.encoders import xavier_init
 from rlrep.momentum import ema_, momentum_copy
 from rlrep.objectives.latent_model import normalized_mlp
@@ -72,9 +74,11 @@ class MRQ(Agent):
     """
 
     takes_choices = True
+    waits_for_exploration = True
     own_objectives = ("latent_model",)
     initial_weights = staticmethod(xavier_init)
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -83,24 +87,26 @@ class MRQ(Agent):
         *,
         lr: float = 1e-4,
         value_lr: float = 3e-4,
-        weight_decay: float = 1e-4,
+        weight_decay: NonNegative = 1e-4,
         hidden_dim: int = 512,
         target_every: int = 250,
-        noise: float = 0.2,
-        noise_clip: float = 0.3,
-        pre_activation_weight: float = 1e-5,
-        value_grad_clip: float = 20.0,
+        noise: NonNegative = 0.2,
+        noise_clip: NonNegative = 0.3,
+        pre_activation_weight: NonNegative = 1e-5,
+        value_grad_clip: NonNegative = 20.0,
         scale_rewards: bool = True,
         prioritized: bool = True,
-        fade: float = 1.0,
-        num_expl_steps: int = 10_000,
+        fade: Rate = 1.0,
+        num_expl_steps: Count = 10_000,
         update_every_steps: float = 1,
         **options: Any,
     ) -> None:
         options |= dict(lr=lr, num_expl_steps=num_expl_steps, update_every_steps=update_every_steps)
         super().__init__(encoder, action_space, objectives, **options)
         if self.joint:
-            raise ValueError("MRQ trains its objectives in bursts, apart from the value: leave out joint (update=joint)")
+            raise ValueError(
+                "MRQ trains its objectives in bursts, apart from the value: leave out joint (update=joint)"
+            )
         if target_every < 1:
             raise ValueError(f"target_every must be at least 1 update, got {target_every}")
         if fade < 1 and not prioritized:

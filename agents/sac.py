@@ -15,6 +15,7 @@ from agents.base import Agent, Metrics, Space
 from agents.networks import Critic
 from rlrep import Objective, PixelEncoder
 from rlrep.arguments import whole_numbers
+from rlrep.bounds import Rate
 from rlrep.encoders import mlp, orthogonal_init, projection
 from rlrep.momentum import ema_, momentum_copy
 from rlrep.optimizers import adam
@@ -89,7 +90,7 @@ class SAC(Agent):
         *,
         feature_dim: int = 50,
         hidden_dim: int = 1024,
-        critic_target_tau: float = 0.01,
+        critic_target_tau: Rate = 0.01,
         init_temperature: float = 0.1,
         **options: Any,
     ) -> None:

@@ -14,6 +14,7 @@ from agents.drqv2 import add_noise
 from agents.drqv2_bc import DrQV2BC, bc_weighted
 from rlrep import PixelEncoder
 from rlrep.arguments import whole_numbers
+from rlrep.bounds import NonNegative
 from rlrep.momentum import ema_, momentum_copy
 
 
@@ -47,8 +48,8 @@ class TD3BC(DrQV2BC):
         action_space: Space,
         objectives: Any = (),
         *,
-        policy_noise: float = 0.2,
-        stddev_clip: float = 0.5,
+        policy_noise: NonNegative = 0.2,
+        stddev_clip: NonNegative = 0.5,
         policy_delay: int = 2,
         stddev_schedule: str | float = 0.1,
         **options: Any,

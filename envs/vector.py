@@ -1,44 +1,25 @@
 """Environments side by side, in this process or each in one of its own, which never wait for ever."""
 
 import os
-import signal
-import sys
-import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 from time import monotonic
-from types import ModuleType
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from gymnasium.vector.async_vector_env import _async_worker
 
 from envs.arguments import at_least
 from envs.make import environment_spec, make_env
+from envs.workers import PATIENCE, EnvironmentDied, Line, spawning, work
 
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_LOOK_EVERY = 1.0  # seconds between looks at whether the process that we wait for lives
 _STARTING = 5  # times as long as an answer, a process may take to start: it imports a simulator
-_PATIENCE = 5.0  # seconds that a process gets to end by itself
 
 _warned_of_few_processors = False
-
-
-class EnvironmentDied(RuntimeError):
-    """The process of an environment has ended, or no longer answers.
-
-    The message says whose it is, and how it ended: by a signal, a code, an exception, or in silence. The exception's
-    traceback, where there is one, is shown as the cause.
-    """
 
 
 def make_vector_env(
@@ -136,8 +117,8 @@ class ProcessVectorEnv(AsyncVectorEnv):
         self._task, self._timeout = task, timeout
         try:
             with ExitStack() as self._surroundings:
-                self._surroundings.enter_context(_spawning())
-                super().__init__(makers, context="spawn", autoreset_mode=AutoresetMode.SAME_STEP, worker=_worker)
+                self._surroundings.enter_context(spawning())
+                super().__init__(makers, context="spawn", autoreset_mode=AutoresetMode.SAME_STEP, worker=work)
         except BaseException:
             if hasattr(self, "processes"):
                 self.close(terminate=True)
@@ -146,12 +127,9 @@ class ProcessVectorEnv(AsyncVectorEnv):
     def _check_spaces(self) -> None:
         """What Gymnasium does first when the processes have been started."""
         self._surroundings.close()
-        lines = [
-            _Line(
-                pipe, process, f"environment {index} ({self._task}, process {process.pid})", _STARTING * self._timeout
-            )
-            for index, (pipe, process) in enumerate(zip(self.parent_pipes, self.processes, strict=True))
-        ]
+        names = [f"environment {i} ({self._task}, process {process.pid})" for i, process in enumerate(self.processes)]
+        started = zip(self.parent_pipes, self.processes, names, strict=True)
+        lines = [Line(pipe, process, name, _STARTING * self._timeout) for pipe, process, name in started]
         self.parent_pipes = cast(Any, lines)
         super()._check_spaces()
         for line in lines:
@@ -165,7 +143,7 @@ class ProcessVectorEnv(AsyncVectorEnv):
     def _assert_is_running(self) -> None:
         super()._assert_is_running()
         for line in self.parent_pipes:
-            if isinstance(line, _Line) and line.obituary is not None:
+            if isinstance(line, Line) and line.obituary is not None:
                 raise EnvironmentDied(line.obituary)
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
@@ -173,147 +151,12 @@ class ProcessVectorEnv(AsyncVectorEnv):
             with suppress(EnvironmentDied, OSError):
                 pipe.send(("close", None))
             pipe.close()
-        deadline = monotonic() + (0 if terminate else _PATIENCE if timeout is None else timeout)
+        deadline = monotonic() + (0 if terminate else PATIENCE if timeout is None else timeout)
         for process in (process for process in self.processes if process.pid is not None):
             process.join(max(0, deadline - monotonic()))
             if process.is_alive():
                 process.kill()
-                process.join(_PATIENCE)  # not for ever: a driver can hold up even a process that was killed
-
-
-class _LastWords(NamedTuple):
-    """What a process that an exception ends says of it: text alone, as not every exception can be sent."""
-
-    error: str
-    trace: str
-
-
-class _RemoteTraceback(Exception):
-    """The text of a traceback in another process, to be shown as a cause."""
-
-    def __init__(self, trace: str) -> None:
-        super().__init__(f"\n{trace}")
-
-
-class _Line:
-    """This process's end of the pipe to a worker, which raises `EnvironmentDied` in place of waiting for ever.
-
-    Args:
-        pipe, process: of the worker.
-        name: of the environment, for messages.
-        timeout: seconds without an answer.
-    """
-
-    def __init__(self, pipe: Connection, process: BaseProcess, name: str, timeout: float) -> None:
-        self.obituary: str | None = None
-        self.timeout = timeout
-        self._pipe, self._process, self._name = pipe, process, name
-
-    def send(self, message: Any) -> None:
-        try:
-            self._pipe.send(message)
-        except ConnectionError:
-            raise self._ended() from None
-
-    def recv(self) -> Any:
-        try:
-            return self._answer()
-        except KeyboardInterrupt:
-            self._died("was interrupted by Ctrl-C before it answered: close the environments, and make others")
-            raise
-
-    def _answer(self) -> Any:
-        waited = 0.0
-        while not self._pipe.poll(look := min(_LOOK_EVERY, self.timeout - waited)):
-            # Where a third process inherited the other end, the pipe alone would not tell.
-            if not self._process.is_alive() and not self._pipe.poll():
-                raise self._ended()
-            waited += look  # not by the clock: this process may have been stopped as well
-            if waited >= self.timeout:
-                raise self._died(f"has not answered for {self.timeout:g} s: {self._silence()}")
-        try:
-            answer = self._pipe.recv()
-        except (EOFError, OSError):
-            raise self._ended() from None
-        if isinstance(answer, _LastWords):
-            raise self._died(f"died: {answer.error}") from _RemoteTraceback(answer.trace)
-        return answer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pipe, name)
-
-    def _ended(self) -> EnvironmentDied:
-        with suppress(EOFError, OSError):  # it may have said why before it ended
-            while self._pipe.poll():
-                if isinstance(answer := self._pipe.recv(), _LastWords):
-                    return self._died(f"died: {answer.error}")
-        self._process.join(_PATIENCE)
-        return self._died(f"died: {_ending(self._process.exitcode)}")
-
-    def _died(self, how: str) -> EnvironmentDied:
-        self.obituary = f"{self._name} {how}"
-        return EnvironmentDied(self.obituary)
-
-    def _silence(self) -> str:
-        """What the kernel says of a process that is silent, where it can be asked."""
-        with suppress(OSError, IndexError):
-            state = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-            if state in "Tt":
-                return f"it is stopped; `kill -CONT {self._process.pid}` would have let it go on"
-        return "it hangs, or needs a longer timeout"
-
-
-def _ending(exit_code: int | None) -> str:
-    if exit_code is None:
-        return "it closed its pipe"
-    if exit_code >= 0:
-        return f"exited with code {exit_code}"
-    try:
-        name = signal.Signals(-exit_code).name
-    except ValueError:  # real-time signals have no names
-        name = "unnamed"
-    hint = ": often the kernel's out-of-memory killer" if name == "SIGKILL" else ""
-    return f"killed by signal {-exit_code} ({name}){hint}"
-
-
-class _Parent:
-    """A worker's end of the pipe. The worker ends when the parent does, without a word."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-
-    def recv(self) -> Any:
-        return self._pipe.recv()  # an EOFError ends the worker as any exception does, but no one is there to hear of it
-
-    def send(self, answer: Any) -> None:
-        try:
-            self._pipe.send(answer)
-        except ConnectionError:
-            sys.exit(0)
-
-    def put(self, error: tuple[int, type[BaseException], BaseException, str]) -> None:
-        """What Gymnasium's worker does with an exception that ends it, before it sends that it failed."""
-        _, kind, value, trace = error
-        self.send(_LastWords(f"{kind.__name__}: {value}", trace))
-        sys.exit(1)
-
-
-def _worker(
-    index: int,
-    maker: Callable[[], gym.Env[Any, Any]],
-    pipe: Connection,
-    parent_pipe: Connection,
-    observations: Any,
-    error_queue: Any,
-    *options: Any,
-) -> None:
-    """Gymnasium's worker, which reports an exception in `maker` too, all through one pipe."""
-    parent_pipe.close()  # this process's copy, which would keep the pipe open when the parent has ended
-    parent: Any = _Parent(pipe)
-    try:
-        _async_worker(index, maker, parent, parent_pipe, observations, parent, *options)
-    except Exception as error:
-        parent.put((index, type(error), error, traceback.format_exc()))
+                process.join(PATIENCE)  # not for ever: a driver can hold up even a process that was killed
 
 
 def _check_shape(actions: npt.NDArray[Any], space: gym.Space[Any]) -> None:
@@ -337,23 +180,3 @@ def _warn_of_few_processors(processes: int) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-@contextmanager
-def _spawning() -> Iterator[None]:
-    """Start processes inside with one thread each, out of reach of Ctrl-C, and without the program's `__main__`.
-
-    They need nothing of it, and a training program's would cost each of them a PyTorch: seconds, and 250 MB.
-    """
-    resource_tracker.ensure_running()  # starting it inside would unblock the signal
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    main, variables = sys.modules["__main__"], {name: os.environ.get(name) for name in _ONE_THREAD}
-    sys.modules["__main__"] = ModuleType("__main__")
-    os.environ.update(_ONE_THREAD)
-    try:
-        yield
-    finally:
-        for name, value in variables.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        sys.modules["__main__"] = main
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # one that was pressed acts here

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.results.runs import as_finite
 from experiments.run.inspection import convert, info
 from rlrep.data import TransitionFiles
-from rlrep.data.dataset import check_target
 from rlrep.data.formats import WRITTEN
+from rlrep.data.transition_files import check_target
 
 # What messages of the library call the command's options.
 OPTIONS = {
@@ -26,23 +26,13 @@ OPTIONS = {
 }
 
 
-def as_return(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-as_return.__name__ = "finite number"  # as argparse calls it
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("info", help="what a data set holds")
-    one.add_argument("path", help="of the data: a file, a folder, or the id of a Minari data set")
+    one.add_argument("source", metavar="path", help="of the data: a file, a folder, or the id of a Minari data set")
     one.add_argument("--picture", type=Path, help="where the PNG of frames goes; PATH.png by default")
     two = commands.add_parser("convert", help="from one format to another")
     two.add_argument("source", help="any data that info reads")
@@ -52,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="rlrep",
         help=f"{', '.join(each.name for each in WRITTEN)}, or package.module:Class of your own",
     )
-    for name, kind in (("task", str), ("level", str), ("random-return", as_return), ("expert-return", as_return)):
+    for name, kind in (("task", str), ("level", str), ("random-return", as_finite), ("expert-return", as_finite)):
         two.add_argument(f"--{name}", type=kind, help="recorded, where the source does not say it or says it wrongly")
     for command in (one, two):
         command.add_argument(
@@ -69,14 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             action=argparse.BooleanOptionalAction,
             help="whether pictures are (height, width, channels), where their shape leaves it open",
         )
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for names that are not UTF-8
     try:
         if options.command == "convert":
             check_target(options.target, options.format)  # before all files are read
         files = TransitionFiles(
-            options.path if options.command == "info" else options.source,
+            options.source,
             options.skip_corrupt,
             channels_last=options.channels_last,
             frame_channels=options.frame_channels,

@@ -14,11 +14,12 @@ import torch
 
 from envs import OpenGLError
 from experiments.files import check_writable, write_atomically
-from experiments.run import config as configuration
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError
-from experiments.run.config import ConfigError, refusals
+from experiments.run.device import resolve_device
 from experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, write_video
+from experiments.run.names import import_modules
 from experiments.run.offline_config import load
+from experiments.run.options import ConfigError, refusals
 from experiments.run.policy import checkpoint_policy, random_policy
 
 
@@ -50,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--video takes the name of an MP4 file, got {video}")
     try:
         with refusals():
-            configuration.import_modules(options.imports)
+            import_modules(options.imports)
             config = load(folder / CONFIG)
-            config.device = configuration.resolve_device(options.device)
+            config.device = resolve_device(options.device)
             torch.manual_seed(options.seed)
             config.seed += options.seed
             for place in (video.parent, folder):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.results.curves import GROUP, draw_runs, summary
+from experiments.results.curve_tables import summary
+from experiments.results.curves import GROUP, draw_runs
+from experiments.results.runs import as_finite
 
 
 def as_pair(text: str) -> tuple[str, str]:
@@ -33,16 +34,6 @@ def as_pairs(texts: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def as_return(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-as_return.__name__ = "finite number"  # as argparse calls it
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.plot", description="Draw runs together.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, a folder of runs, or a CSV of curves")
@@ -52,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, help="the numbers drawn (default: beside the picture)")
     parser.add_argument("--title")
     parser.add_argument(
-        "--random", type=as_return, metavar="RETURN", help="the random policy's return, where runs lack it"
+        "--random", type=as_finite, metavar="RETURN", help="the random policy's return, where runs lack it"
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -11,7 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from experiments.run.command import start, tell
-from experiments.run.config import TrainConfig
+from experiments.run.train_config import TrainConfig
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -1,10 +1,11 @@
-"""Configurations that others wrote, read as plain values."""
+"""Configurations that others wrote, read as plain values and compared."""
 
 from __future__ import annotations
 
 import io
 import re
 import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,26 @@ def read_yaml(path: Path, resolve: bool = True) -> dict[str, Any]:
         raise
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, AttributeError, TypeError) as error:
         raise UnusableYaml(str(error)) from error
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`: names as they are typed in overrides."""
+    out: dict[str, Any] = {}
+    for name, value in nested.items():
+        out |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return out
+
+
+def differences(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], free: Iterable[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configurations differ, and the values of both; `free` ones do not count."""
+    new, old, ignored = flat(ours), flat(theirs), set(free)
+    return {
+        name: (new.get(name), old.get(name))
+        for name in new | old
+        if not {name, name.partition(".")[0]} & ignored and new.get(name) != old.get(name)
+    }
 
 
 def _check_events(text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ONE = ("int", "int | None")
+ONE = ("int", "int | None", "Count")
 SEVERAL = ("Sequence[int]", "tuple[int, ...]")
 
 

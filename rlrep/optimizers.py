@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float | None = None) -> torch.optim.Adam:
-    """Adam, or AdamW with a `weight_decay`, fused into one kernel where there is one, and fit for CUDA graphs; a parameter named twice counts once,
-    a frozen one not at all."""
+    """Adam, or AdamW with a `weight_decay`, fused into one kernel where there is one, and fit for CUDA graphs; a
+    parameter named twice counts once, a frozen one not at all."""
     parameters = [parameter for parameter in dict.fromkeys(parameters) if parameter.requires_grad]
     kinds = {parameter.device.type for parameter in parameters}
-    how = dict(lr=lr, fused=kinds <= {"cpu", "cuda"}, capturable=kinds == {"cuda"})
+    how: dict[str, Any] = dict(lr=lr, fused=kinds <= {"cpu", "cuda"}, capturable=kinds == {"cuda"})
     if weight_decay is None:
         return torch.optim.Adam(parameters, **how)
     return torch.optim.AdamW(parameters, weight_decay=weight_decay, **how)

@@ -6,6 +6,7 @@ import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from types import ModuleType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -26,6 +27,30 @@ def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
     return known[name]
 
 
+def import_module(name: str, typed: str, example: str = "my_package.my_file") -> ModuleType:
+    """The module called `name`, which may register objectives, agents and environments.
+
+    Args:
+        name: with dots.
+        typed: what asked for it, for messages.
+        example: of what could have been typed.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # a package that the module itself needs
+        raise ValueError(
+            f"{typed}: there is no module {error.name!r} on the import path; start the command where the module can "
+            f"be imported, or add its folder to PYTHONPATH"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{typed} is not an import path such as {example}") from error
+
+
 def find_class(kind: str, name: str, known: Mapping[str, type[T]], base: type[T]) -> type[T]:
     """The class called `name`: one in `known`, or a class of one's own by its import path, ``package.module:Class``.
 
@@ -39,17 +64,7 @@ def find_class(kind: str, name: str, known: Mapping[str, type[T]], base: type[T]
             )
         return look_up(kind, name, known)
     module_name, _, class_name = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # a package that the module itself needs
-        raise ValueError(
-            f"{kind} {name!r}: there is no module {error.name!r} on the import path; start the command where the "
-            f"module can be imported, or add its folder to PYTHONPATH"
-        ) from error
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{kind} {name!r} is not an import path such as my_package.my_file:MyClass") from error
+    module = import_module(module_name, f"{kind} {name!r}", "my_package.my_file:MyClass")
     found = getattr(module, class_name, None)
     if found is None:
         values = vars(module).items()

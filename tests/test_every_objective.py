@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from stable_baselines3 import SAC
 from tensordict import TensorDict
 
-from experiments.run.config import ConfigError
+from experiments.run.options import ConfigError
 from experiments.run.pretraining import pretrain
 from rlrep import OBJECTIVES, PixelEncoder, make_objective
 from rlrep.data import EpisodeDataset

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from experiments.comparison.scores import ALL, Line, unique
-from experiments.results.curves import COLOURS, GREY, save, styled
+from experiments.results.pictures import COLOURS, GREY, save, styled
 
 PLAIN, ADDED = COLOURS[0], COLOURS[1]
 CHANCE = "0.88"

@@ -19,8 +19,8 @@ from experiments.results.runs import (
     Config,
     RunError,
     data_name,
-    differences,
     find_runs,
+    learned_differently,
     read_run,
     select,
     to_float,
@@ -178,7 +178,7 @@ def warn_of_mixtures(results: Iterable[Result]) -> None:
                     "%s: its data differ from those of %s, though both are %s", result.folder, other.folder, result.data
                 )
         other = by_agent.setdefault((result.data, result.agent), result)
-        different = differences(result.config, other.config, ("objectives", "objective", "agent.name"))
+        different = learned_differently(result.config, other.config, ("objectives", "objective", "agent.name"))
         if different:
             log.warning(
                 "%s: compared with %s, a run of another configuration: %s",

@@ -1,191 +1,50 @@
-"""Learning curves: seeds put together, drawn, written and read back; and the style of every picture.
-
-Runs with the same label are seeds of one curve: their mean at each frame, over the seeds that got there, and the t
-interval of that mean.
-"""
+"""Learning curves: of several runs together, a panel for each task, and of one run."""
 
 from __future__ import annotations
 
-import csv
-import gc
-import io
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import partial
-from math import ceil, nan
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from experiments.files import write_atomically
+from experiments.results.curve_tables import read_curves, rows
+from experiments.results.pictures import (
+    COLOURS,
+    LINES,
+    band,
+    check_name,
+    draw_random_policy,
+    drawable,
+    save,
+    shortened,
+    styled,
+)
 from experiments.results.runs import (
     EPISODES,
     EVALUATIONS,
-    Array,
     Config,
-    Run,
     RunError,
     counted,
-    differences,
     find_runs,
     random_return,
     read_config,
     read_returns,
     read_run,
-    read_text,
     select,
-    to_float,
 )
-from experiments.results.statistics import Means, detectable, over_seeds, power
-from experiments.results.tables import markdown, rounded, write_csv
+from experiments.results.seeds import Curve, group_runs, renamed
+from experiments.results.tables import write_csv
 
 log = logging.getLogger(__name__)
 
-# Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow: too pale for a line.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES = ("-", "--", ":", "-.")
-GREY = "0.45"
-FORMATS = (".png", ".pdf", ".svg")
-WIDTH = 1920  # pixels, a slide's
-LONGEST_NAME = 80  # letters
-SHORT = 0.9  # of the longest run of a curve: one that ends before that has stopped early
 GROUP = "agent.name"  # what tells curves apart, unless somebody says otherwise
-EXAMPLE = 0.4  # of the mean: the effect whose power is stated, a large one as papers go
-
-styled = partial(
-    matplotlib.rc_context,
-    {
-        "axes.axisbelow": True,
-        "axes.edgecolor": "0.6",
-        "axes.grid": True,
-        "axes.grid.axis": "y",
-        "axes.labelsize": 14,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.titlesize": 16,
-        "figure.constrained_layout.use": True,
-        "figure.labelsize": 14,
-        "figure.titlesize": 18,
-        "grid.color": "0.92",
-        "legend.fontsize": 12,
-        "legend.frameon": False,
-        "xtick.color": "0.6",
-        "xtick.labelcolor": "black",
-        "xtick.labelsize": 12,
-        "ytick.color": "0.6",
-        "ytick.labelcolor": "black",
-        "ytick.labelsize": 12,
-    },
-)
-"""A decorator, or a context, for what draws: big enough for a slide, nothing that is not needed."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The seeds of a group together.
-
-    Attributes:
-        task: what was learned, see `Run.subject`; the title of its panel.
-        counted: what `frames` count.
-        means: over the seeds that reached each frame.
-        random_return: the random policy's, where the runs know it.
-    """
-
-    task: str
-    group: str
-    counted: str
-    frames: Array
-    means: Means
-    random_return: float | None = None
-
-    @property
-    def legend(self) -> str:
-        most, last = int(self.means.seeds.max()), int(self.means.seeds[-1])
-        fewer = f", {last} at the end" if last < most else ""
-        return f"{shortened(self.group)} ({most} seed{'s' * (most > 1)}{fewer})"
-
-
-def shortened(name: str) -> str:
-    """A name that fits a picture, on one line, whose dollar signs are no formulas."""
-    name = " ".join(name.split())
-    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-LONGEST_NAME // 2 :]}"
-    return name.replace("$", r"\$")
-
-
-def align(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Curves at common points, interpolated between their own: (points,), (curves, points), nan outside of a curve.
-
-    The points end where the first curve ends that is not much shorter than the longest.
-    """
-    ends = np.array([x[-1] for x, _ in curves])
-    points = np.unique(np.concatenate([x for x, _ in curves]))
-    points = points[points <= ends[ends >= SHORT * ends.max()].min()]
-    return points, np.stack([np.interp(points, x, y, left=nan, right=nan) for x, y in curves])
-
-
-def curve(task: str, group: str, runs: Sequence[Run]) -> Curve:
-    """One curve of several seeds; says what may be wrong with them."""
-    frames, returns = align([(run.frames, run.returns) for run in runs])
-    name, longest = f"{group} on {task}", max(run.frames[-1] for run in runs)
-    for run in runs:
-        if run.frames[-1] < SHORT * longest:
-            log.warning(
-                "%s: %s ends at %s of %s %s, and counts up to there only; resume it",
-                name,
-                run.folder,
-                f"{run.frames[-1]:,.0f}",
-                f"{longest:,.0f}",
-                run.counted,
-            )
-    seeds = [run.config.get("seed") for run in runs]
-    if len(set(seeds)) < len(seeds):
-        log.warning("%s has a seed more than once (%s): are these runs of one kind?", name, seeds)
-    mixed = {setting for run in runs[1:] for setting in differences(run.config, runs[0].config)}
-    if mixed:
-        log.warning(
-            "%s joins runs of several configurations; they differ in %s: --group KEY draws them apart",
-            name,
-            ", ".join(sorted(mixed)),
-        )
-    known = [run.random_return for run in runs if run.random_return is not None]
-    return Curve(task, group, runs[0].counted, frames, over_seeds(returns), float(np.mean(known)) if known else None)
-
-
-def group_runs(runs: Iterable[Run], key: str) -> list[Curve]:
-    """One curve for each task and each value of the config key `key`, in the order of the runs.
-
-    A run without that key is left out, with a warning.
-    """
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        try:
-            groups.setdefault((run.subject, run.label(key)), []).append(run)
-        except RunError as error:
-            log.warning("%s", error)
-    return [curve(task, group, members) for (task, group), members in groups.items()]
-
-
-def renamed(curves: Sequence[Curve], names: Mapping[str, str]) -> list[Curve]:
-    """The curves under other names; each key of `names` is a group, or how only one of them ends.
-
-    Raises:
-        RunError: a key names no group or several.
-    """
-    groups = list(dict.fromkeys(c.group for c in curves))
-    new = dict(zip(groups, groups, strict=True))
-    for ending, name in names.items():
-        meant = [g for g in groups if g == ending] or [g for g in groups if g.endswith(ending)]
-        if len(meant) != 1:
-            raise RunError(f"{ending} names {len(meant)} curves, expected one of {', '.join(groups)}, or its end")
-        new[meant[0]] = name
-    return [replace(c, group=new[c.group]) for c in curves]
 
 
 def draw_runs(
@@ -214,8 +73,7 @@ def draw_runs(
         ValueError: nothing can be drawn, `group` is given for CSV files alone, or `random_return` is given for several
             tasks. A run that cannot be drawn among others that can is logged as a warning.
     """
-    if out.suffix not in FORMATS:
-        raise ValueError(f"{out}: a picture's name must end in one of {', '.join(FORMATS)}")
+    check_name(out)
     tables = {path for path in paths if path.suffix == ".csv"}
     runs = []
     for folder in find_runs(path for path in paths if path not in tables):
@@ -259,7 +117,7 @@ def figure_of(curves: Sequence[Curve], title: str | None) -> Figure:
         shown = [c for c in curves if c.task == task]
         for c in shown:
             cycle, i = divmod(groups.index(c.group), len(COLOURS))
-            band(panel, c.frames, c.means, COLOURS[i], line=LINES[cycle % len(LINES)], label=c.legend)
+            band(panel, c.frames, c.means, COLOURS[i], line=LINES[cycle % len(LINES)], label=legend(c))
         draw_random_policy(panel, [c.random_return for c in shown])
         panel.set_title(shortened(task) if len(tasks) > 1 or not title else "")
         finish(panel, shown[0].counted, min(np.nanmin(c.means.mean) for c in shown))
@@ -269,27 +127,10 @@ def figure_of(curves: Sequence[Curve], title: str | None) -> Figure:
     return figure
 
 
-def drawable(values: Array) -> Array:
-    """Values within what Matplotlib can make an axis for, whose length is a number too."""
-    return np.clip(values, -1e300, 1e300)
-
-
-def band(panel: Axes, x: Array, means: Means, colour: str, **options: Any) -> None:
-    """A mean and its interval; points where they are few enough to be seen, as one alone would not show as a line."""
-    style, label = options.get("line", "-"), options.get("label")
-    marker = options.get("marker", "o" if len(x) <= 12 else "")
-    mean, low, high = drawable(means.mean), drawable(means.low), drawable(means.high)
-    panel.plot(x, mean, style, color=colour, linewidth=2.4, marker=marker, markersize=6, label=label)
-    panel.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-    for end in (low, high):  # where bands lie on each other, their edges tell them apart
-        panel.plot(x, end, style, color=colour, linewidth=0.8, alpha=0.5)
-
-
-def draw_random_policy(panel: Axes, known: Sequence[float | None]) -> None:
-    """A dashed line at the mean of what is known."""
-    if returns := [value for value in known if value is not None]:
-        height = float(np.mean(drawable(np.array(returns))))
-        panel.axhline(height, color=GREY, linestyle="--", linewidth=1.4, label=f"random policy ({height:.3g})")
+def legend(c: Curve) -> str:
+    most, last = int(c.means.seeds.max()), int(c.means.seeds[-1])
+    fewer = f", {last} at the end" if last < most else ""
+    return f"{shortened(c.group)} ({most} seed{'s' * (most > 1)}{fewer})"
 
 
 def finish(panel: Axes, unit: str, least: float) -> None:
@@ -337,88 +178,3 @@ def draw_run(folder: Path, out: Path) -> None:
     figure.supylabel("episode return")
     finish(panel, counted(config), min(least))
     save(figure, out)
-
-
-def save(figure: Figure, out: Path) -> None:
-    """Writes a picture and frees it: a figure is a web of cycles that hold its pixels until they are collected.
-
-    Raises:
-        ValueError: the name does not end as a picture's.
-    """
-    if out.suffix not in FORMATS:
-        raise ValueError(f"{out}: a picture's name must end in one of {', '.join(FORMATS)}")
-    picture = io.BytesIO()
-    with styled():
-        figure.savefig(picture, format=out.suffix[1:], dpi=WIDTH / figure.get_figwidth())
-    figure.clear()
-    gc.collect()
-    write_atomically(out, picture.getvalue())
-
-
-COLUMNS = ("task", "group", "counted", "frame", "seeds", "mean", "spread", "low", "high", "random")
-
-
-def rows(c: Curve) -> list[dict[str, object]]:
-    """A row for each point drawn, which `read_curves` reads back; what a single seed does not have is an empty cell."""
-    numbers = (c.frames, c.means.seeds, c.means.mean, c.means.spread, c.means.low, c.means.high)
-    random = None if c.random_return is None else rounded(c.random_return)
-    points = zip(*(map(rounded, values) for values in numbers), strict=True)
-    return [dict(zip(COLUMNS, (c.task, c.group, c.counted, *point, random), strict=True)) for point in points]
-
-
-def read_curves(path: Path) -> list[Curve]:
-    """The curves in a table that `draw_runs` wrote.
-
-    Raises:
-        RunError: it is no such table.
-    """
-    groups: dict[tuple[str, str, str], list[list[float]]] = {}
-    try:
-        for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
-            numbers = [to_float(row[name]) for name in ("frame", "seeds", "mean", "spread", "random")]
-            groups.setdefault((row["task"], row["group"], row["counted"]), []).append(numbers)
-        found = []
-        for labels, points in groups.items():
-            frames, seeds, mean, spread, random = np.array(sorted(points)).T
-            if not (np.isfinite([frames, mean]).all() and (seeds >= 1).all()):
-                raise ValueError("a frame, a mean or a number of seeds is no number")
-            means = Means(seeds.astype(np.int64), mean, spread)
-            found.append(Curve(*labels, frames, means, None if np.isnan(random[0]) else float(random[0])))
-    except (OSError, UnicodeDecodeError, KeyError, ValueError, csv.Error) as error:
-        raise RunError(f"{path} is no table of curves, which has the columns {', '.join(COLUMNS)} ({error})") from error
-    return found
-
-
-def summary(curves: Sequence[Curve], key: str) -> str:
-    """What is printed: each curve's last point, and what difference such an experiment could have found."""
-    lines = []
-    for c in curves:
-        low, high = c.means.low[-1], c.means.high[-1]
-        lines.append(
-            {
-                "task": c.task,
-                key: c.group,
-                "seeds": str(c.means.seeds[-1]),
-                "final return [95 % interval]": f"{c.means.mean[-1]:.1f}"
-                + ("" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]"),
-                c.counted: f"{c.frames[-1]:,.0f}",
-            }
-        )
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    table = markdown([{name: line.get(name, "") for name in names} for line in lines])
-    tasks = dict.fromkeys(c.task for c in curves)
-    return "\n\n".join([table, *filter(None, (sensitivity([c for c in curves if c.task == t]) for t in tasks))])
-
-
-def sensitivity(curves: Sequence[Curve]) -> str:
-    """What difference between two of these curves' ends would have been found, in a sentence; empty if unknown."""
-    seeds, spreads = [int(c.means.seeds[-1]) for c in curves], [float(c.means.spread[-1]) for c in curves]
-    level = float(np.mean([c.means.mean[-1] for c in curves]))
-    least, found = detectable(spreads, seeds), power(EXAMPLE * level, spreads, seeds)
-    if np.isnan([least, found]).any() or level <= 0:
-        return ""
-    return (
-        f"{curves[0].task}: as much as seeds vary, such an experiment finds a difference of {100 * EXAMPLE:.0f} % "
-        f"({EXAMPLE * level:.1f}) between two of these means in {100 * found:.0f} of 100 tries, and one of "
-        f"{100 * least / level:.0f} % ({least:.1f}) in 80 (t test at 5 %)."
-    )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.yaml_files import UnusableYaml, read_yaml
+from experiments.yaml_files import UnusableYaml, differences, read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,12 @@ def data_name(config: Config) -> str:
     if (level := select(config, "data.level")) is not None:
         return str(level)
     path = Path(str(config["dataset"]))
-    parts = [path.stem, *(parent.name for parent in path.parents)]
+    return telling_part(Path(path.parent, path.stem))
+
+
+def telling_part(path: Path) -> str:
+    """The last part of a path that tells data from others."""
+    parts = [path.name, *(parent.name for parent in path.parents)]
     return next((part for part in parts if part and not COMMON_FOLDER.fullmatch(part)), parts[0])
 
 
@@ -250,6 +255,16 @@ def to_float(cell: str | None) -> float:
         return nan
 
 
+def as_finite(text: str) -> float:
+    """An argument of a command that is a return."""
+    if not isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
+
+
+as_finite.__name__ = "finite number"  # as argparse calls it
+
+
 def random_return(folder: Path, config: Config) -> float | None:
     """The random policy's mean return, where the run's folder tells it.
 
@@ -280,24 +295,12 @@ def read_column(path: Path, name: str) -> Array:
     return values[np.isfinite(values)]
 
 
-def differences(ours: Config, theirs: Config, free: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
+def learned_differently(ours: Config, theirs: Config, free: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
     """The settings in which two runs learn differently, and the values of both; `free` ones do not count."""
-    new, old = flat(ours), flat(theirs)
-
-    def known(value: Any) -> Any:
-        """A path of a seed, `init` for one, is the same for all seeds."""
-        return re.sub(r"seed_\d+", "seed", value) if isinstance(value, str) else value
-
-    ignored = {*INCIDENTAL, *free}
-    return {
-        name: (new.get(name), old.get(name))
-        for name in new | old
-        if not {name, name.partition(".")[0]} & ignored and known(new.get(name)) != known(old.get(name))
-    }
+    different = differences(ours, theirs, {*INCIDENTAL, *free})
+    return {name: (new, old) for name, (new, old) in different.items() if of_any_seed(new) != of_any_seed(old)}
 
 
-def flat(nested: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`: names as they are typed in overrides."""
-    if not isinstance(nested, Mapping):
-        return {prefix.rstrip("."): nested}
-    return {key: value for name in nested for key, value in flat(nested[name], f"{prefix}{name}.").items()}
+def of_any_seed(value: Any) -> Any:
+    """A path of a seed, `init` for one, is the same for all seeds."""
+    return re.sub(r"seed_\d+", "seed", value) if isinstance(value, str) else value

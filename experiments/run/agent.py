@@ -76,14 +76,14 @@ class AgentRun(Run):
             self.close = opened.pop_all().close
 
     @property
-    @abstractmethod
     def total(self) -> int:
         """`count` at the end."""
+        return int(getattr(self.config, self.longer))
 
     @property
-    @abstractmethod
     def eval_every(self) -> int:
         """By how much `count` grows between two evaluations."""
+        return int(getattr(self.config, f"eval_every_{self.counter}s"))
 
     @property
     @abstractmethod

@@ -30,17 +30,18 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from envs import make_env
 from experiments.results.runs import read_returns
-from experiments.run import config as configuration
 from experiments.run.checkpoint import CONFIG
-from experiments.run.config import ConfigError, TrainConfig, refusals
 from experiments.run.config_file import register, typed_as
+from experiments.run.device import resolve_device
 from experiments.run.evaluation import Policy, environment_options, evaluate
 from experiments.run.log import Progress
-from experiments.run.options import check, option
+from experiments.run.names import import_modules
+from experiments.run.options import ConfigError, check, defaults, option, refusals
 from experiments.run.policy import checkpoint_policy, random_policy
+from experiments.run.train_config import TrainConfig, load
 from rlrep.data import Provenance, Transitions, write_transitions
-from rlrep.data.dataset import check_target
 from rlrep.data.replay_files import episodes_of, load_rows
+from rlrep.data.transition_files import check_target
 
 LEVELS = ("random", "medium", "medium_replay", "full_replay", "medium_expert", "expert")
 PLAYED_BY = {"random": ["random"], "medium": ["medium"], "expert": ["expert"], "medium_expert": ["medium", "expert"]}
@@ -83,7 +84,7 @@ class CollectConfig:
         return found
 
 
-register("collect_options", CollectConfig)
+register("collect_options", defaults(CollectConfig))
 
 
 @dataclass(frozen=True)
@@ -330,9 +331,9 @@ def collect(composed: DictConfig) -> Path:
         config = typed_as(CollectConfig, composed)
         run, out = Path(to_absolute_path(config.run)), Path(to_absolute_path(config.out))
         check_target(out, config.format)
-        configuration.import_modules(config.imports)
-        trained = configuration.load(run / CONFIG)
-        trained.device = configuration.resolve_device(config.device)
+        import_modules(config.imports)
+        trained = load(run / CONFIG)
+        trained.device = resolve_device(config.device)
         torch.manual_seed(config.seed)
         env = make_env(trained.task, seed=config.seed + COLLECTION_SEED, **environment_options(trained))
         with closing(env):

@@ -60,7 +60,11 @@ def start(main: Callable[[], Any], schema: type, conf: str = "") -> None:
 
 def help_text(doc: str, schema: type) -> str:
     agents = ", ".join(sorted(path.stem for path in (CONF / "agent").glob("*.yaml")))
-    groups = [f"  agent={'…':<25} {agents}", f"  preset={'…':<24} cpu, paper"] if "agent" in options_of(schema) else []
+    groups = (
+        [f"  agent={'…':<25} {agents}; --cfg job prints its options", f"  preset={'…':<24} cpu, paper"]
+        if "agent" in options_of(schema)
+        else []
+    )
     shown = [line for line in describe(schema) if not line.startswith(("  agent=", "  data={}"))]
     advice = "KEY=VALUE sets an option. --multirun runs every combination of KEY=VALUE,VALUE."
     return "\n".join([doc.strip(), "", advice, "", *groups, *shown])
@@ -255,8 +259,8 @@ def tell(
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
-    from experiments.run.config import refusals
     from experiments.run.driver import EXPECTED, Stopped
+    from experiments.run.options import refusals
 
     early = EarlyStop()
     try:

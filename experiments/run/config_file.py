@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +12,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.run.options import ConfigError, defaults
-from experiments.yaml_files import read_yaml
+from experiments.run.options import ConfigError
+from experiments.yaml_files import flat, read_yaml
 
 Config = TypeVar("Config")
 
@@ -25,9 +25,9 @@ KINDS = {
 }
 
 
-def register(name: str, schema: type) -> None:
-    """Makes the defaults of a configuration known to Hydra, to be named in the defaults of a YAML file."""
-    ConfigStore.instance().store(name, OmegaConf.create(defaults(schema)))
+def register(name: str, values: dict[str, Any], group: str | None = None) -> None:
+    """Makes the defaults of options known to Hydra, to be named in the defaults of a YAML file."""
+    ConfigStore.instance().store(name, OmegaConf.create(values), group)
 
 
 def typed_as(schema: type[Config], config: DictConfig) -> Config:
@@ -95,38 +95,6 @@ def as_dict(config: Any) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def check_same(config: Any, saved: Any, folder: object, free: Set[str]) -> None:
-    """Refuses to go on with a run of another configuration, but for what is `free`.
-
-    Raises:
-        ConfigError: with what differs.
-    """
-    different = differences(config, saved, free)
-    if different:
-        raise ConfigError(
-            f"{folder} holds a run of another configuration: {'; '.join(different)}. Resume with the run's values, "
-            f"or choose another run_dir"
-        )
-
-
-def differences(ours: Any, saved: Any, free: Set[str]) -> list[str]:
-    """What differs between two configurations of one run, but for what is `free`."""
-    new, old = flat(as_dict(ours)), flat(as_dict(saved))
-    return [
-        f"{name}={new.get(name)} (the run has {old.get(name)})"
-        for name in new | old
-        if not {name, name.partition(".")[0]} & free and new.get(name) != old.get(name)
-    ]
-
-
-def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`: names as they are typed in overrides."""
-    out: dict[str, Any] = {}
-    for name, value in nested.items():
-        out |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return out
 
 
 def explanation(error: Exception) -> str:

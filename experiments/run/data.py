@@ -12,11 +12,11 @@ from hydra.utils import to_absolute_path
 
 from experiments.run import ranks
 from experiments.run.checkpoint import CheckpointError
-from experiments.run.config import ConfigError, check_storage
+from experiments.run.device import check_storage
+from experiments.run.options import ConfigError, options_of
+from experiments.run.sections import FilesConfig
 from rlrep.data import Dataset, open_dataset
 from rlrep.replay import ReplayError
-
-OF_FILES = ("cache", "skip_corrupt", "channels_last", "frame_channels")
 
 
 def open_data(path: str, config: Any, files: Any) -> Dataset:
@@ -47,7 +47,7 @@ def open_data(path: str, config: Any, files: Any) -> Dataset:
         data = opened(storage=config.device if config.replay_storage == "cuda" else config.replay_storage)
     if not ranks.rank():
         ranks.from_first(None)
-        idle = [name for name in OF_FILES if getattr(files, name) not in (None, False)]
+        idle = [name for name in options_of(FilesConfig) if getattr(files, name) not in (None, False)]
         if data.as_it_is and idle:
             print(
                 f"note: {' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect on {path}, which is "

@@ -16,10 +16,11 @@ from envs import EnvironmentDied, OpenGLError
 from experiments.files import write_atomically
 from experiments.run import ranks
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError, save_checkpoint
-from experiments.run.config import ConfigError, refusals
-from experiments.run.config_file import as_dict, check_same
+from experiments.run.config_file import as_dict
 from experiments.run.log import NonFiniteLoss, UpdateMetrics
+from experiments.run.options import ConfigError, options_of, refusals
 from experiments.run.stop import Stopped, StopRequest, StopRequested
+from experiments.yaml_files import differences
 from rlrep.replay import ReplayError
 
 
@@ -196,14 +197,13 @@ def advising(folder: Path, where: Callable[[], str]) -> Iterator[None]:
         ) from error
 
 
-def claim(folder: Path, config: Any, saved: Any, free: frozenset[str]) -> None:
+def claim(folder: Path, config: Any, saved: Any) -> None:
     """Refuses a folder that holds a run, `saved`, except one of the same configuration that is to be resumed.
 
     Args:
         folder: of the run.
         config: of the run.
         saved: the configuration that the folder holds; None if it has none.
-        free: settings that may change when a run is resumed.
 
     Raises:
         ConfigError: with what differs.
@@ -214,7 +214,14 @@ def claim(folder: Path, config: Any, saved: Any, free: frozenset[str]) -> None:
         return
     if not config.resume:
         raise ConfigError(f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it")
-    check_same(config, saved, folder, free)
+    free = {name for name, known in options_of(type(config)).items() if known.free}
+    different = differences(as_dict(config), as_dict(saved), free)
+    if different:
+        raise ConfigError(
+            f"{folder} holds a run of another configuration: "
+            f"{'; '.join(f'{name}={new} (the run has {old})' for name, (new, old) in different.items())}. Resume with "
+            f"the run's values, or choose another run_dir"
+        )
 
 
 def write_config(config: Any, folder: Path) -> None:

@@ -15,7 +15,9 @@ from gymnasium.spaces import Box, Discrete
 from agents import find_agent
 from envs import make_env, make_vector_env
 from experiments.files import write_atomically
-from experiments.run.config import ConfigError, RunConfig, TrainConfig, check_env
+from experiments.run.config import RunConfig, check_env
+from experiments.run.options import ConfigError
+from experiments.run.train_config import TrainConfig
 
 # Evaluation draws its episodes from another seed than training; they are the same at every evaluation of a run.
 EVALUATION_SEED = 1_000_003

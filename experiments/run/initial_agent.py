@@ -13,14 +13,16 @@ from hydra.utils import to_absolute_path
 from agents import Agent
 from agents.schedule import parse_schedule
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
-from experiments.run.config import ARCHITECTURE, ConfigError, RunConfig, TrainConfig
-from experiments.run.config_file import flat
+from experiments.run.config import RunConfig
 from experiments.run.offline_config import OfflineConfig, load
-from experiments.run.options import value_of
+from experiments.run.options import ConfigError, options_of, value_of
+from experiments.run.sections import ARCHITECTURE, FilesConfig
+from experiments.run.train_config import TrainConfig
+from experiments.yaml_files import flat
 
 # What the weights and the optimizers mean nothing without; the rest may change at the switch.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")
-SHAPES = ("feature_dim", "hidden_dim", "latent_action_dim", "latent_actions", "predict", "out_dim", "codes")
+SHAPES = ("latent_actions", "predict", "codes")  # and all that end in _dim
 
 
 def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
@@ -42,8 +44,7 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
         return
     initial = load(Path(config.init) / CONFIG)
     if isinstance(initial, OfflineConfig) and config.offline.data is None:
-        files = ("cache", "skip_corrupt", "channels_last", "frame_channels")
-        given = {name: getattr(config.offline, name) for name in files}
+        given = {name: getattr(config.offline, name) for name in options_of(FilesConfig)}
         read_alike = {name: value or getattr(initial, name) for name, value in given.items()}
         config.offline = replace(config.offline, data=initial.dataset, **read_alike)
     ours, theirs = described(config), described(initial)
@@ -71,12 +72,12 @@ def brings_data(plain: Mapping[str, Any]) -> bool:
 
 def described(config: RunConfig) -> dict[str, object]:
     """What decides whether one run can go on with another's agent, by the names that are typed in overrides."""
-    encoder = {
-        f"encoder.{name}": getattr(config.encoder, name) for name in (*ARCHITECTURE, "freeze")
-    }
+    encoder = {f"encoder.{name}": getattr(config.encoder, name) for name in (*ARCHITECTURE, "freeze")}
     options = flat({"agent": config.agent_options})
     options |= flat({"objective": {name: config.objective.get(name, {}) for name in config.objectives}})
-    shapes = {name: value for name, value in options.items() if name.rpartition(".")[2] in SHAPES}
+    shapes = {
+        name: value for name, value in options.items() if name.endswith("_dim") or name.rpartition(".")[2] in SHAPES
+    }
     observation = {name: getattr(config, name) for name in OBSERVATION}
     agent = {"agent": config.agent["algorithm"], "objectives": config.objectives, "update": config.update}
     return observation | agent | encoder | shapes

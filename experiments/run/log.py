@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from experiments.files import CsvLog, write_atomically
 from experiments.run import ranks
-from experiments.run.config import ConfigError, RunConfig
+from experiments.run.config import RunConfig
 from experiments.run.config_file import as_dict
+from experiments.run.options import ConfigError
 from rlrep.extras import install
 
 SECONDS_BETWEEN_LINES = 30

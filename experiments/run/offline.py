@@ -22,7 +22,7 @@ from experiments.run.config import settle_precision
 from experiments.run.config_file import load_as
 from experiments.run.data import check_fit, open_data, resume_data
 from experiments.run.driver import claim, conduct
-from experiments.run.offline_config import FREE_ON_RESUME, OfflineConfig, completed, requested
+from experiments.run.offline_config import OfflineConfig, completed, requested
 from experiments.run.pretrained import settle_encoder
 from rlrep.data import Dataset
 
@@ -36,6 +36,7 @@ class OfflineRun(AgentRun):
     """
 
     counter = "update"
+    longer = "num_updates"
     config: OfflineConfig
 
     def __init__(self, config: OfflineConfig, folder: Path, data: Dataset) -> None:
@@ -53,20 +54,8 @@ class OfflineRun(AgentRun):
         return self.updates
 
     @property
-    def total(self) -> int:
-        return self.config.num_updates
-
-    @property
-    def eval_every(self) -> int:
-        return self.config.eval_every_updates
-
-    @property
     def step_of_agent(self) -> int:
         return self.updates
-
-    @property
-    def longer(self) -> str:
-        return "num_updates"
 
     @property
     def headline(self) -> str:
@@ -125,7 +114,7 @@ def open_offline(composed: DictConfig, opened: ExitStack) -> OfflineRun:
     settle_precision(config, saved, composed)
     if not ranks.rank():
         opened.enter_context(locked(folder))
-        claim(folder, config, saved, FREE_ON_RESUME)
+        claim(folder, config, saved)
     return opened.enter_context(closing(OfflineRun(config, folder, data)))
 
 

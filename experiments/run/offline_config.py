@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,10 +12,14 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from envs import task_name
+from experiments.results.runs import telling_part
 from experiments.run.checkpoint import CONFIG
-from experiments.run.config import ConfigError, RunConfig, TrainConfig, as_folder, import_modules, located, settle
+from experiments.run.config import RunConfig, settle
 from experiments.run.config_file import explanation, load_as, register, typed_as
-from experiments.run.options import option, value_of
+from experiments.run.names import as_folder, import_modules, located
+from experiments.run.options import ConfigError, defaults, option, value_of
+from experiments.run.sections import FilesConfig
+from experiments.run.train_config import TrainConfig
 from experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.data.formats import FORMATS
 
@@ -27,62 +30,35 @@ if TYPE_CHECKING:
 FROM_DATA = ("task", "image_size", "action_repeat", "camera", "run_dir")
 USUAL_ACTION_REPEAT = 2  # V-D4RL's, whose files do not tell
 
-# Folders that many data sets have: V-D4RL's of a size, a seed's run, a run's replay.
-COMMON_FOLDER = re.compile(r"\d+px|seed_\d+|rank_\d+|replay")
-
-# What may change when a run is resumed. `dataset` may: the checkpoint tells what it held.
-FREE_ON_RESUME = frozenset(
-    {
-        "resume",
-        "imports",
-        "run_dir",
-        "device",
-        "dataset",
-        "data",
-        "cache",
-        "replay_storage",
-        "num_updates",
-        "num_eval_episodes",
-        "eval_every_updates",
-        "save_video",
-        "use_tb",
-        "use_wandb",
-        "wandb",
-    }
-)
-
 
 @dataclass
-class OfflineConfig(RunConfig):
+class OfflineConfig(FilesConfig, RunConfig):
     """Every option of a run on offline data; checked on construction. null is "as the data say".
 
     `data` is what the data set says of itself: its level, the returns of the random policy and of its expert, and the
     fingerprint of what it holds.
     """
 
-    dataset: str = option(MISSING, "a file or folder of any format that `experiments.data info` knows", path=True)
+    dataset: str = option(
+        MISSING, "a file or folder of any format that `experiments.data info` knows", path=True, free=True
+    )
     task: str = option(None, "that the agent is evaluated on")
     action_repeat: int = option(None, "simulator steps that an action is held for", above=0)
     image_size: int = option(None, "height and width of a frame in pixels", above=0)
-    run_dir: str = option(None, "folder of the run; null is runs/offline/TASK_LEVEL/AGENT/seed_N", path=True)
+    replay_storage: str = option(
+        "auto", "memory, disk, cuda; auto is the GPU if the frames fill less than half of it, else disk", free=True
+    )
+    run_dir: str = option(None, "folder of the run; null is runs/offline/TASK_LEVEL/AGENT/seed_N", path=True, free=True)
     stddev_schedule: str = option(
         "linear(1.0,0.1,125000)",  # V-D4RL's is over 250,000 steps, with an update at every second
         "standard deviation of the actor's noise, in updates",
         referenced=True,
     )
-    cache: str | None = option(None, "folder of the converted frames; null is .rlrep-cache beside the data", path=True)
-    skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
-    channels_last: bool | None = option(
-        None, "whether pictures in files are (height, width, channels); null tells by their shape"
-    )
-    frame_channels: int | None = option(
-        None, "channels of a frame where pictures hold several: 1 for grey; null takes threes for RGB", above=0
-    )
-    num_updates: int = option(100_000, "length of the run", above=0)
+    num_updates: int = option(100_000, "length of the run", above=0, free=True)
     log_every_updates: int = option(500, "updates between rows of train.csv", above=0)
-    eval_every_updates: int = option(5000, "updates between evaluations", above=0)
+    eval_every_updates: int = option(5000, "updates between evaluations", above=0, free=True)
     checkpoint_every_updates: int = option(5000, "updates between checkpoints", above=0)
-    data: dict[str, Any] = option({}, "")
+    data: dict[str, Any] = option({}, "", free=True)
 
     @classmethod
     def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
@@ -95,7 +71,7 @@ class OfflineConfig(RunConfig):
         )
 
 
-register("offline_options", OfflineConfig)
+register("offline_options", defaults(OfflineConfig))
 
 
 def requested(composed: DictConfig) -> Any:
@@ -185,8 +161,7 @@ def level_of(dataset: str) -> str:
     """What to call data that do not name their level: the last part of their path that tells them from others."""
     path = Path(dataset)
     file = any(path.suffix.lower() in each.endings for each in FORMATS)
-    parts = [path.stem if file else path.name, *(parent.name for parent in path.parents)]
-    return next((part for part in parts if part and not COMMON_FOLDER.fullmatch(part)), parts[0])
+    return telling_part(Path(path.parent, path.stem) if file else path)
 
 
 def load(path: Path) -> OfflineConfig | TrainConfig:

@@ -18,18 +18,19 @@ from omegaconf import DictConfig
 
 from envs import EnvironmentDied, make_vector_env, max_episode_steps
 from experiments.files import locked
-from experiments.run import config as configuration
 from experiments.run import ranks
 from experiments.run.agent import AgentRun
 from experiments.run.allocator import keep_pages
 from experiments.run.checkpoint import CONFIG, save_checkpoint
-from experiments.run.config import ConfigError, TrainConfig
+from experiments.run.config import settle_precision
 from experiments.run.data import auto_storage, check_fit, open_data, resume_data
 from experiments.run.driver import TrainingError, claim, conduct, following, kept
 from experiments.run.evaluation import environment_options, make_evaluation_envs
 from experiments.run.initial_agent import load_agent, settle_agent
+from experiments.run.options import ConfigError
 from experiments.run.pretrained import settle_encoder
 from experiments.run.stop import signals_blocked
+from experiments.run.train_config import TrainConfig, complete, load
 from rlrep.data import Dataset
 from rlrep.replay import Mixture, ReplayBuffer
 
@@ -43,6 +44,7 @@ class OnlineRun(AgentRun):
     """
 
     counter = "frame"
+    longer = "num_train_frames"
     config: TrainConfig
 
     def check_data(self) -> None:
@@ -121,20 +123,8 @@ class OnlineRun(AgentRun):
         return self.step * self.config.action_repeat
 
     @property
-    def total(self) -> int:
-        return self.config.num_train_frames
-
-    @property
-    def eval_every(self) -> int:
-        return self.config.eval_every_frames
-
-    @property
     def step_of_agent(self) -> int:
         return self.step
-
-    @property
-    def longer(self) -> str:
-        return "num_train_frames"
 
     @property
     def headline(self) -> str:
@@ -341,13 +331,13 @@ def settle_replay(config: TrainConfig, saved: TrainConfig | None, folder: Path) 
     Raises:
         ConfigError: as `claim` does.
     """
-    size = config.replay_buffer_size
+    useful = config.useful_replay_size
     if saved is not None:
-        config.replay_buffer_size = min(size, saved.replay_buffer_size)
-    claim(folder, config, saved, configuration.FREE_ON_RESUME)
+        config.replay_buffer_size = min(config.replay_buffer_size, saved.replay_buffer_size)
+    claim(folder, config, saved)
     if saved is None:
-        config.replay_buffer_size = configuration.useful_replay_size(config, size)
-    elif saved.replay_buffer_size < configuration.useful_replay_size(config, size):
+        config.replay_buffer_size = useful
+    elif saved.replay_buffer_size < useful:
         print(
             f"the replay keeps the {saved.replay_buffer_size} frames that it was made for with "
             f"num_train_frames={saved.num_train_frames}; older ones will be overwritten",
@@ -357,14 +347,14 @@ def settle_replay(config: TrainConfig, saved: TrainConfig | None, folder: Path) 
 
 def open_online(composed: DictConfig, opened: ExitStack) -> OnlineRun:
     """The run that a composed configuration asks for."""
-    config = configuration.complete(composed)
+    config = complete(composed)
     if config.path == "fast":
         keep_pages()
     folder = Path(to_absolute_path(config.run_dir))
-    saved = configuration.load(folder / CONFIG) if (folder / CONFIG).exists() else None
+    saved = load(folder / CONFIG) if (folder / CONFIG).exists() else None
     settle_encoder(config, saved)
     settle_agent(config, saved)
-    configuration.settle_precision(config, saved, composed)
+    settle_precision(config, saved, composed)
     config.device = opened.enter_context(ranks.joined(config.device))
     if ranks.rank() == 0:
         opened.enter_context(locked(folder))

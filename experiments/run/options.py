@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
+from rlrep.bounds import Bounds
 from rlrep.registry import look_up
 
 HELP_COLUMN = 34
@@ -20,47 +22,38 @@ class ConfigError(ValueError):
     """A configuration that can't work; the message says what to change."""
 
 
-@dataclass(frozen=True)
-class Option:
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Makes a `ConfigError` of what the parts of a run refuse while they are built: users can fix it."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        raise ConfigError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option(Bounds):
     """What is known of an option beside its name and type.
 
     Attributes:
         default: what it is unless somebody says otherwise; a function makes it when it is asked for.
         help: for those who read the list of options.
-        above, least, below, most: bounds of a number.
         choices: the words that it may be.
         path: it is a file or folder, taken as typed.
         needs: options without any of which it has no effect.
+        free: a resumed run may have another value; its checkpoint means nothing under another value of the rest.
         referenced: it has an effect only through the options that refer to it, as the agent's do.
     """
 
     default: Any
     help: str
-    above: float | None = None
-    least: float | None = None
-    below: float | None = None
-    most: float | None = None
     choices: tuple[str, ...] = ()
     path: bool = False
     needs: tuple[str, ...] = ()
+    free: bool = False
     referenced: bool = False
-
-    def fits(self, value: float) -> bool:
-        """Whether a number is within the bounds; NaN never is."""
-        return all(
-            (
-                self.above is None or value > self.above,
-                self.least is None or value >= self.least,
-                self.below is None or value < self.below,
-                self.most is None or value <= self.most,
-                value == value,
-            )
-        )
-
-    @property
-    def bounds(self) -> str:
-        words = {"greater than": self.above, "at least": self.least, "less than": self.below, "at most": self.most}
-        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
 
 
 def option(default: Any, help: str, **known: Any) -> Any:
@@ -68,12 +61,12 @@ def option(default: Any, help: str, **known: Any) -> Any:
 
     The dataclass itself has no defaults, so that a file from which an option is missing is noticed.
     """
-    return field(metadata={"option": Option(default, help, **known)})
+    return field(metadata={"option": Option(default=default, help=help, **known)})
 
 
-def section(help: str) -> Any:
-    """A field whose type is a dataclass of options."""
-    return field(metadata={"help": help})
+def section(needs: tuple[str, ...] = ()) -> Any:
+    """A field whose type is a dataclass of options; without any of the options `needs` the others have no effect."""
+    return field(metadata={"needs": needs})
 
 
 def options_of(schema: type, prefix: str = "") -> dict[str, Option]:
@@ -84,7 +77,12 @@ def options_of(schema: type, prefix: str = "") -> dict[str, Option]:
         if "option" in each.metadata:
             found[f"{prefix}{each.name}"] = each.metadata["option"]
         elif is_dataclass(hints[each.name]):
-            found |= options_of(hints[each.name], f"{prefix}{each.name}.")
+            inside = options_of(hints[each.name], f"{prefix}{each.name}.")
+            needs = each.metadata["needs"]
+            found |= {
+                name: known if known.needs or name in needs else replace(known, needs=needs)
+                for name, known in inside.items()
+            }
     return found
 
 
@@ -159,6 +157,8 @@ def is_a(value: Any, hint: Any) -> bool:
     Types that configuration files have no values for are not judged.
     """
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return is_a(value, arguments[0])
     if origin in (Union, UnionType):
         return any(is_a(value, each) for each in arguments)
     if hint is Any or hint is NoneType:

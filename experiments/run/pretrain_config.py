@@ -9,36 +9,24 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from experiments.run.config import (
-    AnyRunConfig,
-    ConfigError,
-    EncoderConfig,
-    as_folder,
-    check_options,
-    idle_noise,
-    import_modules,
-    is_ours,
-    objective_class,
-    resolve_device,
-    short_name,
-)
+from experiments.run.config import AnyRunConfig
 from experiments.run.config_file import register, typed_as
-from experiments.run.options import option, options_of, section, value_of
+from experiments.run.device import resolve_device
+from experiments.run.learner_options import check_options
+from experiments.run.names import as_folder, import_modules, short_name
+from experiments.run.options import ConfigError, defaults, option, options_of, section, value_of
+from experiments.run.sections import EncoderConfig, FilesConfig, idle_noise
 from rlrep.encoders import supports_bfloat16
+from rlrep.objectives import find_objective
 from rlrep.registry import parameters_of
 
 ENVIRONMENT = "env:"
-OF_FILES = ("cache", "skip_corrupt", "channels_last", "frame_channels", "fps", "mixed_sizes")
+OF_FILES = (*options_of(FilesConfig), "fps", "mixed_sizes")
 OF_ENVIRONMENTS = ("env", "num_frames")
-
-# What may change when a run is resumed; a checkpoint means nothing under another value of the rest.
-FREE_ON_RESUME = frozenset(
-    {"resume", "imports", "run_dir", "device", "steps", "patience", "cache", "use_wandb", "wandb"}
-)
 
 
 @dataclass
-class PretrainConfig(AnyRunConfig):
+class PretrainConfig(FilesConfig, AnyRunConfig):
     """Every option of a pre-training; checked on construction."""
 
     objective: str = option("temporal_contrastive", "or my_package.my_file:MyObjective; inverse_model needs actions")
@@ -46,18 +34,10 @@ class PretrainConfig(AnyRunConfig):
     source: str = option(
         MISSING, "file or folder of videos or episodes, or env:TASK for an environment under a random policy", path=True
     )
-    run_dir: str = option(None, "folder of the run; null is runs/pretrain/OBJECTIVE/seed_N", path=True)
+    run_dir: str = option(None, "folder of the run; null is runs/pretrain/OBJECTIVE/seed_N", path=True, free=True)
     horizon: int = option(3, "K, the most steps between the two observations of a pair", above=0)
     validation_fraction: float = option(
         0.1, "of the episodes; of the frames if there is one episode only", above=0, below=1
-    )
-    cache: str | None = option(None, "folder of the decoded frames; null is .rlrep-cache beside the videos", path=True)
-    skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
-    channels_last: bool | None = option(
-        None, "whether pictures in episode files are (height, width, channels); null tells by their shape"
-    )
-    frame_channels: int | None = option(
-        None, "channels of a frame where pictures hold several: 1 for grey; null takes threes for RGB", above=0
     )
     fps: float | None = option(
         None, "frame rate that videos are brought to by dropping frames; null wants one rate in all", above=0
@@ -65,21 +45,21 @@ class PretrainConfig(AnyRunConfig):
     mixed_sizes: bool = option(False, "take videos of different sizes")
     num_frames: int = option(20_000, "played before the training starts, with source=env:TASK", above=0)
     env: dict[str, Any] = option({}, "keyword arguments of the environment: env.action_repeat=4")
-    steps: int = option(10_000, "updates, at most", above=0)
+    steps: int = option(10_000, "updates, at most", above=0, free=True)
     lr: float = option(1e-3, "step size of Adam", above=0)
     validate_every: int = option(200, "updates; each validation leaves a checkpoint", above=0)
     validation_batches: int = option(4, "batches that a validation takes the mean over", above=0)
     patience: int | None = option(
-        10, "validations without a better one until training stops; null never stops early", above=0
+        10, "validations without a better one until training stops; null never stops early", above=0, free=True
     )
-    encoder: EncoderConfig = section("the encoder")
+    encoder: EncoderConfig = section()
 
     def __post_init__(self) -> None:
-        kind = objective_class(self.objective)
+        kind = find_objective(self.objective)
         for name in ("horizon", "frame_channels"):
             if name in self.options:
                 raise ConfigError(f"options.{name} follows the data: leave it out (horizon=K sets the largest gap)")
-        check_options("options", self.options, kind, known=is_ours(kind))
+        check_options("options", self.options, kind)
         super().__post_init__()
         if self.batch_size < 2:
             raise ConfigError(f"batch_size must be at least 2, for objectives that compare rows, got {self.batch_size}")
@@ -98,7 +78,7 @@ class PretrainConfig(AnyRunConfig):
         """Options that this configuration has no use for, with the reason; see `RunConfig.idle`."""
         found, source, objective = idle_noise(plain), str(value_of(plain, "source")), value_of(plain, "objective")
         import_modules(value_of(plain, "imports"))
-        if "horizon" not in parameters_of(objective_class(objective)):
+        if "horizon" not in parameters_of(find_objective(objective)):
             found["horizon"] = f"with objective={objective}, which reads no pairs of observations"
         others = OF_FILES if source.startswith(ENVIRONMENT) else OF_ENVIRONMENTS
         return found | dict.fromkeys(others, f"with source={source}: it is for others")
@@ -114,7 +94,7 @@ class PretrainConfig(AnyRunConfig):
         return self.source.startswith(ENVIRONMENT)
 
 
-register("pretrain_options", PretrainConfig)
+register("pretrain_options", defaults(PretrainConfig))
 
 
 def complete(composed: DictConfig) -> PretrainConfig:

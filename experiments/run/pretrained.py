@@ -8,10 +8,13 @@ from typing import Any
 from hydra.utils import to_absolute_path
 from torch import nn
 
-from experiments.run.config import ARCHITECTURE, ConfigError, RunConfig
+from experiments.run.config import RunConfig
+from experiments.run.options import ConfigError
+from experiments.run.sections import ARCHITECTURE
 from rlrep import PixelEncoder
 from rlrep.encoder_files import CONFIG as DESCRIPTION
 from rlrep.encoder_files import WEIGHTS
+
 
 def settle_encoder(config: RunConfig, saved: RunConfig | None) -> None:
     """Gives a run the architecture of the encoder that it starts from, or goes on with as `saved` says; in place.

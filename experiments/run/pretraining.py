@@ -27,16 +27,17 @@ from experiments.run.checkpoint import (
     random_state,
     set_random_state,
 )
-from experiments.run.config import ConfigError, objective_class
 from experiments.run.config_file import load_as
 from experiments.run.driver import Run, claim, conduct
 from experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
-from experiments.run.pretrain_config import FREE_ON_RESUME, PretrainConfig, complete
+from experiments.run.options import ConfigError
+from experiments.run.pretrain_config import PretrainConfig, complete
 from experiments.run.pretrained import DESCRIPTION, WEIGHTS
 from experiments.run.reconstructions import draw_reconstructions, draws
 from experiments.run.sources import open_source
 from rlrep import Objective, PixelEncoder, RandomShift, make_objective
 from rlrep.data import EpisodeDataset
+from rlrep.objectives import find_objective
 from rlrep.pretrain import Pretrainer
 from rlrep.registry import parameters_of
 
@@ -179,7 +180,7 @@ def build_objective(
     """
     encoder = PixelEncoder(observation_shape, **config.encoder.options)
     options = config.options | {"augment": RandomShift(config.shift)}
-    kind = objective_class(config.objective)
+    kind = find_objective(config.objective)
     fixed = {"horizon": config.horizon, "frame_channels": frame_channels}
     options |= {name: value for name, value in fixed.items() if name in parameters_of(kind)}
     return make_objective(config.objective, encoder, action_space if kind.needs_actions else None, **options)
@@ -223,7 +224,7 @@ def open_pretraining(composed: DictConfig, opened: ExitStack) -> PretrainRun:
     saved = load_as(PretrainConfig, folder / CONFIG) if (folder / CONFIG).exists() else None
     if saved is not None and composed.encoder.precision == "auto":
         config.encoder.precision = saved.encoder.precision
-    claim(folder, config, saved, FREE_ON_RESUME)
+    claim(folder, config, saved)
     return opened.enter_context(closing(PretrainRun(config, folder, actions)))
 
 

@@ -10,8 +10,10 @@ import numpy as np
 from hydra.utils import to_absolute_path
 
 from envs import pixel_env, task_name
-from experiments.run.config import ConfigError, check_env, located
+from experiments.run.config import check_env
 from experiments.run.log import Progress
+from experiments.run.names import located
+from experiments.run.options import ConfigError
 from experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig
 from rlrep.data import EpisodeDataset, open_video, record
 from rlrep.data.decode import WithoutActions

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments.files import write_atomically
+from experiments.speed.child import serve
 from experiments.speed.machine import describe_machine
-from experiments.speed.measure import Row, serve
+from experiments.speed.measure import Row
 from experiments.speed.options import Options
 from experiments.speed.points import Contender, Point, plan
 

@@ -1,23 +1,17 @@
-"""What the benchmark measures, in child processes, so that peak memory, allocator and warm caches are each one's own.
+"""What the benchmark measures of agents, the replay and the renderer.
 
-`update`, `sb3_update`, `act` and `replay` build calls, which the parent asks for in turns; `rendering`, `loop` and
+`update`, `sb3_update`, `act` and `replay` build calls, which the parent asks for in turns; `rendering` and
 `roofline` do their whole work at once and answer with rows.
 """
 
 from __future__ import annotations
 
 import resource
-import signal
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from contextlib import closing, redirect_stderr, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from io import StringIO
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +21,7 @@ import torch
 from gymnasium.spaces import Box
 
 from agents import Agent, accelerate, make_agent
-from experiments.run.allocator import keep_pages
-from experiments.speed.roofline import ceilings, count_work, synchronize, timed
+from experiments.speed.roofline import ceilings, count_work, timed
 from rlrep import ReplayBuffer
 from rlrep.encoders import PRECISIONS, supports_bfloat16
 from rlrep.extras import install
@@ -44,8 +37,6 @@ STEP = 10_000  # an agent step after exploration
 LONG_EPISODE = 250
 # Rows of the replay that sampling is timed on: more than it draws from by enumeration, as in a run.
 REPLAY_ROWS = 10_000
-# Updates of the loop before its clock starts: the CUDA graph is captured, and caches are warm.
-LOOP_WARM_UP = 10
 
 Row = dict[str, Any]
 
@@ -60,39 +51,6 @@ class Subject:
 
     calls: dict[str, Callable[[], object]]
     facts: Row = field(default_factory=dict)
-
-
-def serve(
-    connection: Connection, name: str, device: str, threads: int | None, folder: str, arguments: dict[str, Any]
-) -> None:
-    """A child's life: builds what is to be measured, then times a call whenever the parent asks for it.
-
-    It answers with a kind, "ready", "rows", "unavailable" or "failed", and what belongs to it. Files that it makes go
-    into `folder`, which the parent removes.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
-    tempfile.tempdir = folder
-    if arguments.get("path", "fast") == "fast":
-        keep_pages()
-    if threads:
-        torch.set_num_threads(threads)
-    where = torch.device(device)
-    try:
-        built = MEASURED[name](device=where, **arguments)
-        if isinstance(built, list):
-            connection.send(("rows", [{"threads": torch.get_num_threads(), **row} for row in built]))
-            return
-        connection.send(("ready", {"threads": torch.get_num_threads(), **built.facts}))
-        while True:
-            call, repeats = connection.recv()
-            connection.send(("ready", (timed(built.calls[call], where, repeats), peak_memory(where))))
-    except (EOFError, BrokenPipeError):
-        return  # the parent has what it wants
-    except (Unavailable, ModuleNotFoundError) as error:
-        connection.send(("unavailable", str(error)))
-    except Exception as error:
-        text = (str(error) or repr(error)).splitlines()[0]
-        connection.send(("failed", f"{type(error).__name__}: {text}"))
 
 
 def peak_memory(device: torch.device) -> int:
@@ -286,100 +244,3 @@ def roofline(
             **facts(built),
         }
     ]
-
-
-def loop(agent: str, num_envs: int, path: str, device: torch.device, seconds: float, overrides: list[str]) -> list[Row]:
-    """Frames a second of a training run, and of its evaluations: environments, replay and learner together."""
-    from hydra import compose, initialize_config_dir
-
-    from envs import OpenGLError
-    from experiments.run import config as configuration
-    from experiments.run.evaluation import evaluate
-    from experiments.run.online import OnlineRun
-
-    class Enough(Exception):
-        """The clock has run for long enough."""
-
-    class Stopwatch(OnlineRun):
-        """A run without its evaluations and checkpoints, stopped after a stretch that was timed."""
-
-        start: tuple[float, int, int] | None = None
-        end = (0.0, 0, 0)
-
-        def evaluate(self) -> None:
-            self.next_eval = sys.maxsize
-
-        def save(self) -> None:
-            self.next_checkpoint = sys.maxsize
-
-        def update(self) -> None:
-            super().update()
-            if self.start is None and self.updates >= LOOP_WARM_UP:
-                self.start = self.now()
-            elif self.start is not None and self.over(*self.start):
-                self.end = self.now()
-                raise Enough
-
-        def now(self) -> tuple[float, int, int]:
-            synchronize(device)
-            return time.perf_counter(), self.step, self.updates
-
-        def over(self, start: float, step: int, _: int) -> bool:
-            return time.perf_counter() >= start + seconds and self.step >= step + 2 * num_envs
-
-    name, *objectives = agent.split("+")
-    # Acting is encoding, not drawing at random, and updates begin as soon as there is a batch.
-    fixed = ["num_eval_episodes=1", "save_video=false", "agent.num_expl_steps=0"]
-    if objectives:
-        fixed.append(f"objectives=[{','.join(objectives)}]")
-    with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parents[1] / "conf")):
-        run_dir = f"run_dir={tempfile.mkdtemp()}"
-        named = [f"agent={name}", f"num_envs={num_envs}", f"path={path}", f"device={device}", run_dir]
-        config = configuration.complete(compose("config", [*named, *fixed, *overrides]))
-    config.replay_buffer_size = min(configuration.useful_replay_size(config, config.replay_buffer_size), 100_000)
-    # On CUDA enough rows that the replay draws as it does in a long run; a CPU would take too long to collect them.
-    seed_steps = max(config.batch_size, (280 if device.type == "cuda" else 16) * num_envs)
-    config.num_seed_frames = config.action_repeat * seed_steps
-    with redirect_stderr(StringIO()):  # the run's own progress
-        try:
-            trainer = Stopwatch(config, Path(config.run_dir))
-        except OpenGLError as error:
-            raise Unavailable(f"no OpenGL: {str(error).splitlines()[0]}") from error
-        with closing(trainer):
-            with suppress(Enough):
-                trainer.run()
-            policy = partial(trainer.act, eval_mode=True)
-            evaluated = timed(lambda: evaluate(policy, trainer.eval_env, 1), device, 1)
-        if trainer.start is None or not trainer.end[1]:
-            raise RuntimeError(f"num_train_frames={config.num_train_frames} were over before the stretch to time")
-        taken, steps, updates = (last - first for first, last in zip(trainer.start, trainer.end, strict=True))
-    frames_per_second = steps * config.action_repeat / taken
-    evaluations = 1e6 / config.eval_every_frames * 10 * evaluated
-    return [
-        {
-            "seconds": taken / steps,
-            "batch_size": config.batch_size,
-            "task": config.task,
-            "image_size": config.image_size,
-            "peak_memory_bytes": peak_memory(device),
-            "frames_per_second": frames_per_second,
-            "agent_steps": int(steps),
-            "updates": int(updates),
-            "update_every_steps": trainer.agent.update_every_steps,
-            "minutes_per_million_frames": 1e6 / frames_per_second / 60,
-            "evaluation_episode_seconds": evaluated,
-            "minutes_of_evaluation_per_million_frames": evaluations / 60,
-            **facts(trainer.agent),
-        }
-    ]
-
-
-MEASURED: dict[str, Callable[..., Subject | list[Row]]] = {
-    "update": update,
-    "sb3": sb3_update,
-    "act": act,
-    "replay": replay,
-    "rendering": rendering,
-    "loop": loop,
-    "roofline": roofline,
-}

@@ -9,7 +9,8 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from experiments.run import config as configuration
+from envs import environment_spec
+from experiments.run.device import resolve_device
 from experiments.speed.measure import AGENTS
 from rlrep.registry import look_up
 
@@ -53,7 +54,7 @@ def positive(text: str) -> float:
 
 def tasks(text: str) -> list[str]:
     for task in text.split(","):
-        configuration.check_task(task)
+        environment_spec(task)
     return text.split(",")
 
 
@@ -77,7 +78,7 @@ class Options:
     out: Annotated[Path, Path] = Path("benchmark.json")
 
     def __post_init__(self) -> None:
-        self.device = configuration.resolve_device(self.device)
+        self.device = resolve_device(self.device)
         self.minutes = self.minutes or (8.5 if self.cuda else 20)
         self.seconds = self.seconds or (2 if self.cuda else 5)
 

@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from experiments.results import curves
-from experiments.results.curves import COLOURS, GREY, save, styled
+from experiments.results import pictures
+from experiments.results.pictures import COLOURS, GREY, save, styled
+from experiments.results.seeds import align
 from experiments.results.statistics import Means, fit_growth, over_seeds, seed_mean
 from experiments.video_study.cells import (
     DOMAINS,
@@ -79,7 +80,7 @@ def returns(results: Results, domain: str) -> Figure | None:
         for method in METHODS:
             shown = [np.array(c.curve).T for c in unique(select(cells, method=method)) if len(c.curve) > 1]
             if shown:
-                steps, runs = curves.align([(x, y) for x, y in shown])
+                steps, runs = align([(x, y) for x, y in shown])
                 lines[method] = band(panel, steps, over_seeds(runs), method, marker="")
         dress(panel, f"{NOISES[noise]}, {seeds(cells)}", "environment steps")
         panel.xaxis.set_major_formatter(FuncFormatter(thousands))
@@ -314,7 +315,7 @@ def unique(cells: Iterable[Cell]) -> list[Cell]:
 def band(panel: Axes, x: Array, means: Means, method: str, marker: str = "o") -> tuple[float, float]:
     """The mean over seeds and its interval; returns the line's end."""
     line = "--" if method == "random" else "-"
-    curves.band(panel, x, means, COLOUR[method], line=line, marker=marker)
+    pictures.band(panel, x, means, COLOUR[method], line=line, marker=marker)
     return float(x[-1]), float(means.mean[-1])
 
 

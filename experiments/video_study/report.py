@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 
@@ -32,7 +29,8 @@ from experiments.video_study.cells import (
     values,
 )
 from experiments.video_study.figures import draw
-from experiments.video_study.verdicts import CONFIRMED, REFUTED, UNDECIDED, Part, Verdict, percent, share_kept, verdicts
+from experiments.video_study.pages import Block, Line, as_html, as_markdown
+from experiments.video_study.verdicts import CONFIRMED, Part, Verdict, percent, share_kept, verdicts
 
 INTERVALS = (
     "All intervals are 95 % t intervals over seeds (Welch's for differences), none for fewer than three. Of the lock's "
@@ -72,38 +70,6 @@ UNITS = (
     "squared distance of two features of one state, on the unit sphere, less is better (0 without noise). uniformity: "
     "log of the mean Gaussian potential of pairs of features, less is better. effective rank: of the features.",
 )
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff }
-body { max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
-h1, h2, h3 { line-height: 1.2; margin: 2em 0 .6em; break-after: avoid }
-h1 { margin-top: 0 }
-img { width: 100%; break-inside: avoid }
-table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; margin: 1em 0 }
-th, td { text-align: left; vertical-align: top; padding: .3em .6em; border-bottom: 1px solid #ddd }
-th { border-bottom: 2px solid #888 }
-tr { break-inside: avoid }
-pre { background: #f4f4f4; padding: .6em 1em; overflow-x: auto }
-.confirmed, .refuted, .undecided { font-weight: 600; white-space: nowrap }
-.confirmed { color: #00704f } .refuted { color: #b34700 } .undecided { color: #666 }
-@media print {
-  body { margin: 0; max-width: none; font-size: 11pt }
-  table { font-size: 8.5pt }
-  h2 { break-before: page }
-}
-"""
-
-Line = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Block:
-    """A piece of the report: a heading of a level, text, a list, a command, a table or a picture."""
-
-    kind: str
-    text: str = ""
-    lines: Sequence[Line] = ()
-    items: Sequence[str] = ()
-    picture: Path | None = None
 
 
 def write_report(cells_folder: Path, out_folder: Path, quick: bool = False) -> list[Verdict]:
@@ -173,10 +139,10 @@ def domain_blocks(results: Results, domain: str, pictures: dict[str, Path]) -> l
         Block("h2", DOMAINS[domain]),
         *shown(pictures, f"returns_{domain}"),
         *(Block("text", line) for line in ranking(results, domain)),
-        Block("table", lines=core_lines(results, domain)),
+        Block("table", lines=core_lines(results, domain, READ)),
         Block("text", UNITS[0]),
         *shown(pictures, f"probes_{domain}"),
-        Block("table", lines=geometry_lines(results, domain)),
+        Block("table", lines=core_lines(results, domain, GEOMETRY)),
         Block("text", UNITS[1]),
         *shown(pictures, f"reconstructions_{domain}"),
         *shown(pictures, f"size_{domain}"),
@@ -256,6 +222,20 @@ def shown(pictures: dict[str, Path], name: str) -> list[Block]:
     return [Block("picture", CAPTIONS[name.split("_")[0]], picture=pictures[name])] if name in pictures else []
 
 
+# Columns of the tables, and the measures in them.
+READ = {
+    "return": "final_return",
+    "state, linear": "state_linear",
+    "state, MLP": "state_mlp",
+    "noise, linear": "noise_linear",
+    "noise, MLP": "noise_mlp",
+}
+GEOMETRY = {
+    "reconstruction error": "reconstruction",
+    "alignment": "alignment",
+    "uniformity": "uniformity",
+    "effective rank": "effective_rank",
+}
 CAPTIONS = {
     "returns": "Return of PPO on frozen encoders against environment steps, mean and 95 % interval over seeds",
     "probes": "How well probes read the state and the noise from frozen features",
@@ -290,37 +270,15 @@ def part_line(part: Part) -> Line:
     }
 
 
-def core_lines(results: Results, domain: str) -> list[Line]:
-    measures = {
-        "return": "final_return",
-        "state, linear": "state_linear",
-        "state, MLP": "state_mlp",
-        "noise, linear": "noise_linear",
-        "noise, MLP": "noise_mlp",
-    }
-    return [
-        {"noise": NOISES[noise], "method": METHODS[method], **cells_line(cells, measures)}
-        for noise, method, cells in core_groups(results, domain)
-    ]
-
-
-def geometry_lines(results: Results, domain: str) -> list[Line]:
-    measures = {
-        "reconstruction error": "reconstruction",
-        "alignment": "alignment",
-        "uniformity": "uniformity",
-        "effective rank": "effective_rank",
-    }
-    return [
-        {"noise": NOISES[noise], "method": METHODS[method], **cells_line(cells, measures)}
-        for noise, method, cells in core_groups(results, domain)
-        if any(len(values(cells, measure)) for measure in measures.values())
-    ]
-
-
-def core_groups(results: Results, domain: str) -> list[tuple[str, str, list[Cell]]]:
-    groups = [(n, m, core(results, domain, noise=n, method=m)) for n in NOISES for m in METHODS]
-    return [group for group in groups if group[2]]
+def core_lines(results: Results, domain: str, measures: dict[str, str]) -> list[Line]:
+    """A row for each noise and method of the core that has one of the measures."""
+    lines = []
+    for noise, name in NOISES.items():
+        for method, label in METHODS.items():
+            cells = core(results, domain, noise=noise, method=method)
+            if any(len(values(cells, measure)) for measure in measures.values()):
+                lines.append({"noise": name, "method": label, **cells_line(cells, measures)})
+    return lines
 
 
 def size_lines(results: Results, domain: str) -> list[Line]:
@@ -423,45 +381,3 @@ def cost_lines(results: Results) -> list[Line]:
 def machine_block(results: Results) -> list[Block]:
     machines = sorted({cell.machine for cell in results.every if cell.machine})
     return [Block("text", f"Measured on: {'; '.join(machines)}.")] if machines else []
-
-
-def as_markdown(blocks: Sequence[Block]) -> str:
-    return "\n\n".join(map(markdown, blocks)) + "\n"
-
-
-def markdown(block: Block) -> str:
-    if block.kind in ("h1", "h2", "h3"):
-        return f"{'#' * int(block.kind[1])} {block.text}"
-    if block.kind == "list":
-        return "\n".join(f"- {item}" for item in block.items)
-    if block.kind == "code":
-        return f"```\n{block.text}\n```"
-    if block.kind == "table":
-        return tables.markdown(block.lines)
-    if block.picture:
-        return f"![{block.text}]({block.picture.name})"
-    return block.text
-
-
-def as_html(blocks: Sequence[Block]) -> str:
-    title = html.escape(blocks[0].text)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    body = "\n".join(map(markup, blocks))
-    head += f"<style>{STYLE}</style>"
-    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'
-
-
-def markup(block: Block) -> str:
-    text = html.escape(block.text)
-    if block.kind in ("h1", "h2", "h3"):
-        return f"<{block.kind}>{text}</{block.kind}>"
-    if block.kind == "list":
-        return f"<ul>{''.join(f'<li>{html.escape(item)}</li>' for item in block.items)}</ul>"
-    if block.kind == "code":
-        return f"<pre>{text}</pre>"
-    if block.kind == "table":
-        return tables.as_html(block.lines, (CONFIRMED, REFUTED, UNDECIDED))
-    if block.picture:
-        content = base64.b64encode(block.picture.read_bytes()).decode()
-        return f'<img alt="{text}" src="data:image/png;base64,{content}">'
-    return f"<p>{text}</p>"

@@ -1,8 +1,9 @@
 """Offline data: videos and episode files, with or without actions and rewards."""
 
-from rlrep.data.dataset import Dataset, TransitionFiles, open_dataset, write_transitions
+from rlrep.data.dataset import Dataset, open_dataset
 from rlrep.data.episodes import EpisodeDataset
 from rlrep.data.record import record
+from rlrep.data.transition_files import TransitionFiles, write_transitions
 from rlrep.data.transitions import Provenance, Transitions
 from rlrep.data.video import open_video
 

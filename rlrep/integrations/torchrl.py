@@ -150,7 +150,7 @@ def windows(
     steps = max(window.span, 1)
     slices = as_slices(tensordict, slice_len)
     observation, after = (pick(slices, key) for key in (pixels, ("next", pixels)))
-    reward, terminated, done = (pick(slices, ("next", key)) for key in ("reward", "terminated", "done"))
+    reward, terminated = (pick(slices, ("next", key)) for key in ("reward", "terminated"))
     action = as_choices(pick(slices, "action"))
     if reward[0, 0].numel() != 1:
         raise ValueError(f"a step has one reward, got {tuple(reward.shape[2:])}: sum them, or choose one")
@@ -161,37 +161,11 @@ def windows(
         )
     if scale is not None and action.is_floating_point():
         action = scale(action)
+    check_slices(slices, observation, after, action, window, scaled=scale is not None)
+    reward, terminated = (value.view(*slices.shape, -1)[..., 0] for value in (reward, terminated))
     first = torch.arange(window.lookback, slice_len - steps + 1, device=observation.device)
     inside = first[:, None] + torch.arange(steps, device=observation.device)  # (windows of a slice, K)
-    goes_on = ~done.view(*slices.shape, -1)[:, :-1, 0]
-    # A quarter of the rows tells as much, in a third of the time.
-    same = (observation[:, 1:, ..., ::4, :] == after[:, :-1, ..., ::4, :]).flatten(2).all(-1)
-    # Windows of more than one step cover their slices.
-    whole = goes_on.all() if steps + window.lookback > 1 else goes_on[:, :0].all()
-    consecutive = (same | ~goes_on).all()
-    in_range = (action.abs() <= 1 + TOLERANCE).all() if action.is_floating_point() else whole
-    # All at once: on CUDA each answer that Python reads waits for the device.
-    answers = [whole, consecutive, in_range, reward.isfinite().all()]
-    whole, consecutive, in_range, finite = torch.stack(answers).tolist()
-    if not whole:
-        raise ValueError(
-            "slices cross an episode's end: give the SliceSampler the key that ends episodes, "
-            'end_key=("next", "done"), or the one that names them, traj_key'
-        )
-    if not consecutive:
-        raise ValueError(
-            f"the batch's rows are not slices of {slice_len} consecutive steps: give the ReplayBuffer a "
-            f"SliceSampler(slice_len={slice_len}, end_key=('next', 'done')), with strict_length=True"
-        )
-    if not finite:
-        raise ValueError("rewards must be finite, and this batch has others")
-    if not in_range:
-        raise ValueError(
-            f"objectives read actions in [-1, 1], got {action.min():g} to {action.max():g}"
-            + (": give ObjectiveLoss(..., action_space=env.action_spec)" if scale is None else " after scaling them")
-        )
-    reward, terminated = (value.view(*slices.shape, -1)[..., 0] for value in (reward, terminated))
-    count, size = len(slices), len(slices) * len(first)
+    size = len(slices) * len(first)
     out: dict[str, Any] = {"observation": observation[:, first].flatten(0, 1), "action": action[:, first].flatten(0, 1)}
     if window.actions:
         out["action_sequence"] = action[:, inside[:, : window.actions]].flatten(0, 1)
@@ -213,7 +187,57 @@ def windows(
             "reward": (reward[:, inside[:, :n_step]] * weights).sum(-1).reshape(-1, 1),
             "terminated": ended,
         }
-    shape = count, len(first)
+    return TensorDict(out | _further(observation, after, first, window), batch_size=[size])
+
+
+def check_slices(
+    slices: TensorDict, observation: Tensor, after: Tensor, action: Tensor, window: Window, scaled: bool
+) -> None:
+    """Refuses slices of other rows than consecutive ones of one episode, and numbers that mean nothing.
+
+    Args:
+        slices: (B, T).
+        observation, after: (B, T, F·C, H, W), before each step and after it.
+        action: (B, T, A) or (B, T), as the objectives get it.
+        window: what they read.
+        scaled: whether the actions were put into [-1, 1].
+
+    Raises:
+        ValueError: saying what is wrong, and what to give TorchRL.
+    """
+    goes_on = ~pick(slices, ("next", "done")).view(*slices.shape, -1)[:, :-1, 0]
+    # A quarter of the rows tells as much, in a third of the time.
+    same = (observation[:, 1:, ..., ::4, :] == after[:, :-1, ..., ::4, :]).flatten(2).all(-1)
+    # Windows of more than one step cover their slices.
+    whole = goes_on.all() if max(window.span, 1) + window.lookback > 1 else goes_on[:, :0].all()
+    consecutive = (same | ~goes_on).all()
+    in_range = (action.abs() <= 1 + TOLERANCE).all() if action.is_floating_point() else whole
+    # All at once: on CUDA each answer that Python reads waits for the device.
+    whole, consecutive, in_range, finite = torch.stack(
+        [whole, consecutive, in_range, slices["next", "reward"].isfinite().all()]
+    ).tolist()
+    if not whole:
+        raise ValueError(
+            "slices cross an episode's end: give the SliceSampler the key that ends episodes, "
+            'end_key=("next", "done"), or the one that names them, traj_key'
+        )
+    if not consecutive:
+        raise ValueError(
+            f"the batch's rows are not slices of {slices.shape[1]} consecutive steps: give the ReplayBuffer a "
+            f"SliceSampler(slice_len={slices.shape[1]}, end_key=('next', 'done')), with strict_length=True"
+        )
+    if not finite:
+        raise ValueError("rewards must be finite, and this batch has others")
+    if not in_range:
+        raise ValueError(
+            f"objectives read actions in [-1, 1], got {action.min():g} to {action.max():g}"
+            + (" after scaling them" if scaled else ": give ObjectiveLoss(..., action_space=env.action_spec)")
+        )
+
+
+def _further(observation: Tensor, after: Tensor, first: Tensor, window: Window) -> dict[str, Any]:
+    """The entries of the window's further observations, by their offset; for a single one its plain name too."""
+    shape = len(observation), len(first)
     drawn = {gap: _draw(gap, shape, observation.device) for gap in window.gaps}
     ahead = {
         offset: drawn[offset.drawn] + offset.plus
@@ -221,13 +245,16 @@ def windows(
         else torch.full(shape, offset, device=observation.device)
         for offset in window.observations
     }
-    seen = {offset: _observations(observation, after, first, offset, ahead[offset]) for offset in window.observations}
+    if not ahead:
+        return {}
+    seen = {offset: _observations(observation, after, first, offset, steps) for offset, steps in ahead.items()}
+    out: dict[str, Any] = {
+        "at": {str(offset): value for offset, value in seen.items()},
+        "steps": {str(offset): value.flatten() for offset, value in ahead.items()},
+    }
     if len(seen) == 1:
-        (out["future_observation"],), (out["gap"],) = seen.values(), (each.flatten() for each in ahead.values())
-    if seen:
-        out["at"] = {str(offset): value for offset, value in seen.items()}
-        out["steps"] = {str(offset): value.flatten() for offset, value in ahead.items()}
-    return TensorDict(out, batch_size=[size])
+        (out["future_observation"],), (out["gap"],) = seen.values(), out["steps"].values()
+    return out
 
 
 def _draw(gap: Gap, shape: tuple[int, int], device: torch.device) -> Tensor:

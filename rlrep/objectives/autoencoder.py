@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
+from rlrep.bounds import Count, Share
 from rlrep.encoders import PixelDecoder, PixelEncoder, orthogonal_init, projection, to_pixels
 from rlrep.extras import install
 from rlrep.objectives.base import Objective, check_frame_channels
@@ -48,8 +49,8 @@ class Autoencoder(Objective):
         encoder: PixelEncoder,
         action_space: Any = None,
         feature_dim: int | None = 256,
-        denoise: float = 0.0,
-        codes: int = 0,
+        denoise: Share = 0.0,
+        codes: Count = 0,
         codebooks: int = 4,
         frame_channels: int = 3,
         decoder_channels: int = 32,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
+from rlrep.bounds import NonNegative
 from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
 from rlrep.objectives.base import Objective, check_horizon
 from rlrep.window import Gap, Window
@@ -43,7 +44,7 @@ class BarlowTwins(Objective):
         horizon: int = 3,
         feature_dim: int = 128,
         hidden_dim: int = 256,
-        off_diagonal_weight: float = 0.005,
+        off_diagonal_weight: NonNegative = 0.005,
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)

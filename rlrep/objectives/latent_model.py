@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import action_spec
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
+from rlrep.bounds import Momentum, NonNegative
 from rlrep.contrast import info_nce
 from rlrep.encoders import FeatureLinear, PixelEncoder, xavier_init
 from rlrep.objectives.base import Objective, check_horizon, check_temperature
@@ -67,7 +69,8 @@ class LatentModel(Objective):
     after a real end (equations 14 to 18 of MR.Q's paper; the last is equation 9 of DR.Q's):
 
     - ``loss_model_prediction`` = λ Σ_k m_k |ẑ_k+1 - f̄(x_t+k+1)|² / D;
-    - ``loss_model_reward`` = ρ Σ_k m_k CE(r̂_k, two-hot of r_t+k over 65 bins, evenly spaced under a symmetric logarithm);
+    - ``loss_model_reward`` = ρ Σ_k m_k CE(r̂_k, two-hot of r_t+k over 65 bins, which are even under a symmetric
+      logarithm);
     - ``loss_model_termination`` = δ Σ_k m_k (d̂_k - d_t+k)², once a real end has been seen;
     - ``loss_model_contrast`` = κ Σ_k m_k InfoNCE of cos(ẑ_k+1, f̄(x_t+k+1)) / τ, the other rows as negatives.
 
@@ -98,22 +101,23 @@ class LatentModel(Objective):
 
     needs_actions = True
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
         action_space: Any,
         horizon: int = 5,
         *,
-        prediction: float = 1.0,
-        reward: float = 0.1,
-        termination: float = 0.1,
-        contrast: float = 0.0,
+        prediction: NonNegative = 1.0,
+        reward: NonNegative = 0.1,
+        termination: NonNegative = 0.1,
+        contrast: NonNegative = 0.0,
         temperature: float = 0.1,
         state_dim: int = 512,
         state_action_dim: int = 512,
         latent_action_dim: int = 256,
         hidden_dim: int = 512,
-        momentum: float = 0.99,
+        momentum: Momentum = 0.99,
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)

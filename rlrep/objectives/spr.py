@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rlrep.actions import ActionEncoder
 from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
+from rlrep.bounds import Momentum
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
 from rlrep.objectives.base import Objective, check_horizon
 from rlrep.window import Window
@@ -50,7 +51,7 @@ class SPR(Objective):
         feature_dim: int = 50,
         hidden_dim: int = 256,
         latent_action_dim: int | None = None,
-        momentum: float = 0.99,
+        momentum: Momentum = 0.99,
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)

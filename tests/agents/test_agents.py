@@ -364,7 +364,9 @@ class Brightness(Objective):
         return {"loss_brightness": (predicted - brightness).square().mean(), "brightness": brightness.mean()}
 
 
-@pytest.mark.parametrize("name", sorted(AGENTS.keys() - {"mrq"}))  # which learns from a replay with priorities: test_mrq.py
+@pytest.mark.parametrize(
+    "name", sorted(AGENTS.keys() - {"mrq"})
+)  # which learns from a replay with priorities: test_mrq.py
 def test_an_objective_of_ones_own_needs_no_change_here(name: str) -> None:
     encoder = PixelEncoder(SHAPE, channels=4)
     agent = AGENTS[name](encoder, BOX, [Brightness(encoder)], lr=1e-3, **SMALL)

@@ -20,7 +20,9 @@ SHAPE, BOX, CHOICES = (3, 20, 20), spaces.Box(-1, 1, (2,)), spaces.Discrete(3)
 MODEL = dict(horizon=3, state_dim=8, state_action_dim=12, latent_action_dim=4, hidden_dim=16)
 
 
-def build(space: Any = BOX, objectives: tuple[str, ...] = (), model: dict[str, Any] | None = None, **options: Any) -> MRQ:
+def build(
+    space: Any = BOX, objectives: tuple[str, ...] = (), model: dict[str, Any] | None = None, **options: Any
+) -> MRQ:
     torch.manual_seed(0)
     agent = make_agent(
         "mrq",
@@ -281,7 +283,9 @@ def test_an_objective_of_ones_own_is_stepped_in_the_bursts() -> None:
     torch.manual_seed(0)
     encoder = PixelEncoder(SHAPE, channels=4)
     brightness = Brightness(encoder)
-    agent = MRQ(encoder, BOX, [LatentModel(encoder, BOX, **MODEL), brightness], hidden_dim=16, target_every=2, batch_size=6)
+    agent = MRQ(
+        encoder, BOX, [LatentModel(encoder, BOX, **MODEL), brightness], hidden_dim=16, target_every=2, batch_size=6
+    )
     replay, moved = filled(agent), []
     for step in range(4):
         before = weights(brightness.head)

@@ -15,7 +15,7 @@ import pytest
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-from envs import EnvironmentDied, make_vector_env, vector
+from envs import EnvironmentDied, make_vector_env, vector, workers
 
 OPTIONS = {"image_size": 16, "action_repeat": 250}  # four steps an episode
 
@@ -343,10 +343,10 @@ def test_time_in_which_this_process_is_stopped_does_not_count(monkeypatch):
         def recv(self):
             return "answer"
 
-    monkeypatch.setattr(vector, "_LOOK_EVERY", 0.1)
+    monkeypatch.setattr(workers, "LOOK_EVERY", 0.1)
     process = multiprocessing.current_process()
     monkeypatch.setattr(type(process), "is_alive", lambda self: True)
-    assert vector._Line(Pipe(), process, "environment 0", timeout=0.2).recv() == "answer"
+    assert workers.Line(Pipe(), process, "environment 0", timeout=0.2).recv() == "answer"
 
 
 @pytest.mark.timeout(60)
@@ -370,7 +370,7 @@ def test_of_several_dead_the_first_is_named_and_close_is_not_held_up(toys):
 
 @pytest.mark.timeout(60)
 def test_close_ends_a_process_that_hangs(toys, monkeypatch):
-    monkeypatch.setattr(vector, "_PATIENCE", 0.5)
+    monkeypatch.setattr(vector, "PATIENCE", 0.5)
     toys.step_async(actions(5, 5))
     toys.close()
 

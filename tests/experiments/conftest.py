@@ -28,7 +28,7 @@ TINY = [
     "encoder.precision=float32",
     "hidden_dim=16",
     "feature_dim=8",
-    "agent.num_expl_steps=5",
+    "++agent.num_expl_steps=5",
     "save_video=false",
 ]
 

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from experiments.run.collection import Snapshot, collect, expert_of, medium_of, snapshots
-from experiments.run.config import ConfigError
+from experiments.run.options import ConfigError
 from rlrep.data import TransitionFiles
 from rlrep.data.replay_files import episodes_of
 from tests.experiments.conftest import ROOT, run_in

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.evaluate import main
-from experiments.run import config as configuration
+from experiments.run import train_config as configuration
 from experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, make_evaluation_envs
 
 

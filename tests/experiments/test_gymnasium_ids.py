@@ -15,12 +15,13 @@ from hydra import compose, initialize_config_dir
 
 from experiments.collect import collect
 from experiments.evaluate import main as evaluate
-from experiments.run import config as configuration
-from experiments.run.config import ConfigError, complete
+from experiments.run import train_config as configuration
 from experiments.run.evaluation import environment_options, make_evaluation_env
 from experiments.run.offline_config import load
+from experiments.run.options import ConfigError
 from experiments.run.pretraining import pretrain
 from experiments.run.sources import make
+from experiments.run.train_config import complete
 from rlrep.data import open_dataset
 from tests.envs.foreign import foreign, registered
 from tests.experiments.conftest import MRQ, run_in
@@ -159,7 +160,11 @@ def test_pretraining_refuses_arguments_that_it_sets_itself(argument: str) -> Non
 @pytest.mark.parametrize(
     ("space", "overrides", "message"),
     [
-        (gym.spaces.Discrete(3), (), r"actions of test/Other-v0 are Discrete\(3\).*agent=mrq.*Baselines3's DQN.*attach"),
+        (
+            gym.spaces.Discrete(3),
+            (),
+            r"actions of test/Other-v0 are Discrete\(3\).*agent=mrq.*Baselines3's DQN.*attach",
+        ),
         (gym.spaces.MultiDiscrete([2, 3]), (), r"MultiDiscrete.*Stable-Baselines3's DQN"),
         (gym.spaces.Box(-1, 1, (2, 3)), (), r"a Box of one axis"),
         (gym.spaces.Box(0, np.inf, (2,)), (), r"without a lower and a higher bound"),

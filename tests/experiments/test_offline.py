@@ -19,18 +19,18 @@ from tensordict import TensorDict
 
 from experiments.data import main as convert
 from experiments.evaluate import main as evaluate
-from experiments.run import config as configuration
+from experiments.run import train_config as configuration
 from experiments.run.checkpoint import CheckpointError, load_checkpoint
 from experiments.run.command import check_effects
-from experiments.run.config import ConfigError, TrainConfig
 from experiments.run.offline import OfflineRun
 from experiments.run.offline_config import OfflineConfig, level_of, load
 from experiments.run.online import OnlineRun
-from experiments.run.options import defaults
+from experiments.run.options import ConfigError, defaults
+from experiments.run.train_config import TrainConfig
 from rlrep import PixelEncoder, Window
 from rlrep.data import Provenance, TransitionFiles, write_transitions
 from rlrep.replay import Episodes, ReplayError
-from tests.experiments.conftest import ROOT, run_in
+from tests.experiments.conftest import MRQ, ROOT, run_in
 from tests.experiments.offline_data import PROVENANCE, TINY_OFFLINE, episode, run_offline, write_data
 from tests.experiments.run.test_resume import same
 
@@ -400,6 +400,22 @@ def test_an_online_run_with_another_agent_is_refused(finished: Path, tmp_path: P
     with pytest.raises(ConfigError, match="is not a run"):
         run_in(tmp_path / "online", f"init={tmp_path}", *ONLINE)
     assert not (tmp_path / "online").exists()
+
+
+def test_finished_data_have_no_priorities(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"draws uniformly: .*agent.prioritized=false"):
+        run_offline(data, tmp_path / "run", *MRQ)
+    folder = run_offline(data, tmp_path / "run", *MRQ, "agent.prioritized=false", "num_updates=8")
+    assert all(float(table(folder, "train.csv")[-1][name]) != 0 for name in ("loss_model_prediction", "value_loss"))
+
+
+def test_mrq_goes_on_from_data_to_an_environment(data: Path, tmp_path: Path) -> None:
+    offline = run_offline(data, tmp_path / "offline", *MRQ, "agent.prioritized=false", "num_updates=8")
+    size = "objective.latent_model.state_dim=9"
+    with pytest.raises(ConfigError, match=r"objective.latent_model.state_dim=8, this run .*=9"):
+        run_in(tmp_path / "online", *MRQ, "num_train_frames=1000", f"init={offline}", size)
+    folder = run_in(tmp_path / "online", *MRQ, "num_train_frames=1000", f"init={offline}")
+    assert float(table(folder, "train.csv")[-1]["loss_model_prediction"]) != 0
 
 
 @pytest.mark.slow

@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 
 from experiments.run import sources
 from experiments.run.checkpoint import load_checkpoint
-from experiments.run.config import ConfigError
 from experiments.run.log import NonFiniteLoss
+from experiments.run.options import ConfigError
 from experiments.run.pretraining import pretrain
 from experiments.run.sources import watch
 from experiments.run.stop import Stopped

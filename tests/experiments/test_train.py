@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from agents import DrQV2
-from experiments.run import config as configuration
+from experiments.run import train_config as configuration
 from experiments.run.checkpoint import load_checkpoint
-from experiments.run.config import ConfigError, NoiseConfig
 from experiments.run.evaluation import make_evaluation_env
-from experiments.run.options import defaults
+from experiments.run.options import ConfigError, defaults
+from experiments.run.sections import NoiseConfig
 from tests.experiments.conftest import MRQ
 
 Run = Callable[..., Path]
@@ -129,7 +129,7 @@ def test_a_folder_is_trained_in_by_one_process_at_a_time(run: Run, tmp_path: Pat
     (tmp_path / "run").mkdir()
     with (tmp_path / "run" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(configuration.ConfigError, match="another process works in"):
+        with pytest.raises(ConfigError, match="another process works in"):
             run("agent=drqv2")
 
 

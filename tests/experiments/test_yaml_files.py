@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from experiments.results.runs import RunError, read_config
-from experiments.run.config import ConfigError, load
 from experiments.run.offline_config import load as load_offline
+from experiments.run.options import ConfigError
+from experiments.run.train_config import load
 from experiments.yaml_files import UnusableYaml, read_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

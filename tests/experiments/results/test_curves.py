@@ -12,8 +12,8 @@ from matplotlib.text import Text
 from numpy.typing import ArrayLike
 
 from experiments.plot import main
-from experiments.results import curves
-from experiments.results.curves import draw_run, draw_runs
+from experiments.results import pictures
+from experiments.results.curves import draw_run, draw_runs, legend
 from experiments.results.runs import RunError, find_runs, read_returns, read_run
 
 FRAMES = [0, 1000, 2000, 3000]
@@ -40,7 +40,7 @@ def write_run(
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "WIDTH", 320)
+    monkeypatch.setattr(pictures, "WIDTH", 320)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def runs(tmp_path: Path) -> Path:
 
 def test_seeds_are_grouped_and_averaged(runs: Path, tmp_path: Path) -> None:
     drqv2, taco = draw_runs([runs], tmp_path / "curve.png")
-    assert (drqv2.legend, taco.legend) == ("drqv2 (1 seed)", "taco (3 seeds)")
+    assert (legend(drqv2), legend(taco)) == ("drqv2 (1 seed)", "taco (3 seeds)")
     np.testing.assert_allclose(taco.means.mean, np.mean(SLOPES) * np.array(FRAMES))
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -74,7 +74,7 @@ def test_any_config_key_groups(runs: Path, tmp_path: Path, key: str, groups: set
 
 def test_curves_can_be_named(runs: Path, tmp_path: Path) -> None:
     drawn = draw_runs([runs], tmp_path / "curve.png", names={"aco": "with TACO"})
-    assert [c.legend for c in drawn] == ["drqv2 (1 seed)", "with TACO (3 seeds)"]
+    assert [legend(c) for c in drawn] == ["drqv2 (1 seed)", "with TACO (3 seeds)"]
     for ending, count in {"sac": 0, "": 2}.items():
         with pytest.raises(ValueError, match=f"names {count} curves, expected one of drqv2, taco"):
             draw_runs([runs], tmp_path / "curve.png", names={ending: "another"})
@@ -103,7 +103,7 @@ def test_an_aborted_run_does_not_cut_its_group(
     np.testing.assert_array_equal(curve.frames, FRAMES)
     assert curve.means.mean[-1] == 30_000
     assert (curve.means.seeds[0], curve.means.seeds[-1]) == (others + 1, others)
-    assert f"{others + 1} seeds, {others} at the end" in curve.legend
+    assert f"{others + 1} seeds, {others} at the end" in legend(curve)
     assert f"aborted ends at {end:,} of 3,000 simulator steps" in caplog.text
 
 
@@ -144,7 +144,7 @@ def test_csv_holds_the_numbers_drawn(runs: Path, tmp_path: Path) -> None:
 def test_the_numbers_drawn_can_be_drawn_again_without_the_runs(runs: Path, tmp_path: Path) -> None:
     first = draw_runs([runs], tmp_path / "first.png", random_return=3.0)
     second = draw_runs([tmp_path / "first.csv"], tmp_path / "second.png")
-    assert [c.legend for c in second] == [c.legend for c in first]
+    assert [legend(c) for c in second] == [legend(c) for c in first]
     for ours, theirs in zip(second, first, strict=True):
         np.testing.assert_allclose(ours.means.low, theirs.means.low, rtol=1e-4)
     assert {c.random_return for c in second} == {3.0}

@@ -22,13 +22,14 @@ from experiments.files import CsvLog, locked, write_atomically
 from experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from experiments.run.collection import CollectConfig
 from experiments.run.command import check_choices, check_names, for_hydra
-from experiments.run.config import ConfigError, TrainConfig
 from experiments.run.config_file import load_as
 from experiments.run.data import open_data
 from experiments.run.driver import TrainingError, advising
 from experiments.run.log import NonFiniteLoss
 from experiments.run.offline_config import OfflineConfig
+from experiments.run.options import ConfigError
 from experiments.run.pretrain_config import PretrainConfig
+from experiments.run.train_config import TrainConfig
 from rlrep.replay import ReplayError
 from tests.experiments.offline_data import run_offline, write_data
 
@@ -78,6 +79,11 @@ CHECKPOINT = "checkpoints/latest.pt"
         ("objectives=[tests.odd_objectives:MinimisesNothing]", "MinimisesNothing returns nothing to minimise"),
         ("agent=taco objective.taco.horizon=0", "objective.taco.horizon must be greater than 0, got 0"),
         ("agent=taco objective.taco.horizon=2.5", "objective.taco.horizon must be int, got 2.5"),
+        ("agent=mrq objective.latent_model.horizon=0", "latent_model.horizon must be greater than 0, got 0"),
+        ("agent=mrq objective.latent_model.horizon=25", "25"),
+        ("agent=mrq agent.target_every=9 update=joint", "leave out joint"),
+        ("agent=mrq agent.fade=1.1", "agent.fade must be at most 1"),
+        ("agent=mrq agent.target_every=900", "target_every=900 is longer than the run, which has 51 updates"),
         ("nstep=15", "less than one window of 15 agent steps"),
         ("replay_buffer_size=9", "replay_buffer_size=9 is too small for batch_size=8"),
         ("nstep=8 replay_buffer_size=21", "replay_buffer_size=21 is too small .* windows of 8"),
@@ -85,6 +91,11 @@ CHECKPOINT = "checkpoints/latest.pt"
         ("replay_storage=cuda", "replay_storage=cuda needs device=cuda"),
         ("agent.lr=-1", "agent.lr must be greater than 0, got -1"),
         ("agent.num_expl_steps=-1", "agent.num_expl_steps must be at least 0, got -1"),
+        ("objectives=[barlow_twins] objective.barlow_twins.off_diagonal_weight=-1", "must be at least 0, got -1"),
+        (
+            "objectives=[spr] objective.spr.momentum=1",
+            "objective.spr.momentum must be at least 0 and less than 1, got 1",
+        ),
         ("agent.hidden_dim=abc", "agent.hidden_dim must be int, got 'abc'"),
         ("agent.update_every_steps=0", "agent.update_every_steps must be greater than 0"),
         ("agent=sac agent.init_temperature=-1", "agent.init_temperature must be greater than 0"),
@@ -94,7 +105,7 @@ CHECKPOINT = "checkpoints/latest.pt"
         ("encoder.precision=float8", "encoder.precision .float8.: did you mean float32 or bfloat16"),
         ("image_size=12", "at least 17 pixels"),
         ("shift=20", "shift must be less than image_size=20, got 20"),
-        ("agent.critic_target_tau=1.5", "critic_target_tau must be at most 1"),
+        ("agent.critic_target_tau=1.5", "critic_target_tau must be greater than 0 and at most 1, got 1.5"),
         ("camera=9", "no camera is called 9"),
         ("seed=-1", "seed must be at least 0"),
         ("wandb.mode=of", "unknown wandb.mode 'of'"),

@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.run.collection import CollectConfig
 from experiments.run.command import check_effects, check_names, check_words, for_hydra, help_text, paths_of
-from experiments.run.config import ConfigError, TrainConfig
 from experiments.run.offline_config import OfflineConfig
-from experiments.run.options import defaults, is_a, options_of, value_of
+from experiments.run.options import ConfigError, defaults, is_a, options_of, value_of
 from experiments.run.pretrain_config import PretrainConfig
+from experiments.run.train_config import TrainConfig
 from tests.experiments.conftest import ROOT
 
 SCHEMAS = (TrainConfig, OfflineConfig, PretrainConfig, CollectConfig)

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from experiments.run.config import TrainConfig, complete
+from agents import AGENTS
+from experiments.run.config import OF_THE_CHOICE
+from experiments.run.learner_options import defaults_of
+from experiments.run.train_config import TrainConfig, complete
 
 CONF = Path(__file__).parents[3] / "experiments" / "conf"
 
@@ -53,3 +57,13 @@ def test_the_name_tells_the_losses_and_keeps_runs_apart(overrides: str, name: st
 def test_a_schedule_may_be_a_number(schedule: str) -> None:
     config = completed("agent=drqv2", f"agent.stddev_schedule={schedule}")
     assert float(config.agent["stddev_schedule"]) == float(schedule)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_all_options_of_an_agent_are_shown_and_its_file_repeats_no_default(name: str) -> None:
+    known = defaults_of(AGENTS[name])
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        shown = OmegaConf.to_container(compose("config", [f"agent={name}"]).agent)
+    assert isinstance(shown, dict) and shown.keys() == {*known, *OF_THE_CHOICE}
+    written = OmegaConf.to_container(OmegaConf.load(CONF / "agent" / f"{name}.yaml").agent)
+    assert isinstance(written, dict) and not {key for key, value in written.items() if known.get(key) == value}

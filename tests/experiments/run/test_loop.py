@@ -16,9 +16,9 @@ import pytest
 from agents import Agent, DrQV2
 from agents.eager import EagerEncoder
 from envs import make_vector_env
-from experiments.run import config as configuration
+from experiments.run import train_config as configuration
 from experiments.run.checkpoint import load_checkpoint
-from experiments.run.config import ConfigError
+from experiments.run.options import ConfigError
 
 Run = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]

@@ -13,11 +13,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from experiments.evaluate import main as evaluate
-from experiments.run import config as configuration
+from experiments.run import train_config as configuration
 from experiments.run.checkpoint import load_checkpoint
 from experiments.run.command import for_hydra
-from experiments.run.config import ConfigError
 from experiments.run.online import OnlineRun
+from experiments.run.options import ConfigError
 from experiments.run.pretrained import settle_encoder
 from rlrep import PixelEncoder
 from tests.experiments.conftest import ROOT, TINY

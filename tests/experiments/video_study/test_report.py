@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.results import curves
+from experiments.results import pictures
 from experiments.video_study import figures
 from experiments.video_study import report as report_module
 from experiments.video_study.cells import METHODS, missing, read_results, select, settings, sweep
@@ -34,7 +34,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_study(folder)
     write_pictures(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curves, "WIDTH", 320)
+        patch.setattr(pictures, "WIDTH", 320)
         write_report(folder, folder / "out")
     return folder
 
@@ -124,7 +124,7 @@ def test_no_noise_is_a_setting_of_its_own(tmp_path: Path) -> None:
 
 
 def test_lock_alone_makes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "WIDTH", 320)
+    monkeypatch.setattr(pictures, "WIDTH", 320)
     write_lock(tmp_path, {"temporal_contrastive": 0.6})
     write_report(tmp_path, tmp_path / "out")
     report = (tmp_path / "out" / "report.md").read_text()
@@ -137,7 +137,7 @@ def test_every_method_has_its_own_colour() -> None:
 
 
 def test_one_seed_is_drawn_without_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "WIDTH", 320)
+    monkeypatch.setattr(pictures, "WIDTH", 320)
     write_core(tmp_path, FEW, seeds=1)
     assert set(draw(read_results(tmp_path), tmp_path)) == {"returns_gridworld", "probes_gridworld"}
     assert interval(np.array([0.5])) == "0.5"
@@ -185,7 +185,7 @@ def test_damaged_pictures_are_named(tmp_path: Path) -> None:
 
 
 def test_a_study_without_probes_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(curves, "WIDTH", 320)
+    monkeypatch.setattr(pictures, "WIDTH", 320)
     write_core(tmp_path, {"oracle": THEORY["oracle"]}, seeds=1, state_linear=None, state_mlp=None)
     write_report(tmp_path, tmp_path)
     assert "returns_gridworld" in (tmp_path / "report.md").read_text()

@@ -53,7 +53,9 @@ def test_two_hot_weights_give_the_value_back(value: float) -> None:
     bins = made().bins
     weights = two_hot(torch.tensor([[value]]), bins)[0, 0]
     assert weights.sum().item() == pytest.approx(1) and (weights >= 0).all() and (weights > 0).sum() <= 2
-    assert (weights @ bins).item() == pytest.approx(min(max(value, bins[0].item()), bins[-1].item()), rel=1e-4, abs=1e-6)
+    assert (weights @ bins).item() == pytest.approx(
+        min(max(value, bins[0].item()), bins[-1].item()), rel=1e-4, abs=1e-6
+    )
     used = weights.nonzero().flatten()
     assert used[-1] - used[0] <= 1
 
@@ -128,7 +130,9 @@ def test_learning_predicts_what_comes(weights: dict[str, float]) -> None:
     def distances() -> Tensor:
         state = model.embed(given["observation"])
         state = model.predict(state, given["action_sequence"][:, 0])[0]
-        return 1 - F.cosine_similarity(state[:, None], model.embed_target(given["sequence", "observation"][:, 0])[None], dim=2)
+        return 1 - F.cosine_similarity(
+            state[:, None], model.embed_target(given["sequence", "observation"][:, 0])[None], dim=2
+        )
 
     before = distances().diagonal().mean()
     for _ in range(150):

@@ -175,7 +175,7 @@ def test_corrupt_files_are_left_out_as_a_whole_and_each_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int
 ) -> None:
     """A file that breaks off after its second episode; frames are held in memory or in a temporary file."""
-    from rlrep.data import dataset
+    from rlrep.data import transition_files
     from rlrep.data.formats.vd4rl import VD4RL84
 
     for number, part in enumerate((episodes()[:3], episodes()[1:], episodes()[2:])):
@@ -191,7 +191,7 @@ def test_corrupt_files_are_left_out_as_a_whole_and_each_is_read_once(
             yield each
 
     monkeypatch.setattr(VD4RL84, "read", breaking)
-    monkeypatch.setattr(dataset, "HELD_IN_MEMORY", bound)
+    monkeypatch.setattr(transition_files, "HELD_IN_MEMORY", bound)
     files = TransitionFiles(tmp_path / "data", skip_corrupt=True)
     expected = [*episodes()[:3], *episodes()[2:]]
     for found, wanted in zip(files, expected, strict=True):

@@ -1,0 +1,84 @@
+"""Learning curves as tables: the file beside a picture, written and read back, and what is printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments.results.runs import RunError, read_text, to_float
+from experiments.results.seeds import Curve
+from experiments.results.statistics import Means, detectable, power
+from experiments.results.tables import markdown, rounded
+
+EXAMPLE = 0.4  # of the mean: the effect whose power is stated, a large one as papers go
+COLUMNS = ("task", "group", "counted", "frame", "seeds", "mean", "spread", "low", "high", "random")
+
+
+def rows(c: Curve) -> list[dict[str, object]]:
+    """A row for each point drawn, which `read_curves` reads back; what a single seed does not have is an empty cell."""
+    numbers = (c.frames, c.means.seeds, c.means.mean, c.means.spread, c.means.low, c.means.high)
+    random = None if c.random_return is None else rounded(c.random_return)
+    points = zip(*(map(rounded, values) for values in numbers), strict=True)
+    return [dict(zip(COLUMNS, (c.task, c.group, c.counted, *point, random), strict=True)) for point in points]
+
+
+def read_curves(path: Path) -> list[Curve]:
+    """The curves in a table that `draw_runs` wrote.
+
+    Raises:
+        RunError: it is no such table.
+    """
+    groups: dict[tuple[str, str, str], list[list[float]]] = {}
+    try:
+        for row in csv.DictReader(io.StringIO(read_text(path), newline="")):
+            numbers = [to_float(row[name]) for name in ("frame", "seeds", "mean", "spread", "random")]
+            groups.setdefault((row["task"], row["group"], row["counted"]), []).append(numbers)
+        found = []
+        for labels, points in groups.items():
+            frames, seeds, mean, spread, random = np.array(sorted(points)).T
+            if not (np.isfinite([frames, mean]).all() and (seeds >= 1).all()):
+                raise ValueError("a frame, a mean or a number of seeds is no number")
+            means = Means(seeds.astype(np.int64), mean, spread)
+            found.append(Curve(*labels, frames, means, None if np.isnan(random[0]) else float(random[0])))
+    except (OSError, UnicodeDecodeError, KeyError, ValueError, csv.Error) as error:
+        raise RunError(f"{path} is no table of curves, which has the columns {', '.join(COLUMNS)} ({error})") from error
+    return found
+
+
+def summary(curves: Sequence[Curve], key: str) -> str:
+    """What is printed: each curve's last point, and what difference such an experiment could have found."""
+    lines = []
+    for c in curves:
+        low, high = c.means.low[-1], c.means.high[-1]
+        lines.append(
+            {
+                "task": c.task,
+                key: c.group,
+                "seeds": str(c.means.seeds[-1]),
+                "final return [95 % interval]": f"{c.means.mean[-1]:.1f}"
+                + ("" if np.isnan(low) else f" [{low:.1f}, {high:.1f}]"),
+                c.counted: f"{c.frames[-1]:,.0f}",
+            }
+        )
+    names = list(dict.fromkeys(name for line in lines for name in line))
+    table = markdown([{name: line.get(name, "") for name in names} for line in lines])
+    tasks = dict.fromkeys(c.task for c in curves)
+    return "\n\n".join([table, *filter(None, (sensitivity([c for c in curves if c.task == t]) for t in tasks))])
+
+
+def sensitivity(curves: Sequence[Curve]) -> str:
+    """What difference between two of these curves' ends would have been found, in a sentence; empty if unknown."""
+    seeds, spreads = [int(c.means.seeds[-1]) for c in curves], [float(c.means.spread[-1]) for c in curves]
+    level = float(np.mean([c.means.mean[-1] for c in curves]))
+    least, found = detectable(spreads, seeds), power(EXAMPLE * level, spreads, seeds)
+    if np.isnan([least, found]).any() or level <= 0:
+        return ""
+    return (
+        f"{curves[0].task}: as much as seeds vary, such an experiment finds a difference of {100 * EXAMPLE:.0f} % "
+        f"({EXAMPLE * level:.1f}) between two of these means in {100 * found:.0f} of 100 tries, and one of "
+        f"{100 * least / level:.0f} % ({least:.1f}) in 80 (t test at 5 %)."
+    )

@@ -1,0 +1,34 @@
+"""Where a run computes, and where it keeps its frames."""
+
+from __future__ import annotations
+
+import torch
+
+from experiments.run.options import ConfigError
+from rlrep.registry import look_up
+
+
+def resolve_device(device: str) -> str:
+    """What "auto" means here; any other name is checked."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind, index = torch.device(device).type, torch.device(device).index or 0
+    except RuntimeError:
+        kind, index = "unknown", 0
+    if kind not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device={device} is not a device to train on: use auto, cpu, cuda, cuda:N or mps")
+    if kind == "cuda" and index >= torch.cuda.device_count():
+        found = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
+        raise ConfigError(f"device={device}, but PyTorch finds {found} here: use another, or device=cpu")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"device={device}, but PyTorch finds no MPS device here: use device=cpu")
+    return device
+
+
+def check_storage(storage: str, device: str) -> None:
+    """Refuses a place for the replay's frames that there is not, or not with the run's device."""
+    if not storage.startswith("cuda"):
+        look_up("replay_storage", storage, dict.fromkeys(("auto", "memory", "disk", "cuda")))
+    elif not device.startswith("cuda"):
+        raise ConfigError(f"replay_storage={storage} needs device=cuda, this run has {device}")

@@ -1,0 +1,76 @@
+"""A child process of the benchmark: peak memory, allocator and warm caches are each one's own."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from experiments.run.allocator import keep_pages
+from experiments.speed.measure import (
+    Row,
+    Subject,
+    Unavailable,
+    act,
+    peak_memory,
+    rendering,
+    replay,
+    roofline,
+    sb3_update,
+    update,
+)
+from experiments.speed.roofline import timed
+
+
+def serve(
+    connection: Connection, name: str, device: str, threads: int | None, folder: str, arguments: dict[str, Any]
+) -> None:
+    """A child's life: builds what is to be measured, then times a call whenever the parent asks for it.
+
+    It answers with a kind, "ready", "rows", "unavailable" or "failed", and what belongs to it. Files that it makes go
+    into `folder`, which the parent removes.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
+    tempfile.tempdir = folder
+    if arguments.get("path", "fast") == "fast":
+        keep_pages()
+    if threads:
+        torch.set_num_threads(threads)
+    where = torch.device(device)
+    try:
+        built = MEASURED[name](device=where, **arguments)
+        if isinstance(built, list):
+            connection.send(("rows", [{"threads": torch.get_num_threads(), **row} for row in built]))
+            return
+        connection.send(("ready", {"threads": torch.get_num_threads(), **built.facts}))
+        while True:
+            call, repeats = connection.recv()
+            connection.send(("ready", (timed(built.calls[call], where, repeats), peak_memory(where))))
+    except (EOFError, BrokenPipeError):
+        return  # the parent has what it wants
+    except (Unavailable, ModuleNotFoundError) as error:
+        connection.send(("unavailable", str(error)))
+    except Exception as error:
+        text = (str(error) or repr(error)).splitlines()[0]
+        connection.send(("failed", f"{type(error).__name__}: {text}"))
+
+
+def loop(**arguments: Any) -> list[Row]:
+    from experiments.speed.loop import measure  # what a run needs, and the other children do not pay for
+
+    return measure(**arguments)
+
+
+MEASURED: dict[str, Callable[..., Subject | list[Row]]] = {
+    "update": update,
+    "sb3": sb3_update,
+    "act": act,
+    "replay": replay,
+    "rendering": rendering,
+    "loop": loop,
+    "roofline": roofline,
+}

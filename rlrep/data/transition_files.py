@@ -1,0 +1,233 @@
+"""Episodes with actions and rewards in files of any format, read one at a time, and written."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import Any
+
+import numpy as np
+
+from rlrep.arguments import whole_numbers
+from rlrep.data import cache as caches
+from rlrep.data.formats import WRITTEN, Format, Wanted, make_format
+from rlrep.data.pictures import Layout
+from rlrep.data.reading import Unavailable, Unreadable
+from rlrep.data.sources import Source, find, locate
+from rlrep.data.transitions import Provenance, Transitions
+
+__all__ = ["TransitionFiles", "check_target", "write_transitions"]
+
+# Bytes of frames of one file that are held in memory until it is read to its end; more are in a temporary file.
+HELD_IN_MEMORY = 1 << 28
+
+
+class TransitionFiles:
+    """The episodes in files of any format that `open_dataset` reads; each iteration reads them anew, one at a time.
+
+    Args:
+        path: of the files, see `open_dataset`.
+        skip_corrupt: leave out files that can't be used. The episodes of a file are then handed out when all of it was
+            read; frames that take much memory are held in a temporary file until then.
+        channels_last, frame_channels: how pictures are laid out, see `open_video`; None where their shape tells.
+        format: of the files, see `open_video`; None where the files tell.
+
+    Attributes:
+        provenance: how the data were made, as far as the files tell.
+        skipped: once they were read, files left out, and what was left out of the others; with the reasons.
+        retry: those files that can be used once something else is installed.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, CanNotRead, ValueError: as `open_dataset` does.
+    """
+
+    @whole_numbers
+    def __init__(
+        self,
+        path: str | Path,
+        skip_corrupt: bool = False,
+        *,
+        channels_last: bool | None = None,
+        frame_channels: int | None = None,
+        format: str | Format | None = None,
+    ) -> None:
+        layout = Layout(channels_last, frame_channels)
+        format = None if format is None else make_format(format)
+        root = locate(path, format)
+        self._open(root, find(root, format), skip_corrupt, layout)
+
+    @classmethod
+    def of(cls, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout) -> TransitionFiles:
+        """Those in `sources`, which were found in `root`."""
+        files = cls.__new__(cls)
+        files._open(root, sources, skip_corrupt, layout)
+        return files
+
+    def _open(self, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout) -> None:
+        self.root, self.sources, self.skip_corrupt = root, sources, skip_corrupt
+        self.wanted = Wanted(actions=True, rewards=True, layout=layout)
+        self.skipped: dict[str, str] = {}
+        self.retry: list[str] = []
+        self.provenance = self._read_provenance()
+
+    @property
+    def format(self) -> str:
+        """Which formats the files have."""
+        read = (source for source in self.sources if str(source.path) not in self.skipped)
+        return ", ".join(sorted({source.format.describe(source.path) for source in read}))
+
+    def __iter__(self) -> Iterator[Transitions]:
+        first: dict[str, tuple[Any, Path]] = {}
+        for source in self.sources:
+            if str(source.path) in self.skipped:
+                continue
+            try:
+                for episode in _held(self._episodes(source)) if self.skip_corrupt else self._episodes(source):
+                    kinds = {
+                        "frames (channels, height, width)": episode.frames.shape[1:],
+                        "actions": (str(episode.action.dtype), episode.action.shape[1:]),
+                    }
+                    for what, kind in kinds.items():
+                        expected, path = first.setdefault(what, (kind, source.path))
+                        if kind != expected:
+                            raise ValueError(
+                                f"episodes with different {what}: {path} has {expected}, {source.path} has {kind} "
+                                f"({episode.name}); keep the files of one task and size in a folder of their own"
+                            )
+                    yield episode
+            except Unreadable as error:
+                self._skip(source, error)
+        if len(self.skipped.keys() & {str(source.path) for source in self.sources}) == len(self.sources):
+            name, reason = next(iter(self.skipped.items()))
+            raise ValueError(f"none of the {len(self.sources)} files can be used; the first is {name}: {reason}")
+
+    def _skip(self, source: Source, error: Unreadable) -> None:
+        """Leaves a file out, if that is wanted."""
+        if not self.skip_corrupt:
+            raise ValueError(f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out") from error
+        self.skipped[str(source.path)] = str(error)
+        self.skipped.pop(_in_part(source), None)
+        if isinstance(error, Unavailable):
+            self.retry.append(str(source.path))
+
+    def _episodes(self, source: Source) -> Iterator[Transitions]:
+        """A source's episodes; adds to `skipped` what the source has beside them, and warns of it."""
+        empty = True
+        with source.named():
+            for episode in source.read(self.wanted):
+                empty = False
+                part = episode.left_out
+                transitions = episode.transitions()
+                if part:
+                    if _in_part(source) not in self.skipped:
+                        warnings.warn(f"of {source.path} only whole episodes are kept, without {part}", stacklevel=3)
+                    self.skipped[_in_part(source)] = part
+                yield transitions
+        if empty:
+            raise Unreadable("it holds no whole episode")
+
+    def _read_provenance(self) -> Provenance:
+        """What the files tell; nothing where they tell different things."""
+        told = []
+        for source in self.sources:
+            try:
+                with source.named():
+                    told.append(source.provenance())
+            except Unreadable as error:
+                self._skip(source, error)
+        known = [each for each in told if each is not None]
+        return known[0] if known and all(each == known[0] for each in known) else Provenance()
+
+
+def _in_part(source: Source) -> str:
+    """What a file is called in `skipped` of which a part is left out."""
+    return f"{source.path} (in part)"
+
+
+def _held(episodes: Iterator[Transitions]) -> Iterator[Transitions]:
+    """Episodes, once all of them were read without an error."""
+    held: list[Transitions] = []
+    size = 0
+    with ExitStack() as stack:
+        file: Any = None
+        for episode in episodes:
+            size += episode.frames.nbytes
+            if size > HELD_IN_MEMORY:
+                file = file or stack.enter_context(TemporaryFile())
+                at = file.tell()
+                file.write(episode.frames.data)
+                file.flush()
+                frames = np.memmap(file, np.uint8, "r", at, episode.frames.shape)
+                file.seek(0, os.SEEK_END)
+                episode = replace(episode, frames=frames)
+            held.append(episode)
+        yield from held
+
+
+def write_transitions(
+    episodes: Iterable[Transitions],
+    folder: str | Path,
+    provenance: Provenance | None = None,
+    *,
+    format: str | Format = "rlrep",
+) -> None:
+    """Writes a data set, whole or not at all; episodes are taken one at a time. Nothing that is in `folder` is ever
+    replaced, nor what another process puts there meanwhile.
+
+    Args:
+        episodes: at least one, of one task.
+        folder: a new or empty one, or a link to such a one. It is held from before the first episode is taken.
+        provenance: how they were made, recorded with them.
+        format: "rlrep" (opened without a conversion), "vd4rl_84", "vd4rl_64", "drqv2", "minari", or one of your own,
+            see `open_video`.
+
+    Raises:
+        ValueError: for an unknown format, a folder that is not empty, no episodes, or ones that the format can't hold.
+        InUse: an `OSError`, if another process writes there.
+        FileExistsError: if something was put into the folder meanwhile; the message says where the episodes are.
+        OSError: if it can't be written.
+    """
+    target = check_target(folder, format)
+    with caches.locked(target, wait=False), caches.filling(target) as temporary:
+        check_target(target, format)  # another process may have made it before it was locked
+        make_format(format).write(_at_least_one(episodes), temporary, provenance or Provenance())
+
+
+def check_target(folder: str | Path, format: str | Format) -> Path:
+    """Refuses what `write_transitions` would, before there are episodes.
+
+    Returns:
+        The folder that is meant, where links lead to.
+
+    Raises:
+        ValueError: for an unknown format or one that is only read, and a folder that is not empty or can't be replaced.
+        OSError: if nothing can be written there.
+    """
+    if not make_format(format, WRITTEN).is_written():
+        raise ValueError(f"format {format} has no method `write`: it is only read")
+    try:
+        folder = Path(folder).expanduser().resolve()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} is there already: name a new folder, or delete it")
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{folder} can't be written to ({error}): name a new folder") from error
+    if os.path.ismount(folder):
+        raise ValueError(f"{folder} is where another file system is mounted: name a new folder in it")
+    with caches.unwritable(folder, "free space, or choose another folder"):
+        above = next(each for each in folder.parents if each.exists())
+        TemporaryDirectory(prefix=".rlrep-", dir=above).cleanup()  # what rights say is not the whole truth
+    return folder
+
+
+def _at_least_one(episodes: Iterable[Transitions]) -> Iterator[Transitions]:
+    empty = True
+    for episode in episodes:
+        empty = False
+        yield episode
+    if empty:
+        raise ValueError("there are no episodes to write")
