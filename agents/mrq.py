@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from agents.base import Agent, Metrics, Replay, Space
 from rlrep import LatentModel, Objective, PixelEncoder, Window
+from rlrep.arguments import whole_numbers
 from rlrep.bounds import Count, NonNegative, Rate
 from rlrep.encoders import xavier_init
 from rlrep.momentum import ema_, momentum_copy
@@ -77,6 +78,7 @@ class MRQ(Agent):
     own_objectives = ("latent_model",)
     initial_weights = staticmethod(xavier_init)
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

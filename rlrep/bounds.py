@@ -37,4 +37,5 @@ class Bounds:
 Count = Annotated[int, Bounds(least=0)]
 NonNegative = Annotated[float, Bounds(least=0)]
 Momentum = Annotated[float, Bounds(least=0, below=1)]
+Share = Annotated[float, Bounds(least=0, most=1)]
 Rate = Annotated[float, Bounds(above=0, most=1)]

@@ -7,10 +7,18 @@ from typing import Any, Final
 
 import numpy as np
 
+from rlrep.arguments import whole
+
 __all__ = ["ANY_N_STEP", "Gap", "Offset", "Window"]
 
 # An `n_step` for learners that read the n-step reward of whatever n their owner uses.
 ANY_N_STEP: Final = -1
+
+
+def check_whole(made: Any, *names: str) -> None:
+    """Replaces the values of a frozen dataclass by whole numbers of Python's; refuses others."""
+    for name in names:
+        object.__setattr__(made, name, whole(name, getattr(made, name)))
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class Gap:
     linear: bool = False
 
     def __post_init__(self) -> None:
+        check_whole(self, "most", "plus")
         if self.most < 1:
             raise ValueError(f"a gap must be at least 1 step, got {self.most}")
         if self.plus < 0:
@@ -95,6 +104,9 @@ class Window:
     names: bool = False
 
     def __post_init__(self) -> None:
+        check_whole(self, "n_step", "actions", "rewards")
+        offsets = (each if isinstance(each, Gap) else whole("an offset", each) for each in self.observations)
+        object.__setattr__(self, "observations", tuple(offsets))
         if self.n_step < ANY_N_STEP or self.actions < 0 or self.rewards < 0:
             raise ValueError(f"n_step, actions and rewards of a window must be at least 0, got {self}")
         if 0 in self.observations:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from rlrep.arguments import whole
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder, flat
 from rlrep.momentum import ema_, momentum_copy
@@ -359,10 +359,7 @@ def total_loss(values: Mapping[str, Tensor] | TensorDict) -> Tensor:
 
 
 def check_horizon(horizon: int) -> int:
-    try:
-        steps = operator.index(horizon)
-    except TypeError:
-        raise ValueError(f"horizon must be a whole number of steps, got {horizon!r}") from None
+    steps = whole("horizon", horizon)
     if steps < 1:
         raise ValueError(f"horizon must be at least 1 step, got {steps}")
     return steps
@@ -380,6 +377,7 @@ def check_frame_channels(encoder: PixelEncoder, frame_channels: int) -> int:
             f"what draws pixels needs an encoder with the attribute observation_shape, (C, H, W): "
             f"{type(encoder).__name__} has none"
         )
+    frame_channels = whole("frame_channels", frame_channels)
     if not 1 <= frame_channels <= encoder.observation_shape[0]:
         raise ValueError(
             f"frame_channels must lie in 1..{encoder.observation_shape[0]}, the observation's channels, "

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import action_spec
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Count, Momentum, NonNegative
 from rlrep.contrast import info_nce
@@ -105,6 +106,7 @@ class LatentModel(Objective):
 
     needs_actions = True
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

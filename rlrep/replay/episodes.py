@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.replay.storage import ReplayError
 from rlrep.window import Gap, Offset, Window
 
@@ -51,6 +52,7 @@ class Episodes:
         fade: with `prioritized`, the priority of a row after n further ones counts max(0.1, fadeⁿ) times.
     """
 
+    @whole_numbers
     def __init__(
         self,
         frames: Tensor,
@@ -160,6 +162,7 @@ class Episodes:
             return 0
         return int(self.rows["step"].max(initial=-1, where=self.rows["terminated"])) + 1
 
+    @whole_numbers
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
         """`batch_size` windows, drawn with replacement: a gap first, then a row among all from which it can be had.
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.replay.episodes import Episodes
 from rlrep.window import Window
 
@@ -38,6 +39,7 @@ class Mixture:
         self.replay.check(window, learner, source, batch_size - count)
         self.data.check(window, learner, "the offline data", count)
 
+    @whole_numbers
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
         """`Episodes.sample`, the replay's rows first; `index` of the data's rows is -1."""
         resolved = self.replay.resolve(window)
