@@ -243,8 +243,8 @@ class LatentModel(Objective):
         if "contrast" in self.weights:
             each["contrast"], accuracy = self.contrast(predicted, targets)
         out = {}
-        for name, weight in self.weights.items():
-            out[f"loss_model_{name}"] = weight * (each[name] * valid[..., 0]).sum(1).mean()
+        for loss, weight in self.weights.items():
+            out[f"loss_model_{loss}"] = weight * (each[loss] * valid[..., 0]).sum(1).mean()
         return out if accuracy is None else out | {"model_contrast_accuracy": accuracy}
 
     def step_losses(self, logits: Tensor, ends: Tensor, reward: Tensor, terminated: Tensor) -> dict[str, Tensor]:

@@ -407,7 +407,7 @@ def test_observations_of_one_name_are_one_observation(terminated: bool) -> None:
     window = Window(3, (1, -1, Gap(4)), names=True)
     assert window.join(Window(rewards=2)).names and not Window(3).join(Window()).names
     drawn = sampled(store, 400, window)
-    pictures: dict[int, Tensor] = {}
+    pictures: dict[int, torch.Tensor] = {}
     seen = {"0": drawn["observation"], "3": drawn["next", "observation"]}
     seen |= {str(offset): drawn["at", str(offset)] for offset in window.observations}
     assert seen.keys() == set(drawn["name"].keys())
