@@ -13,6 +13,8 @@ from rlrep.objectives.curl import CURL
 from rlrep.objectives.cvrl import CVRL
 from rlrep.objectives.forward_model import ForwardModel
 from rlrep.objectives.inverse_model import InverseModel
+from rlrep.objectives.laom import LAOM
+from rlrep.objectives.lapo import LAPO
 from rlrep.objectives.latent_model import LatentModel
 from rlrep.objectives.spr import SPR
 from rlrep.objectives.taco import TACO
@@ -30,6 +32,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cvrl": CVRL,
     "spr": SPR,
     "latent_model": LatentModel,
+    "lapo": LAPO,
+    "laom": LAOM,
 }
 
 
