@@ -9,6 +9,7 @@ from rlrep.encoders import PixelEncoder
 from rlrep.objectives.autoencoder import Autoencoder
 from rlrep.objectives.barlow_twins import BarlowTwins
 from rlrep.objectives.base import Objective, Objectives, check_declared
+from rlrep.objectives.bisimulation import Bisimulation
 from rlrep.objectives.curl import CURL
 from rlrep.objectives.cvrl import CVRL
 from rlrep.objectives.forward_model import ForwardModel
@@ -34,6 +35,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "latent_model": LatentModel,
     "lapo": LAPO,
     "laom": LAOM,
+    "bisimulation": Bisimulation,
 }
 
 
