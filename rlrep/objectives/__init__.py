@@ -17,6 +17,7 @@ from rlrep.objectives.inverse_model import InverseModel
 from rlrep.objectives.laom import LAOM
 from rlrep.objectives.lapo import LAPO
 from rlrep.objectives.latent_model import LatentModel
+from rlrep.objectives.multistage import Multistage
 from rlrep.objectives.spr import SPR
 from rlrep.objectives.taco import TACO
 from rlrep.objectives.temporal_contrastive import TemporalContrastive
@@ -36,6 +37,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "lapo": LAPO,
     "laom": LAOM,
     "bisimulation": Bisimulation,
+    "multistage": Multistage,
 }
 
 

@@ -39,6 +39,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "barlow_twins": {"feature_dim": 4, "hidden_dim": 16},
     "latent_model": {"horizon": 3, "state_dim": 8, "state_action_dim": 8, "latent_action_dim": 4, "hidden_dim": 16},
     "bisimulation": {"feature_dim": 8, "hidden_dim": 16},
+    "multistage": {"feature_dim": 8, "clusters": 2},
     "lapo": {"feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
     "laom": {"horizon": 3, "feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
 }
