@@ -19,6 +19,7 @@ from rlrep.objectives.lapo import LAPO
 from rlrep.objectives.latent_model import LatentModel
 from rlrep.objectives.multistage import Multistage
 from rlrep.objectives.spr import SPR
+from rlrep.objectives.swav import SwAV
 from rlrep.objectives.taco import TACO
 from rlrep.objectives.temporal_contrastive import TemporalContrastive
 from rlrep.registry import check_options, find_class
@@ -38,6 +39,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "laom": LAOM,
     "bisimulation": Bisimulation,
     "multistage": Multistage,
+    "swav": SwAV,
 }
 
 

@@ -40,6 +40,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "latent_model": {"horizon": 3, "state_dim": 8, "state_action_dim": 8, "latent_action_dim": 4, "hidden_dim": 16},
     "bisimulation": {"feature_dim": 8, "hidden_dim": 16},
     "multistage": {"feature_dim": 8, "clusters": 2},
+    "swav": {"feature_dim": 8, "hidden_dim": 16, "prototypes": 4},
     "lapo": {"feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
     "laom": {"horizon": 3, "feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
 }
