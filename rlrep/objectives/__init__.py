@@ -11,6 +11,7 @@ from rlrep.objectives.barlow_twins import BarlowTwins
 from rlrep.objectives.base import Objective, Objectives, check_declared
 from rlrep.objectives.bisimulation import Bisimulation
 from rlrep.objectives.curl import CURL
+from rlrep.objectives.curved import Curved
 from rlrep.objectives.cvrl import CVRL
 from rlrep.objectives.forward_model import ForwardModel
 from rlrep.objectives.inverse_model import InverseModel
@@ -18,10 +19,12 @@ from rlrep.objectives.laom import LAOM
 from rlrep.objectives.lapo import LAPO
 from rlrep.objectives.latent_model import LatentModel
 from rlrep.objectives.multistage import Multistage
+from rlrep.objectives.r3m import R3M
 from rlrep.objectives.spr import SPR
 from rlrep.objectives.swav import SwAV
 from rlrep.objectives.taco import TACO
 from rlrep.objectives.temporal_contrastive import TemporalContrastive
+from rlrep.objectives.vip import VIP
 from rlrep.registry import check_options, find_class
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -40,6 +43,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "bisimulation": Bisimulation,
     "multistage": Multistage,
     "swav": SwAV,
+    "vip": VIP,
+    "r3m": R3M,
+    "curved": Curved,
 }
 
 

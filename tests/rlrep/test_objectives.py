@@ -41,6 +41,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "bisimulation": {"feature_dim": 8, "hidden_dim": 16},
     "multistage": {"feature_dim": 8, "clusters": 2},
     "swav": {"feature_dim": 8, "hidden_dim": 16, "prototypes": 4},
+    "vip": {"feature_dim": 8, "horizon": 3},
+    "r3m": {"feature_dim": 8, "horizon": 3},
+    "curved": {"feature_dim": 8, "hidden_dim": 16},
     "lapo": {"feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
     "laom": {"horizon": 3, "feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
 }
