@@ -14,6 +14,7 @@ from rlrep.objectives.curl import CURL
 from rlrep.objectives.curved import Curved
 from rlrep.objectives.cvrl import CVRL
 from rlrep.objectives.forward_model import ForwardModel
+from rlrep.objectives.gated import Gated
 from rlrep.objectives.inverse_model import InverseModel
 from rlrep.objectives.laom import LAOM
 from rlrep.objectives.lapo import LAPO
@@ -46,6 +47,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "vip": VIP,
     "r3m": R3M,
     "curved": Curved,
+    "gated": Gated,
 }
 
 

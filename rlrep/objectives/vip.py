@@ -12,7 +12,7 @@ from rlrep.augment import RandomShift
 from rlrep.bounds import Bounds, Momentum
 from rlrep.contrast import gather
 from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
-from rlrep.objectives.base import Objective
+from rlrep.objectives.base import Objective, check_horizon
 from rlrep.window import Gap, Window
 
 
@@ -83,6 +83,6 @@ def value(state: Tensor, goal: Tensor) -> Tensor:
 
 def check_goal_horizon(horizon: int) -> int:
     """Refuses less than the two steps between which there is an observation on the way."""
-    if horizon != int(horizon) or horizon < 2:
+    if check_horizon(horizon) < 2:
         raise ValueError(f"horizon must be at least 2 steps, with an observation on the way, got {horizon}")
     return horizon

@@ -44,6 +44,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "vip": {"feature_dim": 8, "horizon": 3},
     "r3m": {"feature_dim": 8, "horizon": 3},
     "curved": {"feature_dim": 8, "hidden_dim": 16},
+    "gated": {"feature_dim": 8},
     "lapo": {"feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
     "laom": {"horizon": 3, "feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
 }
