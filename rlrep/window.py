@@ -73,6 +73,7 @@ class Window:
     - with `n_step`: `discount` and the entries of `next`;
     - with `actions` = K: `action_sequence`, the actions at t, ..., t + K - 1;
     - with one entry in `observations`: `future_observation` and `gap`, the steps to it;
+    - with `episode`: `episode`, (B,) int64, a number of its own for each episode that rows are from;
     - with `rewards` = T: (`sequence`, `reward`), (`sequence`, `terminated`) and (`sequence`, `valid`), (B, T, 1) each.
 
     Args:
@@ -80,6 +81,7 @@ class Window:
         observations: further observations, each some steps after t (before it, if negative) or a `Gap`.
         actions: how many actions from t on.
         rewards: how many single rewards from t on.
+        episode: whether to say which episode each row is from.
 
     Raises:
         ValueError: for counts below 0, and an offset that is 0 or named twice.
@@ -89,6 +91,7 @@ class Window:
     observations: tuple[Offset, ...] = ()
     actions: int = 0
     rewards: int = 0
+    episode: bool = False
 
     def __post_init__(self) -> None:
         if self.n_step < ANY_N_STEP or self.actions < 0 or self.rewards < 0:
@@ -144,6 +147,7 @@ class Window:
             tuple(dict.fromkeys(offset for window in windows for offset in window.observations)),
             max(window.actions for window in windows),
             max(window.rewards for window in windows),
+            any(window.episode for window in windows),
         )
 
     def with_n_step(self, n_step: int) -> Window:
@@ -165,6 +169,7 @@ class Window:
         has: dict[Any, bool] = {
             "observation": True,
             "index": True,
+            "episode": self.episode,
             "action": bool(self.actions or self.n_step),
             "discount": bool(self.n_step),
             "action_sequence": bool(self.actions),

@@ -15,6 +15,7 @@ from rlrep.objectives.curved import Curved
 from rlrep.objectives.cvrl import CVRL
 from rlrep.objectives.forward_model import ForwardModel
 from rlrep.objectives.gated import Gated
+from rlrep.objectives.invariance import Invariance
 from rlrep.objectives.inverse_model import InverseModel
 from rlrep.objectives.laom import LAOM
 from rlrep.objectives.lapo import LAPO
@@ -48,6 +49,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "r3m": R3M,
     "curved": Curved,
     "gated": Gated,
+    "invariance": Invariance,
 }
 
 

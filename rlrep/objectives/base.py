@@ -28,6 +28,7 @@ WHO_HAS = {
     "action_sequence": "a replay buffer built with horizon=K, or offline RL data, not video",
     "future_observation": "a replay buffer built with horizon=K, offline RL data, and video sources",
     "index": "every batch of a replay buffer or of data, video's too; TorchRL's slices have none",
+    "episode": "batches that are drawn for its window, sample(batch_size, objective.window), video's too",
     "gap": "a replay buffer built with horizon=K, offline RL data, and video sources",
     "reward": "a replay buffer or offline RL data, not video",
 }

@@ -45,6 +45,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "r3m": {"feature_dim": 8, "horizon": 3},
     "curved": {"feature_dim": 8, "hidden_dim": 16},
     "gated": {"feature_dim": 8},
+    "invariance": {"feature_dim": 8},
     "lapo": {"feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
     "laom": {"horizon": 3, "feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
 }
@@ -82,6 +83,7 @@ def make_batch(action_space: Any = BOX, batch_size: int = 5, horizon: int = 3) -
         {
             "observation": pixels(),
             "index": torch.arange(batch_size),
+            "episode": torch.arange(batch_size) // 2,
             "action": sequence[:, 0],
             "action_sequence": sequence,
             "future_observation": pixels(),
