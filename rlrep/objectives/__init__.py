@@ -21,6 +21,7 @@ from rlrep.objectives.laom import LAOM
 from rlrep.objectives.lapo import LAPO
 from rlrep.objectives.latent_model import LatentModel
 from rlrep.objectives.multistage import Multistage
+from rlrep.objectives.pixpro import PixPro
 from rlrep.objectives.r3m import R3M
 from rlrep.objectives.spr import SPR
 from rlrep.objectives.swav import SwAV
@@ -50,6 +51,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "curved": Curved,
     "gated": Gated,
     "invariance": Invariance,
+    "pixpro": PixPro,
 }
 
 

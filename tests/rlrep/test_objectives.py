@@ -46,6 +46,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "curved": {"feature_dim": 8, "hidden_dim": 16},
     "gated": {"feature_dim": 8},
     "invariance": {"feature_dim": 8},
+    "pixpro": {"feature_dim": 8, "hidden_dim": 16},
     "lapo": {"feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
     "laom": {"horizon": 3, "feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
 }
