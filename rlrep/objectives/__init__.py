@@ -23,6 +23,7 @@ from rlrep.objectives.latent_model import LatentModel
 from rlrep.objectives.multistage import Multistage
 from rlrep.objectives.pixpro import PixPro
 from rlrep.objectives.r3m import R3M
+from rlrep.objectives.sepclr import SepCLR
 from rlrep.objectives.spr import SPR
 from rlrep.objectives.swav import SwAV
 from rlrep.objectives.taco import TACO
@@ -52,6 +53,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "gated": Gated,
     "invariance": Invariance,
     "pixpro": PixPro,
+    "sepclr": SepCLR,
 }
 
 

@@ -47,6 +47,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gated": {"feature_dim": 8},
     "invariance": {"feature_dim": 8},
     "pixpro": {"feature_dim": 8, "hidden_dim": 16},
+    "sepclr": {"feature_dim": 8},
     "lapo": {"feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
     "laom": {"horizon": 3, "feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
 }
