@@ -53,7 +53,7 @@ class R3M(Objective):
         self.window = Window(observations=(Gap(horizon - 1), horizon))
         self.in_keys = ["observation", ("sequence", "observation")]
         self.out_keys = ["loss_r3m", "r3m_accuracy"]
-        self.state_projection = FeatureLinear(encoder.repr_dim, feature_dim)
+        self.state_projection = FeatureLinear(encoder.repr_dim, feature_dim, bias=False)
         self.state_projection.apply(orthogonal_init)
 
     def losses(self, observation: Tensor, others: Tensor) -> dict[str, Tensor]:  # type: ignore[override]

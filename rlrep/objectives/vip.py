@@ -61,7 +61,7 @@ class VIP(Objective):
         self.horizon, self.discount = check_goal_horizon(horizon), discount
         self.window = Window(observations=(Gap(horizon - 1), Gap(horizon - 1, plus=1), horizon))
         self.in_keys, self.out_keys = ["observation", ("sequence", "observation")], ["loss_vip"]
-        self.state_projection = FeatureLinear(encoder.repr_dim, feature_dim)
+        self.state_projection = FeatureLinear(encoder.repr_dim, feature_dim, bias=False)
         self.state_projection.apply(orthogonal_init)
 
     def losses(self, observation: Tensor, others: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
