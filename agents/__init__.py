@@ -19,6 +19,7 @@ from agents.mrq import MRQ
 from agents.sac import SAC
 from agents.td3_bc import TD3BC
 from rlrep import PixelEncoder, RandomShift, make_objective
+from rlrep.arguments import whole_numbers
 from rlrep.registry import find_class, look_up
 
 AGENTS: dict[str, type[Agent]] = {
@@ -46,6 +47,7 @@ def find_agent(name: str) -> type[Agent]:
     return find_class("agent", name, AGENTS, Agent)
 
 
+@whole_numbers
 def make_agent(
     name: str,
     observation_shape: Sequence[int],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rlrep import Objective, Objectives, PixelEncoder, RandomShift, Window
 from rlrep.actions import action_spec
+from rlrep.arguments import whole_numbers
 from rlrep.bounds import Count
 from rlrep.optimizers import adam
 
@@ -34,6 +35,15 @@ class Replay(Protocol):
     def update_priority(self, index: Tensor, priority: Tensor) -> None: ...
 
     def mean_absolute_reward(self) -> float: ...
+
+
+def mean_over_ranks(value: float, device: torch.device) -> float:
+    """The mean of a number over all ranks of torch.distributed; itself without it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    mean = torch.tensor(value, device=device)
+    torch.distributed.all_reduce(mean)
+    return mean.item() / torch.distributed.get_world_size()
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -94,6 +104,7 @@ class Agent(nn.Module):
     waits_for_exploration = False
     encoder: PixelEncoder
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -128,9 +139,11 @@ class Agent(nn.Module):
         self.encoder = encoder
         self.objectives = Objectives(objectives)
         if joint and self.objectives.own_batches:
+            own = [each for each in self.objectives if each.batch_size]
+            named = ", ".join(f"{type(each).__name__} of {each.batch_size}" for each in own)
             raise ValueError(
-                "joint updates share one batch, and an objective has a batch_size of its own: leave it out, or update "
-                "separately (update=separate)"
+                f"update=joint, which agent=bc has by default, shares one batch, and objectives have a batch_size of "
+                f"their own ({named}): give update=separate (joint=False in Python), or leave batch_size out"
             )
         self.window = self.own_window(n_step).join(self.objectives.window).with_n_step(n_step)
         self.own_batches = {size: window.with_n_step(n_step) for size, window in self.objectives.own_batches.items()}

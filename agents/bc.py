@@ -13,6 +13,7 @@ from agents.base import Agent, Metrics, Space
 from agents.drqv2 import Actor, add_noise
 from agents.schedule import parse_schedule
 from rlrep import Objective, PixelEncoder, Window
+from rlrep.arguments import whole_numbers
 from rlrep.optimizers import adam
 
 
@@ -34,6 +35,7 @@ class BC(Agent):
         options: of `Agent`.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

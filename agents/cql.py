@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.base import Metrics, Space
 from agents.sac import SAC
 from rlrep import PixelEncoder
+from rlrep.arguments import whole_numbers
 from rlrep.bounds import NonNegative
 
 
@@ -36,6 +37,7 @@ class CQL(SAC):
         options: of `SAC`.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

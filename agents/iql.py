@@ -14,6 +14,7 @@ from agents.base import Agent, Metrics, Space
 from agents.drqv2 import Actor as MeanActor
 from agents.networks import Critic
 from rlrep import Objective, PixelEncoder
+from rlrep.arguments import whole_numbers
 from rlrep.bounds import NonNegative, Rate
 from rlrep.encoders import mlp, orthogonal_init, projection
 from rlrep.momentum import ema_, momentum_copy
@@ -86,6 +87,7 @@ class IQL(Agent):
         options: of `Agent`.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.base import Agent, Metrics, Replay, Space
-from rlrep import LatentModel, Objective, PixelEncoder
+from agents.base import Agent, Metrics, Replay, Space, mean_over_ranks
+from rlrep import LatentModel, Objective, PixelEncoder, Window
+from rlrep.arguments import whole_numbers
 from rlrep.bounds import Count, NonNegative, Rate
 from rlrep.encoders import xavier_init
 from rlrep.momentum import ema_, momentum_copy
@@ -77,6 +78,7 @@ class MRQ(Agent):
     own_objectives = ("latent_model",)
     initial_weights = staticmethod(xavier_init)
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -116,6 +118,7 @@ class MRQ(Agent):
         self.noise, self.noise_clip = noise * scale, noise_clip * scale
         self.pre_activation_weight, self.value_grad_clip = pre_activation_weight, value_grad_clip
         self.scale_rewards, self.prioritized, self.fade = scale_rewards, prioritized, fade
+        self.same_every_update = self.model.same_every_update
         self.window = self.own_window(self.n_step)
         self.shared_window = self.objectives.window.with_n_step(self.n_step)
 
@@ -137,6 +140,9 @@ class MRQ(Agent):
             ("policy", self.policy.parameters(), value_lr),
         ]
         self.optimizers = {name: adam(parameters, step, weight_decay) for name, parameters, step in decayed}
+
+    def own_window(self, n_step: int) -> Window:
+        return Window(n_step, names=_latent_model(self.objectives).window.names)
 
     @property
     def replay_options(self) -> dict[str, Any]:
@@ -179,7 +185,8 @@ class MRQ(Agent):
         ema_(self.policy_target, self.policy, 1.0)
         if self.scale_rewards:
             self.target_reward_scale.copy_(self.reward_scale)
-            self.reward_scale.fill_(max(replay.mean_absolute_reward(), SMALLEST_SCALE))
+            size = mean_over_ranks(replay.mean_absolute_reward(), self.device)
+            self.reward_scale.fill_(max(size, SMALLEST_SCALE))
 
     def burst(self, replay: Replay, step: int) -> Metrics:
         """`target_every` steps on the objectives' losses; their means."""
@@ -194,7 +201,8 @@ class MRQ(Agent):
     def learn(self, batch: TensorDict, step: int) -> Metrics:
         with torch.no_grad():
             state = self.model.embed(batch["observation"])
-            next_state = self.model.embed_target(batch["next", "observation"])
+        name = batch.get(("name", str(self.n_step)), None)
+        next_state = self.model.embed_target(batch["next", "observation"], name)
         metrics = self.update_value(batch, state, next_state)
         return metrics | self.update_policy(state)
 
@@ -234,7 +242,7 @@ class MRQ(Agent):
         self.updates = state["updates"]
 
 
-def _latent_model(objectives: Sequence[Objective]) -> LatentModel:
+def _latent_model(objectives: Iterable[Objective]) -> LatentModel:
     for objective in objectives:
         if isinstance(objective, LatentModel):
             return objective

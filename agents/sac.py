@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from agents.base import Agent, Metrics, Space
 from agents.networks import Critic
 from rlrep import Objective, PixelEncoder
+from rlrep.arguments import whole_numbers
 from rlrep.bounds import Rate
 from rlrep.encoders import mlp, orthogonal_init, projection
 from rlrep.momentum import ema_, momentum_copy
@@ -80,6 +81,7 @@ class SAC(Agent):
         options: of `Agent`.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -13,6 +13,7 @@ from agents.base import Metrics, Space
 from agents.drqv2 import add_noise
 from agents.drqv2_bc import DrQV2BC, bc_weighted
 from rlrep import PixelEncoder
+from rlrep.arguments import whole_numbers
 from rlrep.bounds import NonNegative
 from rlrep.momentum import ema_, momentum_copy
 
@@ -40,6 +41,7 @@ class TD3BC(DrQV2BC):
 
     same_every_update = False
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

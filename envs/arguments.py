@@ -11,13 +11,24 @@ def at_least(smallest: int, value: int, name: str) -> int:
     Raises:
         ValueError: if it is not a whole number, or smaller than `smallest`.
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}; expected a whole number") from None
+    number = whole(value, name)
     if number < smallest:
         raise ValueError(f"{name} is {number}; expected at least {smallest}")
     return number
+
+
+def whole(value: int, name: str) -> int:
+    """`value` as an int; True and False are none.
+
+    Raises:
+        ValueError: if it is not a whole number.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; expected a whole number")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}; expected a whole number") from None
 
 
 def known_render_mode(render_mode: str | None) -> str | None:

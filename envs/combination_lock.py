@@ -23,12 +23,13 @@ with the future; with other odds "both on" or "either on" can beat it, and would
 
 from __future__ import annotations
 
-import operator
 from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+
+from envs.arguments import whole
 
 Place = Literal["left", "right"]
 Bits = npt.NDArray[np.bool_]
@@ -95,7 +96,7 @@ class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
             raise ValueError(f"unknown reset options {sorted(unknown)}; known: level, controlled, exogenous")
         self._level = _whole_number("level", start["level"], 0, self.horizon - 1)
         self._controlled, self._exogenous = (
-            np.array(bool(_whole_number(name, start[name], 0, 1))) for name in ("controlled", "exogenous")
+            np.array(bool(_whole_number(name, _bit(start[name]), 0, 1))) for name in ("controlled", "exogenous")
         )
         return self._observe()
 
@@ -151,12 +152,14 @@ class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
         return picture, {"state": state, "noise": np.array([self._exogenous], np.float32)}
 
 
+def _bit(value: Any) -> Any:
+    """True and False as 1 and 0."""
+    return int(value) if isinstance(value, bool) else value
+
+
 def _whole_number(name: str, value: int, low: int, high: int | None = None) -> int:
     expected = f"a whole number of at least {low}" if high is None else f"a whole number in {low}..{high}"
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}; expected {expected}") from None
+    number = whole(value, name)
     if number < low or (high is not None and number > high):
         raise ValueError(f"{name} is {number}; expected {expected}")
     return number

@@ -5,6 +5,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from envs.arguments import at_least
+
 
 class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
     """Makes episode k of a run a pure function of the run's seed and k.
@@ -39,9 +41,7 @@ class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
         options = dict(options or {})
         if seed is not None:
             self._seed, self.next_episode = _seed(seed), 0
-        episode = options.pop("episode", self.next_episode)
-        if episode < 0:
-            raise ValueError(f"episode is {episode}; expected at least 0")
+        episode = at_least(0, options.pop("episode", self.next_episode), "episode")
         episode_seed = np.random.SeedSequence([self._seed, episode]).generate_state(1, np.uint64).item()
         observation, info = self.env.reset(seed=episode_seed, options=options or None)
         self.next_episode = episode + 1
@@ -51,6 +51,4 @@ class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
 def _seed(seed: int | None) -> int:
     if seed is None:
         return int(np.random.SeedSequence().generate_state(1, np.uint64).item())
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected at least 0")
-    return int(seed)
+    return at_least(0, seed, "seed")

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from envs.arguments import at_least
 from envs.extras import install
 from envs.noise import Frames, NoiseProcess
 
@@ -91,8 +92,9 @@ class VectorGridWorld:
     action_space = gym.spaces.Discrete(3)
 
     def __init__(self, num_envs: int, layout: int = 0, noise: dict[str, Any] | None = None, seed: int = 0) -> None:
-        self.table = grid_table(layout)
-        self.num_envs = num_envs
+        self.table = grid_table(at_least(0, layout, "layout"))
+        self.num_envs = num_envs = at_least(1, num_envs, "num_envs")
+        seed = at_least(0, seed, "seed")
         self.rng = np.random.default_rng(seed)
         shape = self.observation_space.shape
         self.noise = None if noise is None else NoiseProcess(num_envs, shape, seed=seed + 1_000_003, **noise)
@@ -151,7 +153,7 @@ class GridWorld(gym.Env[Frames, np.int64]):
     def __init__(self, layout: int = 0, render_mode: str | None = None) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is {render_mode!r}; expected None or 'rgb_array'")
-        self.table = grid_table(layout)
+        self.table = grid_table(at_least(0, layout, "layout"))
         self.render_mode = render_mode
         self._state, self._steps = 0, MAX_STEPS
 

@@ -8,6 +8,8 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from envs.arguments import at_least
+
 Kind = Literal["shapes", "pixels"]
 Frames = npt.NDArray[np.uint8]
 
@@ -57,8 +59,7 @@ class NoiseProcess:
     ) -> None:
         if kind not in ("shapes", "pixels"):
             raise ValueError(f"kind is {kind!r}; expected 'shapes' or 'pixels'")
-        if num_shapes < 1:
-            raise ValueError(f"num_shapes is {num_shapes}; expected at least 1")
+        num_shapes = at_least(1, num_shapes, "num_shapes")
         if not 0 < size <= 1:
             raise ValueError(f"size is {size}; expected a share in (0, 1]")
         if not 0 <= persistence <= 1:
@@ -152,8 +153,7 @@ class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
         space = env.observation_space
         if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
             raise ValueError(f"noise needs pixels (channels, height, width) of uint8, this environment gives {space}")
-        if frame_channels < 1:
-            raise ValueError(f"frame_channels is {frame_channels}; expected at least 1")
+        frame_channels = at_least(1, frame_channels, "frame_channels")
         if channels_last is None:
             channels_last = _is_last(space.shape, frame_channels)
         self._axis = 2 if channels_last else 0

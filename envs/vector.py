@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
+from envs.arguments import at_least
 from envs.make import environment_spec, make_env
 from envs.workers import PATIENCE, EnvironmentDied, Line, spawning, work
 
@@ -61,10 +62,7 @@ def make_vector_env(
     Warns:
         RuntimeWarning: once, if there are more environment processes than processors for this process.
     """
-    if num_envs < 1:
-        raise ValueError(f"num_envs is {num_envs}; expected at least 1")
-    if seed < 0:
-        raise ValueError(f"seed is {seed}; expected at least 0")
+    num_envs, seed = at_least(1, num_envs, "num_envs"), at_least(0, seed, "seed")
     if not timeout > 0:
         raise ValueError(f"timeout is {timeout}; expected seconds, more than 0")
     seeds = [np.random.SeedSequence([seed, i]).generate_state(1, np.uint64).item() for i in range(num_envs)]

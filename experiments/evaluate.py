@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from envs import OpenGLError
-from experiments.files import naming, write_atomically
+from experiments.files import check_writable, write_atomically
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError
 from experiments.run.device import resolve_device
 from experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, write_video
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config.device = resolve_device(options.device)
             torch.manual_seed(options.seed)
             config.seed += options.seed
-            with naming(video):
-                video.parent.mkdir(parents=True, exist_ok=True)
+            for place in (video.parent, folder):
+                check_writable(place)
             env = make_evaluation_env(config, film=True)
         with closing(env):
             if options.random:

@@ -87,6 +87,18 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Makes a folder if it is not there, and writes in it, before the work is done whose result goes there.
+
+    Raises:
+        OSError: if that is not possible, naming the folder.
+    """
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / ".writable", b"")
+    (folder / ".writable").unlink()
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Gives errors of the operating system the name of the file; those of writing have none."""

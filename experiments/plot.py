@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.results.curve_tables import summary
-from experiments.results.curves import draw_runs
+from experiments.results.curves import GROUP, draw_runs
 from experiments.results.runs import as_finite
 
 
@@ -37,7 +37,7 @@ def as_pairs(texts: Sequence[str]) -> dict[str, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.plot", description="Draw runs together.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, a folder of runs, or a CSV of curves")
-    parser.add_argument("--group", default="agent.name", metavar="KEY", help="config key; a curve for each value")
+    parser.add_argument("--group", metavar="KEY", help=f"config key of runs; a curve for each value (default: {GROUP})")
     parser.add_argument("--names", nargs="+", metavar="VALUE=NAME", help="VALUE may be its end only")
     parser.add_argument("--out", default=Path("curve.png"), type=Path, help="picture (default: %(default)s)")
     parser.add_argument("--csv", type=Path, help="the numbers drawn (default: beside the picture)")
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(summary(curves, options.group))
+    print(summary(curves, options.group or GROUP))
     print(f"\n{options.out} drawn from {options.csv or options.out.with_suffix('.csv')}")
     return 0
 

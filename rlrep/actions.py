@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
 from rlrep.encoders import orthogonal_init, projection
 
 HIDDEN_DIM = 64
@@ -40,6 +41,7 @@ class ActionEncoder(nn.Module):
         latent_dim: size of u; the paper's int(1.25 · A) + 1 if None.
     """
 
+    @whole_numbers
     def __init__(self, action_space: Any, latent_dim: int | None = None) -> None:
         super().__init__()
         action_dim, self.discrete = action_spec(action_space)
@@ -60,6 +62,7 @@ class ActionSequenceEncoder(nn.Module):
     Input: (B, K, U) float32. Output: (B, K·U) float32 in (-1, 1).
     """
 
+    @whole_numbers
     def __init__(self, latent_dim: int, horizon: int) -> None:
         super().__init__()
         self.out_dim = latent_dim * horizon

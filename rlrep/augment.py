@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
+
 
 def shift(observation: Tensor, offset: Tensor, pad: int) -> Tensor:
     """Crop `[y : y + H, x : x + W]` of each image padded by `pad` with edge replication.
@@ -61,6 +63,7 @@ class RandomShift(nn.Module):
     call from torch's global generator. ``RandomShift(0)`` is the identity.
     """
 
+    @whole_numbers
     def __init__(self, pad: int = 4) -> None:
         super().__init__()
         if pad < 0:

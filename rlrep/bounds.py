@@ -35,6 +35,8 @@ class Bounds:
 
 
 Count = Annotated[int, Bounds(least=0)]
+Several = Annotated[int, Bounds(least=2)]
 NonNegative = Annotated[float, Bounds(least=0)]
 Momentum = Annotated[float, Bounds(least=0, below=1)]
+Share = Annotated[float, Bounds(least=0, most=1)]
 Rate = Annotated[float, Bounds(above=0, most=1)]

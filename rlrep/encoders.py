@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
 from rlrep.encoder_files import CONFIG, WEIGHTS, read_encoder, write_encoder
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -69,6 +69,7 @@ def _in_memory_order(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).flatten(1)
 
 
+@whole_numbers
 def projection(in_dim: int, out_dim: int) -> nn.Sequential:
     """Linear → LayerNorm → Tanh, (B, in_dim) to (B, out_dim): the trunk of DrQ-v2 and the state projection of TACO.
 
@@ -79,6 +80,7 @@ def projection(in_dim: int, out_dim: int) -> nn.Sequential:
     return nn.Sequential(FeatureLinear(in_dim, out_dim), nn.LayerNorm(out_dim), nn.Tanh())
 
 
+@whole_numbers
 def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int) -> nn.Sequential:
     """Linear layers with a ReLU after each hidden one, (B, in_dim) to (B, out_dim)."""
     layers: list[nn.Module] = []
@@ -207,14 +209,6 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
-def _whole(name: str, values: Iterable[Any]) -> tuple[int, ...]:
-    """Whole numbers of any type, NumPy's for one, as Python's, which JSON can hold."""
-    try:
-        return tuple(operator.index(value) for value in values)
-    except TypeError as error:
-        raise ValueError(f"{name} must be whole numbers, got {values!r}") from error
-
-
 class PixelEncoder(nn.Module, PyTorchModelHubMixin):
     """The convolutional encoder of DrQ-v2 (arXiv 2107.09645): `x / 255 - 0.5`, then four 3×3 convolutions with ReLU.
 
@@ -237,6 +231,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
 
     _scale_known = False
 
+    @whole_numbers
     def __init__(
         self,
         observation_shape: Sequence[int] = (9, 84, 84),
@@ -247,11 +242,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        observation_shape = _whole("observation_shape", observation_shape)
-        strides = _whole("strides", strides)
-        (channels,) = _whole("channels", [channels])
-        if out_dim is not None:
-            (out_dim,) = _whole("out_dim", [out_dim])
+        observation_shape, strides = tuple(observation_shape), tuple(strides)
         if len(strides) < 1 or min(strides) < 1:
             raise ValueError(f"strides must be numbers of at least 1, one a convolution, got {tuple(strides)}")
         smallest = 2  # the last feature map's side
@@ -432,6 +423,7 @@ class PixelDecoder(nn.Module):
 
     PATCH = 4
 
+    @whole_numbers
     def __init__(self, in_dim: int, image_shape: Sequence[int], channels: int = 32) -> None:
         super().__init__()
         out_channels, height, width = image_shape

@@ -9,6 +9,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.objectives import Objective, Objectives
 from rlrep.optimizers import adam
 
@@ -54,6 +55,7 @@ class Pretrainer:
         >>> pretrain(objective, train, validation, steps=10_000).objective.encoder.save_pretrained("encoder")
     """
 
+    @whole_numbers
     def __init__(
         self,
         objective: Objective,
@@ -185,6 +187,7 @@ class Pretrainer:
         self._best, self.best_loss, self.best_updates = best["weights"], best["loss"], best["updates"]
 
 
+@whole_numbers
 def pretrain(objective: Objective, train: Episodes, validation: Episodes, *, steps: int, **options: Any) -> Pretrainer:
     """Trains to the end; the objective and its encoder hold the best validation's weights then.
 

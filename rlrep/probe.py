@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
 from rlrep.encoders import PixelDecoder, PixelEncoder, mlp, to_pixels, to_unit_scale
 
 NEGLIGIBLE = 1e-3  # of the typical spread
 PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))  # of ridge regression, per row
 
 
+@whole_numbers
 @torch.no_grad()
 def encode(encoder: PixelEncoder, observation: Tensor, batch_size: int = 512) -> Tensor:
     """Features (N, repr_dim) float32 of pixels (N, C, H, W) uint8, a batch at a time, without a gradient.
@@ -25,6 +27,7 @@ def encode(encoder: PixelEncoder, observation: Tensor, batch_size: int = 512) ->
     return torch.cat([encoder(pixels.to(device)).to(pixels.device) for pixels in observation.split(batch_size)])
 
 
+@whole_numbers
 def probe(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
@@ -112,6 +115,7 @@ class ProbeScore(NamedTuple):
         return f"{self.mean:.3f} ± {self.std:.3f}"
 
 
+@whole_numbers
 def probe_folds(
     features: Tensor, target: Tensor, groups: Tensor | None = None, folds: int = 5, seed: int = 0, **options: Any
 ) -> ProbeScore:
@@ -255,6 +259,7 @@ def effective_rank(features: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
+@whole_numbers
 def reconstruction(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],

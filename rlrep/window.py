@@ -7,10 +7,18 @@ from typing import Any, Final
 
 import numpy as np
 
+from rlrep.arguments import whole
+
 __all__ = ["ANY_N_STEP", "Gap", "Offset", "Window"]
 
 # An `n_step` for learners that read the n-step reward of whatever n their owner uses.
 ANY_N_STEP: Final = -1
+
+
+def check_whole(made: Any, *names: str) -> None:
+    """Replaces the values of a frozen dataclass by whole numbers of Python's; refuses others."""
+    for name in names:
+        object.__setattr__(made, name, whole(name, getattr(made, name)))
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class Gap:
     linear: bool = False
 
     def __post_init__(self) -> None:
+        check_whole(self, "most", "plus")
         if self.most < 1:
             raise ValueError(f"a gap must be at least 1 step, got {self.most}")
         if self.plus < 0:
@@ -73,14 +82,17 @@ class Window:
     - with `n_step`: `discount` and the entries of `next`;
     - with `actions` = K: `action_sequence`, the actions at t, ..., t + K - 1;
     - with one entry in `observations`: `future_observation` and `gap`, the steps to it;
-    - with `episode`: `episode`, (B,) int64, a number of its own for each episode that rows are from;
-    - with `rewards` = T: (`sequence`, `reward`), (`sequence`, `terminated`) and (`sequence`, `valid`), (B, T, 1) each.
+    - with `rewards` = T: (`sequence`, `reward`), (`sequence`, `terminated`) and (`sequence`, `valid`), (B, T, 1) each;
+    - with `names`: (`name`, …), (B,) int64, which observation is which, by its offset and "0": equal names are equal
+      observations of one store, for whoever keeps what was computed of them;
+    - with `episode`: `episode`, (B,) int64, a number of its own for each episode that rows are from.
 
     Args:
         n_step: n of the transition (t, t + n) with its summed reward; 0 for none, `ANY_N_STEP` for the owner's n.
         observations: further observations, each some steps after t (before it, if negative) or a `Gap`.
         actions: how many actions from t on.
         rewards: how many single rewards from t on.
+        names: whether the observations have names.
         episode: whether to say which episode each row is from.
 
     Raises:
@@ -91,9 +103,13 @@ class Window:
     observations: tuple[Offset, ...] = ()
     actions: int = 0
     rewards: int = 0
+    names: bool = False
     episode: bool = False
 
     def __post_init__(self) -> None:
+        check_whole(self, "n_step", "actions", "rewards")
+        offsets = (each if isinstance(each, Gap) else whole("an offset", each) for each in self.observations)
+        object.__setattr__(self, "observations", tuple(offsets))
         if self.n_step < ANY_N_STEP or self.actions < 0 or self.rewards < 0:
             raise ValueError(f"n_step, actions and rewards of a window must be at least 0, got {self}")
         if 0 in self.observations:
@@ -147,6 +163,7 @@ class Window:
             tuple(dict.fromkeys(offset for window in windows for offset in window.observations)),
             max(window.actions for window in windows),
             max(window.rewards for window in windows),
+            any(window.names for window in windows),
             any(window.episode for window in windows),
         )
 
@@ -176,6 +193,7 @@ class Window:
             "future_observation": len(self.observations) == 1,
             "gap": len(self.observations) == 1,
             ("sequence", "observation"): len(self.observations) > 0,
+            ("sequence", "name"): len(self.observations) > 0 and self.names,
         }
         has |= {("next", name): bool(self.n_step) for name in ("observation", "reward", "terminated")}
         has |= {("sequence", name): bool(self.rewards) for name in ("reward", "terminated", "valid")}

@@ -15,7 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from experiments.results.curve_tables import read_curves, rows
-from experiments.results.pictures import COLOURS, LINES, band, check_name, draw_random_policy, save, shortened, styled
+from experiments.results.pictures import (
+    COLOURS,
+    LINES,
+    band,
+    check_name,
+    draw_random_policy,
+    drawable,
+    save,
+    shortened,
+    styled,
+)
 from experiments.results.runs import (
     EPISODES,
     EVALUATIONS,
@@ -34,12 +44,14 @@ from experiments.results.tables import write_csv
 
 log = logging.getLogger(__name__)
 
+GROUP = "agent.name"  # what tells curves apart, unless somebody says otherwise
+
 
 def draw_runs(
     paths: Sequence[Path],
     out: Path,
     *,
-    group: str = "agent.name",
+    group: str | None = None,
     names: Mapping[str, str] | None = None,
     csv_out: Path | None = None,
     title: str | None = None,
@@ -50,15 +62,16 @@ def draw_runs(
     Args:
         paths: run folders, folders with run folders in them, or CSV files that this function wrote.
         out: the picture: .png, .pdf or .svg.
-        group: dotted config key; runs with the same value are seeds of one curve.
+        group: dotted config key; runs with the same value are seeds of one curve. None is `GROUP`. The curves of a CSV
+            file stay as they are.
         names: of curves, by those values or their ends.
         csv_out: where the numbers go, by default `out` with the suffix .csv.
         random_return: the random policy's return, a dashed line, instead of what the runs know of it. Only for runs of
             one task.
 
     Raises:
-        ValueError: nothing can be drawn, or `random_return` is given for several tasks. A run that cannot be
-            drawn among others that can is logged as a warning.
+        ValueError: nothing can be drawn, `group` is given for CSV files alone, or `random_return` is given for several
+            tasks. A run that cannot be drawn among others that can is logged as a warning.
     """
     check_name(out)
     tables = {path for path in paths if path.suffix == ".csv"}
@@ -68,7 +81,12 @@ def draw_runs(
             runs.append(read_run(folder))
         except RunError as error:
             log.warning("%s", error)
-    curves = [*(c for path in paths if path in tables for c in read_curves(path)), *group_runs(runs, group)]
+    if group is not None and tables and not runs:
+        raise ValueError(
+            f"--group {group} has no effect: {min(tables)} holds curves, which are grouped already; give the runs "
+            f"themselves, or leave it out"
+        )
+    curves = [*(c for path in paths if path in tables for c in read_curves(path)), *group_runs(runs, group or GROUP)]
     if not curves:
         raise RunError("none of these runs can be drawn")
     if names is not None:
@@ -147,7 +165,7 @@ def draw_run(folder: Path, out: Path) -> None:
             problems.append(str(error))
         else:
             marker = "o" if len(frames) <= 12 else ""
-            panel.plot(frames, returns, color=colour, linewidth=width, marker=marker, label=label)
+            panel.plot(frames, drawable(returns), color=colour, linewidth=width, marker=marker, label=label)
             least.append(returns.min())
     if len(problems) == 2:
         raise RunError("\n".join(problems))

@@ -61,20 +61,26 @@ def shortened(name: str) -> str:
     return name.replace("$", r"\$")
 
 
+def drawable(values: Array) -> Array:
+    """Values within what Matplotlib can make an axis for, whose length is a number too."""
+    return np.clip(values, -1e300, 1e300)
+
+
 def band(panel: Axes, x: Array, means: Means, colour: str, **options: Any) -> None:
     """A mean and its interval; points where they are few enough to be seen, as one alone would not show as a line."""
     style, label = options.get("line", "-"), options.get("label")
     marker = options.get("marker", "o" if len(x) <= 12 else "")
-    panel.plot(x, means.mean, style, color=colour, linewidth=2.4, marker=marker, markersize=6, label=label)
-    panel.fill_between(x, means.low, means.high, color=colour, alpha=0.12, linewidth=0)
-    for end in (means.low, means.high):  # where bands lie on each other, their edges tell them apart
+    mean, low, high = drawable(means.mean), drawable(means.low), drawable(means.high)
+    panel.plot(x, mean, style, color=colour, linewidth=2.4, marker=marker, markersize=6, label=label)
+    panel.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+    for end in (low, high):  # where bands lie on each other, their edges tell them apart
         panel.plot(x, end, style, color=colour, linewidth=0.8, alpha=0.5)
 
 
 def draw_random_policy(panel: Axes, known: Sequence[float | None]) -> None:
     """A dashed line at the mean of what is known."""
     if returns := [value for value in known if value is not None]:
-        height = float(np.mean(returns))
+        height = float(np.mean(drawable(np.array(returns))))
         panel.axhline(height, color=GREY, linestyle="--", linewidth=1.4, label=f"random policy ({height:.3g})")
 
 

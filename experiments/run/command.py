@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.run.options import ConfigError, Option, describe, options_of, value_of, without_effect
+from experiments.run.stop import EarlyStop, end_by_signals
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,7 +52,10 @@ def start(main: Callable[[], Any], schema: type, conf: str = "") -> None:
             check_sweeps(words)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    main()
+    try:
+        main()
+    finally:
+        end_by_signals()
 
 
 def help_text(doc: str, schema: type) -> str:
@@ -209,6 +214,7 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
     from omegaconf import OmegaConf
 
     from experiments.run.config import OF_THE_CHOICE
+    from experiments.run.initial_agent import brings_data
 
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     options = options_of(schema)
@@ -218,6 +224,11 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
         known = options.get(name)
         if known is not None and known.needs and not any(value_of(plain, need) for need in known.needs):
             raise without_effect(override.lstrip("+~"), known)
+        if known is not None and "offline.data" in known.needs and not brings_data(plain):
+            raise ConfigError(
+                f"{override.lstrip('+~')} has no effect: init={plain['init']} is no offline run, and brings no data; "
+                f"give offline.data=PATH as well, or leave it out"
+            )
         if known is not None and known.referenced and f"${{{name}}}" not in str(plain):
             raise ConfigError(
                 f"{name} has no effect: agent={plain['agent']['name']} does not follow it. Its own options are "
@@ -251,20 +262,23 @@ def tell(
     from experiments.run.driver import EXPECTED, Stopped
     from experiments.run.options import refusals
 
+    early = EarlyStop()
     try:
-        with refusals():
-            check_effects(HydraConfig.get().overrides.task, composed, schema)
-        folder = train(composed)
-    except EXPECTED as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        with early:
+            with refusals():
+                check_effects(HydraConfig.get().overrides.task, composed, schema)
+            folder = train(composed)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except BaseException as error:
+        if early.signal is not None or isinstance(error, KeyboardInterrupt):  # what it became on its way is no news
+            print(stopped, file=sys.stderr)
+            sys.exit(128 + (early.signal or signal.SIGINT))
+        if not isinstance(error, EXPECTED) or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         if HydraConfig.get().mode is RunMode.MULTIRUN:  # Hydra continues with the other runs, and fails at the end
             raise CompactHydraException(f"error: {error}") from error
         sys.exit(f"error: {error}")
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(stopped)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
         print(f"finished: {folder}")

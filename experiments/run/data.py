@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,8 @@ from hydra.utils import to_absolute_path
 from experiments.run import ranks
 from experiments.run.checkpoint import CheckpointError
 from experiments.run.device import check_storage
-from experiments.run.options import ConfigError
+from experiments.run.options import ConfigError, options_of
+from experiments.run.sections import FilesConfig
 from rlrep.data import Dataset, open_dataset
 from rlrep.replay import ReplayError
 
@@ -45,6 +47,13 @@ def open_data(path: str, config: Any, files: Any) -> Dataset:
         data = opened(storage=config.device if config.replay_storage == "cuda" else config.replay_storage)
     if not ranks.rank():
         ranks.from_first(None)
+        idle = [name for name in options_of(FilesConfig) if getattr(files, name) not in (None, False)]
+        if data.as_it_is and idle:
+            print(
+                f"note: {' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect on {path}, which is "
+                f"opened as it is, without a conversion",
+                file=sys.stderr,
+            )
     return data
 
 

@@ -129,6 +129,8 @@ class Run(ABC):
                 raise Stopped(self.saved_on_request(), self.stop.signal) from None
             self.finished = True
             self.save()
+            if self.stop.signal is not None:
+                raise Stopped(f"finished at {self.counter} {self.count}, and everything is saved", self.stop.signal)
 
     def saved_on_request(self) -> str:
         """Saves the run where it is; says so."""

@@ -35,9 +35,12 @@ class Evaluation:
 
     @property
     def row(self) -> dict[str, Any]:
+        # By a power of two, which rounds nothing: the sum of finite values may overflow, their mean does not.
+        exponent = np.frexp(np.abs(self.returns).max())[1]
+        scaled = np.ldexp(self.returns, -exponent)
         return {
-            "episode_return": float(self.returns.mean()),
-            "episode_return_std": float(self.returns.std()),
+            "episode_return": float(np.ldexp(scaled.mean(), exponent)),
+            "episode_return_std": float(np.ldexp(scaled.std(), exponent)),
             "episode_return_min": float(self.returns.min()),
             "episode_return_max": float(self.returns.max()),
             "episodes": len(self.returns),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import to_absolute_path
 
@@ -13,7 +15,7 @@ from agents.schedule import parse_schedule
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
 from experiments.run.config import RunConfig
 from experiments.run.offline_config import OfflineConfig, load
-from experiments.run.options import ConfigError, options_of
+from experiments.run.options import ConfigError, options_of, value_of
 from experiments.run.sections import ARCHITECTURE, FilesConfig
 from experiments.run.train_config import TrainConfig
 from experiments.yaml_files import flat
@@ -53,6 +55,19 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
             f"{' '.join(f'{name}={as_typed(theirs[name])}' for name in different)}, this run "
             f"{' '.join(f'{name}={as_typed(ours[name])}' for name in different)}. Give the run the values of init"
         )
+
+
+def brings_data(plain: Mapping[str, Any]) -> bool:
+    """Whether a run, as it was typed, has finished data beside what it plays: of its own, or of its `init`. True where
+    that can't be told yet."""
+    init = value_of(plain, "init")
+    if init is None or value_of(plain, "offline.data") is not None:
+        return True
+    try:
+        initial = load(Path(to_absolute_path(init)) / CONFIG)
+    except (ValueError, OSError):
+        return True  # what is wrong with it is said where it is read, unless a run is resumed without it
+    return isinstance(initial, OfflineConfig)
 
 
 def described(config: RunConfig) -> dict[str, object]:

@@ -78,8 +78,8 @@ class OnlineRun(AgentRun):
                 closing(make_vector_env(config.task, self.num_envs, seed=self.seed, **options))
             )
             self.eval_envs = None if self.rank else make_evaluation_envs(config)
-        if self.eval_envs is not None:
-            opened.enter_context(closing(self.eval_envs))
+            if self.eval_envs is not None:
+                opened.enter_context(closing(self.eval_envs))
         capacity = config.replay_buffer_size // ranks.world_size()
         # Checkpoints wait for an episode's end, and an episode of one transition takes two rows.
         between_checkpoints = config.checkpoint_every_frames / config.action_repeat / config.num_envs

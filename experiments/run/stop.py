@@ -1,7 +1,8 @@
-"""SIGTERM, Ctrl-C and the end of a terminal end a run between two steps, after a checkpoint."""
+"""SIGTERM, Ctrl-C and the end of a terminal end a run between two steps, after a checkpoint; before it, at once."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -68,6 +69,44 @@ class StopRequest:
         """Raises `StopRequested` if a signal has come."""
         if self.signal is not None:
             raise StopRequested
+
+
+class EarlyStop(StopRequest):
+    """Raises `KeyboardInterrupt` at the first of the signals, wherever the program is: nothing needs a checkpoint.
+
+    After it, errors that nobody can catch are not shown: the objects that were being made complain when they are
+    dropped. The interrupt itself is lost where it is raised in the end of an object, and raised again a moment later.
+    """
+
+    def __enter__(self) -> EarlyStop:
+        super().__enter__()
+        self.show, sys.unraisablehook = sys.unraisablehook, self.unraisable
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        if self.signal is None:  # or objects may be dropped until the process ends
+            sys.unraisablehook = self.show
+
+    def note(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal is None or now - self.asked_at > INSISTING:
+            self.signal, self.asked_at = signal.Signals(number), now
+            raise KeyboardInterrupt
+
+    def unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        if self.signal is None:
+            self.show(lost)
+        elif issubclass(lost.exc_type, KeyboardInterrupt):
+            again, self.asked_at = self.signal, -INSISTING
+            threading.Timer(0.01, os.kill, (os.getpid(), again)).start()
+
+
+def end_by_signals() -> None:
+    """From here on the signals end the process without a word: only what Python does at its end is left."""
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

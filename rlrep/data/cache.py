@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from tempfile import mkdtemp
 from typing import Any
 
@@ -234,13 +235,17 @@ def unwritable(folder: Path, advice: str = "free space, or name another folder a
 @contextmanager
 def partial(folder: Path) -> Iterator[Path]:
     """A temporary folder of that name, which vanishes at the end unless it was moved. `folder` must be locked."""
-    outer = Path(mkdtemp(prefix=f"{_hidden_name(folder)}.partial-", dir=folder.parent))
+    temporary = _unused(folder)
+    temporary.mkdir()  # not mkdtemp, whose folders only this user can open
     try:
-        temporary = outer / "new"
-        temporary.mkdir()  # with the usual permissions, unlike `outer`, which only this user can open
         yield temporary
     finally:
-        shutil.rmtree(outer, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unused(folder: Path) -> Path:
+    """A name beside a folder that no process had before: numbers of processes come again."""
+    return folder.with_name(f"{_hidden_name(folder)}.partial-{token_hex(4)}")
 
 
 @contextmanager
@@ -252,9 +257,13 @@ def replacing(folder: Path) -> Iterator[Path]:
     """
     with unwritable(folder), partial(folder) as temporary:
         yield temporary
-        with suppress(FileNotFoundError):
-            folder.rename(temporary.with_name("old"))
-        temporary.rename(folder)
+        old = _unused(folder)
+        try:
+            with suppress(FileNotFoundError):
+                folder.rename(old)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlrep.arguments import whole_numbers
 from rlrep.data import cache as caches
 from rlrep.data import replay_files
 from rlrep.data.episodes import readable
@@ -39,9 +40,13 @@ class Dataset(Episodes):
         provenance: how it was made, as far as is known.
         skipped: files, and episodes of files that were cut, left out, and why.
         fingerprint: of all that it holds; the same wherever it is stored.
+        as_it_is: whether it was opened without a conversion: how files are read, and `cache`, had no effect.
         action_dim, discrete: size of a continuous action, or how many choices there are.
     """
 
+    as_it_is = False
+
+    @whole_numbers
     def __init__(
         self,
         files: DataSetFiles,
@@ -124,10 +129,11 @@ class Dataset(Episodes):
             warnings.warn(
                 f"{short.sum()} of the {len(short)} episodes in {source} are shorter than {what} and are never "
                 f"sampled: {listed}",
-                stacklevel=4,
+                stacklevel=5,
             )
 
 
+@whole_numbers
 def open_dataset(
     path: str | Path,
     *,
@@ -183,7 +189,8 @@ def open_dataset(
     root = locate(path, format)
     sources = find(root, format)
     skipped: dict[str, str] = {}
-    if len(sources) == 1 and sources[0].format.is_store:
+    as_it_is = len(sources) == 1 and sources[0].format.is_store
+    if as_it_is:
         files = _opened(sources[0].path)
     else:
         folder = _cache_folder(root, format, cache)
@@ -200,6 +207,7 @@ def open_dataset(
         seed=seed,
     )
     dataset.check_lengths(root)
+    dataset.as_it_is = as_it_is
     return dataset
 
 
@@ -259,5 +267,5 @@ def _converted(
         listed = "".join(f"\n  {name}: {reason}" for name, reason in unsaid.items())
         whole = len(paths & unsaid.keys())
         what = f"{whole} of {len(sources)} files" if whole else "parts of files"
-        warnings.warn(f"skipped {what}:{listed}", stacklevel=3)
+        warnings.warn(f"skipped {what}:{listed}", stacklevel=4)
     return found, skipped

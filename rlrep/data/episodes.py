@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.replay import Episodes
 from rlrep.window import Gap, Window
 
@@ -48,6 +49,7 @@ class EpisodeDataset(Episodes):
         ValueError: for other shapes or types, a gap or stack below 1, or if no episode is longer than the gap.
     """
 
+    @whole_numbers
     def __init__(
         self,
         frames: np.ndarray,
@@ -135,6 +137,7 @@ class EpisodeDataset(Episodes):
             raise ValueError("index holds rows outside this data set's episodes: take them from `index`")
         return self._stack(np.zeros_like(index), index)
 
+    @whole_numbers
     def split(self, fraction: float = 0.1, seed: int = 0) -> tuple[EpisodeDataset, EpisodeDataset]:
         """(training, validation), by whole episodes; both share the frames' memory.
 

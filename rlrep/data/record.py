@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rlrep.arguments import whole_numbers
 from rlrep.data.episodes import EpisodeDataset, check_at_least_one
 from rlrep.data.pictures import Layout, newest_frames, resize
 from rlrep.data.reading import AT_ONCE
 
 
+@whole_numbers
 def record(
     env: Any,
     policy: Callable[[np.ndarray], Any] | None,

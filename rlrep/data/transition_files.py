@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 import numpy as np
 
+from rlrep.arguments import whole_numbers
 from rlrep.data import cache as caches
 from rlrep.data.formats import WRITTEN, Format, Wanted, make_format
 from rlrep.data.pictures import Layout
@@ -45,6 +46,7 @@ class TransitionFiles:
         FileNotFoundError, ModuleNotFoundError, CanNotRead, ValueError: as `open_dataset` does.
     """
 
+    @whole_numbers
     def __init__(
         self,
         path: str | Path,
@@ -204,6 +206,7 @@ def check_target(folder: str | Path, format: str | Format) -> Path:
 
     Raises:
         ValueError: for an unknown format or one that is only read, and a folder that is not empty or can't be replaced.
+        OSError: if nothing can be written there.
     """
     if not make_format(format, WRITTEN).is_written():
         raise ValueError(f"format {format} has no method `write`: it is only read")
@@ -215,6 +218,9 @@ def check_target(folder: str | Path, format: str | Format) -> Path:
         raise ValueError(f"{folder} can't be written to ({error}): name a new folder") from error
     if os.path.ismount(folder):
         raise ValueError(f"{folder} is where another file system is mounted: name a new folder in it")
+    with caches.unwritable(folder, "free space, or choose another folder"):
+        above = next(each for each in folder.parents if each.exists())
+        TemporaryDirectory(prefix=".rlrep-", dir=above).cleanup()  # what rights say is not the whole truth
     return folder
 
 

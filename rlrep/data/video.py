@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rlrep.arguments import whole_numbers
 from rlrep.data import cache as caches
 from rlrep.data.decode import Options, decode
 from rlrep.data.episodes import EpisodeDataset, check_at_least_one
@@ -21,7 +22,10 @@ from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
 
 __all__ = ["open_video"]
 
+LEAST_FPS = 0.001
 
+
+@whole_numbers
 def open_video(
     source: str | Path | Sequence[str | Path],
     *,
@@ -92,8 +96,8 @@ def open_video(
             frame rates, sizes or options that do not fit together. The message names the file.
     """
     check_at_least_one(image_size=image_size, frame_stack=frame_stack, max_gap=max_gap)
-    if fps is not None and not fps > 0:
-        raise ValueError(f"fps must be greater than 0, got {fps}")
+    if fps is not None and (isinstance(fps, bool) or not fps >= LEAST_FPS):
+        raise ValueError(f"fps must be greater than 0, at least {LEAST_FPS}, got {fps}")
     if fps is not None and actions:
         raise ValueError("fps and actions=True do not go together: dropped frames would take their actions along")
     layout = Layout(channels_last, frame_channels)
@@ -134,7 +138,7 @@ def open_video(
     dataset.skipped = skipped
     if stored.index.remarks:
         listed = "".join(f"\n  {file}: {remark}" for file, remark in stored.index.remarks.items())
-        warnings.warn(f"{len(stored.index.remarks)} of {len(sources)} files need attention:{listed}", stacklevel=2)
+        warnings.warn(f"{len(stored.index.remarks)} of {len(sources)} files need attention:{listed}", stacklevel=3)
     return dataset
 
 
@@ -184,4 +188,4 @@ def _report(skipped: dict[str, str], usable: int, skip_corrupt: bool) -> None:
     if not skip_corrupt:
         raise ValueError(f"{file} can't be used: {reason}{more}; skip_corrupt=True leaves such files out")
     listed = "".join(f"\n  {file}: {reason}" for file, reason in skipped.items())
-    warnings.warn(f"skipped {len(skipped)} of {len(skipped) + usable} files:{listed}", stacklevel=3)
+    warnings.warn(f"skipped {len(skipped)} of {len(skipped) + usable} files:{listed}", stacklevel=4)

@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
 from rlrep.extras import install
 
 try:
@@ -61,6 +62,7 @@ __all__ = ["PixelFeatures", "SequenceReplayBuffer", "attach"]
 Options = Mapping[str, Mapping[str, Any]]
 
 
+@whole_numbers
 def attach(
     model: BaseAlgorithm,
     objectives: Iterable[str] | Options | None = None,
@@ -167,7 +169,7 @@ class Attached:
             warnings.warn(
                 "the encoder is frozen, so the objectives train only their own heads: pass coefficient=0 to say that "
                 "this is meant, or hand over an encoder whose parameters require gradients",
-                stacklevel=3,
+                stacklevel=4,
             )
         elif settings["coefficient"]:
             self.optimizers.append(adam(encoder.parameters(), settings["lr"] * settings["coefficient"]))

@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer, RolloutBu
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from rlrep.arguments import whole_numbers
 from rlrep.integrations.sb3_policies import pixel_space
 from rlrep.replay import Episodes, ReplayError
 from rlrep.replay import ReplayBuffer as Frames
@@ -55,6 +56,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         ReplayError: if the frames do not fit into memory.
     """
 
+    @whole_numbers
     def __init__(
         self,
         buffer_size: int,
@@ -158,14 +160,14 @@ class SequenceReplayBuffer(ReplayBuffer):
         )
 
     def windows(self, batch_size: int, window: Window, discount: float, rng: np.random.Generator) -> TensorDict:
-        """`batch_size` windows, see `rlrep.ReplayBuffer.sample`; what the agent will draw does not change. An n-step
-        reward is summed over the whole window where an objective takes any n.
+        """`batch_size` windows, see `rlrep.ReplayBuffer.sample`; what the agent will draw does not change. An
+        objective that reads the n-step reward of any n gets that of one step, as Stable-Baselines3's own updates.
 
         Raises:
             ReplayError: while no episode is that long.
         """
         view = copy.copy(self.frames)  # the same rows, read in another way
-        view.window, view.discount, view.rng = Window(max(window.span, 1)), discount, rng
+        view.discount, view.rng = discount, rng
         return view.sample(batch_size, window).to(self.device)
 
     def _pixels(self, observations: Observations) -> np.ndarray:
@@ -244,7 +246,7 @@ class RolloutSequences(Episodes):
         Raises:
             ReplayError: if no episode of the rollout is as long as a window.
         """
-        self.window, self.discount, self.rng = Window(max(window.span, 1)), discount, rng
+        self.discount, self.rng = discount, rng
         try:
             return self.sample(batch_size, window).to(self.put_on)
         except ReplayError as error:

@@ -19,6 +19,7 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
 from rlrep.objectives.base import Objective
 from rlrep.window import ANY_N_STEP, Gap, Offset, Window
 
@@ -43,6 +44,7 @@ class ObjectiveLoss(TensorDictModuleBase):
             a discount out of [0, 1], or an action space without finite bounds.
     """
 
+    @whole_numbers
     def __init__(
         self,
         objective: Objective,

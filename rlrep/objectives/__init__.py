@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from rlrep.arguments import whole_numbers
 from rlrep.encoders import PixelEncoder
 from rlrep.objectives.autoencoder import Autoencoder
 from rlrep.objectives.barlow_twins import BarlowTwins
@@ -66,6 +67,7 @@ def find_objective(name: str) -> type[Objective]:
     return find_class("objective", name, OBJECTIVES, Objective)
 
 
+@whole_numbers
 def make_objective(
     name: str, encoder: PixelEncoder, action_space: Any, *, batch_size: int | None = None, **options: Any
 ) -> Objective:

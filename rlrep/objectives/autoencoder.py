@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
-from rlrep.bounds import Count, NonNegative
+from rlrep.bounds import Count, Share
 from rlrep.encoders import PixelDecoder, PixelEncoder, orthogonal_init, projection, to_pixels
 from rlrep.extras import install
 from rlrep.objectives.base import Objective, check_frame_channels
@@ -42,12 +43,13 @@ class Autoencoder(Objective):
         ModuleNotFoundError: for `codes` without vector-quantize-pytorch.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
         action_space: Any = None,
         feature_dim: int | None = 256,
-        denoise: NonNegative = 0.0,
+        denoise: Share = 0.0,
         codes: Count = 0,
         codebooks: int = 4,
         frame_channels: int = 3,
@@ -55,8 +57,8 @@ class Autoencoder(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if denoise < 0:
-            raise ValueError(f"denoise must be at least 0, got {denoise}")
+        if not 0 <= denoise <= 1:
+            raise ValueError(f"denoise is a share of 255, between 0 and 1, got {denoise}")
         self.in_keys = ["observation"]
         self.out_keys = ["loss_reconstruction", *(["loss_commitment"] if codes else [])]
         self.denoise = denoise
@@ -94,6 +96,7 @@ class Autoencoder(Objective):
         return to_pixels(self.decoder(z))
 
 
+@whole_numbers
 def vector_quantizer(dim: int, codes: int, codebooks: int) -> nn.Module:
     """A quantiser of (B, 1, dim) in `codebooks` parts, its codes moved by exponential averages."""
     try:

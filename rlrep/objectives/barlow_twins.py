@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import NonNegative
 from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
@@ -35,6 +36,7 @@ class BarlowTwins(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

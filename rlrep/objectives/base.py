@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from rlrep.arguments import whole
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder, flat
 from rlrep.momentum import ema_, momentum_copy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 PIXELS = ("observation", "future_observation")
-AWAY = ("future_observation", "gap", ("sequence", "observation"))  # what is read by its offset
+AWAY = ("future_observation", "gap", ("sequence", "observation"), ("sequence", "name"))  # what is read by its offset
 WHO_HAS = {
     "action": "data recorded with actions (a replay buffer, offline RL data), not video",
     "action_sequence": "a replay buffer built with horizon=K, or offline RL data, not video",
@@ -208,8 +208,9 @@ class Objective(nn.Module):
                     f"{type(self).__name__} reads {key!r} {only} steps away, and this batch was drawn for another "
                     f"window: sample(batch_size, objective.window), or that of all its readers, Objectives.window"
                 )
-        elif by_offset and key == ("sequence", "observation"):
-            found = [batch.get(("at", str(offset)), None) for offset in self.window.observations]
+        elif by_offset and key in (("sequence", "observation"), ("sequence", "name")):
+            kept = "at" if key[1] == "observation" else "name"
+            found = [batch.get((kept, str(offset)), None) for offset in self.window.observations]
             value = torch.stack(found, 1) if all(each is not None for each in found) else None
         if value is None and not (by_offset and key in AWAY):
             value = batch.get(key, None)
@@ -365,10 +366,7 @@ def total_loss(values: Mapping[str, Tensor] | TensorDict) -> Tensor:
 
 
 def check_horizon(horizon: int) -> int:
-    try:
-        steps = operator.index(horizon)
-    except TypeError:
-        raise ValueError(f"horizon must be a whole number of steps, got {horizon!r}") from None
+    steps = whole("horizon", horizon)
     if steps < 1:
         raise ValueError(f"horizon must be at least 1 step, got {steps}")
     return steps
@@ -386,6 +384,7 @@ def check_frame_channels(encoder: PixelEncoder, frame_channels: int) -> int:
             f"what draws pixels needs an encoder with the attribute observation_shape, (C, H, W): "
             f"{type(encoder).__name__} has none"
         )
+    frame_channels = whole("frame_channels", frame_channels)
     if not 1 <= frame_channels <= encoder.observation_shape[0]:
         raise ValueError(
             f"frame_channels must lie in 1..{encoder.observation_shape[0]}, the observation's channels, "

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rlrep.actions import ActionEncoder
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
-from rlrep.bounds import Bounds
+from rlrep.bounds import Share
 from rlrep.encoders import FeatureLinear, PixelEncoder, mlp, orthogonal_init
 from rlrep.objectives.base import Objective
 from rlrep.window import Window
@@ -49,11 +50,12 @@ class Bisimulation(Objective):
 
     needs_actions = True
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
         action_space: Any,
-        discount: Annotated[float, Bounds(least=0, most=1)] = 0.99,
+        discount: Share = 0.99,
         feature_dim: int = 50,
         hidden_dim: int = 256,
         latent_action_dim: int | None = None,

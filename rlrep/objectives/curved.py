@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import gather
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
@@ -42,6 +43,7 @@ class Curved(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import temporal_contrastive
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init
@@ -37,6 +38,7 @@ class CVRL(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

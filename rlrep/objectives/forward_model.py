@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import ActionEncoder, ActionSequenceEncoder
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.encoders import (
     PixelDecoder,
@@ -49,6 +50,7 @@ class ForwardModel(Objective):
         augment: the image augmentation; a random shift by 4 pixels if None. Pixel targets are not augmented.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import gather
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
@@ -41,6 +42,7 @@ class Gated(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

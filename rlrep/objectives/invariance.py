@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Count, NonNegative
 from rlrep.contrast import info_nce
@@ -44,6 +45,7 @@ class Invariance(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -57,7 +59,7 @@ class Invariance(Objective):
     ) -> None:
         super().__init__(encoder, augment)
         for name, number in dict(penalty=penalty, groups=groups).items():
-            if number < 0:
+            if not number >= 0:
                 raise ValueError(f"{name} must be at least 0, got {number}")
         self.horizon, self.temperature = check_horizon(horizon), check_temperature(temperature)
         self.penalty, self.groups = penalty, groups

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import action_spec
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init
 from rlrep.objectives.base import Objective, check_horizon
@@ -34,6 +35,7 @@ class InverseModel(Objective):
 
     needs_actions = True
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rlrep.actions import action_spec
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
-from rlrep.bounds import Bounds, Momentum, NonNegative
+from rlrep.bounds import Momentum, NonNegative, Share
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
 from rlrep.objectives.base import Objective, check_horizon
 from rlrep.window import Gap, Window
@@ -54,6 +55,7 @@ class LAOM(Objective):
         ValueError: for numbers out of range, and for `labelled` without an action space.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -63,7 +65,7 @@ class LAOM(Objective):
         feature_dim: int = 256,
         hidden_dim: int = 256,
         momentum: Momentum = 0.999,
-        labelled: Annotated[float, Bounds(least=0, most=1)] = 0.0,
+        labelled: Share = 0.0,
         label_weight: NonNegative = 0.01,
         augment: RandomShift | None = None,
     ) -> None:
@@ -72,6 +74,10 @@ class LAOM(Objective):
             raise ValueError(f"momentum must be at least 0 and less than 1, got {momentum}")
         if not 0 <= labelled <= 1:
             raise ValueError(f"labelled must be at least 0 and at most 1, got {labelled}")
+        if latent_action_dim < 1:
+            raise ValueError(f"latent_action_dim must be at least 1, got {latent_action_dim}")
+        if not label_weight >= 0:
+            raise ValueError(f"label_weight must be at least 0, got {label_weight}")
         if labelled and action_space is None:
             raise ValueError("labelled actions need data recorded with actions: leave out labelled for video alone")
         self.horizon, self.labelled, self.label_weight = check_horizon(horizon), labelled, label_weight

@@ -11,14 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import action_spec
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
-from rlrep.bounds import Momentum, NonNegative
+from rlrep.bounds import Count, Momentum, NonNegative
 from rlrep.contrast import info_nce
 from rlrep.encoders import FeatureLinear, PixelEncoder, xavier_init
 from rlrep.objectives.base import Objective, check_horizon, check_temperature
 from rlrep.window import Window
 
 BINS = 65
+NOBODY = torch.iinfo(torch.int64).min  # the name of no observation
 LARGEST = 10.0  # the bins are at symexp of an even grid on ±LARGEST
 
 
@@ -92,6 +94,10 @@ class LatentModel(Objective):
         hidden_dim: width of g's two hidden layers; 750 in DR.Q.
         momentum: m in [0, 1) of the target: target ← m target + (1 - m) online, after each step. `MRQ` copies it
             between bursts instead.
+        keep_targets: how many of the targets' embeddings are kept until the targets move again, 4·D bytes each, so that
+            an observation that is drawn again need not be encoded again; 0 for none. It pays where the targets stand
+            still for long, as in `MRQ`. An observation then has one shift until the targets move, rather than a new
+            one in each batch.
         augment: the image augmentation; a random shift by 4 pixels if None. Every image has its own.
 
     Raises:
@@ -100,6 +106,7 @@ class LatentModel(Objective):
 
     needs_actions = True
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -116,6 +123,7 @@ class LatentModel(Objective):
         latent_action_dim: int = 256,
         hidden_dim: int = 512,
         momentum: Momentum = 0.99,
+        keep_targets: Count = 0,
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
@@ -136,8 +144,10 @@ class LatentModel(Objective):
         self.temperature = check_temperature(temperature)
         reads_rewards = bool(reward or termination)
         ahead = tuple(range(1, horizon + 1))
-        self.window = Window(observations=ahead, actions=horizon, rewards=horizon if reads_rewards else 0)
+        rewards, self.same_every_update = horizon if reads_rewards else 0, not keep_targets
+        self.window = Window(observations=ahead, actions=horizon, rewards=rewards, names=bool(keep_targets))
         self.in_keys = ["observation", ("sequence", "observation"), "action_sequence"]
+        self.in_keys += [("sequence", "name")] if keep_targets else []
         if reads_rewards:
             self.in_keys += [("sequence", name) for name in ("reward", "terminated", "valid")]
         self.out_keys = [f"loss_model_{name}" for name in self.weights]
@@ -158,17 +168,39 @@ class LatentModel(Objective):
         grid = torch.linspace(-LARGEST, LARGEST, BINS)
         self.register_buffer("bins", grid.sign() * grid.abs().expm1())
         self.register_buffer("end_seen", torch.zeros(()))
+        self.register_buffer("kept_names", torch.full((keep_targets,), NOBODY))
+        self.register_buffer("kept_targets", torch.zeros(keep_targets, state_dim))
         self.told_of_rewards = False
         self.bins: Tensor
         self.end_seen: Tensor
+        self.kept_names: Tensor
+        self.kept_targets: Tensor
 
     def embed(self, observation: Tensor, offset: int | None = None) -> Tensor:
         """f of an augmented view: (B, C, H, W) uint8 to (B, D); `offset` as in `view`."""
         return self.state_projection(self.view(observation, offset))
 
-    def embed_target(self, observation: Tensor) -> Tensor:
-        """f̄ of an augmented view: (B, C, H, W) uint8 to (B, D)."""
-        return self.target_projection(self.view(observation, encoder=self.target_encoder))
+    @torch.no_grad()
+    def embed_target(self, observation: Tensor, name: Tensor | None = None) -> Tensor:
+        """f̄ of an augmented view: (B, C, H, W) uint8 to (B, D); with names (B,) what was kept, and keeps the rest."""
+        if name is None or not len(self.kept_names):
+            return self.target_projection(self.view(observation, encoder=self.target_encoder))
+        place = name % len(self.kept_names)
+        out = self.kept_targets[place]
+        new = (self.kept_names[place] != name).nonzero().flatten()
+        if len(new):
+            out[new] = self.target_projection(self.view(observation[new], encoder=self.target_encoder))
+            self.kept_targets[place[new]], self.kept_names[place[new]] = out[new], name[new]
+        return out
+
+    def after_step(self) -> None:
+        super().after_step()
+        if self.moves_copies:
+            self.kept_names.fill_(NOBODY)
+
+    def restart_copies(self) -> None:
+        super().restart_copies()
+        self.kept_names.fill_(NOBODY)
 
     def as_vector(self, action: Tensor) -> Tensor:
         """Actions (…, A) float32 as they are, and choices (…,) as one-hot vectors (…, A)."""
@@ -185,17 +217,18 @@ class LatentModel(Objective):
         observation: Tensor,
         following: Tensor,
         action_sequence: Tensor,
-        reward: Tensor | None = None,
-        terminated: Tensor | None = None,
-        valid: Tensor | None = None,
+        *rest: Tensor,
     ) -> dict[str, Tensor]:
-        """Of observations (B, C, H, W), the K that follow (B, K, C, H, W), actions (B, K, A) or (B, K), and of each
-        step its reward, whether it really ended and whether it was taken, (B, K, 1)."""
+        """Of observations (B, C, H, W), the K that follow (B, K, C, H, W), actions (B, K, A) or (B, K), with
+        `keep_targets` the names of those that follow (B, K), and of each step its reward, whether it really ended and
+        whether it was taken, (B, K, 1)."""
+        name, *of_steps = rest if len(self.kept_names) else (None, *rest)
+        reward, terminated, valid = of_steps or (None, None, None)
         if reward is None or terminated is None or valid is None:
             reward = torch.zeros(len(observation), self.horizon, 1, device=observation.device)
             terminated, valid = reward.bool(), reward == 0
-        with torch.no_grad():
-            targets = self.embed_target(following.flatten(0, 1)).view(len(observation), self.horizon, -1)
+        names = None if name is None else name.flatten()
+        targets = self.embed_target(following.flatten(0, 1), names).view(len(observation), self.horizon, -1)
         self.end_seen.copy_(torch.maximum(self.end_seen, terminated.any().float()))
         self._tell_of_rewards(reward)
         action = self.as_vector(action_sequence)
@@ -210,8 +243,8 @@ class LatentModel(Objective):
         if "contrast" in self.weights:
             each["contrast"], accuracy = self.contrast(predicted, targets)
         out = {}
-        for name, weight in self.weights.items():
-            out[f"loss_model_{name}"] = weight * (each[name] * valid[..., 0]).sum(1).mean()
+        for loss, weight in self.weights.items():
+            out[f"loss_model_{loss}"] = weight * (each[loss] * valid[..., 0]).sum(1).mean()
         return out if accuracy is None else out | {"model_contrast_accuracy": accuracy}
 
     def step_losses(self, logits: Tensor, ends: Tensor, reward: Tensor, terminated: Tensor) -> dict[str, Tensor]:

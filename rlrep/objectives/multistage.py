@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
-from rlrep.bounds import Bounds
+from rlrep.bounds import Several
 from rlrep.contrast import gather, info_nce
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
 from rlrep.objectives.base import Objective, check_horizon, check_temperature
@@ -50,13 +51,14 @@ class Multistage(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
         action_space: Any = None,
         horizon: int = 3,
         stages: int = 2,
-        clusters: Annotated[int, Bounds(least=2)] = 8,
+        clusters: Several = 8,
         feature_dim: int = 50,
         temperature: float = 0.1,
         augment: RandomShift | None = None,

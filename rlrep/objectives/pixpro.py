@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift, shift
 from rlrep.bounds import Momentum
 from rlrep.encoders import PixelEncoder, orthogonal_init
@@ -45,6 +46,7 @@ class PixPro(Objective):
         ValueError: for numbers out of range, and an encoder without maps.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
-from rlrep.bounds import Bounds
+from rlrep.bounds import Several
 from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
 from rlrep.objectives.base import Objective
 from rlrep.objectives.vip import check_goal_horizon, value
@@ -38,11 +39,12 @@ class R3M(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
         action_space: Any = None,
-        horizon: Annotated[int, Bounds(least=2)] = 10,
+        horizon: Several = 10,
         feature_dim: int = 50,
         augment: RandomShift | None = None,
     ) -> None:

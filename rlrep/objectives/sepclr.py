@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
-from rlrep.bounds import Bounds, NonNegative
+from rlrep.bounds import NonNegative, Several
 from rlrep.contrast import gather
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
 from rlrep.objectives.base import Objective, check_horizon, check_temperature
@@ -53,12 +54,13 @@ class SepCLR(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
         action_space: Any = None,
         horizon: int = 3,
-        background_every: Annotated[int, Bounds(least=2)] = 2,
+        background_every: Several = 2,
         joint: NonNegative = 1.0,
         feature_dim: int = 8,
         temperature: float = 0.5,
@@ -67,7 +69,7 @@ class SepCLR(Objective):
         super().__init__(encoder, augment)
         if background_every < 2:
             raise ValueError(f"background_every must be at least 2, got {background_every}")
-        if joint < 0:
+        if not joint >= 0:
             raise ValueError(f"joint must be at least 0, got {joint}")
         self.horizon, self.temperature = check_horizon(horizon), check_temperature(temperature)
         self.background_every, self.joint = background_every, joint

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import ActionEncoder
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Momentum
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
@@ -41,6 +42,7 @@ class SPR(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlrep.actions import ActionEncoder, ActionSequenceEncoder
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import info_nce
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
@@ -44,6 +45,7 @@ class TACO(Objective):
 
     needs_actions = True
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

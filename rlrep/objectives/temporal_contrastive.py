@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import temporal_contrastive
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
@@ -30,6 +31,7 @@ class TemporalContrastive(Objective):
         augment: the image augmentation; a random shift by 4 pixels if None.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
-from rlrep.bounds import Bounds, Momentum
+from rlrep.bounds import Momentum, Several
 from rlrep.contrast import gather
 from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
 from rlrep.objectives.base import Objective, check_horizon
@@ -44,11 +45,12 @@ class VIP(Objective):
         ValueError: for numbers out of range.
     """
 
+    @whole_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
         action_space: Any = None,
-        horizon: Annotated[int, Bounds(least=2)] = 10,
+        horizon: Several = 10,
         feature_dim: int = 50,
         discount: Momentum = 0.98,
         augment: RandomShift | None = None,

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rlrep.actions import action_spec
+from rlrep.arguments import whole_numbers
 from rlrep.replay.episodes import Episodes, host
 from rlrep.replay.storage import Field, Files, ReplayError, frame_device, frame_memory
 from rlrep.window import Window
@@ -59,6 +60,7 @@ class ReplayBuffer(Episodes):
         ReplayError: when there is no room, or `path` holds another replay.
     """
 
+    @whole_numbers
     def __init__(
         self,
         observation_shape: Sequence[int],

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.replay.storage import ReplayError
 from rlrep.window import Gap, Offset, Window
 
@@ -51,6 +52,7 @@ class Episodes:
         fade: with `prioritized`, the priority of a row after n further ones counts max(0.1, fadeⁿ) times.
     """
 
+    @whole_numbers
     def __init__(
         self,
         frames: Tensor,
@@ -160,6 +162,7 @@ class Episodes:
             return 0
         return int(self.rows["step"].max(initial=-1, where=self.rows["terminated"])) + 1
 
+    @whole_numbers
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
         """`batch_size` windows, drawn with replacement: a gap first, then a row among all from which it can be had.
 
@@ -379,6 +382,9 @@ class Episodes:
         if len(window.observations) == 1:
             (only,) = window.observations
             out |= {"future_observation": seen[only], "gap": taken[only]}
+        if window.names:
+            places = {0: start} | {offset: start + ahead[offset] for offset in offsets if offset}
+            out["name"] = {str(offset): self._tensor(place * self.num_envs + lane) for offset, place in places.items()}
         if by_offset and window.observations:
             out["at"] = {str(offset): seen[offset] for offset in window.observations}
             out["steps"] = {str(offset): taken[offset] for offset in window.observations}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlrep.arguments import whole_numbers
 from rlrep.replay.episodes import Episodes
 from rlrep.window import Window
 
@@ -38,6 +39,7 @@ class Mixture:
         self.replay.check(window, learner, source, batch_size - count)
         self.data.check(window, learner, "the offline data", count)
 
+    @whole_numbers
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
         """`Episodes.sample`, the replay's rows first; of the data's rows `index` is -1, and `episode` below 0."""
         resolved = self.replay.resolve(window)
@@ -46,6 +48,8 @@ class Mixture:
         if count:
             parts.append(self.data.sample(count, resolved))
             parts[-1]["index"] = torch.full_like(parts[-1]["index"], -1)
+            if resolved.names:
+                parts[-1]["name"] = parts[-1]["name"].apply(lambda name: -1 - name)  # others than the replay's
             if resolved.episode:
                 parts[-1]["episode"] = -1 - parts[-1]["episode"]
         return parts[0] if len(parts) == 1 else _joined(*parts)

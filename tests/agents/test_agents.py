@@ -290,7 +290,7 @@ def test_an_objective_may_have_a_batch_of_its_own() -> None:
     agent.encoder.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
     agent.update(filled_replay(), 0)
     assert sizes == [4, 4, 9, 9, 9, 9]  # observation and next; TACO's three views, and TACO
-    with pytest.raises(ValueError, match="joint updates share one batch"):
+    with pytest.raises(ValueError, match=r"update=joint.* shares one batch.*\(\w+ of \d+\): give update=separate"):
         build("taco", objective_options={"taco": SMALL | {"batch_size": 9}}, joint=True)
 
 

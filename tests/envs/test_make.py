@@ -316,3 +316,19 @@ def test_a_package_that_gymnasiums_environments_lack_is_an_error_with_the_extra(
     with pytest.raises(ModuleNotFoundError) as raised:
         pixel_env("CarRacing-v3")
     assert str(raised.value).endswith(f"(Box2D is not installed): {install('gymnasium')}")
+
+
+@pytest.mark.parametrize("wrong", [True, 1.0, "1"])
+def test_whole_numbers_are_whole_numbers(wrong):
+    given = wrong
+    for name in ("image_size", "frame_stack", "action_repeat"):
+        with pytest.raises(ValueError, match=f"{name} is {given!r}; expected a whole number"):
+            make_env("cartpole_balance", **{name: given})
+    with pytest.raises(ValueError, match=r"seed is .*; expected a whole number"):
+        make_env("cartpole_balance", seed=given)
+    with pytest.raises(ValueError, match=r"num_envs is .*; expected a whole number"):
+        make_vector_env("cartpole_balance", given, seed=1)
+    with pytest.raises(ValueError, match=r"num_shapes is .*; expected a whole number"):
+        envs.NoiseProcess(1, (3, 20, 20), num_shapes=given)
+    with pytest.raises(ValueError, match=r"layout is .*; expected a whole number"):
+        envs.GridWorld(layout=given)

@@ -138,6 +138,8 @@ def test_what_can_not_be_collected_is_refused(collected: Collect, monkeypatch: p
     for level, overrides, message in (
         ("mediun", (), "unknown level 'mediun': did you mean medium"),
         ("random", (f"out={ROOT}",), "is there already"),
+        ("random", ("out=/proc/new/data",), r"can't write /proc/new/data \(.*\): free space, or choose another folder"),
+        ("random", (f"out={__file__}/data",), r"can't write .*test_collect\.py/data \(.*Not a directory"),
         ("random", ("format=hdf",), "unknown format 'hdf': known: drqv2, minari, rlrep, vd4rl_64, vd4rl_84"),
         ("random", ("steps=0",), "steps must be at least 1"),
         ("random", ("run=/nowhere",), "/nowhere is not a run"),

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.evaluate import main
 from experiments.run import train_config as configuration
-from experiments.run.evaluation import evaluate, make_evaluation_env, make_evaluation_envs
+from experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, make_evaluation_envs
 
 
 @pytest.fixture
@@ -98,6 +98,13 @@ def test_a_video_that_cannot_be_written_is_refused_before_anything_is_played(
     monkeypatch.setattr("experiments.evaluate.evaluate", lambda *_, **__: pytest.fail("it was played"))
     assert main([str(folder), "--video", str(tmp_path / "file" / "a.mp4")]) == 1
     assert "file" in capsys.readouterr().err
+    assert main([str(folder), "--video", "/proc/a.mp4"]) == 1  # no rights say so
+    assert "/proc" in capsys.readouterr().err
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("experiments.evaluate.evaluate", lambda *_, **__: pytest.exit("played"))
+    with pytest.raises(pytest.exit.Exception, match="played"):
+        main([str(folder), "--video", str(tmp_path / "a.mp4")])
+    assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(SystemExit):
         main([str(folder), "--video", "a.txt"])
     assert "--video takes the name of an MP4 file, got a.txt" in capsys.readouterr().err
@@ -110,3 +117,11 @@ def test_returns_outlive_a_video_that_fails(folder: Path, tmp_path: Path, monkey
     monkeypatch.setattr("experiments.evaluate.write_video", fail)
     assert main([str(folder), "--episodes", "1"]) == 1
     assert len(returns(folder / "evaluate.csv")) == 1
+
+
+def test_the_statistics_of_returns_do_not_overflow() -> None:
+    row = Evaluation(np.array([1.7e308, 1.7e308, -1.7e308]), [], 20.0).row
+    assert np.isclose(row["episode_return"], 1.7e308 / 3) and np.isfinite(row["episode_return_std"])
+    for values in (np.random.default_rng(0).normal(300, 50, 7), np.zeros(3), np.array([-1.5])):
+        row = Evaluation(values, [], 20.0).row
+        assert (row["episode_return"], row["episode_return_std"]) == (values.mean(), values.std())

@@ -14,18 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from tensordict import TensorDict
 
 from experiments.data import main as convert
 from experiments.evaluate import main as evaluate
 from experiments.run import train_config as configuration
 from experiments.run.checkpoint import CheckpointError, load_checkpoint
+from experiments.run.command import check_effects
 from experiments.run.offline import OfflineRun
 from experiments.run.offline_config import OfflineConfig, level_of, load
 from experiments.run.online import OnlineRun
-from experiments.run.options import ConfigError
+from experiments.run.options import ConfigError, defaults
+from experiments.run.train_config import TrainConfig
 from rlrep import PixelEncoder, Window
-from rlrep.data import Provenance, write_transitions
+from rlrep.data import Provenance, TransitionFiles, write_transitions
 from rlrep.replay import Episodes, ReplayError
 from tests.experiments.conftest import MRQ, ROOT, run_in
 from tests.experiments.offline_data import PROVENANCE, TINY_OFFLINE, episode, run_offline, write_data
@@ -55,6 +58,34 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of TD3+BC with TACO; tests only read it."""
     return run_offline(data, tmp_path_factory.mktemp("finished") / "run", "objectives=[taco]")
+
+
+def test_settings_of_files_that_are_not_converted_are_noted(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = (f"cache={tmp_path}/cache", "skip_corrupt=true", "channels_last=true")
+    run_offline(data, tmp_path / "run", "num_updates=1", *given)
+    assert f"note: cache and skip_corrupt and channels_last have no effect on {data}" in capfd.readouterr().err
+    other = tmp_path / "other"
+    write_transitions(TransitionFiles(data), other, PROVENANCE, format="vd4rl_64")
+    run_offline(other, tmp_path / "converted", "num_updates=1", "action_repeat=50", given[0])
+    assert "no effect" not in capfd.readouterr().err and list((tmp_path / "cache").iterdir())
+
+
+def test_data_settings_are_refused_where_init_brings_no_data(finished: Path, tmp_path: Path) -> None:
+    def effects(init: object, *typed: str, data: str | None = None) -> None:
+        composed = OmegaConf.create(defaults(TrainConfig) | {"agent": {"name": "td3_bc"}, "init": str(init)})
+        composed.offline.data = data
+        check_effects(typed, composed, TrainConfig)
+
+    (online := tmp_path / "online").mkdir()
+    run_in(online, *ONLINE, "offline.data=" + str(write_data(tmp_path / "data")), "num_train_frames=600")
+    for typed in ("offline.share=0.5", "offline.share=0", "offline.cache=x", "offline.skip_corrupt=true"):
+        with pytest.raises(ConfigError, match=rf"{typed} has no effect: init=.*online is no offline run"):
+            effects(online, typed)
+        effects(finished, typed)
+        effects(online, typed, data="there")
+        effects(tmp_path / "gone", typed)  # a run that is resumed knows its data
 
 
 @pytest.fixture

@@ -210,13 +210,6 @@ def test_weights_that_are_not_float32_are_not_saved(tmp_path: Path) -> None:
         PixelEncoder(SHAPE, channels=2).double().save_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["observation_shape", "channels", "strides", "out_dim"])
-def test_numbers_that_are_not_whole_are_refused(name: str) -> None:
-    value = [9.0, 20.0, 24.0] if name == "observation_shape" else [2.5] if name == "strides" else 8.5
-    with pytest.raises(ValueError, match=f"{name} must be whole numbers"):
-        PixelEncoder(**{"observation_shape": SHAPE, name: value})  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("options", [dict(channels=10**6), dict(out_dim=10**7)])
 def test_an_encoder_beyond_memory_is_refused_before_it_is_allocated(options) -> None:
     with pytest.raises(ValueError, match=r"parameters .* make them smaller"):

@@ -399,3 +399,26 @@ def test_impossible_numbers_of_objectives_are_refused(name: str, options: dict[s
 def test_a_sampler_state_is_plain(tmp_path: Any) -> None:
     assert isinstance(json.dumps(replay().state_dict()), str)
     assert isinstance(replay().sample(4), TensorDict)
+
+
+@pytest.mark.parametrize("terminated", [False, True])
+def test_observations_of_one_name_are_one_observation(terminated: bool) -> None:
+    store = replay(frame_stack=2, terminated=terminated, n_step=3)
+    window = Window(3, (1, -1, Gap(4)), names=True)
+    assert window.join(Window(rewards=2)).names and not Window(3).join(Window()).names
+    drawn = sampled(store, 400, window)
+    pictures: dict[int, torch.Tensor] = {}
+    seen = {"0": drawn["observation"], "3": drawn["next", "observation"]}
+    seen |= {str(offset): drawn["at", str(offset)] for offset in window.observations}
+    assert seen.keys() == set(drawn["name"].keys())
+    for offset, observations in seen.items():
+        for name, picture in zip(drawn["name", offset].tolist(), observations, strict=True):
+            assert torch.equal(pictures.setdefault(name, picture), picture)
+    distinct = {tuple(picture.flatten().tolist()) for picture in pictures.values()}
+    assert len(distinct) == len(pictures)
+
+
+def test_names_of_finished_data_are_not_those_of_the_replay() -> None:
+    ours, theirs = replay(), replay()
+    drawn = sampled(Mixture(ours, theirs, 0.5), 200, Window(1, names=True))
+    assert (drawn["name", "0"] >= 0).sum() == 100 and (drawn["name", "0"] < 0).sum() == 100

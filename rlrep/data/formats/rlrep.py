@@ -61,8 +61,10 @@ class RunReplay(Format):
         return (path / "replay.json").is_file() and not is_dataset(path)
 
     def parts(self, path: Path) -> list[Path]:
-        """A replay, or those in the folder of a run: torchrun's processes have one each."""
-        return [part for part in (path, path / "replay", *sorted(path.glob("rank_*/replay"))) if self.matches(part)]
+        """A replay, or those in the folder of a run: torchrun's processes have one each. Any other folder with a replay
+        in it is a folder like others, which may hold more."""
+        inside = [path / "replay", *sorted(path.glob("rank_*/replay"))] if (path / "config.yaml").is_file() else []
+        return [part for part in (path, *inside) if self.matches(part)]
 
     def read(self, path: Path, wanted: Wanted) -> Iterator[Episode]:
         rows = load_rows(path)

@@ -191,7 +191,10 @@ def _check_gif(path: Path) -> str:
                 raise Unreadable(f"it is corrupt: no block of a GIF begins with {kind!r}")
             while size := read(1)[0]:
                 read(size)
-        rest = len(file.read().strip(b"\0\r\n "))
+        after = file.read()
+    if b"GIF87a" in after or b"GIF89a" in after:  # which FFmpeg would read as the same episode
+        raise Unreadable("another GIF follows the byte that ends it: keep each in a file of its own")
+    rest = len(after.strip(b"\0\r\n "))
     return f"the {rest} bytes after the one that ends a GIF: it may be damaged before them" if rest else ""
 
 

@@ -107,6 +107,28 @@ def test_an_aborted_run_does_not_cut_its_group(
     assert f"aborted ends at {end:,} of 3,000 simulator steps" in caplog.text
 
 
+def test_a_group_is_refused_where_there_are_no_runs_to_group(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(runs), "--out", str(tmp_path / "a.png")]) == 0
+    for key in ("seed", "agent.name"):
+        given = ["--group", key, "--out", str(tmp_path / "b.png"), str(tmp_path / "a.csv")]
+        assert main(given) == 1
+        assert f"--group {key} has no effect: {tmp_path}/a.csv holds curves" in capsys.readouterr().err
+        assert main([*given, str(runs / "taco")]) == 0  # the runs are grouped, the table's curves stay
+    assert main([str(tmp_path / "a.csv"), "--out", str(tmp_path / "b.png")]) == 0
+
+
+@pytest.mark.parametrize("values", [[1e308, 1.7e308, 1.7e308, 1e308], [-1.7e308, 1.7e308, 0, 1.7e308]])
+@pytest.mark.filterwarnings("error")
+def test_the_largest_returns_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
+    for seed in (1, 2, 3):
+        write_run(tmp_path / str(seed), values, seed=seed)
+    draw_run(tmp_path / "1", tmp_path / "one.png")
+    (curve,) = draw_runs([tmp_path], tmp_path / "all.png")
+    np.testing.assert_allclose(curve.means.mean, values)
+
+
 def test_csv_holds_the_numbers_drawn(runs: Path, tmp_path: Path) -> None:
     shown = draw_runs([runs], tmp_path / "curve.png", csv_out=tmp_path / "table.csv")
     with (tmp_path / "table.csv").open(newline="") as file:

@@ -43,6 +43,31 @@ def test_a_rerun_removes_what_a_killed_one_left_and_keeps_none_of_it(tmp_path: P
     assert len(list((tmp_path / name).glob("*.npz"))) == 4
 
 
+@pytest.mark.parametrize("making", [cache.filling, cache.replacing])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_kill_behind_the_last_rename_leaves_the_folder_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, making: Any, there: bool
+) -> None:
+    folder = tmp_path / "data"
+    if there:
+        folder.mkdir()
+        (folder / "old").touch() if making is cache.replacing else None
+    process = os.fork()
+    if process == 0:
+        monkeypatch.setattr(cache.shutil, "rmtree", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+        with cache.locked(folder), making(folder) as temporary:
+            (temporary / "new").touch()
+    assert os.waitpid(process, 0)[1] == signal.SIGKILL
+    (usual := tmp_path / "usual").mkdir()
+    assert names(folder) == ["new"] and folder.stat().st_mode == usual.stat().st_mode
+    usual.rmdir()
+    left = [name for name in names(tmp_path) if name != "data" and not name.endswith(".lock")]
+    assert len(left) == (making is cache.replacing and there)  # the old one
+    with cache.locked(folder):
+        pass
+    assert names(tmp_path) == ["data"]
+
+
 def test_only_what_nobody_works_on_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".data-0123abcd.partial").mkdir()  # somebody's own
     (tmp_path / ".data.1234").mkdir()

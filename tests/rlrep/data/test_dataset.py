@@ -156,11 +156,27 @@ def test_a_finished_runs_replay_is_a_data_set(tmp_path: Path, written: int, whol
     assert data.provenance.made == {"run": str(tmp_path / "run")}
 
 
+def test_a_replay_among_other_episodes_hides_none_of_them(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
+    for name in "ab":
+        np.savez(tmp_path / f"{name}.npz", observation=pictures)
+    replay = ReplayBuffer((9, 8, 8), spaces.Box(-1, 1, (2,)), 35, path=tmp_path / "replay")
+    fill(replay, 2)
+    replay.flush()
+    assert open_video(tmp_path, image_size=8, frame_stack=3, max_gap=1).num_episodes == 4
+    (tmp_path / "replay" / "replay.json").write_text("{")
+    with pytest.raises(ValueError, match=r"can't be used: it is corrupt.*skip_corrupt=True leaves it out"):
+        open_video(tmp_path, image_size=8, frame_stack=3, max_gap=1)
+    with pytest.warns(UserWarning, match="skipped 1 of 3 files"):
+        assert open_video(tmp_path, image_size=8, max_gap=1, skip_corrupt=True).num_episodes == 2
+
+
 def test_every_process_of_a_run_has_a_part_of_its_replay(tmp_path: Path) -> None:
     for number, folder in enumerate(("run/replay", "run/rank_1/replay")):
         replay = ReplayBuffer((9, 8, 8), spaces.Box(-1, 1, (2,)), 35, path=tmp_path / folder)
         fill(replay, 2, first=2 * number)
         replay.flush()
+    (tmp_path / "run" / "config.yaml").touch()
     data = TransitionFiles(tmp_path / "run")
     for found, number in zip(data, range(4), strict=True):
         assert_equal(found, episode(number, terminated=number % 2 == 1))

@@ -417,6 +417,22 @@ def test_a_matroska_video_may_be_shorter_than_its_sound(write_timed: WriteVideo)
             open_video(path.with_name(f"{name}.mkv"), **SMALL)
 
 
+@pytest.mark.parametrize("between", [b"", b"\0\0", b"junk"])
+def test_two_gifs_in_a_file_are_not_one_episode(write_video: WriteVideo, between: bytes) -> None:
+    path = write_video("a.gif", frames=8, detail=60)
+    content = path.read_bytes()
+    for second in (content, content[: len(content) // 2]):
+        path.write_bytes(content + between + second)
+        with pytest.raises(ValueError, match=r"a\.gif can't be used: another GIF follows the byte that ends it"):
+            open_video(path, **SMALL)
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), 1e-9, True])
+def test_frame_rates_that_mean_nothing_are_refused(write_video: WriteVideo, fps: float) -> None:
+    with pytest.raises(ValueError, match=r"fps must be greater than 0, at least 0\.001, got"):
+        open_video(write_video("a.mp4"), **SMALL, fps=fps)
+
+
 def test_what_follows_or_lacks_a_gifs_last_byte_does_no_harm(write_video: WriteVideo) -> None:
     content = write_video("a.gif", frames=8, detail=60).read_bytes()
     assert content.endswith(b";")

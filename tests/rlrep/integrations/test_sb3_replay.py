@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from rlrep.integrations.sb3 import SequenceReplayBuffer
 from rlrep.integrations.sb3_replay import RolloutSequences
-from rlrep.window import Window
+from rlrep.window import ANY_N_STEP, Window
 from tests.rlrep.integrations.sb3_environments import Counter
 
 
@@ -102,6 +102,23 @@ def test_sequences_stay_in_one_episode_and_only_real_ends_cut_them_short() -> No
     whole = gap == 3
     reward = first + 1 + 0.9 * (first + 2) + 0.81 * (first + 3) - (first // 10) * 10 * 2.71
     assert np.allclose(batch["next", "reward"].numpy()[whole, 0], reward[whole], atol=1e-4)
+
+
+@pytest.mark.parametrize("beside", [Window(), Window(observations=(6,), actions=6, rewards=6)])
+def test_a_reward_of_any_n_is_that_of_one_step_whatever_else_the_window_reads(beside: Window) -> None:
+    """As Stable-Baselines3's own; an objective's loss does not change because another one is attached."""
+    buffer = build(SequenceReplayBuffer, environment(n_envs=1))
+    fill(buffer, environment(n_envs=1), 60)
+    window = Window(ANY_N_STEP, (3,), actions=3).join(beside)
+    batch = buffer.windows(1000, window, 0.9, np.random.default_rng(0))
+    first = count(batch["observation"])
+    inner = first % 10 < 3  # not at an end
+    rewards = buffer.windows(1000, Window(rewards=1), 0.9, np.random.default_rng(0))
+    known = dict(zip(count(rewards["observation"]), rewards["sequence", "reward"].numpy()[:, 0, 0], strict=True))
+    expected = np.array([known.get(each, np.nan) for each in first])
+    assert inner.any() and np.allclose(batch["next", "reward"].numpy()[inner, 0], expected[inner])
+    assert np.array_equal(count(batch["next", "observation"])[inner], first[inner] + 1)
+    assert np.allclose(batch["discount"].numpy()[inner], 0.9)
 
 
 def test_sequences_do_not_change_what_the_agent_draws() -> None:

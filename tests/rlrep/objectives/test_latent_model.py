@@ -207,3 +207,43 @@ def test_impossible_numbers_are_refused(options: dict[str, Any], message: str) -
 def test_a_horizon_of_no_steps_is_refused() -> None:
     with pytest.raises(ValueError, match="horizon must be at least 1 step, got 0"):
         LatentModel(PixelEncoder(SHAPE, channels=4), BOX, 0)
+
+
+def test_kept_targets_are_those_of_the_same_observations_until_the_targets_move() -> None:
+    model, plain = made(keep_targets=100, momentum=0.5), made(momentum=0.5)
+    given = batch()
+    names = torch.arange(15).view(5, 3) + 90  # some share a place
+    given["sequence", "name"] = names
+    pixels = given["sequence", "observation"].clone()
+    encoded: list[int] = []
+    view = model.view
+    model.view = lambda seen, *a, **k: (encoded.append(len(seen)) if k else None) or view(seen, *a, **k)  # type: ignore
+    expected = plain(given)["loss_model_prediction"]
+    for _ in range(2):
+        torch.testing.assert_close(model(given)["loss_model_prediction"], expected)
+        given["sequence", "observation"][:] = 0  # is not looked at again
+    assert encoded == [15]
+    given["sequence", "observation"][:] = pixels
+    other = given.clone()
+    other["sequence", "name"][0] += 100  # the same places, others' names
+    torch.testing.assert_close(model(other)["loss_model_prediction"], expected)
+    assert encoded == [15, 3]
+    with torch.no_grad():
+        for part in (model, plain):
+            part.state_projection[0].weight += 0.1
+            part.after_step()
+    torch.testing.assert_close(model(given)["loss_model_prediction"], plain(given)["loss_model_prediction"])
+    assert encoded[2:] == [15]
+    model.restart_copies()
+    model(given)
+    assert encoded[3:] == [15]
+
+
+def test_what_is_kept_is_saved() -> None:
+    model, given = made(keep_targets=20), batch()
+    given["sequence", "name"] = torch.arange(15).view(5, 3)
+    model(given)
+    resumed = made(keep_targets=20)
+    resumed.load_state_dict(model.state_dict())
+    given["sequence", "observation"][:] = 0
+    torch.testing.assert_close(resumed(given)["loss_model_prediction"], model(given)["loss_model_prediction"])

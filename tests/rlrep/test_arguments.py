@@ -1,0 +1,110 @@
+"""Whole numbers that users give: of any type as Python's, everything else refused by its name, everywhere alike."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import agents
+import rlrep
+from rlrep import Gap, PixelEncoder, ReplayBuffer, Window
+from rlrep.arguments import ONE, SEVERAL, whole, whole_numbers
+
+MODULES = ["rlrep", "rlrep.data", "rlrep.pretrain", "rlrep.probe", "rlrep.replay", "agents"]
+MODULES += ["rlrep.integrations.sb3", "rlrep.integrations.torchrl", "rlrep.objectives"]
+
+
+def public() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """What users call, by its name: functions, and the constructors of classes that have one of their own."""
+    for name in MODULES:
+        module = importlib.import_module(name)
+        own = [each for each, value in vars(module).items() if getattr(value, "__module__", None) == name]
+        own = ["ObjectiveLoss"] if name.endswith("torchrl") else own  # the others are its own
+        for each in getattr(module, "__all__", own):
+            value = getattr(module, each)
+            if inspect.isclass(value) and "__init__" in vars(value) and not hasattr(value, "__dataclass_fields__"):
+                yield f"{name}.{each}", vars(value)["__init__"]
+            elif inspect.isfunction(value) and not each.startswith("_"):
+                yield f"{name}.{each}", value
+
+
+def arguments() -> list[Any]:
+    found = []
+    for name, function in public():
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.annotation in (*ONE, *SEVERAL):
+                found.append(pytest.param(function, parameter.name, id=f"{name}-{parameter.name}"))
+    return found
+
+
+@pytest.mark.parametrize(("function", "name"), arguments())
+def test_what_is_no_whole_number_is_refused_by_its_name(function: Callable[..., Any], name: str) -> None:
+    for value in (True, False, 1.5, 2.0, "3", np.float32(1), np.bool_(True), 1j):
+        given: dict[str, Any] = {}
+        for each in inspect.signature(function).parameters.values():
+            if each.default is each.empty and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL):
+                given[each.name] = 3 if each.annotation in ONE else (3, 3, 3) if each.annotation in SEVERAL else None
+        several = inspect.signature(function).parameters[name].annotation in SEVERAL
+        given[name] = [value] if several else value
+        with pytest.raises(ValueError, match=rf"^{name} must be (a whole number|whole numbers), got"):
+            function(**given)
+
+
+def test_all_entrances_are_tried() -> None:
+    names = {each.id for each in arguments()}
+    assert {"rlrep.PixelEncoder-channels", "rlrep.ReplayBuffer-capacity", "rlrep.data.open_dataset-n_step"} <= names
+    assert {"agents.DrQV2-hidden_dim", "rlrep.TACO-horizon", "rlrep.integrations.sb3.attach-batch_size"} <= names
+    assert len(names) > 80
+
+
+@pytest.mark.parametrize("made", [lambda n: Gap(n), lambda n: Gap(2, plus=n), lambda n: Window(n)])
+@pytest.mark.parametrize("made_of", [True, 1.0, "1"])
+def test_windows_are_of_whole_numbers(made: Callable[[Any], Any], made_of: object) -> None:
+    with pytest.raises(ValueError, match="must be a whole number"):
+        made(made_of)
+    with pytest.raises(ValueError, match="an offset must be a whole number"):
+        Window(observations=(made_of,))  # type: ignore[arg-type]
+
+
+def test_whole_numbers_of_any_type_are_pythons() -> None:
+    for value in (np.int64(3), np.uint8(3), np.array(3), 3):
+        assert type(whole("n", value)) is int
+    encoder = PixelEncoder(np.array([9, 20, 24]), channels=np.int32(2))  # type: ignore[arg-type]
+    assert all(type(n) is int for n in (*encoder.observation_shape, encoder.channels, encoder.repr_dim))
+    assert Window(np.int64(3)) == Window(3)  # type: ignore[arg-type]
+
+
+def test_a_float_that_is_whole_is_told_how_to_be_written() -> None:
+    from gymnasium import spaces
+
+    with pytest.raises(ValueError, match=r"^capacity must be a whole number, got 1000.0: write 1000$"):
+        ReplayBuffer((9, 20, 20), spaces.Box(-1, 1, (1,)), 1e3)  # type: ignore[arg-type]
+
+
+def test_other_mistakes_keep_their_own_errors() -> None:
+    @whole_numbers
+    def function(a: "int", b: "int | None" = None) -> "int":
+        return a
+
+    with pytest.raises(TypeError, match="unexpected keyword argument 'c'"):
+        function(1, c=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'a'"):
+        function()  # type: ignore[call-arg]
+    assert function(np.int8(2), None) == 2  # type: ignore[arg-type]
+
+
+def test_every_agent_refuses_them() -> None:
+    from gymnasium import spaces
+
+    for name in agents.AGENTS:
+        with pytest.raises(ValueError, match="batch_size must be a whole number, got True"):
+            agents.make_agent(name, (9, 20, 20), spaces.Box(-1, 1, (1,)), batch_size=True)
+
+
+@pytest.mark.parametrize("denoise", [2, 16.0, float("nan"), -0.1])
+def test_the_autoencoders_noise_is_a_share(denoise: float) -> None:
+    with pytest.raises(ValueError, match="denoise is a share of 255, between 0 and 1, got"):
+        rlrep.Autoencoder(PixelEncoder((3, 20, 20), channels=2), denoise=denoise)
