@@ -66,7 +66,8 @@ class PixPro(Objective):
             raise ValueError(f"PixPro reads the maps of a PixelEncoder, which {type(encoder).__name__} has not")
         self.window = Window()
         self.in_keys, self.out_keys = ["observation"], ["loss_pixpro"]
-        self.grid = [min(side, MOST_CELLS) for side in encoder.feature_size]
+        height, width = encoder.feature_size
+        self.grid = min(height, MOST_CELLS), min(width, MOST_CELLS)
         stride = math.prod(encoder.strides)
         sides = [stride * side / cells for side, cells in zip(encoder.feature_size, self.grid, strict=True)]
         rows, columns = (torch.arange(cells) * side for cells, side in zip(self.grid, sides, strict=True))

@@ -30,7 +30,7 @@ def batch(rows: int = 6, seed: int = 0) -> TensorDict:
 def test_the_same_place_is_where_both_views_show_the_same_pixels() -> None:
     """Each place of a picture of numbered columns and rows has its number at its centre."""
     objective = pixpro()
-    assert objective.grid == [4, 4] and objective.centres.amax().item() == 12
+    assert objective.grid == (4, 4) and objective.centres.amax().item() == 12
     picture = torch.arange(400).view(1, 1, 20, 20)
     offsets = torch.tensor([[[6, 1]], [[2, 5]]])  # x and y of the crop, 4 is the picture itself
     views = [shift(picture, offset, 4)[0, 0] for offset in offsets]
