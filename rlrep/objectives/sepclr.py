@@ -25,14 +25,15 @@ class SepCLR(Objective):
     With c and s of length 1, projections of φ(x), the kernel k(x, y) = exp(-‖x - y‖² / τ), pairs (x_t, x_t+k) of one
     episode, k in 1..K, rows D of the data and G of the background, and a constant s̄ (section 3 of the paper):
 
-    - ``loss_common`` = mean ‖c_t - c_t+k‖² / τ + log mean_i≠j k(c_i, c_j), over D and G: alignment and uniformity;
-    - ``loss_salient`` = the same of s over D, where s̄ is one more point that the others keep away from;
-    - ``loss_background`` = mean ‖s_i - s̄‖² / τ, over G;
-    - ``loss_joint`` = λ log mean_i≠j k(c_i, c_j) k(s_i, s_j), over D: a kernel estimate of less the joint entropy, so
-      that c and s share no information.
+    - ``loss_sepclr_common`` = mean ‖c_t - c_t+k‖² / τ + log mean_i≠j k(c_i, c_j), over D and G: alignment and
+      uniformity;
+    - ``loss_sepclr_salient`` = the same of s over D, where s̄ is one more point that the others keep away from;
+    - ``loss_sepclr_background`` = mean ‖s_i - s̄‖² / τ, over G;
+    - ``loss_sepclr_joint`` = λ log mean_i≠j k(c_i, c_j) k(s_i, s_j), over D: a kernel estimate of less the joint
+      entropy, so that c and s share no information.
 
     Only parts that are small enough share the work: with many dimensions, each has room for all. And nothing but
-    ``loss_joint`` keeps what the background has out of s where both are in the picture. Needs no actions.
+    ``loss_sepclr_joint`` keeps what the background has out of s where both are in the picture. Needs no actions.
     **The background is part of the data**: it is the episodes whose number is a multiple of `background_every`, counted
     from 0, so with 2 each second recording, the first one included. Rows of all ranks count, see `Objective.all_ranks`.
     With TorchRL, slices count as episodes, and their batches need both in turns.
@@ -75,7 +76,7 @@ class SepCLR(Objective):
         self.background_every, self.joint = background_every, joint
         self.window = Window(observations=(Gap(horizon),), episode=True)
         self.in_keys = ["observation", "future_observation", "episode"]
-        self.out_keys = ["loss_common", "loss_salient", "loss_background", "loss_joint"]
+        self.out_keys = ["loss_sepclr_common", "loss_sepclr_salient", "loss_sepclr_background", "loss_sepclr_joint"]
         self.common, self.salient = (projection(encoder.repr_dim, feature_dim) for _ in range(2))
         for part in (self.common, self.salient):
             part.apply(orthogonal_init)
@@ -97,11 +98,11 @@ class SepCLR(Objective):
         with_constant = torch.cat([salient, self.constant]), torch.cat([data, everyone[:1]])
         both = apart * self.kernel(salient)
         return {
-            "loss_common": self.far(common, common_later, everyone) + log_mean(apart, everyone),
-            "loss_salient": self.far(salient, salient_later, data)
+            "loss_sepclr_common": self.far(common, common_later, everyone) + log_mean(apart, everyone),
+            "loss_sepclr_salient": self.far(salient, salient_later, data)
             + log_mean(self.kernel(with_constant[0]), with_constant[1]),
-            "loss_background": self.far(salient, self.constant, background),
-            "loss_joint": self.joint * log_mean(both, data),
+            "loss_sepclr_background": self.far(salient, self.constant, background),
+            "loss_sepclr_joint": self.joint * log_mean(both, data),
         }
 
     def kernel(self, points: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 from rlrep import PixelEncoder, RandomShift, make_objective
 from rlrep.augment import shift
+from rlrep.objectives import pixpro as pixpro_file
 from rlrep.objectives.pixpro import PixPro, agreement, same_place
 from tests.rlrep.objectives.toy import SHAPE, encoder, gradients, train
 
@@ -39,6 +42,29 @@ def test_the_same_place_is_where_both_views_show_the_same_pixels() -> None:
     for i, j in same.nonzero():
         at = [(objective.centres[each] + 4).long().tolist() for each in (i, j)]
         assert views[0][at[0][1], at[0][0]] == views[1][at[1][1], at[1][0]]
+
+
+def test_the_losss_pairs_are_the_same_places_of_its_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With shifts by whole cells, both views show the same pixel at the centre of each pair."""
+    objective, found = pixpro(shift=4), {"shift": [], "same_place": []}
+
+    def spied(name: str, function: Any) -> Any:
+        def called(*given: Any) -> Any:
+            found[name].append(function(*given))
+            return found[name][-1]
+
+        return called
+
+    for name, function in (("shift", shift), ("same_place", same_place)):
+        monkeypatch.setattr(pixpro_file, name, spied(name, function))
+    draws = iter([torch.tensor([[8, 4], [0, 4]]), torch.tensor([[4, 0], [4, 8]])])
+    monkeypatch.setattr(torch, "randint", lambda *given, **named: next(draws))
+    objective(batch(2))
+    (first, second), (same,) = found["shift"], found["same_place"]
+    assert same.sum() == 18  # of each row, the 3×3 places that both views show
+    for row, i, j in same.nonzero():
+        at = [(objective.centres[each] + 4).long().tolist() for each in (i, j)]
+        assert first[row, 0, at[0][1], at[0][0]] == second[row, 0, at[1][1], at[1][0]]
 
 
 def test_pairs_are_closer_than_seven_tenths_of_a_cells_diagonal() -> None:

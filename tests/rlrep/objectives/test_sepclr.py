@@ -56,14 +56,16 @@ def test_the_losses_are_the_formulas() -> None:
         return (first - second).square().sum(1).mean() / 0.4
 
     out, data = objective(given), ~background
-    torch.testing.assert_close(out["loss_common"], alignment(c, later_c) + uniformity(c))
+    torch.testing.assert_close(out["loss_sepclr_common"], alignment(c, later_c) + uniformity(c))
     salient = alignment(s[data], later_s[data]) + uniformity(torch.cat([s[data], constant]))
-    torch.testing.assert_close(out["loss_salient"], salient)
-    torch.testing.assert_close(out["loss_background"], alignment(s[background], constant))
-    torch.testing.assert_close(out["loss_joint"], 0.3 * uniformity(c[data], s[data]))
+    torch.testing.assert_close(out["loss_sepclr_salient"], salient)
+    torch.testing.assert_close(out["loss_sepclr_background"], alignment(s[background], constant))
+    torch.testing.assert_close(out["loss_sepclr_joint"], 0.3 * uniformity(c[data], s[data]))
 
 
-@pytest.mark.parametrize("name", ["loss_common", "loss_salient", "loss_background", "loss_joint"])
+@pytest.mark.parametrize(
+    "name", ["loss_sepclr_common", "loss_sepclr_salient", "loss_sepclr_background", "loss_sepclr_joint"]
+)
 def test_a_gradient_reaches_the_encoder_from_each_loss(name: str) -> None:
     objective = sepclr()
     objective(batch())[name].backward()
