@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ONE = ("int", "int | None", "Count")
+ONE = ("int", "int | None", "Count", "Several")
 SEVERAL = ("Sequence[int]", "tuple[int, ...]")
 
 

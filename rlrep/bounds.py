@@ -35,6 +35,7 @@ class Bounds:
 
 
 Count = Annotated[int, Bounds(least=0)]
+Several = Annotated[int, Bounds(least=2)]
 NonNegative = Annotated[float, Bounds(least=0)]
 Momentum = Annotated[float, Bounds(least=0, below=1)]
 Share = Annotated[float, Bounds(least=0, most=1)]

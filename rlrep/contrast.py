@@ -38,7 +38,12 @@ def gather(local: Tensor, all_ranks: bool = True) -> tuple[Tensor, int]:
 
 
 def info_nce(
-    query: Tensor, key: Tensor, temperature: float = 1.0, all_ranks: bool = True, reduction: str = "mean"
+    query: Tensor,
+    key: Tensor,
+    temperature: float = 1.0,
+    all_ranks: bool = True,
+    reduction: str = "mean",
+    group: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """InfoNCE (arXiv 1807.03748): row i of `query` belongs to row i of `key`, the other rows are its negatives.
 
@@ -53,12 +58,15 @@ def info_nce(
         all_ranks: under torch.distributed, whether the keys of all ranks are negatives: then every rank must call this,
             with as many rows.
         reduction: "mean", or "none" for each row's own term.
+        group: (B,) int64 of each row, if only rows of its own group are to be its negatives; the same on all ranks.
 
     Returns:
         The loss, a scalar or (B,), and the accuracy: the share of rows whose positive has the largest logit, detached.
     """
     keys, first = gather(key, all_ranks)
     logits = query @ keys.T / temperature
+    if group is not None:
+        logits = logits.masked_fill(group[:, None] != gather(group, all_ranks)[0], -torch.inf)
     labels = torch.arange(first, first + len(query), device=logits.device)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()
     return F.cross_entropy(logits, labels, reduction=reduction), accuracy

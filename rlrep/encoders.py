@@ -360,6 +360,10 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
             return self.head(features)
         return features if as_map else flat(features)
 
+    def feature_map(self, pixels: Tensor) -> Tensor:
+        """The last convolution's output (B, channels, h, w) float32 of pixels (B, C, H, W) in 0..255, head or not."""
+        return self._convolve(pixels).float()
+
     def _check_scale(self, pixels: Tensor) -> None:
         """Refuses pixels that were scaled to 1 already; looks at the first batch of floats alone, for speed."""
         busy = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()

@@ -84,7 +84,8 @@ class Window:
     - with one entry in `observations`: `future_observation` and `gap`, the steps to it;
     - with `rewards` = T: (`sequence`, `reward`), (`sequence`, `terminated`) and (`sequence`, `valid`), (B, T, 1) each;
     - with `names`: (`name`, …), (B,) int64, which observation is which, by its offset and "0": equal names are equal
-      observations of one store, for whoever keeps what was computed of them.
+      observations of one store, for whoever keeps what was computed of them;
+    - with `episode`: `episode`, (B,) int64, a number of its own for each episode that rows are from.
 
     Args:
         n_step: n of the transition (t, t + n) with its summed reward; 0 for none, `ANY_N_STEP` for the owner's n.
@@ -92,6 +93,7 @@ class Window:
         actions: how many actions from t on.
         rewards: how many single rewards from t on.
         names: whether the observations have names.
+        episode: whether to say which episode each row is from.
 
     Raises:
         ValueError: for counts below 0, and an offset that is 0 or named twice.
@@ -102,6 +104,7 @@ class Window:
     actions: int = 0
     rewards: int = 0
     names: bool = False
+    episode: bool = False
 
     def __post_init__(self) -> None:
         check_whole(self, "n_step", "actions", "rewards")
@@ -161,6 +164,7 @@ class Window:
             max(window.actions for window in windows),
             max(window.rewards for window in windows),
             any(window.names for window in windows),
+            any(window.episode for window in windows),
         )
 
     def with_n_step(self, n_step: int) -> Window:
@@ -182,6 +186,7 @@ class Window:
         has: dict[Any, bool] = {
             "observation": True,
             "index": True,
+            "episode": self.episode,
             "action": bool(self.actions or self.n_step),
             "discount": bool(self.n_step),
             "action_sequence": bool(self.actions),

@@ -86,21 +86,25 @@ def videos(tmp_path: Path) -> Path:
     return folder
 
 
-def run_pretraining(name: str, videos: Path, folder: Path) -> Path:
+def run_pretraining(name: str, videos: Path, folder: Path, *more: str) -> Path:
     given = ["device=cpu", "image_size=20", "frame_stack=1", "horizon=2", "shift=1", "steps=4", "batch_size=4"]
     given += ["validate_every=4", "validation_batches=1", "encoder.channels=2", "encoder.precision=float32"]
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments" / "conf")):
         named = [f"objective='{name}'", f"source={videos}", f"run_dir={folder}"]
-        return pretrain(compose("pretrain", [*given, *named]))
+        return pretrain(compose("pretrain", [*given, *named, *more]))
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_pretraining_where_the_window_allows_it(name: str, videos: Path, tmp_path: Path) -> None:
-    if name in ("taco", "latent_model"):  # they read rewards
+    if name in ("taco", "latent_model", "bisimulation"):  # they read rewards
         with pytest.raises(ConfigError, match=f"objective={name} reads rewards, which"):
             run_pretraining(name, videos, tmp_path / "run")
         return
     assert has_learned(last_row(run_pretraining(name, videos, tmp_path / "run")))
+
+
+def test_a_labelled_share_of_the_actions_in_pretraining(videos: Path, tmp_path: Path) -> None:
+    assert "loss_laom_labels" in last_row(run_pretraining("laom", videos, tmp_path / "run", "+options.labelled=0.5"))
 
 
 @pytest.mark.parametrize("name", EVERY)

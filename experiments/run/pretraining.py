@@ -183,7 +183,7 @@ def build_objective(
     kind = find_objective(config.objective)
     fixed = {"horizon": config.horizon, "frame_channels": frame_channels}
     options |= {name: value for name, value in fixed.items() if name in parameters_of(kind)}
-    return make_objective(config.objective, encoder, action_space if kind.needs_actions else None, **options)
+    return make_objective(config.objective, encoder, action_space if kind.reads_actions(options) else None, **options)
 
 
 def check_source(config: PretrainConfig) -> bool:

@@ -167,6 +167,8 @@ def windows(
     inside = first[:, None] + torch.arange(steps, device=observation.device)  # (windows of a slice, K)
     size = len(slices) * len(first)
     out: dict[str, Any] = {"observation": observation[:, first].flatten(0, 1), "action": action[:, first].flatten(0, 1)}
+    if window.episode:  # the batch does not say which slices are of one episode
+        out["episode"] = torch.arange(len(slices), device=first.device).repeat_interleave(len(first))
     if window.actions:
         out["action_sequence"] = action[:, inside[:, : window.actions]].flatten(0, 1)
     if window.rewards:

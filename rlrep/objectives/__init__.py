@@ -10,14 +10,26 @@ from rlrep.encoders import PixelEncoder
 from rlrep.objectives.autoencoder import Autoencoder
 from rlrep.objectives.barlow_twins import BarlowTwins
 from rlrep.objectives.base import Objective, Objectives, check_declared
+from rlrep.objectives.bisimulation import Bisimulation
 from rlrep.objectives.curl import CURL
+from rlrep.objectives.curved import Curved
 from rlrep.objectives.cvrl import CVRL
 from rlrep.objectives.forward_model import ForwardModel
+from rlrep.objectives.gated import Gated
+from rlrep.objectives.invariance import Invariance
 from rlrep.objectives.inverse_model import InverseModel
+from rlrep.objectives.laom import LAOM
+from rlrep.objectives.lapo import LAPO
 from rlrep.objectives.latent_model import LatentModel
+from rlrep.objectives.multistage import Multistage
+from rlrep.objectives.pixpro import PixPro
+from rlrep.objectives.r3m import R3M
+from rlrep.objectives.sepclr import SepCLR
 from rlrep.objectives.spr import SPR
+from rlrep.objectives.swav import SwAV
 from rlrep.objectives.taco import TACO
 from rlrep.objectives.temporal_contrastive import TemporalContrastive
+from rlrep.objectives.vip import VIP
 from rlrep.registry import check_options, find_class
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -31,6 +43,18 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "cvrl": CVRL,
     "spr": SPR,
     "latent_model": LatentModel,
+    "lapo": LAPO,
+    "laom": LAOM,
+    "bisimulation": Bisimulation,
+    "multistage": Multistage,
+    "swav": SwAV,
+    "vip": VIP,
+    "r3m": R3M,
+    "curved": Curved,
+    "gated": Gated,
+    "invariance": Invariance,
+    "pixpro": PixPro,
+    "sepclr": SepCLR,
 }
 
 

@@ -27,6 +27,8 @@ WHO_HAS = {
     "action": "data recorded with actions (a replay buffer, offline RL data), not video",
     "action_sequence": "a replay buffer built with horizon=K, or offline RL data, not video",
     "future_observation": "a replay buffer built with horizon=K, offline RL data, and video sources",
+    "index": "every batch of a replay buffer or of data, video's too; TorchRL's slices have none",
+    "episode": "batches that are drawn for its window, sample(batch_size, objective.window), video's too",
     "gap": "a replay buffer built with horizon=K, offline RL data, and video sources",
     "reward": "a replay buffer or offline RL data, not video",
 }
@@ -106,6 +108,11 @@ class Objective(nn.Module):
     def losses(self, *values: Tensor) -> dict[str, Tensor]:
         """The losses and metrics `out_keys`, from the batch's entries `in_keys`."""
         raise NotImplementedError
+
+    @classmethod
+    def reads_actions(cls, options: Mapping[str, Any]) -> bool:
+        """Whether a pre-training builds it with the data's action space, given the options it is built with."""
+        return cls.needs_actions
 
     def momentum_copy(self, online: M, rate: float) -> M:
         """A copy of a module that no gradient reaches and that `after_step` moves towards it.

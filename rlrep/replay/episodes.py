@@ -367,6 +367,8 @@ class Episodes:
         }
         if "action" in self.rows:
             out["action"] = self._tensor(self._row("action", lane, start))
+        if window.episode:
+            out["episode"] = self._tensor(self._row("episode", lane, start).astype(np.int64) * self.num_envs + lane)
         if window.n_step:
             out |= self._transition(lane, start, window.n_step, ahead[window.n_step], seen[window.n_step])
         if window.actions:

@@ -41,7 +41,7 @@ class Mixture:
 
     @whole_numbers
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
-        """`Episodes.sample`, the replay's rows first; `index` of the data's rows is -1."""
+        """`Episodes.sample`, the replay's rows first; of the data's rows `index` is -1, and `episode` below 0."""
         resolved = self.replay.resolve(window)
         count = round(batch_size * self.share)
         parts = [self.replay.sample(batch_size - count, resolved)] if count < batch_size else []
@@ -50,6 +50,8 @@ class Mixture:
             parts[-1]["index"] = torch.full_like(parts[-1]["index"], -1)
             if resolved.names:
                 parts[-1]["name"] = parts[-1]["name"].apply(lambda name: -1 - name)  # others than the replay's
+            if resolved.episode:
+                parts[-1]["episode"] = -1 - parts[-1]["episode"]
         return parts[0] if len(parts) == 1 else _joined(*parts)
 
     @property

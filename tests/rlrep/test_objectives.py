@@ -37,12 +37,26 @@ SMALL: dict[str, dict[str, Any]] = {
     "spr": {"feature_dim": 8, "hidden_dim": 16},
     "cvrl": {"feature_dim": 8, "hidden_dim": 16, "clip_length": 2},
     "barlow_twins": {"feature_dim": 4, "hidden_dim": 16},
+    "latent_model": {"horizon": 3, "state_dim": 8, "state_action_dim": 8, "latent_action_dim": 4, "hidden_dim": 16},
+    "bisimulation": {"feature_dim": 8, "hidden_dim": 16},
+    "multistage": {"feature_dim": 8, "clusters": 2},
+    "swav": {"feature_dim": 8, "hidden_dim": 16, "prototypes": 4},
+    "vip": {"feature_dim": 8, "horizon": 3},
+    "r3m": {"feature_dim": 8, "horizon": 3},
+    "curved": {"feature_dim": 8, "hidden_dim": 16},
+    "gated": {"feature_dim": 8},
+    "invariance": {"feature_dim": 8},
+    "pixpro": {"feature_dim": 8, "hidden_dim": 16},
+    "sepclr": {"feature_dim": 8},
+    "lapo": {"feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
+    "laom": {"horizon": 3, "feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
 }
 VARIANTS = [
     *(pytest.param(name, {}, id=name) for name in OBJECTIVES),
     pytest.param("taco", {"curl": False}, id="taco without curl"),
     pytest.param("taco", {"reward": False}, id="taco without reward"),
     pytest.param("forward_model", {"predict": "pixels"}, id="forward_model of pixels"),
+    pytest.param("laom", {"labelled": 0.9}, id="laom with labels"),
     pytest.param("autoencoder", {"denoise": 0.1}, id="denoising autoencoder"),
     pytest.param("autoencoder", {"codes": 8}, id="vector-quantised autoencoder"),
 ]
@@ -70,6 +84,8 @@ def make_batch(action_space: Any = BOX, batch_size: int = 5, horizon: int = 3) -
     return TensorDict(
         {
             "observation": pixels(),
+            "index": torch.arange(batch_size),
+            "episode": torch.arange(batch_size) // 2,
             "action": sequence[:, 0],
             "action_sequence": sequence,
             "future_observation": pixels(),
@@ -85,7 +101,9 @@ def batch_for(objective: Objective, action_space: Any = BOX) -> TensorDict:
     """Everything that it may read."""
     batch = make_batch(action_space)
     following = torch.randint(0, 256, (5, len(objective.window.observations), *SHAPE), dtype=torch.uint8)
-    batch["sequence"] = TensorDict({"observation": following}, batch_size=[5])
+    sequence = {"observation": following, "reward": torch.rand(5, 3, 1)}
+    ends = {"terminated": torch.arange(15).view(5, 3, 1) == 14, "valid": torch.ones(5, 3, 1, dtype=torch.bool)}
+    batch["sequence"] = TensorDict(sequence | ends, batch_size=[5])
     return batch
 
 

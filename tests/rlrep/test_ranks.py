@@ -37,6 +37,12 @@ OBJECTIVES = {
     "taco": {"feature_dim": 8, "hidden_dim": 16},
     "curl": {"feature_dim": 8},
     "forward_model": {"feature_dim": 8, "hidden_dim": 16},
+    "multistage": {"feature_dim": 8, "clusters": 2},
+    "swav": {"feature_dim": 8, "hidden_dim": 16, "prototypes": 4},
+    "gated": {"feature_dim": 8},
+    "curved": {"feature_dim": 8, "hidden_dim": 16},
+    "sepclr": {},
+    "vip": {"feature_dim": 8},
 }
 
 
@@ -63,6 +69,9 @@ def objective(name: str, rows: slice) -> Result:
             "action_sequence": torch.rand(BATCH, 3, 2) * 2 - 1,
             "future_observation": torch.randint(0, 256, (BATCH, *SHAPE), dtype=torch.uint8),
             "next": {"reward": torch.rand(BATCH, 1)},
+            "gap": torch.arange(BATCH) % 3 + 1,
+            "episode": torch.arange(BATCH) % 2,
+            "sequence": {"observation": torch.randint(0, 256, (BATCH, 3, *SHAPE), dtype=torch.uint8)},
         },
         batch_size=[BATCH],
     )

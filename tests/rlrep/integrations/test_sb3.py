@@ -17,6 +17,7 @@ from tests.rlrep.integrations.sb3_environments import Counter
 
 ALGORITHMS = [SAC, TD3, DQN, PPO]
 SHORT = {"cvrl": {"horizon": 2, "clip_length": 2}}  # episodes of six steps
+SHORT |= {name: {"horizon": 2} for name in ("laom", "vip", "r3m", "curved")}
 OFF_POLICY = dict(replay_buffer_class=SequenceReplayBuffer, buffer_size=200, learning_starts=20, train_freq=4)
 
 

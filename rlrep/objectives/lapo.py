@@ -1,0 +1,77 @@
+"""LAPO: latent actions from video (arXiv 2312.10812)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlrep.arguments import whole_numbers
+from rlrep.augment import RandomShift
+from rlrep.encoders import PixelDecoder, PixelEncoder, mlp, orthogonal_init, projection
+from rlrep.objectives.base import Objective, check_frame_channels
+from rlrep.window import Window
+
+
+class LAPO(Objective):
+    """Predicts the next frame in pixels from now and a latent action that is read from both; needs no actions.
+
+    With s = projection(φ(x)), the inverse model u_t = I(s_t, s_t+1) and the forward model F (section 3.1 of the paper):
+
+    ``loss_lapo`` = mean ‖decoder(F(s_t, u_t)) - x_t+1‖², on the scale pixels / 255 - 0.5, of the newest frame.
+
+    What the inverse model hands over must tell the two observations apart: an action, or noise that changes.
+    Simplified for small pictures: both models read the shared encoder's features, where the paper has networks of their
+    own on raw pixels; past frames are those of the encoder's stack; and u is continuous, where the paper quantises it
+    (users report that its codes collapse).
+
+    Args:
+        encoder: the shared encoder.
+        action_space: not used; every objective is built from the same two arguments.
+        latent_action_dim: size of u.
+        feature_dim: size of s.
+        hidden_dim: width of both models' hidden layer.
+        frame_channels: channels of one frame, of which the newest is decoded.
+        decoder_channels: of the `PixelDecoder`.
+        augment: the image augmentation; a random shift by 4 pixels if None. The target is not augmented.
+
+    Raises:
+        ValueError: for numbers out of range.
+    """
+
+    @whole_numbers
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        action_space: Any = None,
+        latent_action_dim: int = 128,
+        feature_dim: int = 256,
+        hidden_dim: int = 256,
+        frame_channels: int = 3,
+        decoder_channels: int = 32,
+        augment: RandomShift | None = None,
+    ) -> None:
+        super().__init__(encoder, augment)
+        if latent_action_dim < 1:
+            raise ValueError(f"latent_action_dim must be at least 1, got {latent_action_dim}")
+        self.horizon, self.window = 1, Window(observations=(1,))
+        self.in_keys, self.out_keys = ["observation", "future_observation"], ["loss_lapo"]
+        self.frame_channels = check_frame_channels(encoder, frame_channels)
+        self.state_projection = projection(encoder.repr_dim, feature_dim)
+        self.inverse = mlp(2 * feature_dim, [hidden_dim], latent_action_dim)
+        self.predictor = mlp(feature_dim + latent_action_dim, [hidden_dim], feature_dim)
+        for part in (self.state_projection, self.inverse, self.predictor):
+            part.apply(orthogonal_init)
+        self.decoder = PixelDecoder(feature_dim, (frame_channels, *encoder.observation_shape[1:]), decoder_channels)
+
+    def latent_action(self, state: Tensor, following: Tensor) -> Tensor:
+        """u (B, latent_action_dim) between states (B, feature_dim) one step apart."""
+        return self.inverse(torch.cat([state, following], dim=1))
+
+    def losses(self, observation: Tensor, future_observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        state = self.state_projection(self.view(observation, offset=0))
+        following = self.state_projection(self.view(future_observation, offset=1))
+        given = torch.cat([state, self.latent_action(state, following)], dim=1)
+        newest = future_observation[:, -self.frame_channels :]
+        return {"loss_lapo": self.decoder.error(self.predictor(given), newest)}

@@ -1,0 +1,68 @@
+"""The time contrast of R3M (arXiv 2203.12601)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlrep.arguments import whole_numbers
+from rlrep.augment import RandomShift
+from rlrep.bounds import Several
+from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
+from rlrep.objectives.base import Objective
+from rlrep.objectives.vip import check_goal_horizon, value
+from rlrep.window import Gap, Window
+
+
+class R3M(Objective):
+    """Makes observations that are nearer in time nearer than farther ones, and than those of other rows.
+
+    With z = W φ(x), S(x, y) = -‖z(x) - z(y)‖, k in 1..K-1, and x' of another row (equation 1 of the paper):
+
+    ``loss_r3m`` = mean -log( e^S(x_t, x_t+k) / (e^S(x_t, x_t+k) + e^S(x_t, x_t+K) + e^S(x_t, x'_t+k)) ).
+
+    Needs no actions. Simplified for small pictures: of R3M's three losses this is the time contrast alone, without
+    language and the L1 penalty; the farther observation is always K steps away; and x' is of the row before, which may
+    be of the same episode.
+
+    Args:
+        encoder: the shared encoder.
+        action_space: not used; every objective is built from the same two arguments.
+        horizon: K ≥ 2.
+        feature_dim: size of z.
+        augment: the image augmentation; a random shift by 4 pixels if None. Every observation has its own.
+
+    Raises:
+        ValueError: for numbers out of range.
+    """
+
+    @whole_numbers
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        action_space: Any = None,
+        horizon: Several = 10,
+        feature_dim: int = 50,
+        augment: RandomShift | None = None,
+    ) -> None:
+        super().__init__(encoder, augment)
+        if feature_dim < 1:
+            raise ValueError(f"feature_dim must be at least 1, got {feature_dim}")
+        self.horizon = check_goal_horizon(horizon)
+        self.window = Window(observations=(Gap(horizon - 1), horizon))
+        self.in_keys = ["observation", ("sequence", "observation")]
+        self.out_keys = ["loss_r3m", "r3m_accuracy"]
+        self.state_projection = FeatureLinear(encoder.repr_dim, feature_dim, bias=False)
+        self.state_projection.apply(orthogonal_init)
+
+    def losses(self, observation: Tensor, others: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """Of observations (B, C, H, W), and a nearer and a farther one (B, 2, C, H, W)."""
+        start = self.state_projection(self.view(observation, offset=0))
+        near, far = (self.state_projection(self.view(each)) for each in others.unbind(1))
+        logits = torch.stack([value(start, each) for each in (near, far, near.roll(1, 0))], dim=1)
+        nearest = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        accuracy = (logits.detach().argmax(1) == nearest).float().mean()
+        return {"loss_r3m": F.cross_entropy(logits, nearest), "r3m_accuracy": accuracy}

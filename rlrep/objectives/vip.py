@@ -1,0 +1,90 @@
+"""VIP: value-implicit pre-training (arXiv 2210.00030)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlrep.arguments import whole_numbers
+from rlrep.augment import RandomShift
+from rlrep.bounds import Momentum, Several
+from rlrep.contrast import gather
+from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
+from rlrep.objectives.base import Objective, check_horizon
+from rlrep.window import Gap, Window
+
+
+class VIP(Objective):
+    """Makes distances of features the discounted steps from one observation to another; needs no actions.
+
+    With z = W φ(x), the value V(x, g) = -‖z(x) - z(g)‖, the goal g = x_t+K, k in 1..K-1, and the reward r(x) = 0 at the
+    goal, -1 elsewhere (equation 5 of the paper):
+
+    ``loss_vip`` = (1 - γ) mean(-V(x_t, g)) + log( (1 - γᴷ) mean exp(V(x_t+k, g) - r(x_t+k) - γ V(x_t+k+1, g)) + γᴷ ).
+
+    The first term draws beginnings to their goals; the second, a step's temporal difference, pushes neighbours apart
+    until a step costs 1: at the best, -V is 1 + γ + … + γ^(steps - 1). The mean in the second is over the rows of all
+    ranks, see `Objective.all_ranks`.
+
+    Simplified for small pictures: the parts of an episode that the paper draws, from x_t to the goal, all have K steps
+    (where an episode really ends earlier, its last observation is the goal). As K is small, staying at the goal counts
+    with its share of the discounted steps, γᴷ, at which the exponent is 0: without it nothing bounds the distances.
+
+    Args:
+        encoder: the shared encoder.
+        action_space: not used; every objective is built from the same two arguments.
+        horizon: K ≥ 2.
+        feature_dim: size of z.
+        discount: γ in [0, 1).
+        augment: the image augmentation; a random shift by 4 pixels if None. Every observation has its own.
+
+    Raises:
+        ValueError: for numbers out of range.
+    """
+
+    @whole_numbers
+    def __init__(
+        self,
+        encoder: PixelEncoder,
+        action_space: Any = None,
+        horizon: Several = 10,
+        feature_dim: int = 50,
+        discount: Momentum = 0.98,
+        augment: RandomShift | None = None,
+    ) -> None:
+        super().__init__(encoder, augment)
+        if not 0 <= discount < 1:
+            raise ValueError(f"discount must be at least 0 and less than 1, got {discount}")
+        if feature_dim < 1:
+            raise ValueError(f"feature_dim must be at least 1, got {feature_dim}")
+        self.horizon, self.discount = check_goal_horizon(horizon), discount
+        self.window = Window(observations=(Gap(horizon - 1), Gap(horizon - 1, plus=1), horizon))
+        self.in_keys, self.out_keys = ["observation", ("sequence", "observation")], ["loss_vip"]
+        self.state_projection = FeatureLinear(encoder.repr_dim, feature_dim, bias=False)
+        self.state_projection.apply(orthogonal_init)
+
+    def losses(self, observation: Tensor, others: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """Of beginnings (B, C, H, W), and two consecutive observations on the way and the goal (B, 3, C, H, W)."""
+        start = self.state_projection(self.view(observation, offset=0))
+        before, after, goal = (self.state_projection(self.view(each)) for each in others.unbind(1))
+        under_way = (others[:, 0] != others[:, 2]).flatten(1).any(1).float()
+        difference, _ = gather(value(before, goal) + under_way - self.discount * value(after, goal), self.all_ranks)
+        stays = self.discount**self.horizon
+        steps = difference.logsumexp(0) + math.log((1 - stays) / len(difference))
+        apart = torch.logaddexp(steps, torch.full_like(steps, math.log(stays) if stays else -math.inf))
+        return {"loss_vip": -(1 - self.discount) * value(start, goal).mean() + apart}
+
+
+def value(state: Tensor, goal: Tensor) -> Tensor:
+    """-‖state - goal‖ of each row, (B, D) to (B,)."""
+    return -torch.linalg.vector_norm(state - goal, dim=1)
+
+
+def check_goal_horizon(horizon: int) -> int:
+    """Refuses less than the two steps between which there is an observation on the way."""
+    if check_horizon(horizon) < 2:
+        raise ValueError(f"horizon must be at least 2 steps, with an observation on the way, got {horizon}")
+    return horizon

@@ -1,0 +1,112 @@
+"""VIP's and R3M's losses against the papers' formulas, and what distances of features come to mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from rlrep import Objective
+from rlrep.data import EpisodeDataset
+from tests.rlrep.objectives.toy import SHAPE, gradients, made, train
+
+
+def built(name: str, **options: float) -> Objective:
+    return made(name, **(dict(feature_dim=6, horizon=8) | options))
+
+
+def crossing(episodes: int = 12) -> EpisodeDataset:
+    """Videos of 17 frames in which a square crosses the picture, a pixel a step, at a height of its own."""
+    frames = np.zeros((episodes, 17, *SHAPE), np.uint8)
+    for episode in range(episodes):
+        for step in range(17):
+            frames[episode, step, 0, episode : episode + 5, step : step + 4] = 255
+    return EpisodeDataset(frames.reshape(-1, *SHAPE), [17] * episodes)
+
+
+def states(objective: Objective, given: TensorDict) -> list[Tensor]:
+    observation, others = objective.read(given)
+    return [objective.state_projection(objective.encoder(each)) for each in (observation, *others.unbind(1))]  # type: ignore[operator]
+
+
+def test_vip_reads_two_consecutive_observations_before_the_goal() -> None:
+    given = crossing().sample(100, built("vip").window)
+    steps = {name: set(given["steps", name].tolist()) for name in ("1..7", "1..7+1", "8")}
+    assert steps == {"1..7": set(range(1, 8)), "1..7+1": set(range(2, 9)), "8": {8}}
+    assert (given["steps", "1..7+1"] == given["steps", "1..7"] + 1).all()
+
+
+def test_vips_loss_is_the_papers() -> None:
+    objective = built("vip", discount=0.9)
+    given = crossing().sample(5, objective.window)
+    for name in ("1..7", "1..7+1"):
+        given["at", name][4] = given["at", "8"][4]  # is at its goal
+    start, before, after, goal = states(objective, given)
+    attraction, apart = torch.zeros(()), torch.tensor(0.9**8)
+    for row in range(5):
+        attraction += 0.1 * (start[row] - goal[row]).norm() / 5
+        reward = -1 if row < 4 else 0
+        difference = -(before[row] - goal[row]).norm() - reward + 0.9 * (after[row] - goal[row]).norm()
+        apart += (1 - 0.9**8) * difference.exp() / 5
+    torch.testing.assert_close(objective(given)["loss_vip"], attraction + apart.log())
+
+
+def test_r3ms_loss_is_the_papers() -> None:
+    objective = built("r3m")
+    given = crossing().sample(5, objective.window)
+    assert set(given["steps", "1..7"].tolist()) <= set(range(1, 8)) and (given["steps", "8"] == 8).all()
+    start, near, far = states(objective, given)
+    expected = 0.0
+    for row in range(5):
+        positive, *negatives = ((-(start[row] - each).norm()).exp() for each in (near[row], far[row], near[row - 1]))
+        expected -= (positive / (positive + sum(negatives))).log() / 5
+    torch.testing.assert_close(objective(given)["loss_r3m"], expected)
+
+
+@pytest.mark.parametrize("name", ["vip", "r3m"])
+def test_a_gradient_reaches_the_encoder(name: str) -> None:
+    objective = built(name)
+    objective(crossing().sample(5, objective.window))[f"loss_{name}"].backward()
+    assert all(gradient.any() for gradient in gradients(objective))
+
+
+@pytest.mark.parametrize("name", ["vip", "r3m"])
+def test_equal_observations_give_finite_gradients(name: str) -> None:
+    """As after a real end, where the last observation stands for all that would follow."""
+    objective = built(name)
+    still = torch.full((4, *SHAPE), 9, dtype=torch.uint8)
+    others = still[:, None].expand(-1, len(objective.window.observations), *SHAPE)
+    given = TensorDict({"observation": still, "sequence": {"observation": others}}, batch_size=[4])
+    objective(given)[f"loss_{name}"].backward()
+    gradients(objective)
+
+
+def distances(objective: Objective, place: EpisodeDataset) -> Tensor:
+    """Of features of observations 1..8 steps apart, the means, (8,)."""
+    z = objective.state_projection(objective.encoder(torch.from_numpy(place.frames))).view(-1, 17, 6)  # type: ignore[operator]
+    return torch.stack([(z[:, steps:] - z[:, :-steps]).norm(dim=2).mean() for steps in range(1, 9)]).detach()
+
+
+def test_vips_distances_become_about_the_discounted_steps() -> None:
+    place, objective = crossing(), built("vip", discount=0.9)
+    train(objective, lambda: place.sample(32, objective.window), 200)
+    expected = (1 - 0.9 ** torch.arange(1, 9)) / 0.1
+    assert ((distances(objective, place) / expected).log().abs() < 0.65).all()  # before: 1.1 to 2.4
+
+
+def test_r3ms_distances_grow_with_the_steps() -> None:
+    place, objective = crossing(), built("r3m")
+    train(objective, lambda: place.sample(32, objective.window), 100)
+    far = distances(objective, place)
+    assert (far.diff() > 0).all() and far[7] > 1.3 * far[3]  # before: 1.1
+
+
+@pytest.mark.parametrize("name", ["vip", "r3m"])
+def test_what_it_lacks_is_named(name: str) -> None:
+    still = TensorDict({"observation": torch.zeros(2, *SHAPE, dtype=torch.uint8)}, batch_size=[2])
+    with pytest.raises(KeyError, match=r"reads \('sequence', 'observation'\), which this batch lacks"):
+        built(name)(still)
+    with pytest.raises(ValueError, match="horizon must be at least 2 steps, with an observation on the way, got 1"):
+        built(name, horizon=1)
