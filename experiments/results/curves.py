@@ -17,7 +17,9 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from experiments.results.curve_tables import read_curves, rows
 from experiments.results.pictures import (
     COLOURS,
+    GREY,
     LINES,
+    MARKERS,
     band,
     check_name,
     draw_random_policy,
@@ -103,8 +105,10 @@ def draw_runs(
 
 
 @styled()
-def figure_of(curves: Sequence[Curve], title: str | None) -> Figure:
-    """A panel for each task."""
+def figure_of(
+    curves: Sequence[Curve], title: str | None, published: Sequence[tuple[str, str, float, float]] = ()
+) -> Figure:
+    """A panel for each task. `published` are points of others: task, method, frame and return."""
     tasks = list(dict.fromkeys(c.task for c in curves))
     columns = 2 if len(tasks) == 4 else min(3, len(tasks))
     shape = ceil(len(tasks) / columns), columns
@@ -119,6 +123,10 @@ def figure_of(curves: Sequence[Curve], title: str | None) -> Figure:
             cycle, i = divmod(groups.index(c.group), len(COLOURS))
             band(panel, c.frames, c.means, COLOURS[i], line=LINES[cycle % len(LINES)], label=legend(c))
         draw_random_policy(panel, [c.random_return for c in shown])
+        methods = list(dict.fromkeys(method for _, method, _, _ in published))
+        for method, frame, value in (point[1:] for point in published if point[0] == task):
+            marker = MARKERS[methods.index(method) % len(MARKERS)]
+            panel.plot(frame, value, marker, color=GREY, markersize=8, clip_on=False, label=f"{method}, published")
         panel.set_title(shortened(task) if len(tasks) > 1 or not title else "")
         finish(panel, shown[0].counted, min(np.nanmin(c.means.mean) for c in shown))
     figure.suptitle(title or "")
