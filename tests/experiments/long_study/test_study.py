@@ -16,7 +16,7 @@ import pytest
 import yaml
 from scipy.stats import norm, t
 
-from experiments.files import locked
+from experiments.files import FolderInUse, locked
 from experiments.long_study.findings import compare, power_text
 from experiments.long_study.make import make_missing
 from experiments.long_study.protocol import Job, Study, StudyError, read_study
@@ -54,7 +54,7 @@ FINE = PROGRAM + "end()"
 
 def write(folder: Path, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.yaml").write_text(yaml.safe_dump(CONTENT | changes))
+    (folder / "study.yaml").write_text(yaml.safe_dump(CONTENT | changes, sort_keys=False))
     return folder / "study.yaml"
 
 
@@ -192,15 +192,8 @@ def test_a_stopped_study_stops_its_runs_and_records_none_of_them_as_failed(study
 
 
 def test_a_second_study_in_the_same_folder_is_refused(study: Study) -> None:
-    code = (
-        f"from pathlib import Path; from experiments.study import main; raise SystemExit(main([{str(study.file)!r}]))"
-    )
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with locked(study.runs):
-        done = subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-        )
-    assert done.returncode == 1 and "another process works in runs/tiny" in done.stderr
+    with locked(study.runs), pytest.raises(FolderInUse, match="another process works in runs/tiny"):
+        make_missing(study, 2, running(FINE))
 
 
 def test_runs_of_another_protocol_are_refused_with_the_difference_and_comments_do_not_count(study: Study) -> None:
