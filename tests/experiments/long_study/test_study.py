@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 from scipy.stats import norm, t
 
 from experiments.files import FolderInUse, locked
@@ -21,8 +22,11 @@ from experiments.long_study.findings import compare, power_text
 from experiments.long_study.make import make_missing
 from experiments.long_study.protocol import Job, Study, StudyError, read_study
 from experiments.long_study.records import DIVERGED, FAILED, FINISHED, MISSING, read_record, read_records
-from experiments.long_study.report import write_report
+from experiments.long_study.report import read_published, write_report
 from experiments.results.statistics import probability_of_improvement
+from experiments.run.command import CONF, check_names, check_words, for_hydra, paths_of
+from experiments.run.options import options_of
+from experiments.run.train_config import TrainConfig, complete
 from experiments.study import main
 from tests.experiments.conftest import ROOT
 
@@ -142,12 +146,12 @@ def test_runs_outlive_a_study_that_was_killed_and_the_next_waits_for_them_and_re
     study: Study, tmp_path: Path
 ) -> None:
     slow = PROGRAM + (
-        "from experiments.files import locked\n"
-        "with locked(folder):\n"
-        "    (folder / 'train.csv').write_text('')\n"
-        "    while not pathlib.Path('go').exists():\n"
-        "        time.sleep(0.02)\n"
-        "    end()"
+        "import fcntl\n"
+        "lock = (folder / '.lock').open('w')\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "(folder / 'train.csv').write_text('')\n"
+        "while not pathlib.Path('go').exists():\n    time.sleep(0.02)\n"
+        "end()"
     )
     code = (
         "import sys; from pathlib import Path; from experiments.long_study.make import make_missing\n"
@@ -330,3 +334,15 @@ def test_spreads_that_no_design_has_are_refused(
 ) -> None:
     assert main([str(write(tmp_path)), "--power", *spreads]) == 1
     assert "--power needs a spread above 0 for all tasks, or one for each of walk, run" in capsys.readouterr().err
+
+
+def test_the_study_of_dmcontrol_is_read_and_scores_by_the_best_of_its_published_returns() -> None:
+    study = read_study(ROOT / "experiments" / "reports" / "dmc100k" / "study.yaml")
+    for name, task in study.tasks.items():
+        assert task.best == max(p.value for p in read_published(study) if p.task == name)
+        assert all(p.frame == 100_000 for p in read_published(study))
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        for job in [*study.jobs][: len(study.arms)]:
+            words = for_hydra(check_words(study.overrides_of(job), options_of(TrainConfig)), paths_of(TrainConfig))
+            check_names(words, TrainConfig)
+            complete(compose("config", words))
