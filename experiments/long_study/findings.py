@@ -97,6 +97,8 @@ def compare(study: Study, records: Sequence[Record], comparison: Comparison) -> 
 def obstacles(study: Study, records: Sequence[Record]) -> list[str]:
     """Why there is no answer yet."""
     found = [] if study.frozen else ["the protocol is a draft (frozen: false)"]
+    if not study.comparisons:
+        found.append("the protocol compares nothing (comparisons: [])")
     if missing := sum(record.state != FINISHED for record in records):
         found.append(f"incomplete: {missing} of {len(records)} runs have not finished")
     for arm in study.arms:

@@ -112,7 +112,7 @@ def parts(study: Study, records: Sequence[Record], published: Sequence[Published
     return [
         f"# {study.name}",
         "Written by `python -m experiments.study`; the protocol is beside it, each run in [runs.csv](runs.csv).",
-        "\n".join(f"**Answer.** {answer}" for answer in answers),
+        "\n\n".join(f"**Answer.** {answer}" for answer in answers),
         "Return of the last evaluation, mean over seeds with its 95 % t interval, and published returns:",
         markdown(return_lines(study, records, published)),
         "Score: the area under the evaluation curve, 0 for the random policy and 1 for the best published return. The "

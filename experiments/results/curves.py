@@ -108,7 +108,8 @@ def draw_runs(
 def figure_of(
     curves: Sequence[Curve], title: str | None, published: Sequence[tuple[str, str, float, float]] = ()
 ) -> Figure:
-    """A panel for each task. `published` are points of others: task, method, frame and return."""
+    """A panel for each task. `published` are points of others: task, method, frame and return; with them there is one
+    legend below all panels."""
     tasks = list(dict.fromkeys(c.task for c in curves))
     columns = 2 if len(tasks) == 4 else min(3, len(tasks))
     shape = ceil(len(tasks) / columns), columns
@@ -129,10 +130,22 @@ def figure_of(
             panel.plot(frame, value, marker, color=GREY, markersize=8, clip_on=False, label=f"{method}, published")
         panel.set_title(shortened(task) if len(tasks) > 1 or not title else "")
         finish(panel, shown[0].counted, min(np.nanmin(c.means.mean) for c in shown))
+    if published:
+        share_legend(figure)
     figure.suptitle(title or "")
     with_interval = any(np.isfinite(c.means.low).any() for c in curves)
     figure.supylabel("episode return (mean, 95 % interval)" if with_interval else "episode return")
     return figure
+
+
+def share_legend(figure: Figure) -> None:
+    """One legend below all panels in place of theirs, without what differs between them, which is in brackets."""
+    shown = {}
+    for panel in figure.axes:
+        shown |= {name.partition(" (")[0]: line for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+        if (own := panel.get_legend()) is not None:
+            own.remove()
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3)
 
 
 def legend(c: Curve) -> str:

@@ -21,7 +21,7 @@ from experiments.files import FolderInUse, locked
 from experiments.long_study.findings import compare, power_text
 from experiments.long_study.make import make_missing
 from experiments.long_study.protocol import Job, Study, StudyError, read_study
-from experiments.long_study.records import DIVERGED, FAILED, FINISHED, MISSING, read_record, read_records
+from experiments.long_study.records import DIVERGED, FAILED, FINISHED, MISSING, code_commit, read_record, read_records
 from experiments.long_study.report import read_published, write_report
 from experiments.results.statistics import probability_of_improvement
 from experiments.run.command import CONF, check_names, check_words, for_hydra, paths_of
@@ -68,6 +68,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("experiments.long_study.report.draw", lambda *_: False)
     monkeypatch.setattr("experiments.long_study.pool.POLL", 0.05)
+    monkeypatch.setattr("experiments.long_study.pool.code_commit", lambda: "0123")
     return read_study(write(tmp_path / "reports"))
 
 
@@ -106,7 +107,7 @@ def test_every_run_is_made_once_and_kept_with_what_it_came_from(study: Study) ->
     assert set(states(study).values()) == {FINISHED}
     record = read_record(study, Job("plain", "run", 3))
     assert record.run is not None and record.run.returns.tolist() == [0, 60]
-    assert record.commit and "torch" in record.machine and record.seconds > 0
+    assert record.commit == "0123" and "torch" in record.machine and record.seconds > 0
     assert record.config == read_record(study, Job("plain", "run", 1)).config
     assert record.config != read_record(study, Job("taco", "run", 1)).config
 
@@ -132,7 +133,7 @@ def test_a_failed_and_a_diverged_run_are_named_the_others_go_on_and_only_the_fai
     assert "**Answer.** None: incomplete: 2 of 10 runs have not finished." in text
     assert make_missing(study, 2, running(FINE)) == 1
     assert starts(study)["plain/walk/2"] == 1 and starts(study)["taco/run/1"] == 2
-    assert "taco/run/1: finished; 1 of 10 left" in capsys.readouterr().err
+    assert "taco/run/1: finished; 1 of 10 not finished" in capsys.readouterr().err
 
 
 def test_a_finished_run_with_a_nan_in_its_evaluations_has_diverged(study: Study) -> None:
@@ -198,6 +199,43 @@ def test_a_stopped_study_stops_its_runs_and_records_none_of_them_as_failed(study
 def test_a_second_study_in_the_same_folder_is_refused(study: Study) -> None:
     with locked(study.runs), pytest.raises(FolderInUse, match="another process works in runs/tiny"):
         make_missing(study, 2, running(FINE))
+
+
+def test_a_study_in_the_working_folder_whose_kept_runs_would_mix_with_those_made_is_refused(study: Study) -> None:
+    with pytest.raises(StudyError, match="move the file into a folder of its own"):
+        make_missing(read_study(write(Path())), 2, running(FINE))
+
+
+def test_the_commit_is_the_last_that_changed_code_and_says_if_it_was_changed_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a", "-c", "commit.gpgsign=false"]
+        return subprocess.run(
+            ["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    monkeypatch.setattr("experiments.long_study.records.ROOT", tmp_path)
+    assert code_commit() == "unknown"
+    git("init")
+    for name in ("rlrep/code.py", "experiments/reports/dmc100k/runs/1.csv"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(name)
+        git("add", ".")
+        git("commit", "-m", name)
+    assert git("rev-parse", "HEAD~1").startswith(code_commit())
+    (tmp_path / "experiments/reports/dmc100k/runs/2.csv").write_text("")
+    assert "+" not in code_commit()
+    (tmp_path / "rlrep/code.py").write_text("other")
+    assert code_commit() == git("rev-parse", "--short=10", "HEAD~1").strip() + "+changes"
+
+
+def test_git_does_not_ignore_what_is_kept() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git")
+    kept, made = "experiments/reports/dmc100k/runs/taco/walker_walk/1.csv", "runs/dmc100k/taco/walker_walk/seed_1"
+    found = subprocess.run(["git", "check-ignore", kept, made], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout.split() == [made]
 
 
 def test_runs_of_another_protocol_are_refused_with_the_difference_and_comments_do_not_count(study: Study) -> None:
@@ -294,6 +332,7 @@ def test_a_draft_runs_of_two_configurations_and_strange_runs_give_no_answer(stud
     (study.kept / "taco" / "walk" / "9.csv").write_text("")
     assert "holds runs that the protocol does not have" in write_report(study)
     assert "a draft (frozen: false)" in write_report(replace(study, frozen=False))
+    assert "the protocol compares nothing" in write_report(replace(study, comparisons=[]))
 
 
 def test_the_report_of_no_runs_is_incomplete_and_names_them(study: Study) -> None:
