@@ -37,6 +37,15 @@ class Replay(Protocol):
     def mean_absolute_reward(self) -> float: ...
 
 
+def mean_over_ranks(value: float, device: torch.device) -> float:
+    """The mean of a number over all ranks of torch.distributed; itself without it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    mean = torch.tensor(value, device=device)
+    torch.distributed.all_reduce(mean)
+    return mean.item() / torch.distributed.get_world_size()
+
+
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """The mean over all ranks of torch.distributed, in one message; nothing without it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):

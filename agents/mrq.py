@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.base import Agent, Metrics, Replay, Space
+from agents.base import Agent, Metrics, Replay, Space, mean_over_ranks
 from rlrep import LatentModel, Objective, PixelEncoder, Window
 from rlrep.arguments import whole_numbers
 from rlrep.bounds import Count, NonNegative, Rate
@@ -185,7 +185,8 @@ class MRQ(Agent):
         ema_(self.policy_target, self.policy, 1.0)
         if self.scale_rewards:
             self.target_reward_scale.copy_(self.reward_scale)
-            self.reward_scale.fill_(max(replay.mean_absolute_reward(), SMALLEST_SCALE))
+            size = mean_over_ranks(replay.mean_absolute_reward(), self.device)
+            self.reward_scale.fill_(max(size, SMALLEST_SCALE))
 
     def burst(self, replay: Replay, step: int) -> Metrics:
         """`target_every` steps on the objectives' losses; their means."""

@@ -14,6 +14,7 @@ import torch.multiprocessing
 from torch import Tensor
 
 from agents import Agent
+from tests.agents import test_mrq
 from tests.agents.test_agents import Fixed, build, make_batch
 
 BATCH, RANKS = 8, 2
@@ -76,12 +77,22 @@ def own_way(case: str, seed: int) -> dict[str, Any]:
     return agent.state_dict()
 
 
+def mrq_on_a_replay_of_its_own(rank: int) -> dict[str, Any]:
+    agent = test_mrq.build()
+    torch.manual_seed(rank)
+    replay = test_mrq.filled(agent, reward=1.0 + rank)
+    for step in range(4):
+        agent.update(replay, step)
+    return agent.state_dict()
+
+
 def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
     half = BATCH // RANKS
     rows = slice(rank * half, (rank + 1) * half)
     results = {case: {"two updates": two_updates(case, rows), "own way": own_way(case, rank)} for case in CASES}
+    results["mrq"] = mrq_on_a_replay_of_its_own(rank)
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -107,6 +118,13 @@ def test_an_update_is_that_of_one_process_on_the_joined_batch(case: str, of_rank
                 of_first[part][key], value, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
             )
     assert any(not torch.equal(value, expected["before"][key]) for key, value in expected["after"].items())
+
+
+def test_ranks_of_mrq_stay_one_agent_on_replays_of_their_own(of_ranks: list[dict[str, Any]]) -> None:
+    first, second = (results["mrq"] for results in of_ranks)
+    assert first["reward_scale"].item() == pytest.approx(1.5)
+    for key in first.keys() - {"_extra_state"}:
+        assert torch.equal(first[key], second[key]), key
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -72,7 +72,7 @@ CHECKPOINT = "checkpoints/latest.pt"
             "curl.batch_size=11 is larger than the data at the first up",
         ),
         ("objectives=[curl] objective.curl.batch_size=9 replay_buffer_size=10", "too small for batch_size=9"),
-        ("objectives=[curl] objective.curl.batch_size=9 update=joint", "update separately"),
+        ("objectives=[curl] objective.curl.batch_size=9 update=joint", "give update=separate"),
         ("objectives=[tests.odd_objectives:CURL,rlrep.objectives.curl:CURL]", "two classes of one name"),
         ("objectives=[tests.odd_objectives:TakesNoActionSpace]", r"can't be built as .*\(encoder, action_space\)"),
         ("objectives=[tests.odd_objectives:SaysNothing]", "SaysNothing must set in_keys"),
