@@ -10,6 +10,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
@@ -140,12 +141,12 @@ def figure_of(
 
 def share_legend(figure: Figure) -> None:
     """One legend below all panels in place of theirs, without what differs between them, which is in brackets."""
-    shown = {}
+    shown: dict[str, Artist] = {}
     for panel in figure.axes:
         shown |= {name.partition(" (")[0]: line for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
         if (own := panel.get_legend()) is not None:
             own.remove()
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3)
+    figure.legend([*shown.values()], [*shown], loc="outside lower center", ncols=3)
 
 
 def legend(c: Curve) -> str:
