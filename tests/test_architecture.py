@@ -28,6 +28,7 @@ DOORS = {
     "data",
     "plot",
     "offline_report",
+    "study",
     "video_theory",
     "benchmark",
 }

@@ -10,6 +10,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
@@ -17,7 +18,9 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from experiments.results.curve_tables import read_curves, rows
 from experiments.results.pictures import (
     COLOURS,
+    GREY,
     LINES,
+    MARKERS,
     band,
     check_name,
     draw_random_policy,
@@ -103,8 +106,11 @@ def draw_runs(
 
 
 @styled()
-def figure_of(curves: Sequence[Curve], title: str | None) -> Figure:
-    """A panel for each task."""
+def figure_of(
+    curves: Sequence[Curve], title: str | None, published: Sequence[tuple[str, str, float, float]] = ()
+) -> Figure:
+    """A panel for each task. `published` are points of others: task, method, frame and return; with them there is one
+    legend below all panels."""
     tasks = list(dict.fromkeys(c.task for c in curves))
     columns = 2 if len(tasks) == 4 else min(3, len(tasks))
     shape = ceil(len(tasks) / columns), columns
@@ -119,12 +125,28 @@ def figure_of(curves: Sequence[Curve], title: str | None) -> Figure:
             cycle, i = divmod(groups.index(c.group), len(COLOURS))
             band(panel, c.frames, c.means, COLOURS[i], line=LINES[cycle % len(LINES)], label=legend(c))
         draw_random_policy(panel, [c.random_return for c in shown])
+        methods = list(dict.fromkeys(method for _, method, _, _ in published))
+        for method, frame, value in (point[1:] for point in published if point[0] == task):
+            marker = MARKERS[methods.index(method) % len(MARKERS)]
+            panel.plot(frame, value, marker, color=GREY, markersize=8, clip_on=False, label=f"{method}, published")
         panel.set_title(shortened(task) if len(tasks) > 1 or not title else "")
         finish(panel, shown[0].counted, min(np.nanmin(c.means.mean) for c in shown))
+    if published:
+        share_legend(figure)
     figure.suptitle(title or "")
     with_interval = any(np.isfinite(c.means.low).any() for c in curves)
     figure.supylabel("episode return (mean, 95 % interval)" if with_interval else "episode return")
     return figure
+
+
+def share_legend(figure: Figure) -> None:
+    """One legend below all panels in place of theirs, without what differs between them, which is in brackets."""
+    shown: dict[str, Artist] = {}
+    for panel in figure.axes:
+        shown |= {name.partition(" (")[0]: line for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+        if (own := panel.get_legend()) is not None:
+            own.remove()
+    figure.legend([*shown.values()], [*shown], loc="outside lower center", ncols=3)
 
 
 def legend(c: Curve) -> str:

@@ -22,6 +22,7 @@ from experiments.results.statistics import Means
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINES = ("-", "--", ":", "-.")
 GREY = "0.45"
+MARKERS = ("s", "D", "^", "v", "P", "X", "*")
 FORMATS = (".png", ".pdf", ".svg")
 WIDTH = 1920  # pixels, a slide's
 LONGEST_NAME = 80  # letters

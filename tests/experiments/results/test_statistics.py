@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
-from scipy.stats import linregress, mannwhitneyu, trim_mean, ttest_1samp, ttest_ind
+from scipy.stats import brunnermunzel, linregress, mannwhitneyu, norm, t, trim_mean, ttest_1samp, ttest_ind
 
 from experiments.results.statistics import (
     bootstrap,
     contrast,
     detectable,
+    effects_needed,
     fit_growth,
+    improvement,
     improvement_by_chance,
     interquartile_mean,
     mean,
@@ -165,3 +167,41 @@ def test_aic_tells_exponential_from_polynomial(rate: float) -> None:
         fits = [fit_growth(x, y, SOLVED) for x in (HORIZONS, np.log(HORIZONS))]
         assert fits[0] is not None and fits[1] is not None
         assert (fits[0].aic < fits[1].aic) == exponential_is_better
+
+
+def test_the_interval_of_an_improvement_ends_at_a_half_where_brunner_and_munzel_say_5_percent() -> None:
+    ours, theirs = RNG.normal(size=9), RNG.normal(size=7)
+    found = [improvement([ours + shift], [theirs]) for shift in np.linspace(0, 1.4, 101)]
+    expected = [brunnermunzel(ours + shift, theirs).pvalue for shift in np.linspace(0, 1.4, 101)]
+    excluded = [each.low > 0.5 or each.high < 0.5 for each in found]
+    assert excluded == [p < 0.05 for p in expected]
+    assert 0 < sum(excluded) < 101
+
+
+def test_an_improvement_over_tasks_averages_them_and_has_a_narrower_interval() -> None:
+    one, two = improvement(TASKS[:1], TASKS[2:]), improvement(TASKS[:1] * 4, TASKS[2:] * 4)
+    assert two.value == pytest.approx(one.value)
+    assert two.high - two.low < 0.7 * (one.high - one.low)
+
+
+def test_an_improvement_of_runs_that_never_overlap_or_of_a_single_run_has_no_interval() -> None:
+    for ours in (np.array([5.0, 6, 7]), np.array([5.0])):
+        found = improvement([ours], [np.array([1.0, 2, 3])])
+        assert found.value == 1 and np.isnan(found.low)
+
+
+def test_the_effect_needed_is_welchs_of_two_groups_and_the_normal_one_of_many_seeds() -> None:
+    needed = np.quantile(effects_needed([(1, 2.0, 8), (-1, 2.0, 8)]), 0.8)
+    assert needed == pytest.approx(detectable([2.0, 2.0], [8, 8]), rel=0.03)
+    groups = [(sign / 4, 1.0, 400) for sign in (1, -1) for _ in range(4)]
+    exact = (norm.ppf(0.975) + norm.ppf(0.8)) * np.sqrt(8 / 16 / 400)
+    assert np.quantile(effects_needed(groups), 0.8) == pytest.approx(exact, rel=0.03)
+
+
+def test_a_contrast_over_tasks_has_welch_and_satterthwaites_freedom() -> None:
+    groups = [(0.5, np.array([1.0, 2, 4])), (0.5, np.array([0.0, 5, 1])), (-0.5, np.array([1.0, 1, 2, 3]))]
+    parts = [0.25 * x.var(ddof=1) / len(x) for _, x in groups]
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(x) - 1) for part, (_, x) in zip(parts, groups, strict=True))
+    found = contrast(groups)
+    assert found.value == pytest.approx(0.5 * 7 / 3 + 0.5 * 2 - 0.5 * 7 / 4)
+    assert found.high - found.value == pytest.approx(t.ppf(0.975, freedom) * np.sqrt(sum(parts)))

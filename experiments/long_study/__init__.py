@@ -1,0 +1,1 @@
+"""What `experiments.study` stands on: the protocol of a study, its runs, what is kept of them, its report."""

@@ -1,0 +1,47 @@
+"""Makes what is missing of a study, and keeps each run as soon as it has ended."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+
+from experiments.files import locked
+from experiments.long_study.pool import Command, Pool, train_command
+from experiments.long_study.protocol import Study, StudyError
+from experiments.long_study.records import DIVERGED, FINISHED, keep, read_records
+from experiments.long_study.report import write_report
+from experiments.run.stop import EarlyStop
+
+
+def make_missing(study: Study, workers: int, command: Command = train_command) -> int:
+    """Makes the runs that have neither finished nor diverged; returns how many of all have not finished then.
+
+    Raises:
+        StudyError: a folder holds runs of another protocol, or would hold those that are made and those that are kept.
+        FolderInUse: another process makes this study.
+        KeyboardInterrupt: after a signal, once all runs have written a checkpoint.
+    """
+    if study.runs.resolve().is_relative_to(study.kept.resolve()):
+        raise StudyError(
+            f"{study.file} is where the command runs, so that {study.runs} would be made among the runs that are kept: "
+            f"move the file into a folder of its own"
+        )
+    for folder in (study.kept, study.runs):
+        study.check_folder(folder)
+    with locked(study.runs):
+        for folder in (study.kept, study.runs):
+            study.claim(folder)
+        records = {record.job: record for record in read_records(study)}
+        missing = [job for job, record in records.items() if record.state not in (FINISHED, DIVERGED)]
+        with EarlyStop(), closing(Pool(study, workers, command).make(missing)) as ended:
+            for record in ended:
+                record = records[record.job] = keep(study, record)
+                left = sum(each.state != FINISHED for each in records.values())
+                why = f" ({record.reason})" if record.reason else ""
+                print(
+                    f"{record.job}: {record.state}{why}; {left} of {len(records)} not finished",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                write_report(study)
+    return sum(record.state != FINISHED for record in records.values())

@@ -1,0 +1,154 @@
+"""Makes the runs of a study that are missing: a list, and a pool of processes with a thread each."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from experiments.files import FolderInUse, locked, write_atomically
+from experiments.long_study.protocol import Job, Study
+from experiments.long_study.records import DIVERGED, FAILED, FINISHED, Record, code_commit, joined
+from experiments.results.runs import EPISODES
+from experiments.speed.machine import describe_machine
+
+# How `experiments.train` says that a loss, an action or a reward was NaN or infinite.
+NOT_FINITE = re.compile(r"=(-?inf|nan)\b|\bnot finite\b|must be finite")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+POLL = 2.0  # seconds between looks at a folder that another process works in
+
+Command = Callable[[Study, Job], list[str]]
+
+
+def train_command(study: Study, job: Job) -> list[str]:
+    return [sys.executable, "-m", "experiments.train", *study.overrides_of(job)]
+
+
+class Pool:
+    """Runs that are made side by side.
+
+    Args:
+        workers: how many.
+        command: of a run; it must be finished when that ends with 0, and go on where it was stopped otherwise.
+    """
+
+    def __init__(self, study: Study, workers: int, command: Command = train_command) -> None:
+        self.study, self.workers, self.command = study, workers, command
+        self.children: set[subprocess.Popen[bytes]] = set()
+        self.stopping = threading.Event()
+        self.commit = code_commit()
+        self.machine = "{processor}, {cores} cores, torch {torch}".format(**describe_machine("cpu"))
+
+    def make(self, jobs: Sequence[Job]) -> Generator[Record]:
+        """Makes runs, and yields how each ended. Where that breaks off, all stop, with a checkpoint."""
+        with ThreadPoolExecutor(self.workers) as threads:
+            try:
+                for future in as_completed([threads.submit(self.run, job) for job in jobs]):
+                    if (record := future.result()) is not None:
+                        yield record
+            finally:
+                self.stop()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        for child in [*self.children]:
+            child.terminate()
+
+    def run(self, job: Job) -> Record | None:
+        """Makes one run, after whoever is at it already; None if the pool stops."""
+        folder = job.run_dir(self.study.runs)
+        while not self.stopping.is_set() and in_use(folder):
+            self.stopping.wait(POLL)
+        if self.stopping.is_set():
+            return None
+        attempts = Attempts(folder)
+        attempts.begin(self.commit, self.machine)
+        log = folder.with_name(f"{folder.name}.log")
+        with log.open("ab") as file:
+            start = file.tell()
+            child = subprocess.Popen(
+                self.command(self.study, job),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env={**os.environ, **ONE_THREAD},
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then stops them all
+            )
+            self.children.add(child)
+            if self.stopping.is_set():
+                child.terminate()
+            code = child.wait()
+            self.children.discard(child)
+        attempts.end()
+        if code and self.stopping.is_set():
+            return None
+        state, reason = outcome(code, log, start)
+        return Record(job, state, reason, attempts.joined("commit"), attempts.joined("machine"), attempts.seconds)
+
+
+def outcome(code: int, log: Path, start: int) -> tuple[str, str]:
+    """The state that a process leaves its run in, and why: the last line that it wrote.
+
+    Args:
+        code: its exit code.
+        log: what it wrote, from the byte `start` on.
+    """
+    if code == 0:
+        return FINISHED, ""
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    reason = next((line for line in reversed(lines) if line.startswith("error:")), lines[-1] if lines else "")
+    if NOT_FINITE.search(reason):
+        return DIVERGED, reason
+    ended = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+    return FAILED, f"{ended}: {reason}" if reason else ended
+
+
+def in_use(folder: Path) -> bool:
+    """Whether another process works in a run's folder: a study that was killed leaves its runs running."""
+    try:
+        with locked(folder):
+            return False
+    except FolderInUse:
+        return True
+
+
+class Attempts:
+    """The processes that a run took, in a file beside its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.file = folder, folder.with_name(f"{folder.name}.json")
+        self.rows: list[dict[str, Any]] = []
+        if self.file.exists():
+            self.rows = json.loads(self.file.read_text(encoding="utf-8"))
+        if self.rows and self.rows[-1]["seconds"] is None:  # this process was killed: its run wrote until then
+            last = folder / EPISODES
+            written = last.stat().st_mtime if last.exists() else 0.0
+            self.rows[-1]["seconds"] = max(0.0, written - self.rows[-1]["started"])
+
+    def begin(self, commit: str, machine: str) -> None:
+        self.rows.append({"commit": commit, "machine": machine, "started": time.time(), "seconds": None})
+        self.write()
+
+    def end(self) -> None:
+        self.rows[-1]["seconds"] = time.time() - self.rows[-1]["started"]
+        self.write()
+
+    def write(self) -> None:
+        write_atomically(self.file, json.dumps(self.rows, indent=1).encode())
+
+    def joined(self, name: str) -> str:
+        return joined([row[name] for row in self.rows])
+
+    @property
+    def seconds(self) -> float:
+        return round(sum(row["seconds"] for row in self.rows), 1)

@@ -1,0 +1,135 @@
+"""What is kept of a study's runs, in the tree: for each its evaluations and how it came about.
+
+ARM/TASK/SEED.csv is the `eval.csv` of a finished run. SEED.json says how it ended, at which commit, where and how long.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from math import nan
+from pathlib import Path
+
+import numpy as np
+
+from experiments.files import write_atomically
+from experiments.long_study.protocol import Job, Study
+from experiments.results.runs import EVALUATIONS, Run, RunError, read_config, read_returns
+from experiments.yaml_files import flat
+
+ROOT = Path(__file__).parents[2]
+# What a run computes with: everything but the reports, among which finished runs are committed.
+CODE = ("rlrep", "agents", "envs", "experiments", "pyproject.toml", "constraints*.txt", ":!experiments/reports")
+FINISHED, DIVERGED, FAILED, MISSING = "finished", "diverged", "failed", "missing"
+
+
+@dataclass(frozen=True)
+class Record:
+    """How one run stands.
+
+    Attributes:
+        state: "finished"; "diverged", which is as final; "failed", which is tried again; or "missing".
+        reason: why it is not finished.
+        commit: the last one that changed code, "+changes" behind it if there were any; several if it was resumed at
+            another one.
+        machine: processor, cores and torch; several likewise.
+        seconds: that its processes took.
+        config: a hash of its configuration without the seed.
+        run: its evaluations, if it finished.
+    """
+
+    job: Job
+    state: str
+    reason: str = ""
+    commit: str = ""
+    machine: str = ""
+    seconds: float = nan
+    config: str = ""
+    run: Run | None = None
+
+    def area(self) -> float:
+        """The mean of the evaluation curve over the run, by the trapezoidal rule: its area over its length."""
+        assert self.run is not None
+        frames, returns = self.run.frames, self.run.returns
+        if len(frames) < 2:
+            return float(returns[0])
+        return float(np.trapezoid(returns, frames) / (frames[-1] - frames[0]))
+
+    def score(self, study: Study) -> float:
+        """The area on a scale from the random policy, 0, to the best published return, 1."""
+        task = study.tasks[self.job.task]
+        return (self.area() - task.random) / (task.best - task.random)
+
+
+def path_of(study: Study, job: Job, ending: str) -> Path:
+    return study.kept / job.arm / job.task / f"{job.seed}.{ending}"
+
+
+def read_record(study: Study, job: Job) -> Record:
+    """What is kept of a run; what can't be used is "missing", with the reason."""
+    path = path_of(study, job, "json")
+    try:
+        record = Record(job, **json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return Record(job, MISSING)
+    except (OSError, ValueError, TypeError) as error:
+        return Record(job, MISSING, f"{path} can't be read ({error})")
+    if record.state != FINISHED:
+        return record
+    table = path_of(study, job, "csv")
+    try:
+        return replace(record, run=Run(table.parent, {"task": job.task, "seed": job.seed}, *read_returns(table)))
+    except RunError as error:
+        return replace(record, state=MISSING, reason=str(error))
+
+
+def read_records(study: Study) -> list[Record]:
+    return [read_record(study, job) for job in study.jobs]
+
+
+def strangers(study: Study) -> list[Path]:
+    """Files of runs that the protocol does not have."""
+    known = {path_of(study, job, ending) for job in study.jobs for ending in ("csv", "json")}
+    return sorted(path for path in study.kept.glob("*/*/*") if path not in known and path.name[0] != ".")
+
+
+def keep(study: Study, record: Record) -> Record:
+    """Keeps how a run ended and, if it finished, its evaluations; a finished run with a NaN in them has diverged."""
+    folder = record.job.run_dir(study.runs)
+    if record.state == FINISHED:
+        try:
+            read_returns(folder / EVALUATIONS)
+            record = replace(record, config=config_hash(folder))
+            write_atomically(path_of(study, record.job, "csv"), (folder / EVALUATIONS).read_bytes())
+        except RunError as error:
+            record = replace(record, state=DIVERGED, reason=str(error))
+    kept = {name: value for name, value in asdict(replace(record, run=None)).items() if name not in ("job", "run")}
+    write_atomically(path_of(study, record.job, "json"), (json.dumps(kept, indent=1) + "\n").encode())
+    return record
+
+
+def config_hash(folder: Path) -> str:
+    """Of a run's configuration without its seed and its place."""
+    settings = {name: value for name, value in flat(read_config(folder)).items() if name not in ("seed", "run_dir")}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def code_commit() -> str:
+    """The last commit that changed code, and whether files of it have changed since; "unknown" outside of git."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words, "--", *CODE]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        return git("log", "-1", "--format=%h", "--abbrev=10") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def joined(values: Sequence[str]) -> str:
+    """Different ones, in their order."""
+    return ", ".join(dict.fromkeys(values))

@@ -1,0 +1,216 @@
+"""The report of a study, report.md, with runs.csv, a row for each run, and curves.png, a panel for each task."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import isfinite, nan
+
+import numpy as np
+
+from experiments.files import write_atomically
+from experiments.long_study.findings import Finding, compare, obstacles, scores_of
+from experiments.long_study.protocol import Study, StudyError
+from experiments.long_study.records import FINISHED, Record, joined, read_records
+from experiments.results.curves import figure_of
+from experiments.results.pictures import save
+from experiments.results.runs import Array
+from experiments.results.seeds import curve
+from experiments.results.statistics import contrast, interquartile_mean, seed_mean
+from experiments.results.tables import markdown, rounded, write_csv
+
+PUBLISHED = "published.csv"  # beside the protocol: task, method, frame, return, std, seeds, source
+
+
+@dataclass(frozen=True)
+class Published:
+    """A method's published return on a task after `frame` simulator steps, and where it was published."""
+
+    task: str
+    method: str
+    frame: float
+    value: float
+    source: str
+
+
+def read_published(study: Study) -> list[Published]:
+    """Those of the study's tasks; none if there is no such file.
+
+    Raises:
+        StudyError: the file is no such table.
+    """
+    path = study.file.parent / PUBLISHED
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [
+                Published(row["task"], row["method"], float(row["frame"]), float(row["return"]), row["source"])
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise StudyError(f"{path} must have the columns task, method, frame, return and source ({error!r})") from error
+    if any(not isfinite(row.frame + row.value) for row in rows):
+        raise StudyError(f"{path} must have finite numbers in the columns frame and return")
+    return [row for row in rows if row.task in study.tasks]
+
+
+def write_report(study: Study) -> str:
+    """Writes report.md, runs.csv and curves.png beside the protocol; returns the Markdown.
+
+    Raises:
+        StudyError: the folder holds runs of another protocol.
+    """
+    study.check_folder(study.kept)
+    records, published, out = read_records(study), read_published(study), study.file.parent
+    write_csv(out / "runs.csv", [row(study, record) for record in records])
+    drawn = draw(study, records, published)
+    text = "\n\n".join(parts(study, records, published, drawn)) + "\n"
+    write_atomically(out / "report.md", text.encode())
+    return text
+
+
+def row(study: Study, record: Record) -> dict[str, object]:
+    done = record.run is not None
+    return {
+        "arm": record.job.arm,
+        "task": record.job.task,
+        "seed": record.job.seed,
+        "state": record.state,
+        "frames": rounded(record.run.frames[-1]) if record.run else nan,
+        "final_return": rounded(record.run.returns[-1]) if record.run else nan,
+        "area": rounded(record.area()) if done else nan,
+        "score": rounded(record.score(study)) if done else nan,
+        "commit": record.commit,
+        "machine": record.machine,
+        "seconds": record.seconds,
+        "config": record.config,
+        "reason": record.reason,
+    }
+
+
+def draw(study: Study, records: Sequence[Record], published: Sequence[Published]) -> bool:
+    """The curves of all arms, a panel for each task; whether there are any."""
+    curves = []
+    for name, task in study.tasks.items():
+        for arm in study.arms:
+            runs = [r.run for r in records if r.run is not None and (r.job.arm, r.job.task) == (arm, name)]
+            if runs:
+                curves.append(replace(curve(name, arm, runs), random_return=task.random))
+    if curves:
+        points = [(p.task, p.method, p.frame, p.value) for p in published]
+        save(figure_of(curves, study.name, points), study.file.parent / "curves.png")
+    return bool(curves)
+
+
+def parts(study: Study, records: Sequence[Record], published: Sequence[Published], drawn: bool) -> list[str]:
+    """The paragraphs of report.md."""
+    against = obstacles(study, records)
+    findings = [] if against else [compare(study, records, comparison) for comparison in study.comparisons]
+    answers = [finding.answer for finding in findings] or [f"None: {'; '.join(against)}."]
+    return [
+        f"# {study.name}",
+        "Written by `python -m experiments.study`; the protocol is beside it, each run in [runs.csv](runs.csv).",
+        "\n\n".join(f"**Answer.** {answer}" for answer in answers),
+        "Return of the last evaluation, mean over seeds with its 95 % t interval, and published returns:",
+        markdown(return_lines(study, records, published)),
+        "Score: the area under the evaluation curve, 0 for the random policy and 1 for the best published return. The "
+        "mean over tasks has a t interval that is stratified by task (Welch, Satterthwaite); IQM is the interquartile "
+        "mean over all runs.",
+        markdown(score_lines(study, records)),
+        *([comparison_part(findings)] if findings else []),
+        *(["![Learning curves of all arms, a panel for each task](curves.png)"] if drawn else []),
+        provenance(records),
+        *sources(published),
+    ]
+
+
+def final_returns(study: Study, records: Sequence[Record], arm: str) -> list[Array]:
+    return [
+        np.array([r.run.returns[-1] for r in records if r.run is not None and (r.job.arm, r.job.task) == (arm, task)])
+        for task in study.tasks
+    ]
+
+
+def cell(values: Array, digits: int) -> str:
+    return seed_mean(values).text(digits) if len(values) else ""
+
+
+def seeds_told(study: Study, values: Sequence[Array], arm: str) -> str:
+    found, asked = sorted({len(x) for x in values}), study.arms[arm].seeds
+    told = str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    return told if found == [asked] else f"{told} of {asked}"
+
+
+def return_lines(study: Study, records: Sequence[Record], published: Sequence[Published]) -> list[dict[str, str]]:
+    lines = []
+    for arm in study.arms:
+        values = final_returns(study, records, arm)
+        told = {task: cell(x, 1) for task, x in zip(study.tasks, values, strict=True)}
+        lines.append({"arm": arm, "seeds": seeds_told(study, values, arm), **told})
+    lines.append({"arm": "random policy", "seeds": "", **{name: f"{t.random:.1f}" for name, t in study.tasks.items()}})
+    for method in dict.fromkeys(p.method for p in published):
+        values_of = {p.task: f"{p.value:.1f}" for p in published if p.method == method}
+        lines.append({"arm": f"{method}, published", "seeds": "", **{t: values_of.get(t, "") for t in study.tasks}})
+    return lines
+
+
+def score_lines(study: Study, records: Sequence[Record]) -> list[dict[str, str]]:
+    lines = []
+    for arm in study.arms:
+        values = scores_of(study, records, arm)
+        whole = all(len(x) for x in values)
+        lines.append(
+            {
+                "arm": arm,
+                **{task: cell(x, 3) for task, x in zip(study.tasks, values, strict=True)},
+                "mean": contrast([(1 / len(values), x) for x in values]).text(3) if whole else "",
+                "IQM": f"{float(interquartile_mean(values)):.3f}" if whole else "",
+            }
+        )
+    return lines
+
+
+def comparison_part(findings: Sequence[Finding]) -> str:
+    lines = [
+        {
+            "difference of scores": f"{f.comparison.arm} less {f.comparison.than}",
+            **{task: found.text(3) for task, found in f.by_task.items()},
+            "mean": f.difference.text(3),
+            "found in 80 of 100 tries": "" if np.isnan(f.detectable) else f"{f.detectable:.3f}",
+            "P(better)": f.better.text(2),
+            "by chance": "{:.2f} to {:.2f}".format(*f.chance),
+        }
+        for f in findings
+    ]
+    return markdown(lines)
+
+
+def provenance(records: Sequence[Record]) -> str:
+    """Where the runs come from, and each that did not finish."""
+    finished = [record for record in records if record.state == FINISHED]
+    hours = sum(record.seconds for record in finished) / 3600
+    lines = [f"{len(finished)} of {len(records)} runs have finished, in {hours:.1f} hours of a core."]
+    for name, values in (
+        ("commit", [record.commit for record in finished]),
+        ("machine", [record.machine for record in finished]),
+    ):
+        kinds = {value: values.count(value) for value in values}
+        told = "; ".join(f"{value} ({count} runs)" for value, count in kinds.items())
+        if told:
+            lines.append(f"- {name}{'s, not one' if len(kinds) > 1 else ''}: {told}")
+    for state in dict.fromkeys(record.state for record in records if record.state != FINISHED):
+        named = [f"{r.job} ({r.reason})" if r.reason else str(r.job) for r in records if r.state == state]
+        lines.append(f"- {state}: {joined(named)}")
+    if changed := [str(r.job) for r in finished if "+changes" in r.commit or "unknown" in r.commit]:
+        lines.append(f"- with changes that are in no commit, or outside of git: {joined(changed)}")
+    return "\n".join([lines[0], "", *lines[1:]]) if lines[1:] else lines[0]
+
+
+def sources(published: Sequence[Published]) -> list[str]:
+    named: dict[str, list[str]] = {}
+    for each in published:
+        named.setdefault(each.source, []).append(each.method)
+    told = "; ".join(f"{joined(methods)}: {source}" for source, methods in named.items())
+    return [f"Published returns ([{PUBLISHED}]({PUBLISHED})): {told}."] if told else []

@@ -1,0 +1,56 @@
+"""A long study: `python -m experiments.study experiments/reports/dmc100k/study.yaml`.
+
+Makes the runs of a protocol that are missing, one process a core, in runs/NAME/ARM/TASK/seed_N. What a finished run
+measured is kept beside the protocol, and the report is drawn anew. Stopped or killed, the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from envs.vector import processor_count
+from experiments.long_study.findings import power_text
+from experiments.long_study.make import make_missing
+from experiments.long_study.protocol import read_study
+from experiments.long_study.report import write_report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.study", description="Make and report a study.")
+    parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="its protocol")
+    parser.add_argument("--jobs", type=int, default=processor_count(), help="runs side by side (default: the cores)")
+    parser.add_argument("--report", action="store_true", help="only write the report of the runs that there are")
+    parser.add_argument(
+        "--power",
+        nargs="+",
+        type=float,
+        metavar="SPREAD",
+        help="only say what the design finds, if scores vary as much",
+    )
+    parser.add_argument("--level", type=float, help="with --power: the mean score, for effects in percent")
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        study = read_study(options.study)
+        if options.power:
+            print(power_text(study, options.power, options.level))
+            return 0
+        failed = 0 if options.report else make_missing(study, options.jobs)
+        print(write_report(study))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped: the same command continues with what is missing", file=sys.stderr)
+        return 1
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
