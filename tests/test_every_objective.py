@@ -28,6 +28,9 @@ from tests.rlrep.integrations.sb3_environments import Counter
 
 OWN = "tests.own_objective:Own"
 EVERY = [*OBJECTIVES, OWN]
+# Whole runs take seconds each: of objectives whose windows and options are alike, one; the others are slow tests.
+OFTEN = {"taco", "curl", "autoencoder", "inverse_model", "spr", "cvrl", "latent_model", "laom", "invariance", OWN}
+WHOLE_RUNS = [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in EVERY]
 SHAPE = (3, 20, 20)
 
 
@@ -42,7 +45,7 @@ def has_learned(found: dict[str, Any], prefix: str = "loss_") -> bool:
     return bool(losses) and bool(np.isfinite(list(losses.values())).all())
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", WHOLE_RUNS)
 def test_online(name: str, tmp_path: Path) -> None:
     options = ["num_train_frames=1000", "num_seed_frames=700", "checkpoint_every_frames=1000", "eval_every_frames=1000"]
     run_in(tmp_path / "run", "agent=drqv2", f"objectives=['{name}']", *options)
@@ -56,7 +59,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data") / "medium")
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", WHOLE_RUNS)
 def test_offline(name: str, data: Path, tmp_path: Path) -> None:
     options = ["num_updates=3", "eval_every_updates=3", "log_every_updates=3", "checkpoint_every_updates=3"]
     run_offline(data, tmp_path / "run", "agent=bc", f"objectives=['{name}']", *options)

@@ -16,6 +16,16 @@ from rlrep.integrations.sb3 import PixelFeatures, SequenceReplayBuffer, attach
 from tests.rlrep.integrations.sb3_environments import Counter
 
 ALGORITHMS = [SAC, TD3, DQN, PPO]
+# Each algorithm with TACO, each objective with one of the algorithms; the other pairs are slow tests.
+PAIRS = [
+    pytest.param(
+        algorithm,
+        name,
+        marks=() if name == "taco" or number % len(ALGORITHMS) == place else pytest.mark.slow,
+    )
+    for number, name in enumerate(sorted(OBJECTIVES))
+    for place, algorithm in enumerate(ALGORITHMS)
+]
 SHORT = {"cvrl": {"horizon": 2, "clip_length": 2}}  # episodes of six steps
 SHORT |= {name: {"horizon": 2} for name in ("laom", "vip", "r3m", "curved")}
 OFF_POLICY = dict(replay_buffer_class=SequenceReplayBuffer, buffer_size=200, learning_starts=20, train_freq=4)
@@ -73,8 +83,7 @@ class Batches(BaseCallback):
         return True
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(("algorithm", "name"), PAIRS)
 def test_every_objective_trains_with_every_algorithm_and_is_logged(algorithm, name: str) -> None:
     model = build(algorithm)
     attach(model, {name: SHORT.get(name, {})})
