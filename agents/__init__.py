@@ -67,7 +67,7 @@ def make_agent(
     Args:
         name: of the agent, see `find_agent`.
         observation_shape: (F·C, H, W).
-        action_space: ``Box`` of one axis with values in [-1, 1].
+        action_space: ``Box`` of one axis with values in [-1, 1]; ``Discrete`` too for agents that take choices.
         objectives: names or import paths, see `rlrep.objectives.find_objective`; the agent's own come before them.
         objective_options: keyword arguments of each objective, by its name, and its `batch_size`.
         encoder_options: keyword arguments of `PixelEncoder`.

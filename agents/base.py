@@ -30,6 +30,9 @@ class Space(Protocol):
 class Replay(Protocol):
     """What agents learn from: a `rlrep.ReplayBuffer`, finished data, or a `rlrep.replay.Mixture` of both."""
 
+    @property
+    def prioritized(self) -> bool: ...
+
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict: ...
 
     def update_priority(self, index: Tensor, priority: Tensor) -> None: ...
@@ -142,8 +145,8 @@ class Agent(nn.Module):
             own = [each for each in self.objectives if each.batch_size]
             named = ", ".join(f"{type(each).__name__} of {each.batch_size}" for each in own)
             raise ValueError(
-                f"update=joint, which agent=bc has by default, shares one batch, and objectives have a batch_size of "
-                f"their own ({named}): give update=separate (joint=False in Python), or leave batch_size out"
+                f"joint updates share one batch, and objectives have a batch_size of their own ({named}): give "
+                f"update=separate (joint=False in Python), or leave batch_size out"
             )
         self.window = self.own_window(n_step).join(self.objectives.window).with_n_step(n_step)
         self.own_batches = {size: window.with_n_step(n_step) for size, window in self.objectives.own_batches.items()}
@@ -235,8 +238,12 @@ class Agent(nn.Module):
         metrics = self.learn(batch, step)
         if self.joint or not self.objectives:
             return metrics
+        return metrics | self.step_objectives(self.objectives_batches(batch, replay), step)
+
+    def objectives_batches(self, shared: TensorDict, replay: Replay) -> TensorDict:
+        """What `step_objectives` reads: the batch that they share, and those drawn for the ones with their own."""
         own = {str(size): replay.sample(size, window) for size, window in self.own_batches.items()}
-        return metrics | self.step_objectives(TensorDict({"shared": batch, **own}), step)
+        return TensorDict({"shared": shared, **own})
 
     def learn(self, batch: TensorDict, step: int) -> Metrics:
         """One step of everything but the objectives (with `joint`, of these too) on a batch of `window`."""

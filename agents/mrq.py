@@ -192,9 +192,8 @@ class MRQ(Agent):
         """`target_every` steps on the objectives' losses; their means."""
         sums: Metrics = {}
         for _ in range(self.target_every):
-            own = {str(size): replay.sample(size, window) for size, window in self.own_batches.items()}
-            batches = {"shared": replay.sample(self.batch_size, self.shared_window), **own}
-            metrics = self.step_objectives(TensorDict(batches), step)
+            shared = replay.sample(self.batch_size, self.shared_window)
+            metrics = self.step_objectives(self.objectives_batches(shared, replay), step)
             sums = {name: value + sums[name] if sums else value.clone() for name, value in metrics.items()}
         return {name: value / self.target_every for name, value in sums.items()}
 

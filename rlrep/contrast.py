@@ -67,7 +67,18 @@ def info_nce(
     logits = query @ keys.T / temperature
     if group is not None:
         logits = logits.masked_fill(group[:, None] != gather(group, all_ranks)[0], -torch.inf)
-    labels = torch.arange(first, first + len(query), device=logits.device)
+    return info_nce_of(logits, first, reduction)
+
+
+def info_nce_of(logits: Tensor, first: int = 0, reduction: str = "mean") -> tuple[Tensor, Tensor]:
+    """`info_nce` of similarities that the caller computes.
+
+    Args:
+        logits: (B, N) of queries and keys, divided by the temperature.
+        first: which key is the positive of query 0; that of query i is i further.
+        reduction: as of `info_nce`.
+    """
+    labels = torch.arange(first, first + len(logits), device=logits.device)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()
     return F.cross_entropy(logits, labels, reduction=reduction), accuracy
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
-from rlrep.contrast import gather
+from rlrep.contrast import gather, info_nce_of
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
 from rlrep.objectives.base import Objective, check_horizon, check_temperature
 from rlrep.window import Gap, Window
@@ -73,9 +72,7 @@ class Gated(Objective):
     def contrast(self, anchor: Tensor, other: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
         """InfoNCE of (B, D) and (B, D) in the subspaces of each anchor's gate (B, D), and the accuracy."""
         others, first = gather(other, self.all_ranks)
-        logits = gated_cosine(anchor, others, gate) / self.temperature
-        labels = torch.arange(first, first + len(anchor), device=logits.device)
-        return F.cross_entropy(logits, labels), (logits.detach().argmax(1) == labels).float().mean()
+        return info_nce_of(gated_cosine(anchor, others, gate) / self.temperature, first)
 
 
 def gated_cosine(query: Tensor, key: Tensor, gate: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from rlrep.objectives.base import Objective, check_horizon, check_temperature
 from rlrep.window import Window
 
 BINS = 65
-NOBODY = torch.iinfo(torch.int64).min  # the name of no observation
 LARGEST = 10.0  # the bins are at symexp of an even grid on ±LARGEST
+NOBODY = torch.iinfo(torch.int64).min  # the name of no observation
 
 
 def two_hot(value: Tensor, bins: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class LatentModel(Objective):
     """Predicts the target encoder's embeddings, the rewards and the end of the next K steps, unrolled in latent space.
 
     With embeddings z = f(x), ẑ_0 = z_t and (ẑ_k+1, r̂_k, d̂_k) = head(g(ẑ_k, a_t+k)), the target copy f̄, and m_k = 0
-    after a real end (equations 14 to 18 of MR.Q's paper; the last is equation 9 of DR.Q's):
+    after a real end (the encoder's loss of MR.Q's paper; the last term is DR.Q's):
 
     - ``loss_model_prediction`` = λ Σ_k m_k |ẑ_k+1 - f̄(x_t+k+1)|² / D;
     - ``loss_model_reward`` = ρ Σ_k m_k CE(r̂_k, two-hot of r_t+k over 65 bins, which are even under a symmetric
@@ -76,11 +76,11 @@ class LatentModel(Objective):
     - ``loss_model_contrast`` = κ Σ_k m_k InfoNCE of cos(ẑ_k+1, f̄(x_t+k+1)) / τ, the other rows as negatives.
 
     Each is a mean over the batch. The gradient goes through the whole unroll. With ρ = δ = 0 it reads no rewards, and
-    can be pre-trained on frames and actions. `MRQ` learns value and policy on
-    `embed` and `state_action`; with other agents it is a loss on their encoder like any other.
+    can be pre-trained on frames and actions. MR.Q learns value and policy on `embed` and `state_action`; with other
+    agents it is a loss on their encoder like any other.
 
     Args:
-        encoder: the shared encoder; f is the encoder and one layer of 'state_dim'.
+        encoder: the shared encoder; f is the encoder and one layer of size `state_dim`.
         action_space: Gymnasium ``Box`` (one axis) or ``Discrete``, which is read as one-hot vectors.
         horizon: K ≥ 1.
         prediction: λ ≥ 0; 0 leaves the loss out.
@@ -92,11 +92,11 @@ class LatentModel(Objective):
         state_action_dim: size of g's output.
         latent_action_dim: size of an embedded action.
         hidden_dim: width of g's two hidden layers; 750 in DR.Q.
-        momentum: m in [0, 1) of the target: target ← m target + (1 - m) online, after each step. `MRQ` copies it
+        momentum: m in [0, 1) of the target: target ← m target + (1 - m) online, after each step. MR.Q copies it
             between bursts instead.
         keep_targets: how many of the targets' embeddings are kept until the targets move again, 4·D bytes each, so that
             an observation that is drawn again need not be encoded again; 0 for none. It pays where the targets stand
-            still for long, as in `MRQ`. An observation then has one shift until the targets move, rather than a new
+            still for long, as in MR.Q. An observation then has one shift until the targets move, rather than a new
             one in each batch.
         augment: the image augmentation; a random shift by 4 pixels if None. Every image has its own.
 
@@ -222,12 +222,11 @@ class LatentModel(Objective):
         """Of observations (B, C, H, W), the K that follow (B, K, C, H, W), actions (B, K, A) or (B, K), with
         `keep_targets` the names of those that follow (B, K), and of each step its reward, whether it really ended and
         whether it was taken, (B, K, 1)."""
-        name, *of_steps = rest if len(self.kept_names) else (None, *rest)
-        reward, terminated, valid = of_steps or (None, None, None)
-        if reward is None or terminated is None or valid is None:
-            reward = torch.zeros(len(observation), self.horizon, 1, device=observation.device)
-            terminated, valid = reward.bool(), reward == 0
-        names = None if name is None else name.flatten()
+        given = {key[1]: value for key, value in zip(self.in_keys[3:], rest, strict=True)}
+        none = torch.zeros(len(observation), self.horizon, 1, device=observation.device)
+        reward, terminated = given.get("reward", none), given.get("terminated", none.bool())
+        valid = given.get("valid", none == 0)
+        names = given["name"].flatten() if "name" in given else None
         targets = self.embed_target(following.flatten(0, 1), names).view(len(observation), self.horizon, -1)
         self.end_seen.copy_(torch.maximum(self.end_seen, terminated.any().float()))
         self._tell_of_rewards(reward)

@@ -85,7 +85,8 @@ class Episodes:
         self.rng = np.random.default_rng(seed)
         if prioritized:
             rows["priority"] = np.zeros(frames.shape[:2], np.float32)
-        self.fade = fade
+        # By age; powers of every row at every draw would take as long as the draw.
+        self._faded = np.maximum(LEAST_FADED, fade ** np.arange(self.length)) if fade < 1 else None
         self.largest_priority = 1.0
         self._priority_sums: np.ndarray | None = None
 
@@ -319,9 +320,8 @@ class Episodes:
     def _weights(self) -> np.ndarray:
         """(lanes · length,) what each row's probability is proportional to."""
         priority = self.rows["priority"]
-        if self.fade < 1:
-            age = (self.head[:, None] - 1 - np.arange(self.length)) % self.length
-            priority = priority * np.maximum(LEAST_FADED, self.fade**age)
+        if self._faded is not None:
+            priority = priority * self._faded[(self.head[:, None] - 1 - np.arange(self.length)) % self.length]
         return priority.reshape(-1)
 
     def _from_index(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -422,3 +422,41 @@ def test_names_of_finished_data_are_not_those_of_the_replay() -> None:
     ours, theirs = replay(), replay()
     drawn = sampled(Mixture(ours, theirs, 0.5), 200, Window(1, names=True))
     assert (drawn["name", "0"] >= 0).sum() == 100 and (drawn["name", "0"] < 0).sum() == 100
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["listed", "proposed"])
+def test_priorities_fade_with_age_down_to_a_tenth(many: bool) -> None:
+    """A ring that has wrapped, whose rows all have the same priority."""
+    fade, kept, steps = (0.999, 5000, 6000) if many else (0.9, 60, 100)
+    store = ReplayBuffer((1, *SIZE), BOX, kept, frame_stack=1, n_step=1, prioritized=True, fade=fade)
+    picture = np.zeros((1, *SIZE), np.uint8)
+    for t in range(steps):
+        picture, before = picture.copy(), picture
+        picture[0, 0, 0] = t % 251
+        store.add(
+            observation=before,
+            action=np.zeros(2),
+            reward=1.0,
+            next_observation=picture,
+            terminated=False,
+            truncated=False,
+        )
+    index = np.concatenate([store.sample(50)["index"].numpy() for _ in range(400)])
+    age = (store.head[0] - 1 - index) % store.length
+    ages = np.arange(1, kept)  # the newest row has led nowhere yet
+    expected = np.maximum(0.1, fade**ages)
+    expected /= expected.sum()
+    for most in (kept // 20, kept // 4, kept // 2):
+        share = expected[ages <= most].sum()
+        assert (age <= most).mean() == pytest.approx(share, abs=4 * (share * (1 - share) / len(age)) ** 0.5), most
+
+
+def test_the_mean_size_of_rewards_is_that_of_the_transitions_held() -> None:
+    store = replay(capacity=9, lengths=(4, 3, 5), n_step=1)
+    held = [t for length in (4, 3, 5) for t in (*range(length), None)][-9:]
+    rewards = [t for t in held if t is not None]
+    assert len(store) == len(rewards) and store.mean_absolute_reward() == pytest.approx(np.mean(rewards))
+    assert replay(lengths=()).mean_absolute_reward() == 0
+    video = EpisodeDataset(np.zeros((6, 1, *SIZE), np.uint8), [6])
+    with pytest.raises(ReplayError, match="no rewards"):
+        video.mean_absolute_reward()
