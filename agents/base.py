@@ -145,7 +145,7 @@ class Agent(nn.Module):
             own = [each for each in self.objectives if each.batch_size]
             named = ", ".join(f"{type(each).__name__} of {each.batch_size}" for each in own)
             raise ValueError(
-                f"joint updates share one batch, and objectives have a batch_size of their own ({named}): give "
+                f"update=joint shares one batch, and objectives have a batch_size of their own ({named}): give "
                 f"update=separate (joint=False in Python), or leave batch_size out"
             )
         self.window = self.own_window(n_step).join(self.objectives.window).with_n_step(n_step)

@@ -151,4 +151,4 @@ class Attempts:
 
     @property
     def seconds(self) -> float:
-        return round(sum(row["seconds"] for row in self.rows), 1)
+        return round(sum(row["seconds"] for row in self.rows), 3)
