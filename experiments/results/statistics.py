@@ -78,6 +78,16 @@ def welch(terms: Sequence[tuple[float, Array]]) -> tuple[Array, Array, Array]:
         return value, np.sqrt(variance), np.divide(variance**2, squares)
 
 
+def holm(p: Array) -> Array:
+    """(n,) p values of n tests, corrected: below a level α, of all tests whose null hypothesis is true not even one
+    is rejected in 1 - α of the cases, however they depend on each other (Holm, 1979).
+    """
+    order = np.argsort(p)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(np.arange(len(p), 0, -1) * np.asarray(p)[order]))
+    return corrected
+
+
 def effects_needed(groups: Sequence[tuple[float, float, int]]) -> Array:
     """How large Σ cᵢ·mean(xᵢ) has to be in truth for its interval to lie above 0, in each of many simulated
     tries; (tries,).

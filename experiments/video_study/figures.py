@@ -40,6 +40,7 @@ COLOUR = {
     "autoencoder": COLOURS[3],
     "vq_autoencoder": COLOURS[5],
     "oracle": COLOURS[6],
+    "supervised": COLOURS[4],
     "random": "0.5",
 }
 SAMPLES = 1

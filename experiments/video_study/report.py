@@ -28,20 +28,27 @@ from experiments.video_study.cells import (
     sweep,
     values,
 )
+from experiments.video_study.criteria import Criteria, read_criteria
 from experiments.video_study.figures import draw
 from experiments.video_study.pages import Block, Line, as_html, as_markdown
-from experiments.video_study.verdicts import CONFIRMED, Part, Verdict, percent, share_kept, verdicts
+from experiments.video_study.verdicts import Part, Verdict, percent, share_kept, verdicts
 
 INTERVALS = (
-    "All intervals are 95 % t intervals over seeds (Welch's for differences), none for fewer than three. Of the lock's "
-    "growth each seed gives one rate, one degree and one difference of AIC; a run that was given up counts as a lower "
-    "bound. p is the probability of so clear a result, or a clearer one, if the truth were at the threshold."
+    "All intervals are 95 % t intervals over seeds, none for fewer than three. What is compared is paired by seed, so "
+    "it is of one map, one recording and one noise. Of the lock's growth each seed gives one rate, one degree and one "
+    "difference of AIC; a run that was given up counts as a lower bound. p is the probability of so clear a result, or "
+    "a clearer one, if the truth were at the threshold: for the prediction, and against it after Holm's correction for "
+    "the number of criteria."
 )
 RULE = (
-    "A criterion is confirmed if its whole 95 % interval lies on the predicted side of the threshold, refuted if the "
-    "whole interval lies on the other side, else undecided. A prediction is refuted if one of its criteria is, "
-    "confirmed if all are, else undecided. Returns are counted from the random policy's. Criteria and thresholds are "
-    "fixed in experiments/video_study/verdicts.py; nothing is corrected for the number of criteria."
+    "A criterion holds if p for it is below {level:g} (one-sided) with at least {seeds} seeds. A prediction is "
+    "confirmed if all of its criteria hold, which needs no correction; refuted if p against one of them is below "
+    "{level:g} after the correction; else undecided. Returns are counted from the random policy's. A ceiling is what "
+    "could be reached under the same noise: {ceilings}."
+)
+EXPLORATORY = (
+    "A verdict is a test if the criteria were frozen before all cells that it rests on, else exploratory: who wrote "
+    "the criteria may have seen them."
 )
 CHOSEN_ON = (0, 1)
 TRIED = (
@@ -83,21 +90,31 @@ def write_report(cells_folder: Path, out_folder: Path, quick: bool = False) -> l
         ValueError: there are no cells, or one is damaged.
     """
     results = read_results(cells_folder)
-    judged = verdicts(results)
+    criteria = read_criteria()
+    judged = verdicts(results, criteria)
     pictures = draw(results, out_folder)
-    blocks = compose(results, judged, pictures, quick)
+    blocks = compose(results, judged, pictures, criteria, quick)
     tables.write_csv(out_folder / "results.csv", rows(results))
     write_atomically(out_folder / "report.html", as_html(blocks).encode())
     write_atomically(out_folder / "report.md", as_markdown(blocks).encode())
     return judged
 
 
-def compose(results: Results, judged: Sequence[Verdict], pictures: dict[str, Path], quick: bool = False) -> list[Block]:
+def compose(
+    results: Results,
+    judged: Sequence[Verdict],
+    pictures: dict[str, Path],
+    criteria: Criteria,
+    quick: bool = False,
+) -> list[Block]:
+    ceilings = ", ".join(f"{METHODS[method]} in {DOMAINS[domain]}" for domain, method in criteria.ceiling.items())
     blocks = [
         Block("h1", "Learning from video: what the theory predicts, and what was measured"),
         Block("table", lines=[summary_line(v) for v in judged]),
-        Block("text", RULE),
+        Block("text", RULE.format(level=criteria.level, seeds=criteria.seeds, ceilings=ceilings)),
         Block("text", INTERVALS),
+        Block("text", f"{criteria.source} {EXPLORATORY}"),
+        Block("list", items=[f"{DOMAINS[domain]}: {why}." for domain, why in exploratory_domains(judged).items()]),
         Block("code", command(results)),
         Block("table", lines=cost_lines(results)),
         *machine_block(results),
@@ -119,7 +136,12 @@ def compose(results: Results, judged: Sequence[Verdict], pictures: dict[str, Pat
     if results.lock:
         blocks += [Block("h2", DOMAINS["lock"]), *shown(pictures, "lock"), *(Block("text", line) for line in LOCK)]
         blocks += [Block("table", lines=lock_lines(results))]
-    return [block for block in blocks if block.kind != "table" or block.lines]
+    return [block for block in blocks if block.kind not in ("table", "list") or block.lines or block.items]
+
+
+def exploratory_domains(judged: Sequence[Verdict]) -> dict[str, str]:
+    """Why each domain's verdicts are exploratory, where they are."""
+    return {verdict.domain: verdict.exploratory for verdict in judged if verdict.exploratory}
 
 
 def command(results: Results) -> str:
@@ -161,7 +183,10 @@ def setup_lines(results: Results, quick: bool) -> list[Line]:
     for domain in results.domains:
         chosen = pixels.settings(domain, quick)
         noisy = settings(cell for cell in core(results, domain) if cell.noise == "exogenous")
-        shapes = {f"{g[0].num_shapes} shapes of {g[0].size:g} of the side, {percent(g)} of the pixels" for g in noisy}
+        shapes = set()
+        for group in noisy:
+            covered = percent(values(group, "coverage").mean())
+            shapes.add(f"{group[0].num_shapes} shapes of {group[0].size:g} of the side, {covered} of the pixels")
         lines.append(
             {
                 "where": DOMAINS[domain],
@@ -251,6 +276,7 @@ def summary_line(verdict: Verdict) -> Line:
         "prediction": f"{verdict.prediction}. {verdict.statement}",
         "where": DOMAINS[verdict.domain],
         "verdict": verdict.outcome,
+        "status": "exploratory" if verdict.exploratory else "test",
         "because": verdict.reason,
     }
 
@@ -263,7 +289,8 @@ def part_line(part: Part) -> Line:
         "estimate": "" if isnan(part.estimate) else f"{part.estimate:.3g}",
         "95 % interval": interval,
         "predicted": f"{'>' if part.above else '<'} {part.threshold:.3g}",
-        "p": "" if isnan(part.p) else f"{part.p:.2g}",
+        "p for": "" if isnan(part.p) else f"{part.p:.2g}",
+        "p against": "" if isnan(part.p_against) else f"{part.p_against:.2g}",
         "seeds": str(part.seeds or ""),
         "outcome": part.outcome,
         "note": part.note,
@@ -298,18 +325,18 @@ def size_lines(results: Results, domain: str) -> list[Line]:
 def persistence_lines(results: Results, domain: str) -> list[Line]:
     """A row a method: its return at each ρ, and the first ρ that clearly costs it, by the rule of the verdicts."""
     cells = sweep(results, domain, "persistence")
-    lines = []
+    lines, criteria = [], read_criteria()
+    loses = f"loses over {percent(1 - criteria.keeps)} from"
     for method in METHODS:
         groups = {group[0].persistence: group for group in settings(select(cells, method=method))}
         order = sorted(groups)
         if len(order) < 2:
             continue
-        kept = {rho: share_kept("", "", False, groups[rho], groups[order[0]]).outcome for rho in order[1:]}
-        broken = next((f"ρ = {rho:g}" for rho in order[1:] if kept[rho] == CONFIRMED), "not shown")
+        kept = [share_kept("", "", False, groups[rho], groups[order[0]], criteria) for rho in order[1:]]
+        lost = [rho for rho, part in zip(order[1:], kept, strict=True) if not part.barred and part.p < criteria.level]
+        broken = f"ρ = {lost[0]:g}" if lost else "not shown"
         by_rho = {f"ρ = {rho:g}": interval(values(groups[rho], "final_return")) for rho in order}
-        lines.append(
-            {"method": METHODS[method], "loses over 10 % from": broken, **by_rho, "n": counts(groups.values())}
-        )
+        lines.append({"method": METHODS[method], loses: broken, **by_rho, "n": counts(groups.values())})
     columns = list(dict.fromkeys(name for line in lines for name in line))
     return [{name: line.get(name, "") for name in columns} for line in lines]
 

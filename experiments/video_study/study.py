@@ -17,12 +17,11 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.files import write_atomically
-from experiments.video_study.cells import METHODS, read_content
+from experiments.video_study.cells import CORE_METHODS, METHODS, read_content
 from experiments.video_study.jobs import NOISES, Job, LockJob
 from rlrep.extras import install
 from rlrep.registry import look_up
 
-CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
 SIZES = (0.15, 0.45)  # beside the core's
 PERSISTENCES = (0.5, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
 HORIZONS = range(2, 11)

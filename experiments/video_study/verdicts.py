@@ -1,83 +1,93 @@
-"""Predictions P1 to P4 of learning from video, each judged by criteria fixed here and computed from the cells.
+"""Predictions P1 to P4 of learning from video, judged by the criteria of `reports/theory/criteria.yaml` from the cells.
 
-A criterion holds if its whole 95 % t interval over seeds lies on the predicted side of its threshold, fails if the
-whole interval lies on the other side, and is undecided otherwise. A prediction is refuted if one of its criteria fails,
-confirmed if all hold, and undecided otherwise, also where cells are missing.
+Each criterion is a t test over seeds. It holds if its one-sided p value is below the level. A prediction is confirmed
+if all of its criteria hold, which needs no correction: that all do by chance is less likely than that one does. It is
+refuted if one fails, so p values against it are corrected by Holm for the number of its criteria. Else, also where
+cells are missing, it is undecided.
 
-Returns are counted from the random policy's: "90 % of A's return" is random + 0.9·(A − random).
+Returns are counted from the random policy's: "90 % of A's return" is random + 0.9·(A − random). What is compared is of
+one seed, so of one map and one recording, and under the same noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite, log, nan
+from math import isfinite, isnan, nan
 
 import numpy as np
 
-from experiments.results.statistics import Estimate, Growth, contrast, fit_growth
+from experiments.results.statistics import Estimate, Growth, contrast, fit_growth, holm
 from experiments.video_study.cells import (
     METHODS,
     NOISES,
+    Array,
     Cell,
     LockCell,
     Results,
     by,
     core,
     oracle,
+    point,
     select,
-    settings,
     state_unit,
+    sweep,
     values,
 )
+from experiments.video_study.criteria import Criteria, read_criteria
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 
-KEEPS = 0.9
-"""The share of a return that "as good as" must reach, and that "falls clearly" must stay under."""
-FAR_ABOVE = 0.10
-"""The state probe's score above the random encoder's; half of what that lacks, where it lacks less than twice this."""
-DOMINATES = 0.2
-"""The share of pixels from which noise is taken to dominate: an autoencoder that survives less refutes nothing."""
-GROWS = log(2) / 2
-"""The rate that episodes must exceed to grow exponentially: half of guessing's, twice a linear growth's."""
-POLYNOMIAL = 3.0
-"""Highest degree that counts as polynomial: a generous bound on tabular learning with optimism in a lock."""
-
 STATEMENTS = {
     "P1": "Under iid noise, temporal contrast and forward modelling recover the state and serve RL like ACRO and the "
-    "oracle",
+    "ceiling",
     "P2": "Under exogenous noise temporal contrast fails first, forward modelling falls with coverage, ACRO stays",
     "P3": "Autoencoders fall with any noise that dominates the pixels",
     "P4": "Encoders from video need exponentially many episodes in the horizon, from action labels polynomially many",
 }
 FEW_RUNS = "needs runs solved at 3 horizons for each seed"
-NO_GAIN = "the oracle is no better than the random policy"
-VIDEO = ("temporal_contrastive", "forward_model", "autoencoder", "vq_autoencoder")
+MISSING = "cells are missing"
+NO_GAIN = "the ceiling is no better than the random policy"
+NO_YARDSTICK = "the ceiling ({name}) does not beat a random encoder under the same noise: it is no yardstick"
 
 
 @dataclass(frozen=True)
 class Part:
-    """One criterion: the prediction is that `estimate` lies above (or below) `threshold`."""
+    """One criterion: the prediction is that `estimate` lies above (or below) `threshold`.
+
+    Attributes:
+        p, p_against: one-sided p values of the result for and against it, if the truth were at the threshold.
+        barred: whether it is left undecided whatever its p values; `note` says why.
+        outcome: of the criterion, once its prediction was judged.
+    """
 
     criterion: str
     unit: str
     threshold: float
     above: bool
-    outcome: str
     estimate: float = nan
     low: float = nan
     high: float = nan
     p: float = nan
+    p_against: float = nan
     seeds: int = 0
     note: str = ""
+    barred: bool = False
+    outcome: str = UNDECIDED
+
+    def but(self, note: str, barred: bool = True) -> Part:
+        """The same with a note before its own, and barred from a decision."""
+        return replace(self, note="; ".join(filter(None, (note, self.note))), barred=self.barred or barred)
 
 
 @dataclass(frozen=True)
 class Verdict:
+    """Of a prediction in a domain; `exploratory` tells why cells that it rests on were no test of it, and how many."""
+
     prediction: str
     domain: str
     parts: list[Part]
+    exploratory: str = ""
 
     @property
     def statement(self) -> str:
@@ -99,190 +109,266 @@ class Verdict:
         return f"{held} of {len(self.parts)} criteria hold; {what}: {'; '.join(deciding)}"
 
 
-def verdicts(results: Results) -> list[Verdict]:
+def verdicts(results: Results, criteria: Criteria | None = None) -> list[Verdict]:
     """P1 to P3 for each domain that has cells, P4 for the lock; missing cells leave a criterion undecided."""
-    found = [
-        Verdict(prediction, domain, parts(results, domain))
-        for domain in results.domains
-        for prediction, parts in PREDICTIONS.items()
-    ]
-    return found + ([Verdict("P4", "lock", lock_parts(results.lock))] if results.lock else [])
+    criteria = criteria or read_criteria()
+    found = []
+    for domain in results.domains:
+        status = exploratory(select(results.cells, domain=domain), criteria)
+        for prediction, parts in PREDICTIONS.items():
+            found.append(Verdict(prediction, domain, decided(parts(results, domain, criteria), criteria), status))
+    if results.lock:
+        parts = decided(lock_parts(results.lock, criteria), criteria)
+        found.append(Verdict("P4", "lock", parts, exploratory(results.lock, criteria)))
+    return found
 
 
-def decide(low: float, high: float, threshold: float, above: bool) -> str:
-    """nan decides nothing."""
-    if low > threshold or high < threshold:
-        return CONFIRMED if (low > threshold) == above else REFUTED
-    return UNDECIDED
+def exploratory(cells: Sequence[Cell | LockCell], criteria: Criteria) -> str:
+    """Why cells are exploratory, and how many of them; empty if none is."""
+    reasons = [reason for cell in cells if (reason := criteria.exploratory(cell))]
+    counted = [f"{reasons.count(reason):,} of {len(cells):,} cells {reason}" for reason in dict.fromkeys(reasons)]
+    return "; ".join(counted)
 
 
-def undecided(criterion: str, unit: str, threshold: float, above: bool, note: str) -> Part:
-    return Part(criterion, unit, threshold, above, UNDECIDED, note=note)
+def decided(parts: Sequence[Part], criteria: Criteria) -> list[Part]:
+    """The criteria of one prediction with their outcomes; what can't be tested counts in Holm's correction too."""
+    against = holm(np.array([1.0 if part.barred or isnan(part.p_against) else part.p_against for part in parts]))
+    out = []
+    for part, p_against in zip(parts, against, strict=True):
+        holds = not part.barred and part.p < criteria.level
+        outcome = CONFIRMED if holds else REFUTED if p_against < criteria.level else UNDECIDED
+        out.append(replace(part, outcome=outcome, p_against=nan if isnan(part.p_against) else float(p_against)))
+    return out
 
 
-def judged(criterion: str, unit: str, threshold: float, above: bool, excess: Estimate, scale: float, n: int) -> Part:
-    """A part whose estimate is threshold + excess/scale: the test of `excess` against 0, in units a person reads."""
-    estimate, low, high = (threshold + value / scale for value in (excess.value, excess.low, excess.high))
-    p = excess.p_not_above if above else excess.p_not_below
-    note = "one seed has no interval" if n < 2 else ""
-    return Part(criterion, unit, threshold, above, decide(low, high, threshold, above), estimate, low, high, p, n, note)
+def untested(criterion: str, unit: str, threshold: float, above: bool, note: str) -> Part:
+    return Part(criterion, unit, threshold, above, note=note, barred=True)
 
 
-def share_kept(criterion: str, unit: str, above: bool, cells: Sequence[Cell], whole: Sequence[Cell]) -> Part:
-    """How much of the return of `whole` do `cells` reach, both counted from the random policy: against KEEPS.
-
-    Tested as mean(cells) − 0.9·mean(whole) − 0.1·random, so that no ratio of noisy numbers is taken.
+def tested(
+    criterion: str, unit: str, threshold: float, above: bool, excess: Array, criteria: Criteria, scale: float = 1.0
+) -> Part:
+    """Whether the mean of `excess`, (seeds,), is above 0 (or below), in units that a person reads: threshold +
+    excess / scale.
     """
-    if not (cells and whole):
-        return undecided(criterion, unit, KEEPS, above, "cells are missing")
-    random = float(values((*cells, *whole), "random_return").mean())
-    ours, theirs = values(cells, "final_return") - random, values(whole, "final_return") - random
-    reference, n = contrast([(1.0, theirs)]), min(len(ours), len(theirs))
+    found: Estimate = contrast([(1.0, excess)])
+    estimate, low, high = (threshold + value / scale for value in (found.value, found.low, found.high))
+    p = (found.p_not_above, found.p_not_below) if above else (found.p_not_below, found.p_not_above)
+    part = Part(criterion, unit, threshold, above, estimate, low, high, *p, len(excess))
+    if len(excess) < criteria.seeds:
+        return part.but(f"{len(excess)} seed{'s' * (len(excess) > 1)}, at least {criteria.seeds} are asked for")
+    return part
+
+
+def paired(ours: Sequence[Cell], theirs: Sequence[Cell], measure: str) -> tuple[Array, Array]:
+    """A measure of two methods, (seeds,) each, for the seeds that both have."""
+    both: list[list[float]] = []
+    other = {cell.seed: getattr(cell, measure) for cell in theirs}
+    for cell in sorted(ours, key=lambda cell: cell.seed):
+        pair = [getattr(cell, measure), other.get(cell.seed, nan)]
+        both += [pair] if all(map(isfinite, pair)) else []
+    first, second = np.array(both, float).reshape(-1, 2).T
+    return first, second
+
+
+def ceiling(results: Results, like: Sequence[Cell], criteria: Criteria) -> tuple[list[Cell], str]:
+    """What could be reached where the cells `like` are: the ceiling of their domain under their noise. And why it is
+    no yardstick, if it is none.
+    """
+    if not like:
+        return [], MISSING
+    domain, noise = like[0].domain, like[0].noise
+    name = criteria.ceiling[domain]
+    same = [c for c in select(results.cells, domain=domain, noise=noise) if point(c) == point(like[0])]
+    ends = oracle(results, domain, noise) if name == "oracle" else select(same, method=name)
+    ends, random = list({c.seed: c for c in ends}.values()), select(same, method="random")
+    if not ends:
+        return [], f"{MISSING}: {METHODS[name]}"
+    if random and values(ends, "final_return").mean() <= values(random, "final_return").mean():
+        return ends, NO_YARDSTICK.format(name=METHODS[name])
+    return ends, ""
+
+
+def share_kept(
+    criterion: str, unit: str, above: bool, cells: Sequence[Cell], whole: Sequence[Cell], criteria: Criteria
+) -> Part:
+    """How much of the return of `whole` do `cells` reach, both counted from the random policy: against `keeps`.
+
+    Tested as ours − keeps·theirs − (1 − keeps)·random in each seed, so that no ratio of noisy numbers is taken.
+    """
+    ours, theirs = paired(cells, whole, "gain")
+    if not len(ours):
+        return untested(criterion, unit, criteria.keeps, above, MISSING)
+    reference = contrast([(1.0, theirs)])
     if reference.value <= 0 or reference.low <= 0:
-        note = f"the return to be kept ({reference.value + random:.2f}) is not clearly above the random policy's"
-        return undecided(criterion, unit, KEEPS, above, note)
-    return judged(criterion, unit, KEEPS, above, contrast([(1.0, ours), (-KEEPS, theirs)]), theirs.mean(), n)
+        return untested(criterion, unit, criteria.keeps, above, "the return to be kept is not clearly above random")
+    excess = ours - criteria.keeps * theirs
+    return tested(criterion, unit, criteria.keeps, above, excess, criteria, float(theirs.mean()))
 
 
-def reads_state(criterion: str, score: str, cells: Sequence[Cell], random: Sequence[Cell]) -> Part:
-    """Score of the linear probe above the random encoder's, against FAR_ABOVE."""
-    unit, ours, theirs = f"{score} above random encoder", values(cells, "state_linear"), values(random, "state_linear")
-    if not (len(ours) and len(theirs)):
-        return undecided(criterion, unit, FAR_ABOVE, True, "cells are missing")
-    n = min(len(ours), len(theirs))
-    if theirs.mean() <= 1 - 2 * FAR_ABOVE:
-        return judged(criterion, unit, FAR_ABOVE, True, contrast([(1.0, ours), (-1.0, theirs)], -FAR_ABOVE), 1.0, n)
-    half = float(1 - theirs.mean()) / 2
-    return judged(criterion, unit, half, True, contrast([(1.0, ours), (-0.5, theirs)], -0.5), 1.0, n)
+def of_ceiling(criterion: str, above: bool, cells: Sequence[Cell], results: Results, criteria: Criteria) -> Part:
+    """The share of the ceiling's return under the same noise, against `keeps`."""
+    whole, note = ceiling(results, cells, criteria)
+    if not whole:
+        return untested(criterion, "share of the ceiling's return", criteria.keeps, above, note)
+    part = share_kept(criterion, "share of the ceiling's return", above, cells, whole, criteria)
+    return part.but(note) if note else part
 
 
-def iid_parts(results: Results, domain: str) -> list[Part]:
-    iid, ends = core(results, domain, noise="iid"), oracle(results, domain, "iid")
-    random = select(iid, method="random")
+def reads_state(method: str, cells: Sequence[Cell], reference: Sequence[Cell], criteria: Criteria, unit: str) -> Part:
+    """Score of the linear probe less that of the reference's, against less the margin."""
+    margin, name = criteria.probe_margin, METHODS[criteria.reference]
+    criterion = f"{METHODS[method]}: state read at most {margin:g} worse than from {name}"
+    ours, theirs = paired(cells, reference, "state_linear")
+    if not len(ours):
+        return untested(criterion, f"{unit} less {name}'s", -margin, True, MISSING)
+    return tested(criterion, f"{unit} less {name}'s", -margin, True, ours - theirs + margin, criteria)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def iid_parts(results: Results, domain: str, criteria: Criteria) -> list[Part]:
+    noisy, kept = core(results, domain, noise=criteria.P1.noise), percent(criteria.keeps)
+    reference, name = select(noisy, method=criteria.reference), METHODS[criteria.reference]
     # Where a random encoder does as well, the return says little of what was learned.
-    beside = share_kept("", "", True, random, ends).estimate
+    beside = of_ceiling("", True, select(noisy, method="random"), results, criteria).estimate
     note = f"random encoder: {beside:.2f}" if isfinite(beside) else ""
-    acro = select(iid, method="inverse_model")
     parts = []
-    for method in ("temporal_contrastive", "forward_model"):
-        cells, name = select(iid, method=method), METHODS[method]
-        kept = share_kept(
-            f"{name}: at least 90 % of the oracle's return", "share of oracle's return", True, cells, ends
+    for method in criteria.P1.methods:
+        cells, who = select(noisy, method=method), METHODS[method]
+        whole = of_ceiling(f"{who}: at least {kept} of the ceiling's return", True, cells, results, criteria)
+        like = share_kept(
+            f"{who}: at least {kept} of {name}'s return", f"share of {name}'s return", True, cells, reference, criteria
         )
-        beside_acro = share_kept(f"{name}: at least 90 % of ACRO's return", "share of ACRO's return", True, cells, acro)
-        read = reads_state(f"{name}: state read far above the random encoder", state_unit(domain), cells, random)
-        parts += [kept if kept.note else replace(kept, note=note), beside_acro, read]
+        parts += [whole.but(note, barred=False) if whole.seeds else whole, like]
+        parts.append(reads_state(method, cells, reference, criteria, state_unit(domain)))
     return parts
 
 
-def exogenous_parts(results: Results, domain: str) -> list[Part]:
-    contrastive, acro = (core(results, domain, method=m) for m in ("temporal_contrastive", "inverse_model"))
+def exogenous_parts(results: Results, domain: str, criteria: Criteria) -> list[Part]:
+    asked, kept = criteria.P2, percent(criteria.keeps)
+    first, stays = (core(results, domain, noise=asked.noise, method=m) for m in (asked.first, asked.stays))
+    under = NOISES[asked.noise]
+    falls = f"{METHODS[asked.first]}: under {kept} of the ceiling's return under {under}"
+    remains = f"{METHODS[asked.stays]}: at least {kept} of the ceiling's return under {under}"
     return [
-        share_kept(
-            "contrastive: exogenous noise costs more than 10 % of its return under iid noise",
-            "share of its iid return",
-            False,
-            select(contrastive, noise="exogenous"),
-            select(contrastive, noise="iid"),
-        ),
-        fails_first(results, domain),
-        falls_with_coverage(results, domain),
-        share_kept(
-            "ACRO: exogenous noise costs less than 10 % of its noiseless return",
-            "share of its noiseless return",
-            True,
-            select(acro, noise="exogenous"),
-            select(acro, noise="none"),
-        ),
+        of_ceiling(falls, False, first, results, criteria),
+        *fails_first(results, domain, criteria),
+        falls_with_coverage(results, domain, criteria),
+        of_ceiling(remains, True, stays, results, criteria),
     ]
 
 
-def coverages(results: Results, domain: str, method: str, noise: str) -> list[list[Cell]]:
-    """The cells of each amount of noise that was run, the least first."""
-    cells = [*core(results, domain, method=method), *select(results.cells, domain=domain, study="size", method=method)]
-    return sorted(settings(select(cells, noise=noise)), key=lambda group: values(group, "coverage").mean())
+def at_points(results: Results, domain: str, study: str, method: str, criteria: Criteria) -> dict[float, list[Cell]]:
+    """The cells of a method at each point of a sweep that counts: sizes of exogenous noise, or persistences."""
+    by_size = study == "size"
+    wanted = (criteria.coverage if by_size else criteria.persistence).get(domain, [])
+    cells = sweep(results, domain, study, method=method)
+    if by_size:
+        cells = select(cells, noise=criteria.P2.noise)
+    return {x: select(cells, **{"size" if by_size else "persistence": x}) for x in wanted}
 
 
-def percent(cells: Sequence[Cell]) -> str:
-    return f"{100 * values(cells, 'coverage').mean():.0f} %"
+def over_sweep(points: dict[float, list[Cell]]) -> dict[int, Array]:
+    """(points,) returns for each seed that has all points."""
+    by_seed = by((cell for cells in points.values() for cell in cells), "seed")
+    order = list(points)
+    found = {}
+    for seed in by_seed:
+        own = [[c.final_return for c in points[x] if c.seed == seed] for x in order]
+        if order and all(own):
+            found[seed] = np.array([one[0] for one in own])
+    return found
 
 
-def oracle_gain(ends: Sequence[Cell]) -> float:
-    """The oracle's return above the random policy's: the unit of what a method loses."""
-    return float(values(ends, "final_return").mean() - values(ends, "random_return").mean())
+def fails_first(results: Results, domain: str, criteria: Criteria) -> list[Part]:
+    """Whether one method has less return than another over a whole sweep of the noise, each point counting the same.
 
-
-def fails_first(results: Results, domain: str) -> Part:
-    """At the least exogenous noise that was run: later, both may have nothing left to lose."""
-    contrastive, forward = (
-        next(iter(coverages(results, domain, method, "exogenous")), [])
-        for method in ("temporal_contrastive", "forward_model")
-    )
-    at = f" over {percent(contrastive)} of the pixels" if contrastive else ""
-    criterion = f"contrastive: less return than the forward model under exogenous noise{at}"
-    unit, ends = "difference, share of oracle's return", oracle(results, domain, "exogenous")
-    if not (contrastive and forward and ends):
-        return undecided(criterion, unit, 0.0, False, "cells are missing")
-    if (gain := oracle_gain(ends)) <= 0:
-        return undecided(criterion, unit, 0.0, False, NO_GAIN)
-    ours, theirs = values(contrastive, "final_return"), values(forward, "final_return")
-    n = min(len(ours), len(theirs))
-    return judged(criterion, unit, 0.0, False, contrast([(1.0, ours), (-1.0, theirs)]), gain, n)
-
-
-def falls_with_coverage(results: Results, domain: str) -> Part:
-    """The slope of the return over the covered share of pixels; each seed gives one slope, being one experiment."""
-    criterion = "forward model: return falls as exogenous noise covers more pixels"
-    unit = "share of oracle's return, per 10 % of pixels"
-    ends = oracle(results, domain, "exogenous")
-    groups = coverages(results, domain, "forward_model", "exogenous")
-    by_seed = by((cell for group in groups for cell in group), "seed")
-    seeds = [cells for cells in by_seed.values() if len(cells) == len(groups)]
-    if len(groups) < 2 or not (seeds and ends):
-        return undecided(criterion, unit, 0.0, False, "no sweep of the noise's size" if ends else "no oracle")
-    if (gain := oracle_gain(ends)) <= 0:
-        return undecided(criterion, unit, 0.0, False, NO_GAIN)
-    slopes = [np.polyfit([c.coverage for c in cells], [c.final_return for c in cells], 1)[0] for cells in seeds]
-    part = judged(criterion, unit, 0.0, False, contrast([(1.0, np.array(slopes))]), 10 * gain, len(seeds))
-    returns = ", ".join(f"{values(group, 'final_return').mean():.2f} at {percent(group)}" for group in groups)
-    return replace(part, note=f"mean return {returns}") if part.seeds > 1 else part
-
-
-def autoencoder_parts(results: Results, domain: str) -> list[Part]:
-    """At the largest coverage that was run; the vector-quantised form counts where it was run."""
+    Once as it covers more at full persistence, once as it becomes persistent; if they differ in sign, neither counts.
+    """
+    asked = criteria.P2
+    first, then = METHODS[asked.first], METHODS[asked.then]
+    unit = f"return less that of the {then}, share of the ceiling's"
     parts = []
-    for method in ("autoencoder", "vq_autoencoder"):
-        if method == "vq_autoencoder" and not select(results.cells, domain=domain, method=method):
+    for study, varied in (("size", "sizes"), ("persistence", "persistences")):
+        ours, theirs = (at_points(results, domain, study, m, criteria) for m in (asked.first, asked.then))
+        at = ", ".join(f"{x:g}" for x in ours)
+        criterion = f"{first}: less return than the {then}, mean over the {varied} of {NOISES[asked.noise]} ({at})"
+        both = over_sweep(ours), over_sweep(theirs)
+        seeds = sorted(both[0].keys() & both[1].keys())
+        whole, note = ceiling(results, core(results, domain, noise=asked.noise, method=asked.first), criteria)
+        if not ours or not seeds or not whole:
+            lacks = f"no sweep of its {varied}" if not (ours and seeds) else note
+            parts.append(untested(criterion, unit, asked.difference, False, lacks))
             continue
-        for noise in ("iid", "exogenous"):
-            worst = ([], *coverages(results, domain, method, noise))[-1]
-            at = f" over {percent(worst)} of the pixels" if worst else ""
-            part = share_kept(
-                f"{METHODS[method]}: {NOISES[noise]}{at} costs more than 10 % of its noiseless return",
-                "share of its noiseless return",
-                False,
-                worst,
-                core(results, domain, method=method, noise="none"),
-            )
-            if part.outcome == REFUTED and values(worst, "coverage").mean() < DOMINATES:
-                part = replace(part, outcome=UNDECIDED, note=f"under {100 * DOMINATES:.0f} % noise need not dominate")
-            parts.append(part)
+        gain = float(values(whole, "gain").mean())
+        if gain <= 0:
+            parts.append(untested(criterion, unit, asked.difference, False, NO_GAIN))
+            continue
+        gaps = np.array([both[0][seed] - both[1][seed] for seed in seeds]) / gain
+        each = ", ".join(f"{gap:+.2f} at {x:g}" for x, gap in zip(ours, gaps.mean(0), strict=True))
+        part = tested(criterion, unit, asked.difference, False, gaps.mean(1) - asked.difference, criteria)
+        parts.append(part.but(each, barred=False))
+    signs = {part.estimate < asked.difference for part in parts if isfinite(part.estimate)}
+    return [part.but("the two sweeps differ in sign") for part in parts] if len(signs) > 1 else parts
+
+
+def falls_with_coverage(results: Results, domain: str, criteria: Criteria) -> Part:
+    """The slope of the return over the covered share of pixels; each seed gives one slope, being one experiment."""
+    asked = criteria.P2
+    criterion = f"{METHODS[asked.then]}: return falls as {NOISES[asked.noise]} covers more pixels"
+    unit = "share of the ceiling's return, per 10 % of pixels"
+    points = at_points(results, domain, "size", asked.then, criteria)
+    seeds = over_sweep(points)
+    whole, note = ceiling(results, core(results, domain, noise=asked.noise, method=asked.then), criteria)
+    if not seeds or not whole:
+        lacks = note if seeds else "no sweep of the noise's size"
+        return untested(criterion, unit, asked.slope, False, lacks)
+    gain = float(values(whole, "gain").mean())
+    if gain <= 0:
+        return untested(criterion, unit, asked.slope, False, NO_GAIN)
+    covered = np.array([values(cells, "coverage").mean() for cells in points.values()])
+    slopes = np.array([np.polyfit(10 * covered, own / gain, 1)[0] for own in seeds.values()])
+    returns = np.mean(list(seeds.values()), axis=0)
+    mean = ", ".join(f"{value:.2f} at {percent(share)}" for value, share in zip(returns, covered, strict=True))
+    part = tested(criterion, unit, asked.slope, False, slopes - asked.slope, criteria)
+    return part.but(f"mean return {mean}", barred=False)
+
+
+def autoencoder_parts(results: Results, domain: str, criteria: Criteria) -> list[Part]:
+    """At the sweep's largest size, or the core's where nothing is swept."""
+    parts, asked = [], criteria.P3
+    largest = max(criteria.coverage.get(domain, []), default=None)
+    for method in asked.methods:
+        for noise in asked.noises:
+            cells = core(results, domain, method=method, noise=noise)
+            if largest is not None:
+                swept = select(results.cells, domain=domain, study="size", method=method, noise=noise)
+                cells = select([*cells, *swept], size=largest)
+            covered = float(values(cells, "coverage").mean()) if cells else nan
+            at = f" over {percent(covered)} of the pixels" if cells else ""
+            criterion = f"{METHODS[method]}: under {percent(criteria.keeps)} of the ceiling's return"
+            part = of_ceiling(f"{criterion} under {NOISES[noise]}{at}", False, cells, results, criteria)
+            if covered < asked.dominates:
+                part = part.but(f"noise over less than {percent(asked.dominates)} of the pixels need not dominate")
+            clean = of_ceiling("", True, core(results, domain, method=method, noise="none"), results, criteria)
+            parts.append(part.but(f"without noise {clean.estimate:.2f}", barred=False) if clean.seeds else part)
     return parts
 
 
-PREDICTIONS: dict[str, Callable[[Results, str], list[Part]]] = {
+PREDICTIONS: dict[str, Callable[[Results, str, Criteria], list[Part]]] = {
     "P1": iid_parts,
     "P2": exogenous_parts,
     "P3": autoencoder_parts,
 }
 
 
-def lock_parts(lock: Sequence[LockCell]) -> list[Part]:
-    run = {c.method for c in lock}
-    # The two that the theory is about are asked for; the autoencoders count where they were run.
-    asked = [m for m in VIDEO if m in run or m in ("temporal_contrastive", "forward_model")]
-    parts = [part for method in asked for part in exponential(method, lock)]
-    return [*parts, *polynomial("inverse_model", lock)]
+def lock_parts(lock: Sequence[LockCell], criteria: Criteria) -> list[Part]:
+    asked = criteria.P4
+    parts = [part for method in asked.video for part in exponential(method, lock, criteria)]
+    return parts + [part for method in asked.labelled for part in polynomial(method, lock, criteria)]
 
 
 def growths(method: str, lock: Sequence[LockCell]) -> tuple[list[tuple[Growth, Growth]], str]:
@@ -302,33 +388,44 @@ def growths(method: str, lock: Sequence[LockCell]) -> tuple[list[tuple[Growth, G
     return fits, f"{sum(not c.solved for c in cells)} of {len(cells)} runs unsolved, counted as lower bounds"
 
 
-def exponential(method: str, lock: Sequence[LockCell]) -> list[Part]:
-    name = METHODS[method]
-    grows = (f"{name}: episodes grow exponentially", "rate per step of horizon", GROWS, True)
-    better = (f"{name}: exponential growth fits better than polynomial", "AIC difference", 0.0, True)
+def exponential(method: str, lock: Sequence[LockCell], criteria: Criteria) -> list[Part]:
+    name, asked = METHODS[method], criteria.P4
     fits, given_up = growths(method, lock)
-    rate = over_seeds(*grows, [exponential.slope for exponential, _ in fits])
+    rates, better = ([f.slope for f, _ in fits], [power.aic - own.aic for own, power in fits])
     note = f"degree {np.mean([power.slope for _, power in fits]):.1f} if polynomial; {given_up}" if fits else ""
+    grows = over_seeds(
+        f"{name}: episodes grow exponentially", "rate per step of horizon", asked.rate, True, rates, criteria
+    )
+    fitting = f"{name}: exponential growth fits better than polynomial"
     return [
-        rate if rate.note else replace(rate, note=note),
-        over_seeds(*better, [power.aic - exponential.aic for exponential, power in fits]),
+        grows.but(note, barred=False),
+        over_seeds(fitting, "AIC difference", asked.aic, True, better, criteria),
     ]
 
 
-def polynomial(method: str, lock: Sequence[LockCell]) -> list[Part]:
-    name = METHODS[method]
-    bounded = (f"{name}: episodes grow no faster than H³", "degree in the horizon", POLYNOMIAL, False)
-    better = (f"{name}: polynomial growth fits better than exponential", "AIC difference", 0.0, True)
+def polynomial(method: str, lock: Sequence[LockCell], criteria: Criteria) -> list[Part]:
+    name, asked = METHODS[method], criteria.P4
     fits, given_up = growths(method, lock)
-    degree = over_seeds(*bounded, [power.slope for _, power in fits])
+    degrees, better = ([power.slope for _, power in fits], [own.aic - power.aic for own, power in fits])
+    bounded = over_seeds(
+        f"{name}: episodes grow no faster than H^{asked.degree:g}",
+        "degree in the horizon",
+        asked.degree,
+        False,
+        degrees,
+        criteria,
+    )
+    fitting = f"{name}: polynomial growth fits better than exponential"
     return [
-        degree if degree.note else replace(degree, note=given_up),
-        over_seeds(*better, [exponential.aic - power.aic for exponential, power in fits]),
+        bounded.but(given_up, barred=False),
+        over_seeds(fitting, "AIC difference", asked.aic, True, better, criteria),
     ]
 
 
-def over_seeds(criterion: str, unit: str, threshold: float, above: bool, found: Sequence[float]) -> Part:
+def over_seeds(
+    criterion: str, unit: str, threshold: float, above: bool, found: Sequence[float], criteria: Criteria
+) -> Part:
     """One number a seed against a threshold."""
     if not found:
-        return undecided(criterion, unit, threshold, above, FEW_RUNS)
-    return judged(criterion, unit, threshold, above, contrast([(1.0, np.array(found))], -threshold), 1.0, len(found))
+        return untested(criterion, unit, threshold, above, FEW_RUNS)
+    return tested(criterion, unit, threshold, above, np.array(found) - threshold, criteria)

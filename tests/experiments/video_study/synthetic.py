@@ -10,6 +10,7 @@ import numpy as np
 # Share of the oracle's return per method: under no, iid and exogenous noise, as the theory has it.
 THEORY = {
     "oracle": (1.0, 1.0, 1.0),
+    "supervised": (1.0, 0.99, 0.98),
     "inverse_model": (0.99, 0.98, 0.97),
     "temporal_contrastive": (0.98, 0.97, 0.35),
     "forward_model": (0.98, 0.96, 0.6),
@@ -18,9 +19,9 @@ THEORY = {
     "random": (0.7, 0.3, 0.25),
 }
 NOISES = ("none", "iid", "exogenous")
-CORE_COVERAGE = 0.25  # of size 0.2
-COVERAGES = {0.1: 0.05, 0.3: 0.3, 0.4: 0.5}  # by size
-PERSISTENCES = (0.0, 0.5, 0.8, 0.95, 1.0)
+CORE_COVERAGE = 0.25  # of size 0.3
+COVERAGES = {0.15: 0.05, 0.45: 0.5}  # by size
+PERSISTENCES = (0.0, 0.5, 0.8, 0.9, 0.95, 1.0)
 HORIZONS = (4, 6, 8, 10, 12)
 RATES = {"temporal_contrastive": 0.6, "forward_model": 0.65, "autoencoder": 0.6, "random": 0.7}
 RANDOM, ORACLE = -0.2, 0.9
@@ -47,8 +48,8 @@ def rl_cell(method: str, noise: str, share: float, seed: int, rng: np.random.Gen
         "method": method,
         "noise": noise,
         "persistence": {"none": 0.0, "iid": 0.0, "exogenous": 1.0, "persistence": 0.0}[noise],
-        "num_shapes": 5 * noisy,
-        "size": 0.2 * noisy,
+        "num_shapes": 8 * noisy,
+        "size": 0.3 * noisy,
         "coverage": CORE_COVERAGE * noisy,
         "seed": seed,
         "return": result,
@@ -71,7 +72,7 @@ def rl_cell(method: str, noise: str, share: float, seed: int, rng: np.random.Gen
     }
 
 
-def write_core(folder: Path, shares: Shares = THEORY, seeds: int = 3, spread: float = 0.0, **changes: Any) -> None:
+def write_core(folder: Path, shares: Shares = THEORY, seeds: int = 5, spread: float = 0.0, **changes: Any) -> None:
     rng = np.random.default_rng(0)
     for method, by_noise in shares.items():
         for noise, share in zip(NOISES, by_noise, strict=True):
@@ -80,19 +81,21 @@ def write_core(folder: Path, shares: Shares = THEORY, seeds: int = 3, spread: fl
                 write(folder, f"{cell['domain']}-core-{method}-{noise}-{seed}", cell)
 
 
-def write_size(folder: Path, slope: float = -1.2, seeds: int = 3, spread: float = 0.0) -> None:
+def write_size(folder: Path, slope: float = -1.2, seeds: int = 5, spread: float = 0.0) -> None:
     rng = np.random.default_rng(1)
     slopes = {"inverse_model": -0.05, "temporal_contrastive": -0.6, "forward_model": slope, "autoencoder": -1.0}
-    for method, by_coverage in slopes.items():
+    both = [(method, "exogenous", by) for method, by in slopes.items()] + [("autoencoder", "iid", -1.0)]
+    for method, noise, by_coverage in both:
         for size, coverage in COVERAGES.items():
             for seed in range(seeds):
-                share = THEORY[method][2] + by_coverage * (coverage - CORE_COVERAGE) + rng.normal(0, spread)
+                share = THEORY[method][NOISES.index(noise)] + by_coverage * (coverage - CORE_COVERAGE)
+                share += rng.normal(0, spread)
                 shapes: dict[str, Any] = {"study": "size", "size": size, "coverage": coverage + 0.001 * seed}
-                cell = rl_cell(method, "exogenous", share, seed, rng, **shapes)
-                write(folder, f"size-{method}-{size}-{seed}", cell)
+                cell = rl_cell(method, noise, share, seed, rng, **shapes)
+                write(folder, f"size-{method}-{noise}-{size}-{seed}", cell)
 
 
-def write_persistence(folder: Path, seeds: int = 3) -> None:
+def write_persistence(folder: Path, seeds: int = 5) -> None:
     rng = np.random.default_rng(2)
     for method in ("inverse_model", "temporal_contrastive", "forward_model", "autoencoder", "random"):
         for rho in PERSISTENCES:
@@ -149,7 +152,7 @@ def write_pictures(folder: Path) -> None:
         path.write_text(json.dumps({**cell, "pictures": name}))
 
 
-def write_study(folder: Path, seeds: int = 3) -> None:
+def write_study(folder: Path, seeds: int = 5) -> None:
     """A whole study in which every prediction holds."""
     write_core(folder, seeds=seeds)
     write_size(folder, seeds=seeds)

@@ -13,6 +13,7 @@ from experiments.results import pictures
 from experiments.video_study import figures
 from experiments.video_study import report as report_module
 from experiments.video_study.cells import METHODS, missing, read_results, select, settings, sweep
+from experiments.video_study.criteria import read_criteria
 from experiments.video_study.figures import COLOUR, draw
 from experiments.video_study.report import interval, write_report
 from tests.experiments.video_study.synthetic import (
@@ -92,6 +93,14 @@ def test_persistence_table_says_where_each_method_breaks(study: Path) -> None:
     assert broken == {"contrastive": "ρ = 0.8", "ACRO (actions)": "not shown"}
 
 
+def test_report_says_by_which_criteria_it_judges_and_which_cells_are_no_test_of_them(study: Path) -> None:
+    report = (study / "out" / "report.md").read_text()
+    assert read_criteria().source in report
+    assert re.search(r"- Grid world: (\d+) of \1 cells made before cells noted their criteria\.\n", report)
+    table = report[: report.index("A criterion holds")]
+    assert table.count("| exploratory |") == 4 and "| test " not in table
+
+
 def test_partial_study_is_reported_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report_module, "draw", lambda *_: {})
     write_core(tmp_path, FEW)
@@ -112,8 +121,8 @@ def test_sweeps_take_their_missing_points_from_the_core(tmp_path: Path) -> None:
     write_core(tmp_path)
     write_size(tmp_path)
     results = read_results(tmp_path)
-    cells = sweep(results, "gridworld", "size", method="forward_model", seed=0)
-    assert sorted(c.size for c in cells) == [0.1, 0.2, 0.3, 0.4]
+    cells = sweep(results, "gridworld", "size", method="forward_model", noise="exogenous", seed=0)
+    assert sorted(c.size for c in cells) == [0.15, 0.3, 0.45]
     assert not sweep(results, "gridworld", "size", method="random")
 
 

@@ -1,0 +1,187 @@
+"""By what the verdicts are reached: a file, the commit that froze it, and whether a cell was made after that."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from experiments.video_study.cells import DOMAINS, METHODS, NOISES, Cell, LockCell
+from experiments.yaml_files import UnusableYaml, read_yaml
+from rlrep.registry import look_up, unknown
+
+T = TypeVar("T")
+
+FILE = Path(__file__).parents[1] / "reports" / "theory" / "criteria.yaml"
+
+
+@dataclass(frozen=True)
+class Iid:
+    """P1: under which noise which methods recover the state and serve reinforcement learning."""
+
+    noise: str
+    methods: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Exogenous:
+    """P2: under which noise who fails first, who then as it covers more, and who stays; thresholds of the tests."""
+
+    noise: str
+    first: str
+    then: str
+    stays: str
+    difference: float
+    slope: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """P3: under which noises which methods fall, from which share of covered pixels on."""
+
+    noises: Sequence[str]
+    methods: Sequence[str]
+    dominates: float
+
+
+@dataclass(frozen=True)
+class Growths:
+    """P4: whose episodes grow exponentially and whose polynomially; thresholds of rate, degree and AIC."""
+
+    video: Sequence[str]
+    labelled: Sequence[str]
+    rate: float
+    degree: float
+    aic: float
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What the file says, see its comments; and where it came from.
+
+    Attributes:
+        content: the file's, as plain values.
+        digest: of the file, 12 hexadecimal digits of SHA-256.
+        frozen: when the last commit changed it; None if it has changed since, or without git's history.
+        commit: that one.
+    """
+
+    level: float
+    seeds: int
+    ceiling: Mapping[str, str]
+    keeps: float
+    reference: str
+    probe_margin: float
+    coverage: Mapping[str, Sequence[float]]
+    persistence: Mapping[str, Sequence[float]]
+    P1: Iid
+    P2: Exogenous
+    P3: Drawn
+    P4: Growths
+    content: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    digest: str = ""
+    frozen: datetime | None = None
+    commit: str = ""
+
+    @property
+    def source(self) -> str:
+        """The file, its hash and the commit that froze it, in a sentence."""
+        name = "experiments/reports/theory/criteria.yaml"
+        if self.frozen is None:
+            when = "not frozen: no commit holds it as it is, or git's whole history is not at hand"
+        else:
+            when = f"frozen by commit {self.commit} on {self.frozen:%Y-%m-%d %H:%M %z}"
+        return f"The criteria are in {name} (SHA-256 {self.digest}…), {when}."
+
+    def exploratory(self, cell: Cell | LockCell) -> str:
+        """Why a cell can't confirm or refute what these criteria ask, if so: they were not fixed before it."""
+        if not (cell.criteria and cell.made):
+            return "made before cells noted their criteria"
+        if cell.criteria != self.digest:
+            return f"made under other criteria ({cell.criteria})"
+        if self.frozen is None:
+            return "the criteria are not frozen"
+        if datetime.fromisoformat(cell.made) < self.frozen:
+            return "made before the criteria were frozen"
+        return ""
+
+
+@lru_cache
+def read_criteria(path: Path = FILE) -> Criteria:
+    """Raises ValueError for a file that lacks a number, has one too many, or names what the study does not know."""
+    try:
+        content, digest = read_yaml(path), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        values = dict(content)
+        for name, kind in {"P1": Iid, "P2": Exogenous, "P3": Drawn, "P4": Growths}.items():
+            values[name] = built(kind, values.get(name), f"{name}.")
+        frozen, commit = last_commit(path)
+        own = {"content", "digest", "frozen", "commit"}
+        criteria = built(Criteria, values, "", own)
+        check(criteria)
+    except (OSError, UnusableYaml, ValueError) as error:
+        raise ValueError(f"{path} can't be used ({error}): put it back as it was committed") from error
+    return Criteria(**values, content=content, digest=digest, frozen=frozen, commit=commit)
+
+
+def built(kind: type[T], values: Any, prefix: str, own: set[str] = frozenset()) -> T:  # type: ignore[assignment]
+    """A dataclass from what the file says, each value of the type that it is declared with."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{prefix.rstrip('.')} must be a mapping of names")
+    asked = {f.name for f in fields(kind)} - own  # type: ignore[arg-type]
+    if missing := sorted(asked - values.keys()):
+        raise ValueError(f"{prefix}{missing[0]} is missing")
+    for name in values:
+        if name not in asked:
+            raise unknown("criterion", f"{prefix}{name}", [f"{prefix}{each}" for each in asked])
+    types = get_type_hints(kind)
+    for name, value in values.items():
+        if types[name] in (float, int, str) and (
+            isinstance(value, bool) or not isinstance(value, (int, float) if types[name] is float else types[name])
+        ):
+            raise ValueError(f"{prefix}{name} is {value!r}, expected {types[name].__name__}")
+    return kind(**values)
+
+
+def check(criteria: Criteria) -> None:
+    """Raises ValueError for names that the study does not know, and for numbers that decide nothing."""
+    if missing := sorted(DOMAINS.keys() - {"lock"} - criteria.ceiling.keys()):
+        raise ValueError(f"ceiling.{missing[0]} is missing")
+    for domain in (*criteria.ceiling, *criteria.coverage, *criteria.persistence):
+        look_up("domain", domain, DOMAINS)
+    p1, p2, p3, p4 = criteria.P1, criteria.P2, criteria.P3, criteria.P4
+    roles = (criteria.reference, p2.first, p2.then, p2.stays, *criteria.ceiling.values())
+    for method in (*roles, *p1.methods, *p3.methods, *p4.video, *p4.labelled):
+        look_up("method", method, METHODS)
+    for noise in (p1.noise, p2.noise, *p3.noises):
+        look_up("noise", noise, NOISES)
+    for name in ("level", "keeps"):
+        if not 0 < getattr(criteria, name) < 1:
+            raise ValueError(f"{name} must lie between 0 and 1, got {getattr(criteria, name)}")
+    for points in (*criteria.coverage.values(), *criteria.persistence.values()):
+        if not isinstance(points, list) or len(points) < 2 or points != sorted(points):
+            raise ValueError(f"a sweep needs at least two numbers in their order, got {points}")
+    if criteria.seeds < 2:
+        raise ValueError(f"seeds must be at least 2, as one has no spread, got {criteria.seeds}")
+
+
+def last_commit(path: Path) -> tuple[datetime | None, str]:
+    """When a commit made the file what it is, and which; (None, "") where that can't be told."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(path.parent), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        # A history that was cut dates every file by where it was cut.
+        whole = git("rev-parse", "--is-shallow-repository") == "false"
+        if not whole or git("status", "--porcelain", "--", path.name):
+            return None, ""
+        date, _, commit = git("log", "-1", "--format=%cI %h", "--", path.name).partition(" ")
+        return (datetime.fromisoformat(date.replace("Z", "+00:00")), commit) if date else (None, "")
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return None, ""
