@@ -30,6 +30,7 @@ from experiments.video_study.cells import (
 )
 from experiments.video_study.criteria import Criteria, read_criteria
 from experiments.video_study.figures import draw
+from experiments.video_study.origin import stamp
 from experiments.video_study.pages import Block, Line, as_html, as_markdown
 from experiments.video_study.verdicts import Part, Verdict, percent, share_kept, verdicts
 
@@ -115,6 +116,7 @@ def compose(
         Block("text", INTERVALS),
         Block("text", f"{criteria.source} {EXPLORATORY}"),
         Block("list", items=[f"{DOMAINS[domain]}: {why}." for domain, why in exploratory_domains(judged).items()]),
+        *code_block(results),
         Block("code", command(results)),
         Block("table", lines=cost_lines(results)),
         *machine_block(results),
@@ -403,6 +405,15 @@ def cost_lines(results: Results) -> list[Line]:
         blank = {"minutes of pre-training": "", "minutes of PPO": "", "updates/s": ""}
         lines.append({"study": DOMAINS["lock"], "cells": str(len(results.lock)), "seeds": str(seeds), **blank})
     return lines
+
+
+def code_block(results: Results) -> list[Block]:
+    """By which code the cells were made, where they say so."""
+    present, noted = stamp()["code"], [cell.code for cell in results.every if cell.code]
+    counts_of = {digest: noted.count(digest) for digest in sorted(set(noted))}
+    here = {True: "the present code", False: "other code"}
+    lines = [f"{count:,} cells by {here[digest == present]} ({digest})" for digest, count in counts_of.items()]
+    return [Block("text", f"Made {', '.join(lines)}.")] if lines else []
 
 
 def machine_block(results: Results) -> list[Block]:

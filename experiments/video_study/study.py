@@ -19,6 +19,7 @@ from tqdm import tqdm
 from experiments.files import write_atomically
 from experiments.video_study.cells import CORE_METHODS, METHODS, read_content
 from experiments.video_study.jobs import NOISES, Job, LockJob
+from experiments.video_study.origin import claim, stamp
 from rlrep.extras import install
 from rlrep.registry import look_up
 
@@ -101,6 +102,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     row = (
         job.description
         | row
+        | stamp()
         | {
             "seconds": time.perf_counter() - started,
             "machine": "{processor}, {cores} cores, torch {torch}".format(**machine),
@@ -115,8 +117,10 @@ def without_cell(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> li
     """The jobs that are still to be done.
 
     Raises:
-        ValueError: a cell is of other noise or other settings.
+        ValueError: the folder is of other criteria or other code, or a cell of other noise or other settings.
     """
+    if jobs:
+        claim(folder)
     missing = []
     for job in jobs:
         path = folder / "cells" / f"{job.name}.json"

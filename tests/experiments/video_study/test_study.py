@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from envs.gridworld import VectorGridWorld, grid_table
 from experiments import video_theory
 from experiments.video_study import pixels, study
 from experiments.video_study.cells import METHODS, read_results
+from experiments.video_study.criteria import read_criteria
 from experiments.video_study.gridworld import GridDomain
 from experiments.video_study.jobs import Job, LockJob
+from experiments.video_study.origin import FILE, claim
 from experiments.video_study.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
 from rlrep import PixelEncoder
 
@@ -105,18 +108,18 @@ def test_returns_count_as_many_episodes_in_every_environment() -> None:
 
 
 def test_a_study_runs_what_is_missing_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["core", "--quick", "--seeds", "2", "--methods", "oracle", "--out", str(tmp_path), "--workers", "1"]
+    command = ["core", "--quick", "--methods", "oracle", "--out", str(tmp_path), "--workers", "1"]
+    assert video_theory.main([*command, "--seeds", "1"]) == 0
     kept = tmp_path / "quick" / "cells" / "gridworld-core-oracle-none-seed0.json"
-    kept.parent.mkdir(parents=True)
-    job = Job("gridworld", "core", "oracle", "none", 0)
-    row = pixels.run(job, pixels.settings("gridworld", quick=True), tmp_path)
-    kept.write_text(json.dumps(job.description | row))
     before = kept.stat().st_mtime_ns
-    assert video_theory.main(command) == 0
+    assert video_theory.main([*command, "--seeds", "2"]) == 0
     assert kept.stat().st_mtime_ns == before
     assert len(list(kept.parent.iterdir())) == 2
     assert "report.md" in capsys.readouterr().out and (tmp_path / "quick" / "report.html").exists()
     assert not (tmp_path / "cells").exists()
+    cell = json.loads(kept.read_text())
+    assert cell["criteria"] == read_criteria().digest and datetime.fromisoformat(cell["made"]).tzinfo is not None
+    assert f"2 cells by the present code ({cell['code']})" in (tmp_path / "quick" / "report.md").read_text()
 
 
 def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
@@ -170,6 +173,7 @@ def test_an_encoder_is_kept_and_trained_anew_only_for_other_settings(tmp_path: P
 
 def test_cell_of_other_noise_is_not_taken_for_done(tmp_path: Path) -> None:
     job = Job("vizdoom_basic", "core", "oracle", "none", 0, num_shapes=4, size=0.15)
+    claim(tmp_path)
     (tmp_path / "cells").mkdir()
     cell = tmp_path / "cells" / f"{job.name}.json"
     cell.write_text(json.dumps(job.description))
@@ -178,3 +182,27 @@ def test_cell_of_other_noise_is_not_taken_for_done(tmp_path: Path) -> None:
         cell.write_text(json.dumps(job.description | change))
         with pytest.raises(ValueError, match=rf"seed0.json is of another study \({told}\).*--out"):
             study.without_cell([job], tmp_path, quick=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("criteria", {"keeps": 0.8}, r"other criteria \(keeps is 0.8 there and 0.9 here\): choose another folder"),
+        ("code", {"envs/noise.py": "abc", "rlrep/old.py": "1"}, r"other code \(envs/noise.py, rlrep/old.py\): choose"),
+    ],
+)
+def test_a_folder_of_other_criteria_or_code_is_refused_with_the_difference(
+    name: str, value: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    claim(tmp_path)
+    job = LockJob("oracle", 2, 0)
+    study.run_job(job, tmp_path)
+    claim(tmp_path)  # what made it may go on
+    made_by = json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps({**made_by, name: {**made_by[name], **value}}))
+    with pytest.raises(ValueError, match=told):
+        study.run_missing([job], tmp_path, workers=1, quick=True)
+    assert study.run_missing([], tmp_path, workers=1, quick=True) == []  # --report
+    (tmp_path / FILE).unlink()
+    with pytest.raises(ValueError, match=r"what made them is not known.*--out"):
+        study.run_missing([job], tmp_path, workers=1, quick=True)

@@ -1,0 +1,89 @@
+"""What the cells of a folder are made by, criteria and code; a folder of others is refused, with the difference."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from experiments.files import write_atomically
+from experiments.video_study.cells import read_content
+from experiments.video_study.criteria import read_criteria
+from experiments.yaml_files import differences
+
+FILE = "made_by.json"
+ROOT = Path(__file__).parents[2]
+# What a cell is computed with; the study's other files choose jobs, judge and draw.
+PLACES = ("rlrep", "envs")
+FILES = ("domain", "doom", "gridworld", "jobs", "lock", "pixels", "ppo")
+SHOWN = 5  # files that differ, in an error
+
+
+@lru_cache
+def code() -> dict[str, str]:
+    """The files that a cell is computed with, from the root of the tree, and a digest of each."""
+    own = [ROOT / "experiments" / "video_study" / f"{name}.py" for name in FILES]
+    paths = sorted(path for place in PLACES for path in (ROOT / place).rglob("*.py"))
+    return {path.relative_to(ROOT).as_posix(): digest(path.read_bytes()) for path in (*own, *paths)}
+
+
+def digest(content: bytes) -> str:
+    """12 hexadecimal digits of SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def stamp() -> dict[str, str]:
+    """What a cell that is made now says of its origin, see `cells.Cell`."""
+    return {
+        "criteria": read_criteria().digest,
+        "code": digest(json.dumps(code(), sort_keys=True).encode()),
+        "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def claim(folder: Path) -> None:
+    """Notes by what the cells of a new folder are made.
+
+    Raises:
+        ValueError: for a folder with cells that were made by other criteria or other code, or that does not say by
+            what: it names what differs.
+    """
+    ours: dict[str, Any] = {"criteria": dict(read_criteria().content), "code": code()}
+    path = folder / FILE
+    if not any((folder / "cells").glob("*.json")):
+        write_atomically(path, json.dumps(ours, indent=1).encode())
+        return
+    if not path.exists():
+        raise ValueError(
+            f"{folder} holds cells but no {FILE}, so what made them is not known: choose another folder with --out "
+            f"(--report reports on them, as exploratory)"
+        )
+    theirs = read_content(path)
+    found = [*changed(theirs.get("criteria", {}), ours["criteria"], "criteria")]
+    if names := other(theirs.get("code", {}), ours["code"]):
+        more = f" and {len(names) - SHOWN} more files" if len(names) > SHOWN else ""
+        found.append(f"code ({', '.join(names[:SHOWN])}{more})")
+    if found:
+        raise ValueError(
+            f"{folder} was made by other {' and other '.join(found)}: choose another folder with --out, or go back to "
+            f"what it was made by (--report reports on its cells, and says which are exploratory)"
+        )
+
+
+def changed(theirs: Any, ours: Mapping[str, Any], what: str) -> list[str]:
+    """The settings that differ, in words; none if none does."""
+    if not isinstance(theirs, dict):
+        return [what]
+    found = differences(ours, theirs)
+    told = [f"{name} is {there} there and {here} here" for name, (here, there) in found.items()]
+    return [f"{what} ({', '.join(told)})"] if told else []
+
+
+def other(theirs: Any, ours: Mapping[str, str]) -> list[str]:
+    """The files that differ or that one side lacks."""
+    theirs = theirs if isinstance(theirs, dict) else {}
+    return sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
