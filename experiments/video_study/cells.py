@@ -49,6 +49,7 @@ class Cell:
     Returns are means over episodes; `state_*` are accuracies in [0, 1], in ViZDoom R² like `noise_*`; `reconstruction`
     is a mean squared error; `coverage` is the share of pixels under noise, `size` a shape's share of the image's side.
     `criteria` and `code` are digests of what the cell is judged and was made by, `made` when, in ISO format.
+    `layout` is the map; `returns` has one of each PPO on the encoder, `final_return` is their mean.
     """
 
     domain: str
@@ -80,6 +81,8 @@ class Cell:
     criteria: str = ""
     code: str = ""
     made: str = ""
+    layout: int = 0
+    returns: tuple[float, ...] = ()
 
     @property
     def gain(self) -> float:
@@ -168,6 +171,8 @@ def read_cell(path: Path, folder: Path) -> Cell | LockCell:
     if "pictures" in values:
         values["pictures"] = folder / values["pictures"]
     try:
+        if "returns" in values:
+            values["returns"] = tuple(map(float, values["returns"]))
         if "curve" in values:
             values["curve"] = tuple((float(steps), float(value)) for steps, value in values["curve"])
         cell = kind(**values)
@@ -311,7 +316,7 @@ def rows(results: Results) -> list[dict[str, object]]:
     """A flat row for each cell, without its curve and pictures, under the names of the JSON files."""
     table: list[dict[str, object]] = []
     for cell in results.every:
-        row = {name: value for name, value in asdict(cell).items() if name not in ("curve", "pictures")}
+        row = {name: value for name, value in asdict(cell).items() if name not in ("curve", "returns", "pictures")}
         renamed = {("return" if name == "final_return" else name): value for name, value in row.items()}
         table.append(renamed)
     return table

@@ -28,6 +28,7 @@ class Settings:
         noise_labels: the same for the probes of the noise, which is harder to read.
         probe_steps: updates of each probe and of the decoder.
         ppo: how long reinforcement learning goes on.
+        ppo_seeds: how often on each encoder; a cell's return is their mean.
         encoder: keyword arguments of `PixelEncoder`.
     """
 
@@ -41,6 +42,7 @@ class Settings:
     noise_labels: int = 20
     probe_steps: int = 300
     ppo: Schedule = field(default_factory=lambda: Schedule(steps=60_000, evaluations=5))
+    ppo_seeds: int = 3
     encoder: dict[str, Any] = field(default_factory=lambda: dict(channels=16, strides=(4, 2, 1), out_dim=128))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial.distance import pdist
 
 from envs.gridworld import VectorGridWorld, grid_table
 from envs.noise import NoiseProcess
@@ -19,27 +20,29 @@ OPTIMAL = 0.5  # the probability that the recorded behaviour takes an optimal ac
 
 
 class GridDomain:
-    """See `domain.Domain`. A state's label is its number; the goal, where episodes end, has none."""
+    """See `domain.Domain`. A state's label is its number; the goal, where episodes end, has none.
+
+    Args:
+        layout: the map, see `envs.gridworld.grid_table`.
+    """
 
     shape: tuple[int, ...] = VectorGridWorld.observation_space.shape
     action_space = VectorGridWorld.action_space
 
-    def __init__(self) -> None:
-        self.table = grid_table()
+    def __init__(self, layout: int = 0) -> None:
+        self.layout, self.table = layout, grid_table(layout)
         self.seen = np.flatnonzero(self.table.distance > 0)
         self.state_chance = 1 / len(self.seen)
 
     def record(self, noise: dict[str, Any] | None, settings: Settings, seed: int) -> EpisodeDataset:
-        world = VectorGridWorld(NUM_ENVS, noise=noise, seed=seed)
-        rng = np.random.default_rng([seed, 2])
         length = -(-settings.frames // NUM_ENVS)
         frames = np.zeros((NUM_ENVS, length, *self.shape), np.uint8)
         action = np.zeros((NUM_ENVS, length), np.int64)
         ended = np.zeros((NUM_ENVS, length), bool)
+        world, rng = VectorGridWorld(NUM_ENVS, self.layout, noise, seed), np.random.default_rng([seed, 2])
         for t in range(length):
             frames[:, t] = world.observe()
-            optimal = self.table.optimal_action(world.state)
-            action[:, t] = np.where(rng.random(NUM_ENVS) < OPTIMAL, optimal, rng.integers(3, size=NUM_ENVS))
+            action[:, t] = self.behave(world.state, rng)
             _, terminated, truncated = world.step(action[:, t])
             ended[:, t] = terminated | truncated
         ended[:, -1] = True
@@ -47,6 +50,35 @@ class GridDomain:
         return EpisodeDataset(
             frames.reshape(-1, *self.shape), lengths, action=action.ravel(), max_gap=settings.horizon, seed=seed
         )
+
+    def behave(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The recorded actions in states (N,)."""
+        optimal = self.table.optimal_action(state)
+        return np.where(rng.random(len(state)) < OPTIMAL, optimal, rng.integers(3, size=len(state)))
+
+    def visited(self, settings: Settings, seed: int) -> float:
+        """The share of the states before the goal that `record` shows, which is the same whatever the noise."""
+        world, rng = VectorGridWorld(NUM_ENVS, self.layout, seed=seed), np.random.default_rng([seed, 2])
+        shown = np.zeros(len(self.table.states), bool)
+        for _ in range(-(-settings.frames // NUM_ENVS)):
+            shown[world.state] = True
+            world.step(self.behave(world.state, rng))
+        return float(shown[self.seen].mean())
+
+    def margins(self, horizon: int) -> list[float]:
+        """The block MDP's margin for a gap of 1, ..., `horizon` steps, exact from the table.
+
+        It is the least total variation between where two different states lead in that many steps of the recorded
+        behaviour, min ½ Σ_s |P(s | s_1, k) − P(s | s_2, k)|: what tells states apart for who predicts the future.
+        """
+        count = len(self.table.states)
+        step = np.zeros((count, count))
+        for action in range(3):
+            chance = OPTIMAL * (self.table.optimal_action(np.arange(count)) == action) + (1 - OPTIMAL) / 3
+            np.add.at(step, (np.arange(count), self.table.next_state[:, action]), chance)
+        step[self.table.distance == 0] = np.eye(count)[self.table.distance == 0]  # episodes end there
+        powers = [np.linalg.matrix_power(step, gap)[self.seen] for gap in range(1, horizon + 1)]
+        return [float(pdist(power, "cityblock").min() / 2) for power in powers]
 
     def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
         state = np.repeat(self.seen, per_state)
@@ -60,14 +92,14 @@ class GridDomain:
         return Samples(torch.from_numpy(np.ascontiguousarray(frames)), torch.from_numpy(number), latent)
 
     def environment(self, noise: dict[str, Any] | None, oracle: bool, seed: int) -> GridVecEnv:
-        return GridVecEnv(VectorGridWorld(NUM_ENVS, noise=None if oracle else noise, seed=seed), oracle)
+        return GridVecEnv(VectorGridWorld(NUM_ENVS, self.layout, None if oracle else noise, seed), oracle)
 
     def coverage(self, noise: dict[str, Any]) -> float:
-        return _coverage(tuple(noise.items()))
+        return _coverage(self.layout, tuple(noise.items()))
 
 
 @lru_cache
-def _coverage(noise: tuple[tuple[str, Any], ...]) -> float:
-    frames = grid_table().frames
+def _coverage(layout: int, noise: tuple[tuple[str, Any], ...]) -> float:
+    frames = grid_table(layout).frames
     drawn = NoiseProcess(len(frames), frames.shape[1:], seed=0, **dict(noise)).draw(frames)
     return float((drawn != frames).any(1).mean())

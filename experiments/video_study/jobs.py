@@ -19,7 +19,7 @@ class Job:
         noise: "none", "iid", "exogenous", or "persistence" for what lies between.
         persistence: ρ of the noise.
         num_shapes, size: of the noise, see `envs.noise.NoiseProcess`.
-        seed: of everything.
+        seed: of everything, the map included.
     """
 
     domain: str
@@ -42,8 +42,13 @@ class Job:
         return "-".join([*parts, f"seed{self.seed}"])
 
     @property
+    def layout(self) -> int:
+        """The map: each seed has its own in the grid world; ViZDoom has one."""
+        return self.seed if self.domain == "gridworld" else 0
+
+    @property
     def description(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"layout": self.layout}
 
     @property
     def noise_options(self) -> dict[str, Any] | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from experiments.files import write_atomically
 from experiments.video_study.domain import Domain, Settings
 from experiments.video_study.jobs import Job
-from experiments.video_study.ppo import FrozenEncoder, Schedule, learn, mean_return
+from experiments.video_study.ppo import Curve, FrozenEncoder, Schedule, learn, mean_return
 from rlrep import PixelEncoder, RandomShift, make_objective
 from rlrep.pretrain import pretrain
 from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, uniformity
@@ -33,11 +33,11 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 
 
-def domain(name: str) -> Domain:
+def domain(name: str, layout: int = 0) -> Domain:
     if name == "gridworld":
         from experiments.video_study.gridworld import GridDomain
 
-        return GridDomain()
+        return GridDomain(layout)
     from experiments.video_study.doom import DoomDomain
 
     return DoomDomain(name.removeprefix("vizdoom_"))
@@ -62,12 +62,13 @@ def settings(name: str, quick: bool = False) -> Settings:
         noise_labels=2,
         probe_steps=5,
         ppo=Schedule(2_048, 1, 8),
+        ppo_seeds=1,
     )
 
 
 def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     """What a job measures, in the report's names; pictures go to `folder`/pictures."""
-    place, noise, oracle = domain(job.domain), job.noise_options, job.method == "oracle"
+    place, noise, oracle = domain(job.domain, job.layout), job.noise_options, job.method == "oracle"
     row: dict[str, Any] = {"coverage": 0.0 if noise is None else place.coverage(noise), "pictures": None}
     wrap: Callable[[VecEnv], VecEnv] = lambda venv: venv  # noqa: E731
     if not oracle:
@@ -75,17 +76,24 @@ def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
         row |= measured | probe_encoder(encoder, place, job, settings, folder)
         wrap = lambda venv: FrozenEncoder(venv, encoder)  # noqa: E731
     started = time.perf_counter()
-    test = wrap(place.environment(noise, oracle, seed=job.seed + 50_000))
+    make: Callable[[int], VecEnv] = lambda seed: wrap(place.environment(noise, oracle, seed))  # noqa: E731
     choices, rng = place.action_space.n, np.random.default_rng(job.seed)
-    row["random_return"] = mean_return(
-        test, lambda features: rng.integers(choices, size=len(features)), settings.ppo.episodes
-    )
-    venv = wrap(place.environment(noise, oracle, seed=job.seed + 40_000))
-    row["curve"] = learn(venv, test, settings.ppo, job.seed)
-    row["return"] = row["curve"][-1][1]
-    venv.close()
-    test.close()
+    with closing(make(job.seed + 50_000)) as test:
+        row["random_return"] = mean_return(
+            test, lambda features: rng.integers(choices, size=len(features)), settings.ppo.episodes
+        )
+    curves = [learn_once(make, settings, job.seed + 100_000 * again) for again in range(settings.ppo_seeds)]
+    row["returns"] = [curve[-1][1] for curve in curves]
+    # One encoder is one sample, however often PPO learns on it: its own luck is averaged out.
+    row["curve"] = np.mean(curves, axis=0).tolist()
+    row["return"] = float(np.mean(row["returns"]))
     return row | {"ppo_seconds": time.perf_counter() - started}
+
+
+def learn_once(make: Callable[[int], VecEnv], settings: Settings, seed: int) -> Curve:
+    """The curve of one PPO, on environments of its own."""
+    with closing(make(seed + 40_000)) as venv, closing(make(seed + 50_000)) as test:
+        return learn(venv, test, settings.ppo, seed)
 
 
 def pretrained_encoder(
@@ -98,7 +106,7 @@ def pretrained_encoder(
         | {name: value for name, value in asdict(settings).items() if name in PRETRAINING}
         | {"options": OBJECTIVES.get(job.method)}
     )
-    with contextlib.suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):
         kept = json.loads(made_by.read_text())
     if kept is not None and kept["description"] == json.loads(json.dumps(description)):
         return PixelEncoder.from_pretrained(folder).requires_grad_(False).eval(), kept["measured"]

@@ -122,6 +122,7 @@ def compose(
         *machine_block(results),
         Block("h2", "What was run"),
         Block("table", lines=setup_lines(results, quick)),
+        *(Block("text", line) for line in block_mdp(results, quick)),
     ]
     if absent := missing(results):
         blocks += [Block("h2", "What is missing"), Block("list", items=absent)]
@@ -184,6 +185,7 @@ def setup_lines(results: Results, quick: bool) -> list[Line]:
     lines = []
     for domain in results.domains:
         chosen = pixels.settings(domain, quick)
+        own = select(results.cells, domain=domain)
         noisy = settings(cell for cell in core(results, domain) if cell.noise == "exogenous")
         shapes = set()
         for group in noisy:
@@ -197,11 +199,41 @@ def setup_lines(results: Results, quick: bool) -> list[Line]:
                 "features": str(chosen.encoder["out_dim"]),
                 "probes": f"{chosen.labels} labels a state" if domain == "gridworld" else "1,000 observations",
                 "PPO": f"{chosen.ppo.steps:,} steps, {chosen.ppo.episodes} episodes an evaluation",
+                "PPO seeds an encoder": counted(max(1, len(c.returns)) for c in own),
+                "maps": counted([len({c.layout for c in own})]) if domain == "gridworld" else "1",
                 "noise of the core": "; ".join(sorted(shapes)),
                 "return": "100 points" if domain == "vizdoom_basic" else "as the environment gives it",
             }
         )
     return lines
+
+
+def block_mdp(results: Results, quick: bool) -> list[str]:
+    """What the theory assumes of the grid world, computed: the margin that tells states apart, and the coverage."""
+    from experiments.video_study.gridworld import GridDomain
+    from experiments.video_study.pixels import settings as settings_of
+
+    recordings = sorted({(c.layout, c.seed) for c in results.cells if c.domain == "gridworld"})
+    if not recordings:
+        return []
+    chosen, places = settings_of("gridworld", quick), {layout: GridDomain(layout) for layout, _ in recordings}
+    each = np.array([place.margins(chosen.horizon) for place in places.values()])
+    margins = ", ".join(f"{low:.3f}" + f" to {high:.3f}" * (f"{high:.3f}" != f"{low:.3f}") for low, high in spans(each))
+    lines = []
+    for layout, seed in recordings:
+        place = places[layout]
+        unseen = round((1 - place.visited(chosen, seed)) * len(place.seen))
+        lines.append(f"{unseen} of {len(place.seen)} (seed {seed}, map {layout})")
+    return [
+        "Exactly from the transition table and the recorded behaviour, the least total variation between where two "
+        f"states lead in k steps, the margin of the block MDP, is {margins} for k = 1 to {chosen.horizon}.",
+        f"States that {chosen.frames:,} recorded frames never show: {', '.join(lines)}.",
+    ]
+
+
+def spans(values: Array) -> list[tuple[float, float]]:
+    """The least and the largest of each column."""
+    return list(zip(values.min(0), values.max(0), strict=True))
 
 
 def untouched(results: Results) -> list[str]:
@@ -377,7 +409,12 @@ def interval(seeds: Array) -> str:
 
 
 def counts(groups: Iterable[Sequence[Cell]]) -> str:
-    found = sorted({len(group) for group in groups})
+    return counted(len(group) for group in groups)
+
+
+def counted(numbers: Iterable[int]) -> str:
+    """The number, or the least and the largest."""
+    found = sorted(set(numbers))
     return "–".join(map(str, dict.fromkeys((found[0], found[-1]))))
 
 

@@ -72,6 +72,35 @@ def test_videos_hold_whole_episodes_with_the_actions_that_were_taken() -> None:
         assert (table.next_state[state[inside], data.action[inside]] == state[inside + 1]).all()
 
 
+def test_margin_of_the_block_mdp_is_the_reviews() -> None:
+    """The numbers that a review of the study computed by itself: 1/6, 1/36 and 1/216."""
+    assert GridDomain().margins(3) == pytest.approx([0.167, 0.028, 0.005], abs=5e-4)
+
+
+def test_states_that_the_recordings_never_show_are_counted() -> None:
+    place, settings = GridDomain(1), pixels.Settings(frames=2_000)
+    shown = {frame.tobytes() for frame in place.record(None, settings, seed=3).frames}
+    number = {frame.tobytes(): i for i, frame in enumerate(place.table.frames)}
+    assert place.visited(settings, seed=3) == len({number[frame] for frame in shown}) / 336 < 1
+
+
+def test_each_seed_has_its_own_map_and_each_encoder_more_than_one_ppo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def learn(venv: Any, test: Any, schedule: Schedule, seed: int) -> list[tuple[int, float]]:
+        seen.append((venv.world.table is grid_table(4), seed))
+        return [(0, 0.0), (8, float(len(seen)))]
+
+    monkeypatch.setattr(pixels, "learn", learn)
+    job = Job("gridworld", "core", "oracle", "none", seed=4)
+    row = pixels.run(job, replace(pixels.settings("gridworld", quick=True), ppo_seeds=3), tmp_path)
+    assert job.description["layout"] == 4
+    assert all(own_map for own_map, _ in seen) and len({seed for _, seed in seen}) == 3
+    assert row["returns"] == [1.0, 2.0, 3.0] and row["return"] == 2.0 and row["curve"] == [[0, 0], [8, 2]]
+
+
 def test_samples_are_of_the_same_states_whatever_the_noise() -> None:
     place = GridDomain()
     clean, noisy = place.samples(None, 2, 0, False), place.samples(NOISE, 2, 0, False)
