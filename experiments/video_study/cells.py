@@ -50,6 +50,7 @@ class Cell:
     is a mean squared error; `coverage` is the share of pixels under noise, `size` a shape's share of the image's side.
     `criteria` and `code` are digests of what the cell is judged and was made by, `made` when, in ISO format.
     `layout` is the map; `returns` has one of each PPO on the encoder, `final_return` is their mean.
+    `state_head` is the linear probe of the layer behind the features that the method's loss reads.
     """
 
     domain: str
@@ -83,6 +84,7 @@ class Cell:
     made: str = ""
     layout: int = 0
     returns: tuple[float, ...] = ()
+    state_head: float = nan
 
     @property
     def gain(self) -> float:

@@ -19,7 +19,7 @@ FILE = "made_by.json"
 ROOT = Path(__file__).parents[2]
 # What a cell is computed with; the study's other files choose jobs, judge and draw.
 PLACES = ("rlrep", "envs")
-FILES = ("domain", "doom", "gridworld", "jobs", "lock", "pixels", "ppo")
+FILES = ("domain", "doom", "gridworld", "jobs", "lock", "pixels", "ppo", "supervised")
 SHOWN = 5  # files that differ, in an error
 
 

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
 
 from experiments.files import write_atomically
-from experiments.video_study.domain import Domain, Settings
+from experiments.video_study.domain import Domain, Samples, Settings
 from experiments.video_study.jobs import Job
 from experiments.video_study.ppo import Curve, FrozenEncoder, Schedule, learn, mean_return
+from experiments.video_study.supervised import train_on_labels
 from rlrep import PixelEncoder, RandomShift, make_objective
 from rlrep.pretrain import pretrain
 from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, uniformity
@@ -25,12 +27,13 @@ from rlrep.registry import look_up
 
 PRETRAINING = ("frames", "horizon", "steps", "batch_size", "lr", "encoder")
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "autoencoder": dict(feature_dim=None, decoder_channels=16),
-    "vq_autoencoder": dict(feature_dim=None, decoder_channels=16, codes=64, codebooks=8),
+    "autoencoder": dict(feature_dim=128, decoder_channels=16),
+    "vq_autoencoder": dict(feature_dim=128, decoder_channels=16, codes=64, codebooks=8),
     "forward_model": dict(decoder_channels=16, feature_dim=128, hidden_dim=256),
     "temporal_contrastive": dict(feature_dim=64),
-    "inverse_model": dict(hidden_dim=256),
+    "inverse_model": dict(hidden_dim=256, feature_dim=128),
 }
+HEADS = ("state_projection", "projection")  # what objectives call the layer behind the features that their loss reads
 
 
 def domain(name: str, layout: int = 0) -> Domain:
@@ -117,32 +120,59 @@ def pretrained_encoder(
 
 
 def train_encoder(place: Domain, job: Job, settings: Settings) -> tuple[PixelEncoder, dict[str, Any]]:
-    """The job's encoder, frozen, and how fast it learned; the random one if the method learns nothing."""
+    """The job's encoder, frozen, how fast it learned, and what the layer says that its loss reads; the random one if
+    the method learns nothing.
+
+    All methods are probed and used at the same depth, before any head. `state_head` is the linear probe behind it.
+    """
     torch.manual_seed(job.seed)
     encoder = PixelEncoder(place.shape, **settings.encoder)
-    measured: dict[str, Any] = {"updates_per_second": None, "pretrain_seconds": 0.0}
+    measured: dict[str, Any] = {"updates_per_second": None, "pretrain_seconds": 0.0, "state_head": None}
     if job.method != "random":
-        options = dict(look_up("method", job.method, OBJECTIVES))
-        name = job.method.removeprefix("vq_")
-        if name != "autoencoder":
-            options["horizon"] = settings.horizon
-        space = place.action_space if name == "inverse_model" else None
-        objective = make_objective(name, encoder, space, augment=RandomShift(0), **options)
-        train, validation = place.record(job.noise_options, settings, job.seed).split(0.1, job.seed)
         started = time.perf_counter()
-        trainer = pretrain(
-            objective, train, validation, steps=settings.steps, batch_size=settings.batch_size, lr=settings.lr
-        )
+        if job.method == "supervised":
+            head: nn.Module | None = train_on_labels(encoder, place, job.noise_options, settings, job.seed)
+            updates = settings.steps
+        else:
+            head, updates = train_on_video(encoder, place, job, settings)
         seconds = time.perf_counter() - started
-        measured = {"updates_per_second": trainer.updates / seconds, "pretrain_seconds": seconds}
+        measured |= {"updates_per_second": updates / seconds, "pretrain_seconds": seconds}
+        if head is not None:
+            parts = probed_states(place, job, settings)
+            states = [(head(encode(encoder, x.observation)).detach(), x.state) for x in parts]
+            measured["state_head"] = probe(states[0], states[1], steps=settings.probe_steps)
     return encoder.requires_grad_(False).eval(), measured
+
+
+def train_on_video(encoder: PixelEncoder, place: Domain, job: Job, settings: Settings) -> tuple[nn.Module | None, int]:
+    """Steps the encoder by the job's objective; returns the layer that the loss reads, and the number of updates."""
+    options = dict(look_up("method", job.method, OBJECTIVES))
+    name = job.method.removeprefix("vq_")
+    if name != "autoencoder":
+        options["horizon"] = settings.horizon
+    space = place.action_space if name == "inverse_model" else None
+    objective = make_objective(name, encoder, space, augment=RandomShift(0), **options)
+    train, validation = place.record(job.noise_options, settings, job.seed).split(0.1, job.seed)
+    trainer = pretrain(
+        objective, train, validation, steps=settings.steps, batch_size=settings.batch_size, lr=settings.lr
+    )
+    heads = [getattr(objective.eval(), name) for name in HEADS if hasattr(objective, name)]
+    return next(iter(heads), None), trainer.updates
+
+
+def probed_states(place: Domain, job: Job, settings: Settings) -> tuple[Samples, Samples]:
+    """What probes of the state are fitted to, and what they are scored on."""
+    noise, seed = job.noise_options, job.seed
+    return (
+        place.samples(noise, settings.labels, seed + 10_000, held_out=False),
+        place.samples(noise, settings.test_labels, seed + 20_000, held_out=True),
+    )
 
 
 def probe_encoder(encoder: PixelEncoder, place: Domain, job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     """What the encoder knows of state and noise, how its features lie, and what can be drawn from them."""
     noise, seed, steps = job.noise_options, job.seed, settings.probe_steps
-    train = place.samples(noise, settings.labels, seed + 10_000, held_out=False)
-    test = place.samples(noise, settings.test_labels, seed + 20_000, held_out=True)
+    train, test = probed_states(place, job, settings)
     again = place.samples(noise, settings.test_labels, seed + 30_000, held_out=True)
     features, test_features = encode(encoder, train.observation), encode(encoder, test.observation)
     states = (features, train.state), (test_features, test.state)

@@ -71,9 +71,10 @@ LOCK = (
     "learned by each method's loss in expectation over the code, with level and gap told and both codes kept in use.",
 )
 UNITS = (
-    "state: the share of states told right by a probe of frozen features (R² of the latent state in ViZDoom). noise: "
-    "R² of the noise alone, on black, as 4×4 mean colours. held out are the noise and, in ViZDoom, the episodes; the "
-    "grid world's states are the same few hundred, so without noise its test pictures are those of the training.",
+    "state: the share of states told right by a probe of frozen features (R² of the latent state in ViZDoom). behind "
+    "the head: by a linear probe of the layer that the method's loss reads; all else is read before it. noise: R² of "
+    "the noise alone, on black, as 4×4 mean colours. held out are the noise and, in ViZDoom, the episodes; the grid "
+    "world's states are the same few hundred, so without noise its test pictures are those of the training.",
     "reconstruction error: squared, a pixel's range being 1, of a decoder trained on frozen features. alignment: mean "
     "squared distance of two features of one state, on the unit sphere, less is better (0 without noise). uniformity: "
     "log of the mean Gaussian potential of pairs of features, less is better. effective rank: of the features.",
@@ -286,6 +287,7 @@ READ = {
     "return": "final_return",
     "state, linear": "state_linear",
     "state, MLP": "state_mlp",
+    "state, behind the head": "state_head",
     "noise, linear": "noise_linear",
     "noise, MLP": "noise_mlp",
 }
@@ -333,7 +335,8 @@ def part_line(part: Part) -> Line:
 
 def core_lines(results: Results, domain: str, measures: dict[str, str]) -> list[Line]:
     """A row for each noise and method of the core that has one of the measures."""
-    lines = []
+    lines, run = [], core(results, domain)
+    measures = {name: measure for name, measure in measures.items() if len(values(run, measure))}
     for noise, name in NOISES.items():
         for method, label in METHODS.items():
             cells = core(results, domain, noise=noise, method=method)

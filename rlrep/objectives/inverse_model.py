@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlrep.actions import action_spec
 from rlrep.arguments import whole_numbers
 from rlrep.augment import RandomShift
-from rlrep.encoders import PixelEncoder, mlp, orthogonal_init
+from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
 from rlrep.objectives.base import Objective, check_horizon
 from rlrep.window import Gap, Window
 
@@ -27,6 +27,7 @@ class InverseModel(Objective):
         action_space: Gymnasium ``Box`` (one axis) or ``Discrete``.
         horizon: K ≥ 1, the largest gap in the data.
         hidden_dim: width of the head's hidden layer.
+        feature_dim: size of a projection of φ that the head reads, as contrastive methods have one; None: φ itself.
         augment: the image augmentation; a random shift by 4 pixels if None.
 
     Raises:
@@ -42,6 +43,7 @@ class InverseModel(Objective):
         action_space: Any,
         horizon: int = 3,
         hidden_dim: int = 256,
+        feature_dim: int | None = None,
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
@@ -56,13 +58,18 @@ class InverseModel(Objective):
         self.in_keys = ["observation", "action", "future_observation", "gap"]
         self.out_keys = ["loss_inverse", *(["inverse_accuracy"] if self.discrete else [])]
         self.gap_embedding = nn.Embedding(horizon + 1, hidden_dim // 8 + 1)
-        self.predictor = mlp(2 * encoder.repr_dim + self.gap_embedding.embedding_dim, [hidden_dim], action_dim)
+        self.state_projection: nn.Module = nn.Identity()
+        if feature_dim is not None:
+            self.state_projection = projection(encoder.repr_dim, feature_dim).apply(orthogonal_init)
+        state_dim = encoder.repr_dim if feature_dim is None else feature_dim
+        self.predictor = mlp(2 * state_dim + self.gap_embedding.embedding_dim, [hidden_dim], action_dim)
         self.predictor.apply(orthogonal_init)
 
     def losses(  # type: ignore[override]
         self, observation: Tensor, action: Tensor, future_observation: Tensor, gap: Tensor
     ) -> dict[str, Tensor]:
-        states = [self.encode(observation, offset=0), self.encode(future_observation)]
+        views = [self.encode(observation, offset=0), self.encode(future_observation)]
+        states = [self.state_projection(view) for view in views]
         prediction = self.predictor(torch.cat([*states, self.gap_embedding(gap)], dim=1))
         if not self.discrete:
             return {"loss_inverse": F.mse_loss(prediction, action)}

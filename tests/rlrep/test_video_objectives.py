@@ -111,7 +111,8 @@ def test_temporal_contrast_finds_pairs_and_not_what_is_alike(encoder: PixelEncod
     assert model(batch)["temporal_accuracy"] == 0
 
 
-def test_the_inverse_model_learns_the_action() -> None:
+@pytest.mark.parametrize("feature_dim", [None, 12])
+def test_the_inverse_model_learns_the_action(feature_dim: int | None) -> None:
     """A bar is moved to one side or the other: only both pictures together tell the action."""
     generator = torch.Generator().manual_seed(0)
 
@@ -125,7 +126,9 @@ def test_the_inverse_model_learns_the_action() -> None:
         return TensorDict(values | {"gap": torch.ones(count, dtype=torch.int64)}, batch_size=[count])
 
     torch.manual_seed(0)
-    model = InverseModel(PixelEncoder((1, 17, 17), 8, out_dim=16), spaces.Discrete(2), 1, 64, augment=RandomShift(0))
+    encoder = PixelEncoder((1, 17, 17), 8, out_dim=16)
+    model = InverseModel(encoder, spaces.Discrete(2), 1, 64, feature_dim, augment=RandomShift(0))
+    assert model.state_projection(torch.zeros(2, 16)).shape == (2, feature_dim or 16)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(80):
         optimizer.zero_grad()

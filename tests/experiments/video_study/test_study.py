@@ -38,7 +38,7 @@ def one_thread() -> Any:
 SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("random", "vq_autoencoder", "inverse_model")]
 
 
-@pytest.mark.parametrize("method", ["oracle", "forward_model", *SLOW])
+@pytest.mark.parametrize("method", ["oracle", "supervised", "forward_model", *SLOW])
 def test_a_job_measures_what_the_report_reads(method: str, tmp_path: Path) -> None:
     job = Job("gridworld", "core", method, "exogenous", 0, 1.0)
     row = pixels.run(job, pixels.settings("gridworld", quick=True), tmp_path)
@@ -51,6 +51,7 @@ def test_a_job_measures_what_the_report_reads(method: str, tmp_path: Path) -> No
     if method != "oracle":
         assert cell.pictures is not None and np.load(cell.pictures)["reconstruction"].shape == (8, 56, 56, 3)
         assert 0 <= cell.state_linear <= 1 and np.isfinite(cell.noise_linear)
+        assert np.isfinite(cell.state_head) == (method != "random")  # with a head of its own, at one depth for all
 
 
 @pytest.mark.slow
