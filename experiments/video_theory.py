@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m experiments.video_theory", description="Which methods survive which noise."
     )
     parser.add_argument("studies", nargs="*", default=["core"], help=f"of {', '.join(STUDIES)}; core by default")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; all but VQ by default")
+    parser.add_argument("--seeds", type=int, default=1, help="each with a map of its own; a verdict needs 5")
+    parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; by default, those of the predictions")
     parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="folder of cells, pictures and report")
     parser.add_argument("--workers", type=int, default=processor_count(), help="processes side by side, a thread each")
     parser.add_argument("--ray", action="store_true", help="run the cells on Ray instead")

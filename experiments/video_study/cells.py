@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rlrep import OBJECTIVES
+
 Array = NDArray[np.float64]
 
 METHODS = {
@@ -25,6 +27,8 @@ METHODS = {
     "vq_autoencoder": "VQ autoencoder",
     "random": "random encoder",
 }
+CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
+METHODS |= {name: objective.__name__ for name, objective in OBJECTIVES.items() if name not in METHODS}
 NOISES = {"none": "no noise", "iid": "iid noise", "exogenous": "exogenous noise"}
 DOMAINS = {
     "gridworld": "Grid world",
@@ -33,7 +37,6 @@ DOMAINS = {
     "lock": "Combination lock",
 }
 STUDIES = ("core", "size", "persistence")
-CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
 ADVICE = "move it away and run the study again"
 
 

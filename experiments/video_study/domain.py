@@ -68,11 +68,13 @@ class Domain(Protocol):
         shape: of observations.
         action_space: ``Discrete``.
         state_chance: what the state probes score without any knowledge.
+        records: what its recordings hold beside the frames, of "action", "reward", "label" and "background".
     """
 
     shape: tuple[int, ...]
     action_space: Any
     state_chance: float
+    records: tuple[str, ...]
 
     def record(self, noise: dict[str, Any] | None, settings: Settings, seed: int) -> EpisodeDataset:
         """Videos, with the actions taken."""

@@ -7,7 +7,9 @@ from math import isfinite, nan
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -43,6 +45,7 @@ COLOUR = {
     "supervised": COLOURS[4],
     "random": "0.5",
 }
+COLOUR |= {m: to_hex(colormaps["tab20"](i)) for i, m in enumerate(m for m in METHODS if m not in COLOUR)}
 SAMPLES = 1
 LEAST_SCORE = -0.3  # that a panel of probes shows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,24 +16,40 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from experiments.files import write_atomically
+from experiments.video_study.cells import DOMAINS
 from experiments.video_study.domain import Domain, Samples, Settings
 from experiments.video_study.jobs import Job
 from experiments.video_study.ppo import Curve, FrozenEncoder, Schedule, learn, mean_return
 from experiments.video_study.supervised import train_on_labels
-from rlrep import PixelEncoder, RandomShift, make_objective
+from rlrep import Objective, PixelEncoder, RandomShift, make_objective
+from rlrep.objectives import find_objective
 from rlrep.pretrain import pretrain
 from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, uniformity
-from rlrep.registry import look_up
+from rlrep.registry import look_up, parameters_of
 
 PRETRAINING = ("frames", "horizon", "steps", "batch_size", "lr", "encoder")
-OBJECTIVES: dict[str, dict[str, Any]] = {
+# Of the objectives, where they are not their own defaults. `shift` is the augmentation: those whose positives are two
+# views of one picture need one.
+OPTIONS: dict[str, dict[str, Any]] = {
     "autoencoder": dict(feature_dim=128, decoder_channels=16),
     "vq_autoencoder": dict(feature_dim=128, decoder_channels=16, codes=64, codebooks=8),
     "forward_model": dict(decoder_channels=16, feature_dim=128, hidden_dim=256),
     "temporal_contrastive": dict(feature_dim=64),
     "inverse_model": dict(hidden_dim=256, feature_dim=128),
+    "curl": dict(shift=4),
+    "pixpro": dict(shift=4),
+    "taco": dict(shift=4, reward=False),
+    "latent_model": dict(reward=0.0, termination=0.0),
+    "lapo": dict(decoder_channels=16),
 }
-HEADS = ("state_projection", "projection")  # what objectives call the layer behind the features that their loss reads
+NEEDED = {
+    "action": "the actions taken",
+    "reward": "rewards",
+    "label": "labels of the state",
+    "background": "recordings of the background alone",
+}
+# What objectives call the layer behind the features that their loss reads, where not "state_projection".
+HEADS = {"autoencoder": "projection", "vq_autoencoder": "projection"}
 
 
 def domain(name: str, layout: int = 0) -> Domain:
@@ -107,7 +123,7 @@ def pretrained_encoder(
     description = (
         job.description
         | {name: value for name, value in asdict(settings).items() if name in PRETRAINING}
-        | {"options": OBJECTIVES.get(job.method)}
+        | {"options": OPTIONS.get(job.method)}
     )
     with suppress(OSError, ValueError):
         kept = json.loads(made_by.read_text())
@@ -146,18 +162,46 @@ def train_encoder(place: Domain, job: Job, settings: Settings) -> tuple[PixelEnc
 
 def train_on_video(encoder: PixelEncoder, place: Domain, job: Job, settings: Settings) -> tuple[nn.Module | None, int]:
     """Steps the encoder by the job's objective; returns the layer that the loss reads, and the number of updates."""
-    options = dict(look_up("method", job.method, OBJECTIVES))
-    name = job.method.removeprefix("vq_")
-    if name != "autoencoder":
-        options["horizon"] = settings.horizon
-    space = place.action_space if name == "inverse_model" else None
-    objective = make_objective(name, encoder, space, augment=RandomShift(0), **options)
+    objective = build(job.method, encoder, place, settings)
     train, validation = place.record(job.noise_options, settings, job.seed).split(0.1, job.seed)
     trainer = pretrain(
         objective, train, validation, steps=settings.steps, batch_size=settings.batch_size, lr=settings.lr
     )
-    heads = [getattr(objective.eval(), name) for name in HEADS if hasattr(objective, name)]
-    return next(iter(heads), None), trainer.updates
+    return getattr(objective.eval(), HEADS.get(job.method, "state_projection"), None), trainer.updates
+
+
+def build(method: str, encoder: PixelEncoder, place: Domain, settings: Settings) -> Objective:
+    """A method's objective, with the study's horizon if it has one, and the actions if it reads them.
+
+    Raises:
+        ValueError: for a method that is no objective.
+    """
+    name = method.removeprefix("vq_")
+    kind, options = find_objective(name), dict(OPTIONS.get(method, {}))
+    augment = RandomShift(options.pop("shift", 0))
+    if "horizon" in parameters_of(kind):
+        options["horizon"] = settings.horizon
+    space = place.action_space if kind.reads_actions(options) else None
+    return make_objective(name, encoder, space, augment=augment, **options)
+
+
+def check_methods(jobs: Iterable[Job]) -> None:
+    """Refuses, before anything runs, a method that reads what the recordings of its domain do not hold.
+
+    Raises:
+        ValueError: with the method, what it needs and where that is missing.
+    """
+    for name, method in dict.fromkeys((job.domain, job.method) for job in jobs):
+        place, chosen = domain(name), settings(name)
+        needs: tuple[str, ...] = ("label",) * (method in ("oracle", "supervised"))
+        if method not in ("oracle", "supervised", "random"):
+            objective = build(method, PixelEncoder(place.shape, **chosen.encoder), place, chosen)
+            needs = objective.window.needs + ("background",) * objective.needs_background
+        if lacks := [need for need in needs if need not in place.records]:
+            raise ValueError(
+                f"{method} needs {' and '.join(NEEDED[need] for need in lacks)}, which the recordings of "
+                f"{DOMAINS[name]} do not hold: leave it out of --methods"
+            )
 
 
 def probed_states(place: Domain, job: Job, settings: Settings) -> tuple[Samples, Samples]:

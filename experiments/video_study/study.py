@@ -29,41 +29,46 @@ HORIZONS = range(2, 11)
 MAX_EPISODES = 30_000  # that a lock may take
 LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder")
 SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
+Methods = Sequence[str] | None  # None: those that a study has by default
 
 
-def core(domain: str, methods: Iterable[str], seeds: int) -> Iterator[Job]:
+def core(domain: str, methods: Methods, seeds: int) -> Iterator[Job]:
     """Methods × {no noise, iid, exogenous} × seeds, a whole seed after the other."""
     # In ViZDoom shapes lie on everything, not on what is dark only; where they cover more, ACRO, the reference, fails.
     num_shapes, size = (8, 0.3) if domain == "gridworld" else (4, 0.15)
-    for seed, method, (noise, persistence) in product(range(seeds), methods, NOISES.items()):
+    for seed, method, (noise, persistence) in product(range(seeds), methods or CORE_METHODS, NOISES.items()):
         if method == "oracle" and noise != "none":
             continue  # it sees no noise
         yield Job(domain, "core", method, noise, seed, persistence, num_shapes, size)
 
 
-def sizes(_: Iterable[str], seeds: int) -> Iterator[Job]:
+def sizes(methods: Methods, seeds: int) -> Iterator[Job]:
     """How the methods fall as exogenous noise, for autoencoders also iid noise, covers more; the core has one point."""
-    yield from core("gridworld", ("oracle", "autoencoder", *SWEPT), seeds)
-    for seed, method, size in product(range(seeds), ("autoencoder", *SWEPT), SIZES):
+    yield from core("gridworld", methods or ("oracle", "autoencoder", *SWEPT), seeds)
+    for seed, method, size in product(range(seeds), methods or ("autoencoder", *SWEPT), SIZES):
+        if method == "oracle":
+            continue
         yield Job("gridworld", "size", method, "exogenous", seed, 1.0, size=size)
         if method == "autoencoder":
             yield Job("gridworld", "size", method, "iid", seed, 0.0, size=size)
 
 
-def persistences(_: Iterable[str], seeds: int) -> Iterator[Job]:
+def persistences(methods: Methods, seeds: int) -> Iterator[Job]:
     """From iid noise to exogenous noise; the ends are the core's."""
-    yield from core("gridworld", SWEPT, seeds)
-    for seed, method, persistence in product(range(seeds), SWEPT, PERSISTENCES):
-        yield Job("gridworld", "persistence", method, "persistence", seed, persistence)
+    yield from core("gridworld", methods or SWEPT, seeds)
+    for seed, method, persistence in product(range(seeds), methods or SWEPT, PERSISTENCES):
+        if method != "oracle":
+            yield Job("gridworld", "persistence", method, "persistence", seed, persistence)
 
 
-def lock(_: Iterable[str], seeds: int) -> Iterator[LockJob]:
-    """Combination locks of growing length."""
+def lock(methods: Methods, seeds: int) -> Iterator[LockJob]:
+    """Combination locks of growing length, for the methods that have a model for them."""
     for seed, horizon, method in product(range(seeds), HORIZONS, LOCK_METHODS):
-        yield LockJob(method, horizon, seed)
+        if not methods or method in methods:
+            yield LockJob(method, horizon, seed)
 
 
-STUDIES: dict[str, Callable[[Iterable[str], int], Iterable[Job | LockJob]]] = {
+STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
     "core": partial(core, "gridworld"),
     "size": sizes,
     "persistence": persistences,
@@ -172,16 +177,20 @@ def chosen_jobs(studies: Sequence[str], methods: Sequence[str] | None, seeds: in
     """The jobs of the studies asked for.
 
     Raises:
-        ValueError: for an unknown study or method, or a method that none of the studies has.
+        ValueError: for an unknown study or method, a method that none of the studies has, or one that reads what a
+            study's recordings do not hold.
     """
     for method in methods or ():
         look_up("method", method, dict.fromkeys(METHODS))
     jobs: list[Job | LockJob] = []
     for name in studies:
-        jobs += look_up("study", name, STUDIES)(methods or CORE_METHODS, seeds)
-    jobs = [job for job in jobs if not methods or job.method in methods]
+        jobs += look_up("study", name, STUDIES)(methods, seeds)
     if not jobs:
         raise ValueError(f"{' and '.join(studies)} has no job for {' or '.join(methods or ())}")
+    if methods:
+        from experiments.video_study.pixels import check_methods
+
+        check_methods(job for job in jobs if isinstance(job, Job))
     return list(dict.fromkeys(jobs))
 
 

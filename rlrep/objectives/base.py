@@ -56,6 +56,7 @@ class Objective(nn.Module):
         batch_size: rows of a batch of its own that its owner draws for it; None shares the owner's batch. A contrastive
             loss may want more negatives than a critic wants rows.
         needs_actions: whether it can't be built without an action space.
+        needs_background: whether some of the episodes must be of a background, without what is to be learned.
         all_ranks: under torch.distributed, whether a contrastive loss takes its negatives from all ranks, each of which
             must call it with as many rows. Set it to False where ranks train apart, or one evaluates alone.
         moves_copies: whether `after_step` moves the momentum copies; an owner that moves them itself, by
@@ -72,6 +73,7 @@ class Objective(nn.Module):
     horizon: int = 0
     batch_size: int | None = None
     needs_actions: bool = False
+    needs_background: bool = False
     all_ranks: bool = True
     moves_copies: bool = True
     same_every_update: bool = True

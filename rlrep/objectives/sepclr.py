@@ -55,6 +55,8 @@ class SepCLR(Objective):
         ValueError: for numbers out of range.
     """
 
+    needs_background = True
+
     @whole_numbers
     def __init__(
         self,

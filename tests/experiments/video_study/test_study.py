@@ -22,7 +22,7 @@ from experiments.video_study.gridworld import GridDomain
 from experiments.video_study.jobs import Job, LockJob
 from experiments.video_study.origin import FILE, claim
 from experiments.video_study.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
-from rlrep import PixelEncoder
+from rlrep import OBJECTIVES, PixelEncoder
 
 NOISE: dict[str, Any] = {"num_shapes": 2, "size": 0.2, "persistence": 1.0}
 
@@ -52,6 +52,24 @@ def test_a_job_measures_what_the_report_reads(method: str, tmp_path: Path) -> No
         assert cell.pictures is not None and np.load(cell.pictures)["reconstruction"].shape == (8, 56, 56, 3)
         assert 0 <= cell.state_linear <= 1 and np.isfinite(cell.noise_linear)
         assert np.isfinite(cell.state_head) == (method != "random")  # with a head of its own, at one depth for all
+
+
+@pytest.mark.parametrize("method", [m for m in OBJECTIVES if m not in ("bisimulation", "sepclr")])
+def test_every_objective_that_can_read_the_recordings_may_be_a_cell(method: str) -> None:
+    place, sizes = GridDomain(), pixels.Settings(frames=640, steps=2, batch_size=8, labels=1, test_labels=1)
+    place.seen = place.seen[:40]  # whose probes are quick
+    sizes = replace(sizes, probe_steps=2, encoder=dict(channels=4, strides=(4, 2, 2), out_dim=16))
+    job = Job("gridworld", "core", method, "exogenous", 0, 1.0)
+    pixels.check_methods([job])
+    encoder, measured = pixels.train_encoder(place, job, sizes)
+    assert measured["updates_per_second"] > 0 and not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_methods_read_the_actions_only_if_they_say_so() -> None:
+    place, settings = GridDomain(), pixels.settings("gridworld")
+    encoder = PixelEncoder(place.shape, 4, strides=(4, 2, 2), out_dim=16)
+    windows = {m: pixels.build(m, encoder, place, settings).window for m in ("taco", "spr", "laom", "curl")}
+    assert {m: w.actions for m, w in windows.items()} == {"taco": 3, "spr": 0, "laom": 0, "curl": 0}
 
 
 @pytest.mark.slow
@@ -164,7 +182,12 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     [
         (["cores"], "unknown study 'cores': did you mean core"),
         (["--methods", "acro"], "unknown method 'acro'"),
-        (["size", "--methods", "vq_autoencoder"], "size has no job for vq_autoencoder"),
+        (["lock", "--methods", "vq_autoencoder"], "lock has no job for vq_autoencoder"),
+        (
+            ["--methods", "curl", "bisimulation"],
+            "bisimulation needs rewards, which the recordings of Grid world",
+        ),
+        (["size", "--methods", "sepclr"], "sepclr needs recordings of the background alone, which the recordings of"),
     ],
 )
 def test_unknown_names_are_refused(
@@ -175,7 +198,7 @@ def test_unknown_names_are_refused(
 
 
 def test_cells_have_names_of_their_own() -> None:
-    jobs = {job for study in study.STUDIES.values() for job in study(METHODS, 2)}
+    jobs = {job for study in study.STUDIES.values() for job in study(tuple(METHODS), 2)}
     assert len({job.name for job in jobs}) == len(jobs)
     assert any(isinstance(job, LockJob) for job in jobs)
 
