@@ -15,6 +15,7 @@ from rlrep import LatentModel, Objective, PixelEncoder, Window
 from rlrep.arguments import whole_numbers
 from rlrep.bounds import Count, NonNegative, Rate
 from rlrep.encoders import xavier_init
+from rlrep.kept import KeptEmbeddings
 from rlrep.momentum import ema_, momentum_copy
 from rlrep.objectives.latent_model import normalized_mlp
 from rlrep.optimizers import adam
@@ -128,6 +129,7 @@ class MRQ(Agent):
         self.policy.apply(xavier_init)
         self.value_target, self.policy_target = momentum_copy(self.value), momentum_copy(self.policy)
         self.state_action_target = momentum_copy(self.model.state_action)
+        self.kept_states = KeptEmbeddings(len(self.model.kept_targets.names), self.model.state_dim)
         self.register_buffer("reward_scale", torch.ones(()))
         self.register_buffer("target_reward_scale", torch.ones(()))
         self.reward_scale: Tensor
@@ -180,6 +182,7 @@ class MRQ(Agent):
     def renew_targets(self, replay: Replay) -> None:
         """f̄, ḡ, Q̄, π̄ ← f, g, Q, π; r̄' ← r̄, and r̄ is measured anew."""
         self.model.restart_copies()
+        self.kept_states.forget()
         ema_(self.state_action_target, self.model.state_action, 1.0)
         ema_(self.value_target, self.value, 1.0)
         ema_(self.policy_target, self.policy, 1.0)
@@ -198,10 +201,9 @@ class MRQ(Agent):
         return {name: value / self.target_every for name, value in sums.items()}
 
     def learn(self, batch: TensorDict, step: int) -> Metrics:
-        with torch.no_grad():
-            state = self.model.embed(batch["observation"])
-        name = batch.get(("name", str(self.n_step)), None)
-        next_state = self.model.embed_target(batch["next", "observation"], name)
+        state = self.kept_states.of(batch["observation"], batch.get(("name", "0"), None), self.model.embed)
+        next_name = batch.get(("name", str(self.n_step)), None)
+        next_state = self.model.embed_target(batch["next", "observation"], next_name)
         metrics = self.update_value(batch, state, next_state)
         return metrics | self.update_policy(state)
 

@@ -210,7 +210,7 @@ def test_a_horizon_of_no_steps_is_refused() -> None:
 
 
 def test_kept_targets_are_those_of_the_same_observations_until_the_targets_move() -> None:
-    model, plain = made(keep_targets=100, momentum=0.5), made(momentum=0.5)
+    model, plain = made(keep=100, momentum=0.5), made(momentum=0.5)
     given = batch()
     names = torch.arange(15).view(5, 3) + 90  # some share a place
     given["sequence", "name"] = names
@@ -240,10 +240,10 @@ def test_kept_targets_are_those_of_the_same_observations_until_the_targets_move(
 
 
 def test_what_is_kept_is_saved() -> None:
-    model, given = made(keep_targets=20), batch()
+    model, given = made(keep=20), batch()
     given["sequence", "name"] = torch.arange(15).view(5, 3)
     model(given)
-    resumed = made(keep_targets=20)
+    resumed = made(keep=20)
     resumed.load_state_dict(model.state_dict())
     given["sequence", "observation"][:] = 0
     torch.testing.assert_close(resumed(given)["loss_model_prediction"], model(given)["loss_model_prediction"])
