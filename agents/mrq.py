@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agents.base import Agent, Metrics, Replay, Space, mean_over_ranks
 from rlrep import LatentModel, Objective, PixelEncoder, Window
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.bounds import Count, NonNegative, Rate
 from rlrep.encoders import xavier_init
 from rlrep.kept import KeptEmbeddings
@@ -79,7 +79,7 @@ class MRQ(Agent):
     own_objectives = ("latent_model",)
     initial_weights = staticmethod(xavier_init)
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -108,8 +108,6 @@ class MRQ(Agent):
             raise ValueError(
                 "MRQ trains its objectives in bursts, apart from the value: leave out joint (update=joint)"
             )
-        if target_every < 1:
-            raise ValueError(f"target_every must be at least 1 update, got {target_every}")
         if fade < 1 and not prioritized:
             raise ValueError("fade is a part of the priorities: it needs prioritized=true")
         self.model = _latent_model(objectives)

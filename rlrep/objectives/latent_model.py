@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -11,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import action_spec
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Count, Momentum, NonNegative
 from rlrep.contrast import info_nce
 from rlrep.encoders import FeatureLinear, PixelEncoder, xavier_init
 from rlrep.kept import KeptEmbeddings
-from rlrep.objectives.base import Objective, check_horizon, check_temperature
+from rlrep.objectives.base import Objective
 from rlrep.window import Window
 
 BINS = 65
@@ -106,7 +105,7 @@ class LatentModel(Objective):
 
     needs_actions = True
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -127,21 +126,12 @@ class LatentModel(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and less than 1, got {momentum}")
-        sizes = dict(state_dim=state_dim, state_action_dim=state_action_dim, hidden_dim=hidden_dim)
-        for name, size in (sizes | dict(latent_action_dim=latent_action_dim)).items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
         weights = dict(prediction=prediction, reward=reward, termination=termination, contrast=contrast)
-        for name, weight in weights.items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite, got {weight}")
         self.weights = {name: weight for name, weight in weights.items() if weight}
         if not self.weights:
             raise ValueError(f"LatentModel has no loss left: one of {', '.join(weights)} must be greater than 0")
-        self.horizon = check_horizon(horizon)
-        self.temperature = check_temperature(temperature)
+        self.horizon = horizon
+        self.temperature = temperature
         reads_rewards = bool(reward or termination)
         ahead = tuple(range(1, horizon + 1))
         rewards, self.same_every_update = horizon if reads_rewards else 0, not keep

@@ -193,7 +193,7 @@ def test_rewards_beyond_the_bins_are_told_once() -> None:
     [
         (dict(prediction=0, reward=0, termination=0), "no loss left"),
         (dict(contrast=-0.1), "contrast must be at least 0"),
-        (dict(reward=math.inf), "reward must be at least 0 and finite"),
+        (dict(reward=math.inf), "reward must be finite, got inf"),
         (dict(momentum=1), "momentum"),
         (dict(temperature=0), "temperature"),
         (dict(state_dim=0), "state_dim must be at least 1"),
@@ -205,7 +205,7 @@ def test_impossible_numbers_are_refused(options: dict[str, Any], message: str) -
 
 
 def test_a_horizon_of_no_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="horizon must be at least 1 step, got 0"):
+    with pytest.raises(ValueError, match="horizon must be at least 1, got 0"):
         LatentModel(PixelEncoder(SHAPE, channels=4), BOX, 0)
 
 
