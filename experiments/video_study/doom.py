@@ -63,7 +63,7 @@ class DoomDomain:
     shape: tuple[int, ...] = (3, IMAGE_SIZE, IMAGE_SIZE)
     action_space = gym.spaces.Discrete(3)
     state_chance = 0.0
-    records = ("action", "label")
+    records: tuple[str, ...] = ("action", "label")
 
     def __init__(self, scenario: str) -> None:
         self.scenario = scenario

@@ -28,7 +28,7 @@ class GridDomain:
 
     shape: tuple[int, ...] = VectorGridWorld.observation_space.shape
     action_space = VectorGridWorld.action_space
-    records = ("action", "label")
+    records: tuple[str, ...] = ("action", "label")
 
     def __init__(self, layout: int = 0) -> None:
         self.layout, self.table = layout, grid_table(layout)

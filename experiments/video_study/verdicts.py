@@ -115,8 +115,8 @@ def verdicts(results: Results, criteria: Criteria | None = None) -> list[Verdict
     found = []
     for domain in results.domains:
         status = exploratory(select(results.cells, domain=domain), criteria)
-        for prediction, parts in PREDICTIONS.items():
-            found.append(Verdict(prediction, domain, decided(parts(results, domain, criteria), criteria), status))
+        for prediction, asked in PREDICTIONS.items():
+            found.append(Verdict(prediction, domain, decided(asked(results, domain, criteria), criteria), status))
     if results.lock:
         parts = decided(lock_parts(results.lock, criteria), criteria)
         found.append(Verdict("P4", "lock", parts, exploratory(results.lock, criteria)))
@@ -294,8 +294,8 @@ def fails_first(results: Results, domain: str, criteria: Criteria) -> list[Part]
     parts = []
     for study, varied in (("size", "sizes"), ("persistence", "persistences")):
         ours, theirs = (at_points(results, domain, study, m, criteria) for m in (asked.first, asked.then))
-        at = ", ".join(f"{x:g}" for x in ours)
-        criterion = f"{first}: less return than the {then}, mean over the {varied} of {NOISES[asked.noise]} ({at})"
+        at = f" ({', '.join(f'{x:g}' for x in ours)})" if ours else ""
+        criterion = f"{first}: less return than the {then}, mean over the {varied} of {NOISES[asked.noise]}{at}"
         both = over_sweep(ours), over_sweep(theirs)
         seeds = sorted(both[0].keys() & both[1].keys())
         whole, note = ceiling(results, core(results, domain, noise=asked.noise, method=asked.first), criteria)

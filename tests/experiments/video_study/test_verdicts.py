@@ -148,6 +148,8 @@ def test_a_ceiling_of_another_domain_is_the_encoder_of_labels_under_the_same_noi
     for path in tmp_path.glob("cells/*-supervised-*"):
         path.unlink()
     assert judge(tmp_path, "P2").parts[-1].note == "cells are missing: labels of the state"
+    sweeps = [p.criterion for p in judge(tmp_path, "P2").parts if "mean over" in p.criterion]
+    assert [name.endswith("of exogenous noise") for name in sweeps] == [True, True]  # none is asked for there
 
 
 def test_oracle_of_no_noise_stands_for_one_that_was_not_run_under_noise(tmp_path: Path) -> None:
