@@ -111,6 +111,13 @@ def open_offline(composed: DictConfig, opened: ExitStack) -> OfflineRun:
             f"iql are kept: it was made to learn from what it plays itself",
             file=sys.stderr,
         )
+    if data.action_scale is not None:
+        print(
+            f"note: actions of {config.dataset} were normalized: -1 and 1 are {data.action_scale.low} and "
+            f"{data.action_scale.high} there, and the bounds of its own actions in {config.task}, so evaluations mean "
+            f"something only where both agree. rlrep.data.ActionScale brings the policy's actions back",
+            file=sys.stderr,
+        )
     settle_precision(config, saved, composed)
     if not ranks.rank():
         opened.enter_context(locked(folder))
