@@ -289,6 +289,8 @@ def _whole(chunks: Iterator[np.ndarray], image_size: int | None, name: str, size
 def _normalized(action: np.ndarray, scale: ActionScale, name: str) -> np.ndarray:
     action = action.reshape(len(action), -1)
     low, high = np.array(scale.low), np.array(scale.high)
+    if action.shape[1] != len(low):
+        raise Unreadable(f"its actions have {action.shape[1]} dimensions, and those of {STATS} {len(low)}")
     slack = ROUNDING * np.maximum((high - low) / 2, np.maximum(abs(low), abs(high)))
     outside = np.argwhere(~((action >= low - slack) & (action <= high + slack)))
     if len(outside):
