@@ -113,9 +113,9 @@ def open_offline(composed: DictConfig, opened: ExitStack) -> OfflineRun:
         )
     if data.action_scale is not None:
         print(
-            f"note: actions of {config.dataset} were normalized: -1 and 1 are {data.action_scale.low} and "
-            f"{data.action_scale.high} there, and the bounds of its own actions in {config.task}, so evaluations mean "
-            f"something only where both agree. rlrep.data.ActionScale brings the policy's actions back",
+            f"note: actions of {config.dataset} were normalized, from action_low to action_high of config.yaml to "
+            f"[-1, 1]; evaluations take the policy's for the bounds of {config.task}, which may be others. Its "
+            f"action_scale brings them back",
             file=sys.stderr,
         )
     settle_precision(config, saved, composed)

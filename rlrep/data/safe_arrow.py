@@ -397,5 +397,5 @@ def _pyarrow() -> Any:
     try:
         import pyarrow.ipc
     except ModuleNotFoundError as error:
-        raise missing_extra("pyarrow", "Arrow and Parquet files") from error
+        raise missing_extra("pyarrow", "Parquet and Arrow files") from error
     return pyarrow

@@ -212,7 +212,9 @@ class _InOrder:
 
     def __init__(self, pictures: Callable[[], Pictures]) -> None:
         self.open = pictures
-        self._restart()
+        self.rest: Pictures = iter(())
+        self.now: tuple[float, np.ndarray] | None = None
+        self.next: tuple[float, np.ndarray] | None = None
 
     def at(self, places: np.ndarray, within: float, name: str) -> Iterator[np.ndarray]:
         """The picture that is nearest to each of `places`, which rise.
@@ -220,25 +222,17 @@ class _InOrder:
         Raises:
             Unreadable: if there is none `within` that distance.
         """
-        if self.now is not None and places[0] < self.now[0] - within:
-            self._restart()
+        if self.now is None or places[0] < self.now[0] - within:
+            self.rest = self.open()
+            self.now, self.next = next(self.rest, None), next(self.rest, None)
+        if self.now is None:
+            raise Unreadable(f"{name} has no picture: its file holds none")
         for place in places:
-            while self.now is None or (self.next is not None and _is_nearer(self.next[0], self.now[0], place)):
-                self.now, self.next = self.next, next(self.pictures, None)
-                if self.now is None:
-                    raise Unreadable(f"{name} has no picture: its file holds none")
+            while self.next is not None and abs(self.next[0] - place) < abs(self.now[0] - place):
+                self.now, self.next = self.next, next(self.rest, None)
             if abs(self.now[0] - place) > within:
                 raise Unreadable(f"{name} has no picture at {place:g}, the nearest is at {self.now[0]:g}")
             yield self.now[1]
-
-    def _restart(self) -> None:
-        self.pictures = self.open()
-        self.now: tuple[float, np.ndarray] | None = None
-        self.next = next(self.pictures, None)
-
-
-def _is_nearer(one: float, other: float, place: float) -> bool:
-    return abs(one - place) < abs(other - place)
 
 
 def _shown(path: Path) -> Pictures:

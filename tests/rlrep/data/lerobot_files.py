@@ -107,9 +107,13 @@ def write_json(path: Path, values: Any) -> None:
     path.write_text(json.dumps(values))
 
 
+def read_table(path: Path) -> pa.Table:
+    return parquet.read_table(path)
+
+
 def change_table(path: Path, **columns: Any) -> None:
     """Writes a table anew with other columns; None leaves one out."""
-    held = parquet.read_table(path)
+    held = read_table(path)
     columns = dict(zip(held.column_names, held.columns, strict=True)) | columns
     write_table(path, {name: each for name, each in columns.items() if each is not None})
 
