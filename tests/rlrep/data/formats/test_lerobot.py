@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,12 @@ BC: dict[str, Any] = dict(frame_stack=1, format=LeRobot(TOP))
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set of two cameras that no test changes."""
     return write_lerobot(tmp_path_factory.mktemp("lerobot") / "robot")
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of one camera that no test changes."""
+    return write_lerobot(tmp_path_factory.mktemp("lerobot") / "robot", cameras=(TOP,))
 
 
 def shades(data: EpisodeDataset) -> np.ndarray:
@@ -120,8 +127,8 @@ def test_a_camera_is_named_where_there_are_several(robot: Path) -> None:
         make_format("npz", options={"camera": TOP})
 
 
-def test_several_files_are_one_data_set(tmp_path: Path) -> None:
-    folder = write_lerobot(tmp_path / "robot", cameras=(TOP,))
+def test_several_files_are_one_data_set(tmp_path: Path, single: Path) -> None:
+    folder = shutil.copytree(single, tmp_path / "robot")
     video = folder / f"videos/{TOP}/chunk-000/file-000.mp4"
     video.with_name("file-001.mp4").write_bytes(video.read_bytes())
     os.makedirs(folder / "data/chunk-007")
@@ -131,8 +138,8 @@ def test_several_files_are_one_data_set(tmp_path: Path) -> None:
     np.testing.assert_allclose(shades(open_video(folder, **SMALL)), STEP * np.arange(sum(LENGTHS)), atol=2)
 
 
-def test_links_are_followed_into_the_blobs_of_the_hubs_cache_alone(tmp_path: Path) -> None:
-    folder = write_lerobot(tmp_path / "hub/snapshots/1a2b", cameras=(TOP,))
+def test_links_are_followed_into_the_blobs_of_the_hubs_cache_alone(tmp_path: Path, single: Path) -> None:
+    folder = shutil.copytree(single, tmp_path / "hub/snapshots/1a2b")
     blob = tmp_path / "hub/blobs/3c4d"
     blob.parent.mkdir()
     (folder / DATA).rename(blob)
@@ -145,9 +152,9 @@ def test_links_are_followed_into_the_blobs_of_the_hubs_cache_alone(tmp_path: Pat
         open_video(folder, cache=tmp_path / "cache", **SMALL)
 
 
-def test_data_sets_of_other_bounds_are_not_one(tmp_path: Path) -> None:
+def test_data_sets_of_other_bounds_are_not_one(tmp_path: Path, single: Path) -> None:
     for name, low in (("a", -3.0), ("b", -4.0)):
-        folder = write_lerobot(tmp_path / "all" / name, cameras=(TOP,))
+        folder = shutil.copytree(single, tmp_path / "all" / name)
         change_json(folder / STATS, action={"min": [low, 5, 0], "max": HIGH.tolist()})
     with pytest.raises(ValueError, match=r"normalized by different bounds.* keep each in a folder of its own"):
         open_dataset(tmp_path / "all", frame_stack=1)
@@ -192,8 +199,8 @@ def shift_times(folder: Path, seconds: float) -> None:
         (lambda folder: shift_times(folder, -60), "episode 1 has no picture at -58.8, the nearest is at 0"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path: Path, harm: Callable[[Path], object], message: str) -> None:
-    folder = write_lerobot(tmp_path / "robot", cameras=(TOP,))
+def test_what_is_wrong_is_said(tmp_path: Path, single: Path, harm: Callable[[Path], object], message: str) -> None:
+    folder = shutil.copytree(single, tmp_path / "robot")
     harm(folder)
     with pytest.raises(ValueError, match=f"{folder} .*({message})"):
         open_video(folder, actions=True, **SMALL)
