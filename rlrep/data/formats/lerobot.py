@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.data.episode import Episode
 from rlrep.data.formats.base import Format, Wanted
 from rlrep.data.formats.image_folder import PictureDecoder
@@ -64,10 +64,8 @@ class LeRobot(Format):
 
     name = "lerobot"
 
-    @whole_numbers
+    @checked_numbers
     def __init__(self, camera: str | None = None, image_size: int | None = None) -> None:
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size must be at least 1, got {image_size}")
         self.camera, self.image_size = camera, image_size
 
     def matches(self, path: Path) -> bool:
