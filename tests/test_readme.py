@@ -56,7 +56,7 @@ def test_a_pretrained_encoder_goes_into_stable_baselines3(
 
 def test_a_policy_learns_from_a_robots_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snippet,) = [block for block in blocks(ROOT / "experiments" / "README.md") if "LeRobot(" in block]
-    short = snippet.replace("10_000", "2").replace("=84", "=40").replace('"bc",', '"bc", batch_size=8,')
+    short = snippet.replace("10_000", "2").replace("=84", "=40").replace("dim,)))", "dim,)), batch_size=8)")
     assert "range(2)" in short and "=40" in short and "batch_size=8" in short
     write_lerobot(tmp_path / "FOLDER")
     monkeypatch.chdir(tmp_path)

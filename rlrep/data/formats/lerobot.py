@@ -110,9 +110,7 @@ class _Files:
         names = [*ROWS, *(self._own(name) for name in PLACE if self.in_video)]
         parts = sorted((self.root / EPISODES).rglob("*.parquet"))
         if not parts:
-            raise Unreadable(
-                f"its {EPISODES} holds no .parquet file: call finalize() of lerobot's data set, or copy it"
-            )
+            raise Unreadable(f"its {EPISODES} holds no .parquet file: lerobot writes them when `finalize()` is called")
         tables = [ParquetRows(part, self.root) for part in parts]
         found = {name: np.concatenate([_one_each(table, name) for table in tables]) for name in names}
         order = np.argsort(found["episode_index"], kind="stable")
@@ -125,18 +123,18 @@ class _Files:
     def episode(self, about: dict[str, Any], image_size: int | None) -> Episode:
         """The one that a row of `episodes` tells of."""
         name = f"{self.root.name}, episode {about['episode_index']}"
-        path = self._path("data_path", about, "data/{}")
+        path = self._path("data_path", about, "data/")
         rows, columns = self._table(path)
         at = np.flatnonzero(columns["episode_index"] == about["episode_index"])
         first, end = about["dataset_from_index"], about["dataset_to_index"]
-        if not len(at) or not np.array_equal(columns["index"][at], np.arange(first, end)):
+        if not len(at) or len(at) != end - first or (columns["index"][at] - first != np.arange(len(at))).any():
             raise Unreadable(f"{name} must be rows {first} to {end - 1}, which are not its rows in {path.name}")
         own = {each: column[at] for each, column in columns.items()}
         if not self.in_video:
             size, pictures = rows.size, self._in_order(path, lambda: _stored(rows, self.camera))
             places, within = at.astype(float), 0.0
         else:
-            video = self._path("video_path", about, self._own("{}"))
+            video = self._path("video_path", about, self._own(""))
             size, pictures = regular_size(video), self._in_order(video, lambda: _shown(video))
             places, within = own["timestamp"] + about[self._own("from_timestamp")], 0.5 / self.fps
             if not np.isfinite(places).all() or places[-1] >= about[self._own("to_timestamp")] + within:
@@ -171,12 +169,12 @@ class _Files:
         """What the tables call something of the camera."""
         return f"videos/{self.camera}/{name}"
 
-    def _path(self, template: str, about: dict[str, Any], column: str) -> Path:
-        """The file that a row of `episodes` names."""
+    def _path(self, template: str, about: dict[str, Any], prefix: str) -> Path:
+        """The file that a row of `episodes` names, in columns that begin with `prefix`."""
         text = self.about.get(template)
         if not isinstance(text, str):
             raise Unreadable(f"its {INFO} has no {template}")
-        numbers = {name: int(about[column.format(name)]) for name in ("chunk_index", "file_index")}
+        numbers = {name: int(about[f"{prefix}{name}"]) for name in ("chunk_index", "file_index")}
 
         def fill(blank: re.Match[str]) -> str:
             return self.camera if blank[1] == "video_key" else f"{numbers[blank[1]]:0{blank[2] or 1}d}"

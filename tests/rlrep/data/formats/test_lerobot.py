@@ -183,6 +183,7 @@ def shift_times(folder: Path, seconds: float) -> None:
         (lambda folder: os.truncate(folder / f"videos/{TOP}/chunk-000/file-000.mp4", 900), "corrupt or truncated"),
         (lambda folder: change_table(folder / DATA, timestamp=None), "must have one column timestamp, got 0"),
         (lambda folder: change_table(folder / DATA, index=np.arange(32) + 1), "must be rows 0 to 11, which are not"),
+        (lambda folder: change_table(folder / LISTED, dataset_to_index=[1 << 40] * 3), "must be rows 0 to 10995116"),
         (lambda folder: change_table(folder / DATA, action=pa.array(["a"] * 32)), "its action must hold"),
         (lambda folder: change_table(folder / DATA, action=pa.array([[1.0, 5.0, None]] * 32)), "missing values"),
         (lambda folder: change_table(folder / DATA, action=pa.array([[1.0]] * 31 + [[]])), "lists of one length"),
