@@ -77,9 +77,9 @@ CHECKPOINT = "checkpoints/latest.pt"
         ("objectives=[tests.odd_objectives:TakesNoActionSpace]", r"can't be built as .*\(encoder, action_space\)"),
         ("objectives=[tests.odd_objectives:SaysNothing]", "SaysNothing must set in_keys"),
         ("objectives=[tests.odd_objectives:MinimisesNothing]", "MinimisesNothing returns nothing to minimise"),
-        ("agent=taco objective.taco.horizon=0", "objective.taco.horizon must be greater than 0, got 0"),
+        ("agent=taco objective.taco.horizon=0", "objective.taco.horizon must be at least 1, got 0"),
         ("agent=taco objective.taco.horizon=2.5", "objective.taco.horizon must be int, got 2.5"),
-        ("agent=mrq objective.latent_model.horizon=0", "latent_model.horizon must be greater than 0, got 0"),
+        ("agent=mrq objective.latent_model.horizon=0", "latent_model.horizon must be at least 1, got 0"),
         ("agent=mrq objective.latent_model.horizon=25", "25"),
         ("agent=mrq encoder.strides=[2,2,1] agent.target_every=9 update=joint", "leave out joint"),
         ("agent=mrq agent.fade=1.1", "agent.fade must be greater than 0 and at most 1"),
@@ -177,7 +177,7 @@ def test_what_hydra_knows_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None
     arguments += ["hydra.run.dir=x", "hydra/launcher=ray", "--multirun", "objectives=[],[taco]", "lr=1e-3,1e-4"]
     check_names(arguments, TrainConfig)
     monkeypatch.setattr("sys.argv", ["train", "mine=1", "--config-dir", "elsewhere"])
-    check_names(["mine=1"], TrainConfig)
+    check_names(["mine=1", "offline.format_options.camera=1"], TrainConfig)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,8 @@ def test_what_hydra_knows_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None
     [
         ("options.denoise=0.1", "++options.denoise=0.1"),
         ("objective.taco.horizon=2", "++objective.taco.horizon=2"),
+        ("format_options.camera=a.b", "++format_options.camera=a.b"),
+        ("offline.format_options.camera=a.b", "++offline.format_options.camera=a.b"),
         ("+options.denoise=0.1", "+options.denoise=0.1"),
         ("stddev_schedule=linear(1.0,0.1,100)", "stddev_schedule='linear(1.0,0.1,100)'"),
         ("stddev_schedule='linear(1.0,0.1,100)'", "stddev_schedule='linear(1.0,0.1,100)'"),
