@@ -1,11 +1,13 @@
-"""The check of the whole numbers that users give."""
+"""The checks of whole numbers and paths that users give."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import operator
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,6 +54,17 @@ def whole_numbers(function: F) -> F:
         return function(*bound.args, **bound.kwargs)
 
     return cast(F, checked)
+
+
+def as_path(value: str | Path) -> Path:
+    """A path as users give it; `~` is the home, if there is one.
+
+    Raises:
+        ValueError: for one with a null byte, which no file can have in its name.
+    """
+    if "\0" in os.fspath(value):
+        raise ValueError(f"a path can't hold a null byte, got {str(value)!r}")
+    return Path(os.path.expanduser(value))
 
 
 def several(name: str, values: Any) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import as_path, whole_numbers
 from rlrep.data import cache as caches
 from rlrep.data.formats import WRITTEN, Format, Wanted, make_format
 from rlrep.data.pictures import Layout
@@ -211,7 +211,7 @@ def check_target(folder: str | Path, format: str | Format) -> Path:
     if not make_format(format, WRITTEN).is_written():
         raise ValueError(f"format {format} has no method `write`: it is only read")
     try:
-        folder = Path(folder).expanduser().resolve()
+        folder = as_path(folder).resolve()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"{folder} is there already: name a new folder, or delete it")
     except (OSError, RuntimeError) as error:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rlrep.actions import action_spec
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import as_path, whole_numbers
 from rlrep.replay.episodes import Episodes, host
 from rlrep.replay.storage import Field, Files, ReplayError, frame_device, frame_memory
 from rlrep.window import Window
@@ -109,7 +109,7 @@ class ReplayBuffer(Episodes):
             "step": ((), "int32"),  # within the episode
             "episode": ((), "int64"),  # within the environment
         }
-        self.files = None if path is None else Files(Path(path), fields, num_envs, length)
+        self.files = None if path is None else Files(as_path(path), fields, num_envs, length)
         self.mapped = storage == "disk"
         if self.mapped:
             assert self.files is not None

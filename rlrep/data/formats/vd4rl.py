@@ -55,10 +55,13 @@ class VD4RL84(Format):
                     rows["action"] = _loaded(file, *ACTION_KEYS)
                 counts = {"pictures": len(frames)} | {name: len(array) for name, array in rows.items()}
                 usable = min(counts.values())
+                listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+                if not usable:
+                    shared = " that all arrays have" if any(counts.values()) else ""
+                    raise Unreadable(f"it holds no rows{shared} ({listed})")
                 step_type = rows.pop("step_type")[:usable]
                 left_out = []
                 if usable < max(counts.values()):
-                    listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
                     left_out.append(f"rows from {usable} on, which not all arrays have ({listed})")
                 spans = list(_whole(step_type, left_out) if rewards else _spans(step_type))
                 bytes_each = math.prod(frames.shape[1:]) * frames.dtype.itemsize

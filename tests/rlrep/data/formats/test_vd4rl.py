@@ -229,3 +229,14 @@ def test_a_truncated_hdf5_file_is_named_and_none_of_it_is_kept(tmp_path: Path) -
         open_video(tmp_path, **SMALL)
     with pytest.warns(UserWarning, match=r"skipped 1 of 2"):
         assert open_video(tmp_path, skip_corrupt=True, **SMALL).lengths.tolist() == [6, 5]
+
+
+def test_a_file_without_rows_says_so(tmp_path: Path) -> None:
+    names = {"observation": (3, 8, 8), "action": (2,), "reward": (), "discount": (), "step_type": ()}
+    for rows, message in ((0, r"it holds no rows \(0 of pictures"), (4, "it holds no rows that all arrays have")):
+        with h5py.File(tmp_path / "empty.hdf5", "w") as file:
+            for name, shape in names.items():
+                file[name] = np.zeros((0 if name == "observation" else rows, *shape), np.uint8)
+        for reader in (lambda path: list(TransitionFiles(path)), open_dataset, lambda path: open_video(path, **SMALL)):
+            with pytest.raises(ValueError, match=rf"empty\.hdf5 can't be used: {message}"):
+                reader(tmp_path / "empty.hdf5")
