@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.episodes < 1:
         parser.error(f"--episodes must be at least 1, got {options.episodes}")
     is_file = options.run.suffix == ".pt"
-    folder, checkpoint = (options.run.parents[1], options.run) if is_file else (options.run, options.run / CHECKPOINT)
+    folder = options.run.absolute().parent.parent if is_file else options.run
+    checkpoint = options.run if is_file else options.run / CHECKPOINT
     stem = "random" if options.random else "evaluate"
     video = options.video or folder / "videos" / f"{stem}.mp4"
     if video.suffix.lower() != ".mp4":

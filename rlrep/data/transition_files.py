@@ -88,11 +88,7 @@ class TransitionFiles:
                 continue
             try:
                 for episode in _held(self._episodes(source)) if self.skip_corrupt else self._episodes(source):
-                    kinds = {
-                        "frames (channels, height, width)": episode.frames.shape[1:],
-                        "actions": (str(episode.action.dtype), episode.action.shape[1:]),
-                    }
-                    for what, kind in kinds.items():
+                    for what, kind in _kinds(episode).items():
                         expected, path = first.setdefault(what, (kind, source.path))
                         if kind != expected:
                             raise ValueError(
@@ -142,6 +138,14 @@ class TransitionFiles:
                 self._skip(source, error)
         known = [each for each in told if each is not None]
         return known[0] if known and all(each == known[0] for each in known) else Provenance()
+
+
+def _kinds(episode: Transitions) -> dict[str, Any]:
+    """What all episodes of a data set have alike, by its name in messages."""
+    return {
+        "frames (channels, height, width)": episode.frames.shape[1:],
+        "actions": (str(episode.action.dtype), episode.action.shape[1:]),
+    }
 
 
 def _in_part(source: Source) -> str:
@@ -195,7 +199,7 @@ def write_transitions(
     target = check_target(folder, format)
     with caches.locked(target, wait=False), caches.filling(target) as temporary:
         check_target(target, format)  # another process may have made it before it was locked
-        make_format(format).write(_at_least_one(episodes), temporary, provenance or Provenance())
+        make_format(format).write(_checked(episodes), temporary, provenance or Provenance())
 
 
 def check_target(folder: str | Path, format: str | Format) -> Path:
@@ -224,10 +228,16 @@ def check_target(folder: str | Path, format: str | Format) -> Path:
     return folder
 
 
-def _at_least_one(episodes: Iterable[Transitions]) -> Iterator[Transitions]:
-    empty = True
+def _checked(episodes: Iterable[Transitions]) -> Iterator[Transitions]:
+    """The episodes, of which there must be at least one, all of one kind."""
+    first: dict[str, Any] = {}
     for episode in episodes:
-        empty = False
+        for what, kind in _kinds(episode).items():
+            if first.setdefault(what, kind) != kind:
+                raise ValueError(
+                    f"episodes with different {what}: {first[what]}, and then {kind} ({episode.name}); write those of "
+                    f"one task and size into a folder of their own"
+                )
         yield episode
-    if empty:
+    if not first:
         raise ValueError("there are no episodes to write")

@@ -84,7 +84,7 @@ class ReplayBuffer(Episodes):
         for name, (value, least) in (at_least | dict(num_envs=(num_envs, 1), reserve=(reserve, 0))).items():
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        if len(observation_shape) != 3 or observation_shape[0] % frame_stack:
+        if len(observation_shape) != 3 or min(observation_shape) < 1 or observation_shape[0] % frame_stack:
             raise ValueError(
                 f"observation_shape must be (frame_stack · channels, height, width), got {tuple(observation_shape)} "
                 f"with frame_stack={frame_stack}"
@@ -362,20 +362,22 @@ class ReplayBuffer(Episodes):
             )
 
     def _checked(self, observation: np.ndarray | Tensor) -> Tensor:
-        if isinstance(observation, np.ndarray):
+        if not isinstance(observation, Tensor):
             observation = np.ascontiguousarray(observation)  # torch reads no negative strides
-        frames = torch.as_tensor(observation)
-        if self.num_envs == 1 and frames.ndim == len(self.observation_shape):
-            frames = frames[None]
-        if frames.dtype != torch.uint8 or frames.shape != (self.num_envs, *self.observation_shape):
+        if self.num_envs == 1 and observation.ndim == len(self.observation_shape):
+            observation = observation[None]
+        kind = str(observation.dtype).removeprefix("torch.")
+        if kind != "uint8" or observation.shape != (self.num_envs, *self.observation_shape):
             raise ValueError(
-                f"observations must be uint8 of shape {(self.num_envs, *self.observation_shape)}, got "
-                f"{str(frames.dtype).removeprefix('torch.')} of shape {tuple(frames.shape)}"
+                f"observations must be uint8 of shape {(self.num_envs, *self.observation_shape)}, got {kind} of shape "
+                f"{tuple(observation.shape)}"
             )
-        return frames
+        return torch.as_tensor(observation)
 
     def _checked_action(self, action: ArrayLike | Tensor) -> np.ndarray:
         values = host(action)
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"actions must be numbers, got {action!r}")
         if self.num_envs == 1 and values.ndim == (0 if self.discrete else 1):
             values = values[None]
         expected = (self.num_envs,) if self.discrete else (self.num_envs, self.action_dim)

@@ -191,7 +191,10 @@ class InHDF5(Stored):
         holder = self.group
         for key in groups:
             holder = _group(holder, key)
-        return holder.packed(last) if last in holder else pick(holder, last)
+        found = holder.packed(last) if last in holder else pick(holder, last)
+        if isinstance(found, Group):
+            raise Unreadable(f"its {last} is a group of arrays, where its spaces say that there is one")
+        return found
 
     def pictures(self, keys: list[str], shape: tuple[int, ...]) -> Any:
         entry = self._pictures(keys)

@@ -18,6 +18,7 @@ from experiments.run.offline_config import OfflineConfig
 from experiments.run.options import ConfigError, defaults, is_a, options_of, value_of
 from experiments.run.pretrain_config import PretrainConfig, complete
 from experiments.run.train_config import TrainConfig
+from rlrep.objectives import find_objective
 from tests.experiments.conftest import ROOT
 
 SCHEMAS = (TrainConfig, OfflineConfig, PretrainConfig, CollectConfig)
@@ -281,3 +282,11 @@ def test_a_setting_with_a_null_byte_is_refused_by_its_name() -> None:
         composed = compose("pretrain", ["device=cpu", "source=a", "run_dir='a\0b'"])
     with pytest.raises(ConfigError, match=r"run_dir can't hold a null byte, got 'a\\x00b'"):
         complete(composed)
+
+
+def test_a_name_has_no_options() -> None:
+    """`objective` is the name of one in a pre-training, whose options are options.NAME."""
+    with pytest.raises(ValueError, match=r"unknown setting 'objective\.horizon': did you mean"):
+        check_names(["objective.horizon=3"], PretrainConfig)
+    with pytest.raises(ValueError, match="objective must be a name, got"):
+        find_objective({"horizon": 3})  # type: ignore[arg-type]

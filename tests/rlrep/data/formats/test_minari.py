@@ -174,3 +174,19 @@ def test_episodes_without_a_step_in_arrow_are_left_out_and_told(tmp_path: Path) 
         assert [len(one) for one in TransitionFiles(tmp_path / "data")] == [7, 9]
     with pytest.warns(UserWarning, match=r"left out 1 incomplete episode \(episode 3 has 0 pictures\)"):
         assert open_video(tmp_path / "data", **SMALL).lengths.tolist() == [8, 1, 10]
+
+
+def test_a_group_in_place_of_pictures_is_named(tmp_path: Path) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="minari")
+    with h5py.File(tmp_path / "data/data/main_data.hdf5", "a") as file:
+        del file["episode_0/observations"]
+        file["episode_0/observations"] = file["episode_0"]  # which leads in a circle
+    for reader in (lambda path: list(TransitionFiles(path)), lambda path: open_video(path, **SMALL)):
+        with pytest.raises(ValueError, match="its observations is a group of arrays"):
+            reader(tmp_path / "data")
+
+
+@pytest.mark.parametrize("count", [-1, 0, True, 10**400])
+def test_a_number_of_choices_is_one(count: int) -> None:
+    with pytest.raises(ValueError, match="num_actions of a data set's provenance can't be"):
+        Provenance(num_actions=count)

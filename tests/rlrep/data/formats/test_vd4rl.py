@@ -240,3 +240,22 @@ def test_a_file_without_rows_says_so(tmp_path: Path) -> None:
         for reader in (lambda path: list(TransitionFiles(path)), open_dataset, lambda path: open_video(path, **SMALL)):
             with pytest.raises(ValueError, match=rf"empty\.hdf5 can't be used: {message}"):
                 reader(tmp_path / "empty.hdf5")
+
+
+@pytest.mark.parametrize(
+    ("step_type", "message"),
+    [
+        (lambda marks: np.stack([marks, marks], 1), "its step_type must have one value for each"),
+        (lambda marks: np.where(marks == 1, 7, marks), "entry 1 is 7"),
+        (lambda marks: np.where(marks == 1, np.nan, marks), "entry 1 is nan"),
+    ],
+)
+def test_marks_are_read_alike_with_rewards_and_without(tmp_path: Path, step_type: Any, message: str) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="vd4rl_84")
+    with h5py.File(tmp_path / "data/data.hdf5", "a") as file:
+        marks = file["step_type"][:]
+        del file["step_type"]
+        file["step_type"] = step_type(marks)
+    for reader in (lambda path: list(TransitionFiles(path)), lambda path: open_video(path, **SMALL)):
+        with pytest.raises(ValueError, match=rf"can't be used: .*{message}"):
+            reader(tmp_path / "data")
