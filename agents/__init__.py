@@ -19,7 +19,8 @@ from agents.mrq import MRQ
 from agents.sac import SAC
 from agents.td3_bc import TD3BC
 from rlrep import PixelEncoder, RandomShift, make_objective
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
+from rlrep.bounds import Count
 from rlrep.registry import find_class, look_up
 
 AGENTS: dict[str, type[Agent]] = {
@@ -47,7 +48,7 @@ def find_agent(name: str) -> type[Agent]:
     return find_class("agent", name, AGENTS, Agent)
 
 
-@whole_numbers
+@checked_numbers
 def make_agent(
     name: str,
     observation_shape: Sequence[int],
@@ -57,7 +58,7 @@ def make_agent(
     objective_options: Mapping[str, Mapping[str, Any]] | None = None,
     encoder_options: Mapping[str, Any] | None = None,
     freeze_encoder: bool = False,
-    shift: int = 4,
+    shift: Count = 4,
     device: torch.device | str = "cpu",
     path: str = "fast",
     **options: Any,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rlrep import Objective, Objectives, PixelEncoder, RandomShift, Window
 from rlrep.actions import action_spec
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.bounds import Count
 from rlrep.optimizers import adam
 
@@ -107,7 +107,7 @@ class Agent(nn.Module):
     waits_for_exploration = False
     encoder: PixelEncoder
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -133,10 +133,6 @@ class Agent(nn.Module):
                 f"{type(self).__name__} acts in [-1, 1], got {action_space}: wrap the environment in "
                 f"gymnasium.wrappers.RescaleAction(env, -1, 1)"
             )
-        numbers = dict(lr=lr, batch_size=batch_size, n_step=n_step, update_every_steps=update_every_steps)
-        for name, value in numbers.items():
-            if value <= 0:
-                raise ValueError(f"{name} must be greater than 0, got {value}")
         if any(objective.encoder is not encoder for objective in objectives):
             raise ValueError("every objective must be built around the agent's own encoder")
         self.encoder = encoder
@@ -220,7 +216,7 @@ class Agent(nn.Module):
         features = self.encoder(torch.from_numpy(observation).to(self.device))
         return self.select_action(features, step, eval_mode).cpu().numpy()
 
-    def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:
+    def select_action(self, features: Tensor, step: Count, eval_mode: bool) -> Tensor:
         """(N, repr_dim) features to (N, A) actions in [-1, 1], or to (N,) choices."""
         raise NotImplementedError
 

@@ -13,7 +13,7 @@ from agents.base import Agent, Metrics, Space
 from agents.drqv2 import Actor, add_noise
 from agents.schedule import parse_schedule
 from rlrep import Objective, PixelEncoder, Window
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.optimizers import adam
 
 
@@ -35,7 +35,7 @@ class BC(Agent):
         options: of `Agent`.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

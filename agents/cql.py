@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.base import Metrics, Space
 from agents.sac import SAC
 from rlrep import PixelEncoder
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.bounds import NonNegative
 
 
@@ -37,7 +37,7 @@ class CQL(SAC):
         options: of `SAC`.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -50,10 +50,6 @@ class CQL(SAC):
         **options: Any,
     ) -> None:
         super().__init__(encoder, action_space, objectives, init_temperature=init_temperature, **options)
-        if cql_weight < 0:
-            raise ValueError(f"cql_weight must be at least 0, got {cql_weight}")
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
         self.cql_weight, self.num_samples = cql_weight, num_samples
 
     def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor) -> Metrics:

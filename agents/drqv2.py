@@ -14,7 +14,7 @@ from agents.base import Agent, Metrics, Space
 from agents.networks import Critic
 from agents.schedule import parse_schedule
 from rlrep import TACO, ActionEncoder, Objective, PixelEncoder
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.bounds import NonNegative, Rate
 from rlrep.encoders import mlp, orthogonal_init, projection
 from rlrep.momentum import ema_, momentum_copy
@@ -72,7 +72,7 @@ class DrQV2(Agent):
         options: of `Agent`.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

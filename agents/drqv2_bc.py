@@ -12,6 +12,7 @@ from torch import Tensor
 from agents.base import Metrics, Space
 from agents.drqv2 import DrQV2
 from rlrep import PixelEncoder
+from rlrep.arguments import checked_numbers
 
 
 def bc_weighted(q: Tensor, action: Tensor, data_action: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
@@ -42,6 +43,7 @@ class DrQV2BC(DrQV2):
         options: of `DrQV2`.
     """
 
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -52,8 +54,6 @@ class DrQV2BC(DrQV2):
         **options: Any,
     ) -> None:
         super().__init__(encoder, action_space, objectives, **options)
-        if alpha <= 0:
-            raise ValueError(f"alpha must be greater than 0, got {alpha}")
         self.alpha = alpha
 
     def actor_loss(self, batch: TensorDict, mean: Tensor, q1: Tensor, q2: Tensor) -> tuple[Tensor, Metrics]:

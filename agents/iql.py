@@ -14,8 +14,8 @@ from agents.base import Agent, Metrics, Space
 from agents.drqv2 import Actor as MeanActor
 from agents.networks import Critic
 from rlrep import Objective, PixelEncoder
-from rlrep.arguments import whole_numbers
-from rlrep.bounds import NonNegative, Rate
+from rlrep.arguments import checked_numbers
+from rlrep.bounds import Between, NonNegative, Rate
 from rlrep.encoders import mlp, orthogonal_init, projection
 from rlrep.momentum import ema_, momentum_copy
 from rlrep.optimizers import adam
@@ -53,7 +53,7 @@ class Value(nn.Module):
         return self.layers(features)
 
 
-def expectile_loss(error: Tensor, expectile: float) -> Tensor:
+def expectile_loss(error: Tensor, expectile: Between) -> Tensor:
     """Mean |τ - 1(u < 0)| u² (equation 4 of the paper), whose minimum is the expectile τ; 0.5 is half the mean square.
 
     Args:
@@ -87,14 +87,14 @@ class IQL(Agent):
         options: of `Agent`.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
         action_space: Space,
         objectives: Sequence[Objective] = (),
         *,
-        expectile: float = 0.7,
+        expectile: Between = 0.7,
         inverse_temperature: NonNegative = 3.0,
         feature_dim: int = 50,
         hidden_dim: int = 1024,
@@ -102,10 +102,6 @@ class IQL(Agent):
         **options: Any,
     ) -> None:
         super().__init__(encoder, action_space, objectives, **options)
-        if not 0 < expectile < 1:
-            raise ValueError(f"expectile must lie between 0 and 1, got {expectile}")
-        if inverse_temperature < 0:
-            raise ValueError(f"inverse_temperature must be at least 0, got {inverse_temperature}")
         self.expectile, self.inverse_temperature = expectile, inverse_temperature
         self.critic_target_tau = critic_target_tau
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from agents.base import Agent, Metrics, Replay, Space, mean_over_ranks
 from rlrep import LatentModel, Objective, PixelEncoder, Window
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.bounds import Count, NonNegative, Rate
 from rlrep.encoders import xavier_init
+from rlrep.kept import KeptEmbeddings
 from rlrep.momentum import ema_, momentum_copy
 from rlrep.objectives.latent_model import normalized_mlp
 from rlrep.optimizers import adam
@@ -78,7 +79,7 @@ class MRQ(Agent):
     own_objectives = ("latent_model",)
     initial_weights = staticmethod(xavier_init)
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -107,8 +108,6 @@ class MRQ(Agent):
             raise ValueError(
                 "MRQ trains its objectives in bursts, apart from the value: leave out joint (update=joint)"
             )
-        if target_every < 1:
-            raise ValueError(f"target_every must be at least 1 update, got {target_every}")
         if fade < 1 and not prioritized:
             raise ValueError("fade is a part of the priorities: it needs prioritized=true")
         self.model = _latent_model(objectives)
@@ -128,6 +127,7 @@ class MRQ(Agent):
         self.policy.apply(xavier_init)
         self.value_target, self.policy_target = momentum_copy(self.value), momentum_copy(self.policy)
         self.state_action_target = momentum_copy(self.model.state_action)
+        self.kept_states = KeptEmbeddings(len(self.model.kept_targets.names), self.model.state_dim)
         self.register_buffer("reward_scale", torch.ones(()))
         self.register_buffer("target_reward_scale", torch.ones(()))
         self.reward_scale: Tensor
@@ -180,6 +180,7 @@ class MRQ(Agent):
     def renew_targets(self, replay: Replay) -> None:
         """f̄, ḡ, Q̄, π̄ ← f, g, Q, π; r̄' ← r̄, and r̄ is measured anew."""
         self.model.restart_copies()
+        self.kept_states.forget()
         ema_(self.state_action_target, self.model.state_action, 1.0)
         ema_(self.value_target, self.value, 1.0)
         ema_(self.policy_target, self.policy, 1.0)
@@ -198,10 +199,9 @@ class MRQ(Agent):
         return {name: value / self.target_every for name, value in sums.items()}
 
     def learn(self, batch: TensorDict, step: int) -> Metrics:
-        with torch.no_grad():
-            state = self.model.embed(batch["observation"])
-        name = batch.get(("name", str(self.n_step)), None)
-        next_state = self.model.embed_target(batch["next", "observation"], name)
+        state = self.kept_states.of(batch["observation"], batch.get(("name", "0"), None), self.model.embed)
+        next_name = batch.get(("name", str(self.n_step)), None)
+        next_state = self.model.embed_target(batch["next", "observation"], next_name)
         metrics = self.update_value(batch, state, next_state)
         return metrics | self.update_policy(state)
 

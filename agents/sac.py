@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from agents.base import Agent, Metrics, Space
 from agents.networks import Critic
 from rlrep import Objective, PixelEncoder
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.bounds import Rate
 from rlrep.encoders import mlp, orthogonal_init, projection
 from rlrep.momentum import ema_, momentum_copy
@@ -81,7 +81,7 @@ class SAC(Agent):
         options: of `Agent`.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -95,8 +95,6 @@ class SAC(Agent):
         **options: Any,
     ) -> None:
         super().__init__(encoder, action_space, objectives, **options)
-        if init_temperature <= 0:
-            raise ValueError(f"init_temperature must be greater than 0, got {init_temperature}")
         self.critic_target_tau = critic_target_tau
         self.target_entropy = -float(self.action_dim)
 

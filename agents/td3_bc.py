@@ -13,7 +13,7 @@ from agents.base import Metrics, Space
 from agents.drqv2 import add_noise
 from agents.drqv2_bc import DrQV2BC, bc_weighted
 from rlrep import PixelEncoder
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.bounds import NonNegative
 from rlrep.momentum import ema_, momentum_copy
 
@@ -41,7 +41,7 @@ class TD3BC(DrQV2BC):
 
     same_every_update = False
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -57,8 +57,6 @@ class TD3BC(DrQV2BC):
         super().__init__(
             encoder, action_space, objectives, stddev_clip=stddev_clip, stddev_schedule=stddev_schedule, **options
         )
-        if policy_delay < 1:
-            raise ValueError(f"policy_delay must be at least 1 update, got {policy_delay}")
         self.policy_noise, self.policy_delay = policy_noise, policy_delay
         self.actor_target = momentum_copy(self.actor)
         self.updates = 0

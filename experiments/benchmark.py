@@ -7,7 +7,7 @@ Prints one table, with ratios, and writes a JSON list of rows (out=benchmark.jso
 measures one thing alone: update, act, replay, rendering, loop or roofline. Options, each with a comma list where more
 than one makes sense:
 
-    agent=drqv2,taco,sac,sac+taco   batch=64,256,1024   path=fast,eager,sb3   update=separate,joint   device=auto
+    agent=drqv2,taco,sac,sac+taco,mrq   batch=64,256,1024   path=fast,eager,sb3   update=separate,joint   device=auto
     image_size=84   channels=32   task=...   num_envs=...   threads=...
     seconds=...    time for each measured point     minutes=...    for all; what does not fit is listed as left out
 """

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.encoders import orthogonal_init, projection
 
 HIDDEN_DIM = 64
@@ -41,13 +41,11 @@ class ActionEncoder(nn.Module):
         latent_dim: size of u; the paper's int(1.25 · A) + 1 if None.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(self, action_space: Any, latent_dim: int | None = None) -> None:
         super().__init__()
         action_dim, self.discrete = action_spec(action_space)
         self.latent_dim = int(1.25 * action_dim) + 1 if latent_dim is None else latent_dim
-        if self.latent_dim < 1:
-            raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
         first = nn.Embedding(action_dim, HIDDEN_DIM) if self.discrete else nn.Linear(action_dim, HIDDEN_DIM)
         self.layers = nn.Sequential(first, nn.Tanh(), nn.Linear(HIDDEN_DIM, self.latent_dim))
         self.apply(orthogonal_init)
@@ -62,7 +60,7 @@ class ActionSequenceEncoder(nn.Module):
     Input: (B, K, U) float32. Output: (B, K·U) float32 in (-1, 1).
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(self, latent_dim: int, horizon: int) -> None:
         super().__init__()
         self.out_dim = latent_dim * horizon

@@ -1,18 +1,21 @@
-"""The checks of whole numbers and paths that users give."""
+"""The checks of numbers and paths that users give."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 import operator
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
+
+from rlrep import bounds
+from rlrep.bounds import Bounds
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-ONE = ("int", "int | None", "Count", "Several")
 SEVERAL = ("Sequence[int]", "tuple[int, ...]")
 
 
@@ -31,14 +34,31 @@ def whole(name: str, value: Any) -> int:
     raise ValueError(f"{name} must be a whole number, got {value!r}{hint}")
 
 
-def whole_numbers(function: F) -> F:
-    """Lets a function check its arguments that are annotated as whole numbers, one or several, and gives it Python's.
+def real(name: str, value: Any) -> float:
+    """A number of any type as Python's float.
+
+    Raises:
+        ValueError: for other values; truth values and texts are no numbers.
+    """
+    if not isinstance(value, bool | str | bytes):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    raise ValueError(f"{name} must be a number, got {value!r}")
+
+
+def checked_numbers(function: F) -> F:
+    """Lets a function check its arguments that are annotated as numbers, and gives it Python's.
+
+    Annotations are ``int``, ``float``, those of `rlrep.bounds`, ``… | None``, and ``Sequence[int]``. Numbers without
+    bounds are greater than 0.
 
     Raises:
         ValueError: when the function is called with another value, naming the argument.
     """
     signature = inspect.signature(function)
-    kinds = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    kinds = {name: kind for name, parameter in signature.parameters.items() if (kind := kind_of(parameter.annotation))}
 
     @functools.wraps(function)
     def checked(*given: Any, **named: Any) -> Any:
@@ -47,10 +67,8 @@ def whole_numbers(function: F) -> F:
         except TypeError:
             return function(*given, **named)  # whose own error it is
         for name, value in bound.arguments.items():
-            if kinds[name] in ONE and not (value is None and kinds[name] == "int | None"):
-                bound.arguments[name] = whole(name, value)
-            elif kinds[name] in SEVERAL:
-                bound.arguments[name] = several(name, value)
+            if name in kinds:
+                bound.arguments[name] = kinds[name](name, value)
         return function(*bound.args, **bound.kwargs)
 
     return cast(F, checked)
@@ -65,6 +83,27 @@ def as_path(value: str | Path) -> Path:
     if "\0" in os.fspath(value):
         raise ValueError(f"a path can't hold a null byte, got {str(value)!r}")
     return Path(os.path.expanduser(value))
+
+
+def kind_of(annotation: Any) -> Callable[[str, Any], Any] | None:
+    """The check that an annotation asks for, of an argument's name and value; None if it is not of numbers."""
+    if annotation in SEVERAL:
+        return several
+    word, _, rest = str(annotation).partition(" | ")
+    hint = {"int": int, "float": float}.get(word) or vars(bounds).get(word)
+    number = (get_args(hint) or (hint,))[0]
+    if number not in (int, float) or rest not in ("", "None"):
+        return None
+    return functools.partial(within, bounds.of(hint), whole if number is int else real, rest == "None")
+
+
+def within(allowed: Bounds, parse: Callable[[str, Any], float], optional: bool, name: str, value: Any) -> Any:
+    if value is None and optional:
+        return None
+    number = parse(name, value)
+    if not allowed.fits(number):
+        raise ValueError(f"{name} must be {allowed.bounds if math.isfinite(number) else 'finite'}, got {number}")
+    return number
 
 
 def several(name: str, values: Any) -> tuple[int, ...]:

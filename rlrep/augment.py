@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
+from rlrep.bounds import Count
 
 
 def shift(observation: Tensor, offset: Tensor, pad: int) -> Tensor:
@@ -63,11 +64,9 @@ class RandomShift(nn.Module):
     call from torch's global generator. ``RandomShift(0)`` is the identity.
     """
 
-    @whole_numbers
-    def __init__(self, pad: int = 4) -> None:
+    @checked_numbers
+    def __init__(self, pad: Count = 4) -> None:
         super().__init__()
-        if pad < 0:
-            raise ValueError(f"pad must be at least 0 pixels, got {pad}")
         self.pad = pad
 
     def forward(self, observation: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
-from rlrep.arguments import as_path, whole_numbers
+from rlrep.arguments import as_path, checked_numbers
 from rlrep.encoder_files import CONFIG, WEIGHTS, read_encoder, write_encoder
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -69,24 +69,20 @@ def _in_memory_order(maps: Tensor) -> Tensor:
     return maps.permute(0, 2, 3, 1).flatten(1)
 
 
-@whole_numbers
+@checked_numbers
 def projection(in_dim: int, out_dim: int) -> nn.Sequential:
     """Linear → LayerNorm → Tanh, (B, in_dim) to (B, out_dim): the trunk of DrQ-v2 and the state projection of TACO.
 
     It also reads feature maps, see `FeatureLinear`.
     """
-    if out_dim < 1:
-        raise ValueError(f"feature_dim must be at least 1, got {out_dim}")
     return nn.Sequential(FeatureLinear(in_dim, out_dim), nn.LayerNorm(out_dim), nn.Tanh())
 
 
-@whole_numbers
+@checked_numbers
 def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int) -> nn.Sequential:
     """Linear layers with a ReLU after each hidden one, (B, in_dim) to (B, out_dim)."""
     layers: list[nn.Module] = []
     for hidden_dim in hidden_dims:
-        if hidden_dim < 1:
-            raise ValueError(f"hidden_dim must be at least 1, got {hidden_dim}")
         layers += [nn.Linear(in_dim, hidden_dim), nn.ReLU(inplace=True)]
         in_dim = hidden_dim
     return nn.Sequential(*layers, nn.Linear(in_dim, out_dim))
@@ -231,7 +227,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
 
     _scale_known = False
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         observation_shape: Sequence[int] = (9, 84, 84),
@@ -253,9 +249,6 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
                 f"observation_shape must be (channels, height, width) with at least {smallest} pixels a side, "
                 f"got {tuple(observation_shape)}"
             )
-        for name, value in dict(channels=channels, out_dim=out_dim).items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
         for name, choice, known in (
             ("precision", precision, list(PRECISIONS)),
             ("activation", activation, list(ACTIVATIONS)),
@@ -423,7 +416,7 @@ class PixelDecoder(nn.Module):
 
     PATCH = 4
 
-    @whole_numbers
+    @checked_numbers
     def __init__(self, in_dim: int, image_shape: Sequence[int], channels: int = 32) -> None:
         super().__init__()
         out_channels, height, width = image_shape

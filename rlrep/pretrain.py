@@ -9,7 +9,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.objectives import Objective, Objectives
 from rlrep.optimizers import adam
 
@@ -55,7 +55,7 @@ class Pretrainer:
         >>> pretrain(objective, train, validation, steps=10_000).objective.encoder.save_pretrained("encoder")
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         objective: Objective,
@@ -69,17 +69,6 @@ class Pretrainer:
         validation_batches: int = 4,
         patience: int | None = None,
     ) -> None:
-        numbers = dict(
-            steps=steps,
-            batch_size=batch_size,
-            lr=lr,
-            validate_every=validate_every,
-            validation_batches=validation_batches,
-            patience=1 if patience is None else patience,
-        )
-        for name, value in numbers.items():
-            if not value > 0:
-                raise ValueError(f"{name} must be greater than 0, got {value}")
         for data in (train, validation):
             check_data(objective, data)
         if objective.all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -187,7 +176,7 @@ class Pretrainer:
         self._best, self.best_loss, self.best_updates = best["weights"], best["loss"], best["updates"]
 
 
-@whole_numbers
+@checked_numbers
 def pretrain(objective: Objective, train: Episodes, validation: Episodes, *, steps: int, **options: Any) -> Pretrainer:
     """Trains to the end; the objective and its encoder hold the best validation's weights then.
 

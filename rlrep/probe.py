@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
+from rlrep.bounds import Count, NonNegative, Several
 from rlrep.encoders import PixelDecoder, PixelEncoder, mlp, to_pixels, to_unit_scale
 
 NEGLIGIBLE = 1e-3  # of the typical spread
 PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))  # of ridge regression, per row
 
 
-@whole_numbers
+@checked_numbers
 @torch.no_grad()
 def encode(encoder: PixelEncoder, observation: Tensor, batch_size: int = 512) -> Tensor:
     """Features (N, repr_dim) float32 of pixels (N, C, H, W) uint8, a batch at a time, without a gradient.
@@ -27,15 +28,15 @@ def encode(encoder: PixelEncoder, observation: Tensor, batch_size: int = 512) ->
     return torch.cat([encoder(pixels.to(device)).to(pixels.device) for pixels in observation.split(batch_size)])
 
 
-@whole_numbers
+@checked_numbers
 def probe(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
     hidden_dim: int | None = None,
     steps: int = 300,
     lr: float = 1e-2,
-    weight_decay: float = 1e-2,
-    seed: int = 0,
+    weight_decay: NonNegative = 1e-2,
+    seed: Count = 0,
 ) -> float:
     """How well a target can be read from frozen features: fitted on one part of the data, scored on the other.
 
@@ -115,9 +116,9 @@ class ProbeScore(NamedTuple):
         return f"{self.mean:.3f} ± {self.std:.3f}"
 
 
-@whole_numbers
+@checked_numbers
 def probe_folds(
-    features: Tensor, target: Tensor, groups: Tensor | None = None, folds: int = 5, seed: int = 0, **options: Any
+    features: Tensor, target: Tensor, groups: Tensor | None = None, folds: Several = 5, seed: Count = 0, **options: Any
 ) -> ProbeScore:
     """`probe` with its noise: the data are cut into `folds` parts at random, and each is the test once.
 
@@ -199,7 +200,7 @@ def _trained(
     hidden_dim: int | None,
     steps: int,
     lr: float,
-    weight_decay: float,
+    weight_decay: NonNegative,
     seed: int,
 ) -> nn.Module:
     """A readout of standardised features, without gradients from now on."""
@@ -259,7 +260,7 @@ def effective_rank(features: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-@whole_numbers
+@checked_numbers
 def reconstruction(
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
@@ -267,7 +268,7 @@ def reconstruction(
     steps: int = 300,
     batch_size: int = 64,
     lr: float = 1e-3,
-    seed: int = 0,
+    seed: Count = 0,
 ) -> tuple[float, Tensor]:
     """What can be drawn from frozen features: a decoder fitted on one part of the data, scored on the other.
 

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+import experiments.run.train_config  # noqa: F401  its options become known to Hydra
 from rlrep import PixelEncoder
 from tests.rlrep.integrations.sb3_environments import Counter
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("README.md", "CONTRIBUTING.md", "experiments/README.md", "experiments/plugins/README.md")
+NAMES = ("README.md", "CONTRIBUTING.md", "experiments/README.md", "experiments/coming_from.md")
+NAMES += ("experiments/plugins/README.md",)
 PAGES = [ROOT / name for name in NAMES]
 PAGES += sorted((ROOT / "experiments" / "reports").glob("*/*.md"))
 
@@ -55,3 +59,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         path, _, _ = target.partition("#")
         if path and not target.startswith(("http://", "https://")):
             assert os.path.exists(page.parent / path), f"{page.name} links to {target}"
+
+
+def test_options_of_the_references_have_the_names_that_their_page_says() -> None:
+    text = (ROOT / "experiments" / "coming_from.md").read_text()
+    kept = re.search(r"Most have kept their names:(.*?)The others:", text, re.DOTALL)
+    renamed = re.search(r"The others:(.*?)## Files", text, re.DOTALL)
+    assert kept and renamed
+    names = re.findall(r"`([\w.]+)`", kept[1])
+    for line in renamed[1].splitlines()[3:]:
+        names += [name for name in re.findall(r"`([\w.]+)`", line.rpartition(" | ")[2]) if name not in ("lr", "null")]
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments" / "conf")):
+        config = compose("config", ["agent=taco"])
+    unknown = object()
+    assert len(names) > 20
+    assert [name for name in names if OmegaConf.select(config, name, default=unknown) is unknown] == []

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.run.options import ConfigError, Option, describe, options_of, value_of, without_effect
+from experiments.run.options import ConfigError, Option, describe, options_of, refusals, value_of, without_effect
 from experiments.run.stop import EarlyStop, end_by_signals
 
 if TYPE_CHECKING:
@@ -215,12 +215,16 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
     """
     from omegaconf import OmegaConf
 
+    from agents import find_agent
     from experiments.run.config import OF_THE_CHOICE
     from experiments.run.initial_agent import brings_data
 
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     options = options_of(schema)
     idle: dict[str, str] = schema.idle(plain) if hasattr(schema, "idle") else {}
+    algorithm = value_of(plain, "agent.algorithm")
+    with refusals():
+        own = find_agent(algorithm).own_objectives if algorithm else ()
     for override in typed:
         name = override.partition("=")[0].lstrip("+~")
         known = options.get(name)
@@ -240,7 +244,7 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
             print(f"note: {name} has no effect {idle[name]}", file=sys.stderr)
         section, _, rest = name.partition(".")
         objective = rest.partition(".")[0]
-        used = [each.rpartition(":")[2] for each in plain.get("objectives", [])]
+        used = [*own, *(each.rpartition(":")[2] for each in plain.get("objectives", []))]
         if section == "objective" and rest and objective not in used:
             print(f"note: {name} has no effect without objectives=[{objective}]", file=sys.stderr)
 

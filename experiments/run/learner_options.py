@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_type_hints
 
 from experiments.run.options import ConfigError, is_a
-from rlrep import OBJECTIVES, Objective
+from rlrep import OBJECTIVES, Objective, bounds
 from rlrep.bounds import Bounds
 from rlrep.registry import look_up, parameters_of
 
@@ -55,8 +55,7 @@ def check_options(section: str, options: Mapping[str, Any], built: type) -> None
         if not is_a(value, hint):
             raise ConfigError(f"{section}.{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
         number = isinstance(value, int | float) and not isinstance(value, bool) and not is_a("", hint)
-        declared = (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Bounds))
-        allowed = next(declared, Bounds(above=0) if ours else Bounds())
+        allowed = bounds.of(hint, None if ours else Bounds())
         if number and not allowed.fits(value):
             raise ConfigError(f"{section}.{name} must be {allowed.bounds or 'a number'}, got {value}")
 

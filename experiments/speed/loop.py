@@ -17,7 +17,7 @@ from envs import OpenGLError
 from experiments.run.evaluation import evaluate
 from experiments.run.online import OnlineRun
 from experiments.run.train_config import TrainConfig, complete
-from experiments.speed.measure import Row, Unavailable, facts, peak_memory
+from experiments.speed.measure import EVENLY, Row, Unavailable, facts, peak_memory
 from experiments.speed.roofline import synchronize, timed
 
 # Updates before the clock starts: the CUDA graph is captured, and caches are warm.
@@ -101,6 +101,7 @@ def configured(agent: str, num_envs: int, path: str, device: torch.device, overr
     """A run whose updates begin as soon as there is a batch; acting is encoding, not drawing at random."""
     name, *objectives = agent.split("+")
     fixed = ["num_eval_episodes=1", "save_video=false", "agent.num_expl_steps=0"]
+    fixed += [f"agent.{option}={value}" for option, value in EVENLY.get(name, {}).items()]
     if objectives:
         fixed.append(f"objectives=[{','.join(objectives)}]")
     with initialize_config_dir(version_base="1.3", config_dir=str(Path(__file__).parents[1] / "conf")):

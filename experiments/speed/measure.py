@@ -31,7 +31,11 @@ AGENTS: dict[str, dict[str, Any]] = {
     "taco": {"name": "drqv2", "objectives": ["taco"], "latent_actions": True},
     "sac": {"name": "sac"},
     "sac+taco": {"name": "sac", "objectives": ["taco"]},
+    "mrq": {"name": "mrq", "encoder_options": {"strides": (2, 2, 2, 1), "activation": "elu"}},
 }
+# One step on the objectives for each update, as on the average of a run, rather than a burst now and then. The targets
+# are copied each time, too, which makes an update look some ms longer than it is.
+EVENLY: dict[str, dict[str, int]] = {"mrq": {"target_every": 1}}
 FRAME_STACK, N_STEP, HORIZON, ACTION_DIM = 3, 3, 3, 6
 STEP = 10_000  # an agent step after exploration
 LONG_EPISODE = 250
@@ -70,7 +74,7 @@ def update(
     built = build(agent, batch_size, path, update, device, image_size, channels)
     if path == "fast":
         accelerate(built)
-    replay = filled_replay(image_size, batch_size + 2 * LONG_EPISODE, storage_of(device), device)
+    replay = replay_of(built, image_size, device)
     return Subject({"update": lambda: built.update(replay, STEP)}, facts(built))
 
 
@@ -85,17 +89,25 @@ def build(
     agent: str, batch_size: int, path: str, update: str, device: torch.device, image_size: int, channels: int
 ) -> Agent:
     precision = "bfloat16" if path == "fast" and supports_bfloat16(device) else "float32"
+    options = {**AGENTS[agent], **EVENLY.get(agent, {})}
+    encoder_options = {"channels": channels, "precision": precision, **options.pop("encoder_options", {})}
     return make_agent(
         observation_shape=(3 * FRAME_STACK, image_size, image_size),
         action_space=action_space(),
         objective_options={"taco": {"horizon": HORIZON}},
-        encoder_options={"channels": channels, "precision": precision},
+        encoder_options=encoder_options,
         device=device,
         path=path,
         joint=update == "joint",
         batch_size=batch_size,
-        **AGENTS[agent],
+        **options,
     )
+
+
+def replay_of(agent: Agent, image_size: int, device: torch.device) -> ReplayBuffer:
+    """A full replay that the agent can learn from."""
+    rows = agent.batch_size + 2 * LONG_EPISODE
+    return filled_replay(image_size, rows, storage_of(device), device, **agent.replay_options)
 
 
 def storage_of(device: torch.device) -> str:
@@ -118,11 +130,11 @@ def replay(storage: str, batch_sizes: list[int], device: torch.device, image_siz
     return Subject(calls, {"bytes_per_transition": held.nbytes / (held.num_envs * held.length)})
 
 
-def filled_replay(image_size: int, rows: int, storage: str, device: torch.device) -> ReplayBuffer:
+def filled_replay(image_size: int, rows: int, storage: str, device: torch.device, **options: Any) -> ReplayBuffer:
     """A replay full of random frames, in episodes that time limits end."""
     folder = tempfile.mkdtemp() if storage == "disk" else None
     shape = (3 * FRAME_STACK, image_size, image_size)
-    options: dict[str, Any] = {"n_step": N_STEP, "horizon": HORIZON, "storage": storage, "path": folder}
+    options |= {"n_step": N_STEP, "horizon": HORIZON, "storage": storage, "path": folder}
     held = ReplayBuffer(shape, action_space(), rows, frame_stack=FRAME_STACK, device=device, **options)
     add = adding(held, image_size)
     for _ in range(rows):
@@ -217,7 +229,7 @@ def roofline(
 ) -> list[Row]:
     """The work of one update, the device's ceilings, and the time that the update takes next to them."""
     built = build(agent, batch_size, path, update, device, image_size, channels)
-    replay = filled_replay(image_size, batch_size + 2 * LONG_EPISODE, storage_of(device), device)
+    replay = replay_of(built, image_size, device)
     run = lambda: built.update(replay, STEP)  # noqa: E731
     run()  # Adam makes its state
     operations, moved = count_work(run)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlrep.arguments import as_path, whole_numbers
+from rlrep.arguments import as_path, checked_numbers
+from rlrep.bounds import Count, Share
 from rlrep.data import cache as caches
 from rlrep.data import replay_files
 from rlrep.data.episodes import readable
@@ -46,7 +47,7 @@ class Dataset(Episodes):
 
     as_it_is = False
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         files: DataSetFiles,
@@ -54,7 +55,7 @@ class Dataset(Episodes):
         *,
         frame_stack: int,
         n_step: int,
-        horizon: int,
+        horizon: Count,
         storage: str | Callable[[int], str],
         **options: Any,
     ) -> None:
@@ -133,19 +134,19 @@ class Dataset(Episodes):
             )
 
 
-@whole_numbers
+@checked_numbers
 def open_dataset(
     path: str | Path,
     *,
     frame_stack: int = 3,
     n_step: int = 3,
-    discount: float = 0.99,
-    horizon: int = 0,
+    discount: Share = 0.99,
+    horizon: Count = 0,
     cache: str | Path | None = None,
     skip_corrupt: bool = False,
     storage: str | Callable[[int], str] = "disk",
     device: torch.device | str | None = None,
-    seed: int = 0,
+    seed: Count = 0,
     channels_last: bool | None = None,
     frame_channels: int | None = None,
     format: str | Format | None = None,

@@ -9,18 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
+from rlrep.bounds import Between, Count
 from rlrep.replay import Episodes
 from rlrep.window import Gap, Window
 
 __all__ = ["EpisodeDataset"]
-
-
-def check_at_least_one(**values: int) -> None:
-    """Refuses options that must be at least 1, by their names."""
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 class EpisodeDataset(Episodes):
@@ -49,7 +43,7 @@ class EpisodeDataset(Episodes):
         ValueError: for other shapes or types, a gap or stack below 1, or if no episode is longer than the gap.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         frames: np.ndarray,
@@ -58,7 +52,7 @@ class EpisodeDataset(Episodes):
         action: np.ndarray | None = None,
         frame_stack: int = 1,
         max_gap: int = 1,
-        seed: int = 0,
+        seed: Count = 0,
     ) -> None:
         lengths = np.asarray(lengths, np.int64).reshape(-1)
         if frames.ndim != 4 or frames.dtype != np.uint8:
@@ -70,7 +64,6 @@ class EpisodeDataset(Episodes):
             )
         if action is not None and len(action) != len(frames):
             raise ValueError(f"action must have a row for each of the {len(frames)} frames, got {len(action)}")
-        check_at_least_one(frame_stack=frame_stack, max_gap=max_gap)
         ends = np.cumsum(lengths)
         starts = ends - lengths
         rows: dict[str, np.ndarray] = {
@@ -137,8 +130,8 @@ class EpisodeDataset(Episodes):
             raise ValueError("index holds rows outside this data set's episodes: take them from `index`")
         return self._stack(np.zeros_like(index), index)
 
-    @whole_numbers
-    def split(self, fraction: float = 0.1, seed: int = 0) -> tuple[EpisodeDataset, EpisodeDataset]:
+    @checked_numbers
+    def split(self, fraction: Between = 0.1, seed: Count = 0) -> tuple[EpisodeDataset, EpisodeDataset]:
         """(training, validation), by whole episodes; both share the frames' memory.
 
         Args:
@@ -149,8 +142,6 @@ class EpisodeDataset(Episodes):
             ValueError: for a fraction out of range, fewer than two episodes, or a side without an episode longer than
                 the largest gap.
         """
-        if not 0 < fraction < 1:
-            raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
         if self.num_episodes < 2:
             raise ValueError("a data set of one episode can't be split by episodes: give more videos")
         count = min(max(round(fraction * self.num_episodes), 1), self.num_episodes - 1)

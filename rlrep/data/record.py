@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlrep.arguments import whole_numbers
-from rlrep.data.episodes import EpisodeDataset, check_at_least_one
+from rlrep.arguments import checked_numbers
+from rlrep.bounds import Count
+from rlrep.data.episodes import EpisodeDataset
 from rlrep.data.pictures import Layout, newest_frames, resize
 from rlrep.data.reading import AT_ONCE
 
 
-@whole_numbers
+@checked_numbers
 def record(
     env: Any,
     policy: Callable[[np.ndarray], Any] | None,
@@ -23,7 +24,7 @@ def record(
     image_size: int | None = None,
     frame_stack: int = 1,
     max_gap: int = 1,
-    seed: int = 0,
+    seed: Count = 0,
     channels_last: bool | None = None,
     frame_channels: int | None = None,
 ) -> EpisodeDataset:
@@ -44,9 +45,6 @@ def record(
     Raises:
         ValueError: for other observations, sizes below 1, or if no episode is longer than `max_gap`.
     """
-    check_at_least_one(num_frames=num_frames, frame_stack=frame_stack, max_gap=max_gap)
-    if image_size is not None:
-        check_at_least_one(image_size=image_size)
     layout = Layout(channels_last, frame_channels)
     rows: dict[str, np.ndarray] = {}
 

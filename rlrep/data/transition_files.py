@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.arguments import as_path, whole_numbers
+from rlrep.arguments import as_path, checked_numbers
 from rlrep.data import cache as caches
 from rlrep.data.formats import WRITTEN, Format, Wanted, make_format
 from rlrep.data.pictures import Layout
@@ -46,7 +46,7 @@ class TransitionFiles:
         FileNotFoundError, ModuleNotFoundError, CanNotRead, ValueError: as `open_dataset` does.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         path: str | Path,

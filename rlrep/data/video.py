@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.arguments import as_path, whole_numbers
+from rlrep.arguments import as_path, checked_numbers
+from rlrep.bounds import Count
 from rlrep.data import cache as caches
 from rlrep.data.decode import Options, decode
-from rlrep.data.episodes import EpisodeDataset, check_at_least_one
+from rlrep.data.episodes import EpisodeDataset
 from rlrep.data.formats import Format, make_format
 from rlrep.data.pictures import UNKNOWN, Layout
 from rlrep.data.sources import CACHE_FOLDER, Source, each_once, find, locate
@@ -25,7 +26,7 @@ __all__ = ["open_video"]
 LEAST_FPS = 0.001
 
 
-@whole_numbers
+@checked_numbers
 def open_video(
     source: str | Path | Sequence[str | Path],
     *,
@@ -34,7 +35,7 @@ def open_video(
     max_gap: int = 3,
     cache: str | Path | None = None,
     skip_corrupt: bool = False,
-    seed: int = 0,
+    seed: Count = 0,
     fps: float | None = None,
     mixed_sizes: bool = False,
     actions: bool = False,
@@ -97,9 +98,8 @@ def open_video(
         ValueError: for a folder without files that can be read, a file that can't be used (unless `skip_corrupt`), and
             frame rates, sizes or options that do not fit together. The message names the file.
     """
-    check_at_least_one(image_size=image_size, frame_stack=frame_stack, max_gap=max_gap)
-    if fps is not None and (isinstance(fps, bool) or not fps >= LEAST_FPS):
-        raise ValueError(f"fps must be greater than 0, at least {LEAST_FPS}, got {fps}")
+    if fps is not None and fps < LEAST_FPS:
+        raise ValueError(f"fps must be at least {LEAST_FPS}, got {fps}")
     if fps is not None and actions:
         raise ValueError("fps and actions=True do not go together: dropped frames would take their actions along")
     layout = Layout(channels_last, frame_channels)

@@ -37,7 +37,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
+from rlrep.bounds import Count, NonNegative
 from rlrep.extras import install
 
 try:
@@ -63,15 +64,15 @@ Options = Mapping[str, Mapping[str, Any]]
 SCHEDULE_POINTS = 10_000  # at which a schedule's largest value is looked for
 
 
-@whole_numbers
+@checked_numbers
 def attach(
     model: BaseAlgorithm,
     objectives: Iterable[str] | Options | None = None,
     *,
-    coefficient: float = 1.0,
+    coefficient: NonNegative = 1.0,
     lr: float = 1e-4,
     batch_size: int | None = None,
-    seed: int | None = None,
+    seed: Count | None = None,
 ) -> None:
     """Trains the model's encoder with representation objectives too, from the next ``model.learn`` on.
 
@@ -142,11 +143,6 @@ class Attached:
     def bind(self, model: BaseAlgorithm) -> None:
         """Builds the objectives around the model's encoder, with the saved state if there is one."""
         settings = self.settings
-        if not (settings["lr"] > 0 and 0 <= settings["coefficient"] < math.inf):
-            raise ValueError(
-                f"lr must be greater than 0 and coefficient at least 0, got {settings['lr']} and "
-                f"{settings['coefficient']}"
-            )
         features = _features(model)
         encoder = features.encoder
         self.randomness = OwnRandomness(settings["seed"], model.device)

@@ -18,7 +18,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
 
 
@@ -78,7 +78,7 @@ class PixelFeatures(BaseFeaturesExtractor):
         TypeError: for an `encoder` that is no module with a `repr_dim` and an `observation_shape`.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         observation_space: spaces.Space,

@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer, RolloutBu
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.integrations.sb3_policies import pixel_space
 from rlrep.replay import Episodes, ReplayError
 from rlrep.replay import ReplayBuffer as Frames
@@ -56,7 +56,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         ReplayError: if the frames do not fit into memory.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         buffer_size: int,

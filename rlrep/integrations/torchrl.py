@@ -19,7 +19,8 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
+from rlrep.bounds import Share
 from rlrep.objectives.base import Objective
 from rlrep.window import ANY_N_STEP, Gap, Offset, Window
 
@@ -44,13 +45,13 @@ class ObjectiveLoss(TensorDictModuleBase):
             a discount out of [0, 1], or an action space without finite bounds.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         objective: Objective,
         slice_len: int,
         pixels: NestedKey = "pixels",
-        discount: float = 0.99,
+        discount: Share = 0.99,
         action_space: Any = None,
     ) -> None:
         super().__init__()
@@ -60,8 +61,6 @@ class ObjectiveLoss(TensorDictModuleBase):
                 f"{type(objective).__name__} was built with batch_size={objective.batch_size}, and here TorchRL's "
                 f"replay buffer draws the batch: leave batch_size out"
             )
-        if not 0 <= discount <= 1:
-            raise ValueError(f"discount must lie in [0, 1], got {discount}")
         self.objective, self.slice_len, self.pixels, self.discount = objective, slice_len, pixels, discount
         self.scale = None if action_space is None else Scale(action_space)
         self.in_keys = [pixels, "action", *(("next", key) for key in (pixels, "reward", "done", "terminated"))]
@@ -128,7 +127,7 @@ def windows(
     slice_len: int,
     window: Window,
     pixels: NestedKey = "pixels",
-    discount: float = 0.99,
+    discount: Share = 0.99,
     scale: Scale | None = None,
 ) -> TensorDict:
     """All windows in slices of consecutive steps, under `rlrep`'s keys.

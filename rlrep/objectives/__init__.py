@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.encoders import PixelEncoder
 from rlrep.objectives.autoencoder import Autoencoder
 from rlrep.objectives.barlow_twins import BarlowTwins
@@ -67,7 +67,7 @@ def find_objective(name: str) -> type[Objective]:
     return find_class("objective", name, OBJECTIVES, Objective)
 
 
-@whole_numbers
+@checked_numbers
 def make_objective(
     name: str, encoder: PixelEncoder, action_space: Any, *, batch_size: int | None = None, **options: Any
 ) -> Objective:
@@ -93,8 +93,6 @@ def make_objective(
         ) from error
     made = objective(encoder, action_space, **options)
     check_declared(made)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size of {name} must be at least 1, got {batch_size}")
     made.batch_size = batch_size
     return made
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
-from rlrep.bounds import Count, Share
+from rlrep.bounds import Count, Several, Share
 from rlrep.encoders import PixelDecoder, PixelEncoder, orthogonal_init, projection, to_pixels
 from rlrep.extras import install
 from rlrep.objectives.base import Objective, check_frame_channels
@@ -43,7 +43,7 @@ class Autoencoder(Objective):
         ModuleNotFoundError: for `codes` without vector-quantize-pytorch.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -57,8 +57,6 @@ class Autoencoder(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if not 0 <= denoise <= 1:
-            raise ValueError(f"denoise is a share of 255, between 0 and 1, got {denoise}")
         self.in_keys = ["observation"]
         self.out_keys = ["loss_reconstruction", *(["loss_commitment"] if codes else [])]
         self.denoise = denoise
@@ -96,16 +94,14 @@ class Autoencoder(Objective):
         return to_pixels(self.decoder(z))
 
 
-@whole_numbers
-def vector_quantizer(dim: int, codes: int, codebooks: int) -> nn.Module:
+@checked_numbers
+def vector_quantizer(dim: int, codes: Several, codebooks: int) -> nn.Module:
     """A quantiser of (B, 1, dim) in `codebooks` parts, its codes moved by exponential averages."""
     try:
         from vector_quantize_pytorch import VectorQuantize
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"codes needs vector-quantize-pytorch: {install('theory')}") from error
-    if codes < 2:
-        raise ValueError(f"codes must be at least 2, or 0 for no bottleneck, got {codes}")
-    if codebooks < 1 or dim % codebooks:
+    if dim % codebooks:
         raise ValueError(f"codebooks must divide the features' {dim} dimensions, got {codebooks}")
     return VectorQuantize(
         dim=dim,

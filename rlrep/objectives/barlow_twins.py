@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import NonNegative
 from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
-from rlrep.objectives.base import Objective, check_horizon
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 EPSILON = 1e-5
@@ -36,7 +36,7 @@ class BarlowTwins(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -48,9 +48,7 @@ class BarlowTwins(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if off_diagonal_weight < 0:
-            raise ValueError(f"off_diagonal_weight must be at least 0, got {off_diagonal_weight}")
-        self.horizon, self.off_diagonal_weight = check_horizon(horizon), off_diagonal_weight
+        self.horizon, self.off_diagonal_weight = horizon, off_diagonal_weight
         self.window = Window(observations=(Gap(horizon),))
         self.in_keys = ["observation", "future_observation"]
         self.out_keys = ["loss_barlow", "barlow_correlation"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rlrep.arguments import whole
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder, flat
 from rlrep.momentum import ema_, momentum_copy
@@ -365,26 +363,12 @@ def total_loss(values: Mapping[str, Tensor] | TensorDict) -> Tensor:
     return torch.stack([value for name, value in values.items() if name.startswith("loss_")]).sum()
 
 
-def check_horizon(horizon: int) -> int:
-    steps = whole("horizon", horizon)
-    if steps < 1:
-        raise ValueError(f"horizon must be at least 1 step, got {steps}")
-    return steps
-
-
-def check_temperature(temperature: float) -> float:
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be greater than 0 and finite, got {temperature}")
-    return temperature
-
-
 def check_frame_channels(encoder: PixelEncoder, frame_channels: int) -> int:
     if not hasattr(encoder, "observation_shape"):
         raise ValueError(
             f"what draws pixels needs an encoder with the attribute observation_shape, (C, H, W): "
             f"{type(encoder).__name__} has none"
         )
-    frame_channels = whole("frame_channels", frame_channels)
     if not 1 <= frame_channels <= encoder.observation_shape[0]:
         raise ValueError(
             f"frame_channels must lie in 1..{encoder.observation_shape[0]}, the observation's channels, "

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlrep.actions import ActionEncoder
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Share
 from rlrep.encoders import FeatureLinear, PixelEncoder, mlp, orthogonal_init
@@ -50,7 +50,7 @@ class Bisimulation(Objective):
 
     needs_actions = True
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -62,10 +62,6 @@ class Bisimulation(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if not 0 <= discount <= 1:
-            raise ValueError(f"discount must lie in [0, 1], got {discount}")
-        if feature_dim < 1:
-            raise ValueError(f"feature_dim must be at least 1, got {feature_dim}")
         self.horizon, self.discount = 1, discount
         self.window = Window(observations=(1,), actions=1, rewards=1)
         self.in_keys = ["observation", "action", "future_observation", ("sequence", "reward")]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import info_nce
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
@@ -27,7 +27,7 @@ class CURL(Objective):
         augment: the image augmentation; a random shift by 4 pixels if None.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import gather
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
-from rlrep.objectives.base import Objective, check_horizon
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 
@@ -43,7 +43,7 @@ class Curved(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -54,7 +54,7 @@ class Curved(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        self.horizon = check_horizon(horizon)
+        self.horizon = horizon
         self.window = Window(observations=(Gap(horizon),))
         self.in_keys, self.out_keys = ["observation", "future_observation", "gap"], ["loss_curved"]
         self.state_projection = projection(encoder.repr_dim, feature_dim)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import temporal_contrastive
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init
-from rlrep.objectives.base import Objective, check_horizon, check_temperature
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 
@@ -38,7 +38,7 @@ class CVRL(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -51,10 +51,8 @@ class CVRL(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if clip_length < 1:
-            raise ValueError(f"clip_length must be at least 1 frame, got {clip_length}")
-        self.horizon, self.clip_length = check_horizon(horizon), clip_length
-        self.temperature = check_temperature(temperature)
+        self.horizon, self.clip_length = horizon, clip_length
+        self.temperature = temperature
         first = tuple(range(1, clip_length))
         second = tuple(Gap(horizon, plus=step, linear=True) for step in range(clip_length))
         self.window = Window(observations=first + second)

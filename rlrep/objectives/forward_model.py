@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import ActionEncoder, ActionSequenceEncoder
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.encoders import (
     PixelDecoder,
@@ -19,7 +19,7 @@ from rlrep.encoders import (
     projection,
     to_pixels,
 )
-from rlrep.objectives.base import Objective, check_frame_channels, check_horizon
+from rlrep.objectives.base import Objective, check_frame_channels
 from rlrep.window import Gap, Window
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class ForwardModel(Objective):
         augment: the image augmentation; a random shift by 4 pixels if None. Pixel targets are not augmented.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -69,7 +69,7 @@ class ForwardModel(Objective):
             predict = "pixels" if action_space is None else "features"
         if predict not in TARGETS:
             raise ValueError(f"predict must be one of {', '.join(TARGETS)}, got {predict!r}")
-        self.horizon = check_horizon(horizon)
+        self.horizon = horizon
         self.out_keys = ["loss_forward"]
         self.frame_channels = frame_channels
         self.state_projection = projection(encoder.repr_dim, feature_dim)

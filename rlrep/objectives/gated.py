@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import gather, info_nce_of
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
-from rlrep.objectives.base import Objective, check_horizon, check_temperature
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 
@@ -41,7 +41,7 @@ class Gated(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -52,7 +52,7 @@ class Gated(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        self.horizon, self.temperature = check_horizon(horizon), check_temperature(temperature)
+        self.horizon, self.temperature = horizon, temperature
         self.window = Window(observations=(Gap(horizon),))
         self.in_keys, self.out_keys = ["observation", "future_observation", "gap"], ["loss_gated", "gated_accuracy"]
         self.state_projection = projection(encoder.repr_dim, feature_dim)

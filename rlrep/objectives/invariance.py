@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Count, NonNegative
 from rlrep.contrast import info_nce
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
-from rlrep.objectives.base import Objective, check_horizon, check_temperature
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 
@@ -45,7 +45,7 @@ class Invariance(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -58,10 +58,7 @@ class Invariance(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        for name, number in dict(penalty=penalty, groups=groups).items():
-            if not number >= 0:
-                raise ValueError(f"{name} must be at least 0, got {number}")
-        self.horizon, self.temperature = check_horizon(horizon), check_temperature(temperature)
+        self.horizon, self.temperature = horizon, temperature
         self.penalty, self.groups = penalty, groups
         self.window = Window(observations=(Gap(horizon),), episode=True)
         self.in_keys = ["observation", "future_observation", "episode"]

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import action_spec
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init
-from rlrep.objectives.base import Objective, check_horizon
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 
@@ -35,7 +35,7 @@ class InverseModel(Objective):
 
     needs_actions = True
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -51,7 +51,7 @@ class InverseModel(Objective):
                 "or temporal_contrastive, forward_model or autoencoder for video alone"
             )
         action_dim, self.discrete = action_spec(action_space)
-        self.horizon = check_horizon(horizon)
+        self.horizon = horizon
         self.window = Window(observations=(Gap(horizon),), actions=1)
         self.in_keys = ["observation", "action", "future_observation", "gap"]
         self.out_keys = ["loss_inverse", *(["inverse_accuracy"] if self.discrete else [])]

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlrep.actions import action_spec
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Momentum, NonNegative, Share
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
-from rlrep.objectives.base import Objective, check_horizon
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 SPREAD = 2654435769  # 2³² over the golden ratio: multiples of it, modulo 2³², are spread evenly
@@ -55,7 +55,7 @@ class LAOM(Objective):
         ValueError: for numbers out of range, and for `labelled` without an action space.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -70,17 +70,9 @@ class LAOM(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and less than 1, got {momentum}")
-        if not 0 <= labelled <= 1:
-            raise ValueError(f"labelled must be at least 0 and at most 1, got {labelled}")
-        if latent_action_dim < 1:
-            raise ValueError(f"latent_action_dim must be at least 1, got {latent_action_dim}")
-        if not label_weight >= 0:
-            raise ValueError(f"label_weight must be at least 0, got {label_weight}")
         if labelled and action_space is None:
             raise ValueError("labelled actions need data recorded with actions: leave out labelled for video alone")
-        self.horizon, self.labelled, self.label_weight = check_horizon(horizon), labelled, label_weight
+        self.horizon, self.labelled, self.label_weight = horizon, labelled, label_weight
         self.window = Window(observations=(1, Gap(horizon)), actions=1 if labelled else 0)
         self.in_keys = ["observation", ("sequence", "observation"), *(["action", "index"] if labelled else [])]
         self.out_keys = ["loss_laom", *(["loss_laom_labels"] if labelled else [])]

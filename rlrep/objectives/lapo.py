@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelDecoder, PixelEncoder, mlp, orthogonal_init, projection
 from rlrep.objectives.base import Objective, check_frame_channels
@@ -40,7 +40,7 @@ class LAPO(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -53,8 +53,6 @@ class LAPO(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if latent_action_dim < 1:
-            raise ValueError(f"latent_action_dim must be at least 1, got {latent_action_dim}")
         self.horizon, self.window = 1, Window(observations=(1,))
         self.in_keys, self.out_keys = ["observation", "future_observation"], ["loss_lapo"]
         self.frame_channels = check_frame_channels(encoder, frame_channels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -11,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import action_spec
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Count, Momentum, NonNegative
 from rlrep.contrast import info_nce
 from rlrep.encoders import FeatureLinear, PixelEncoder, xavier_init
-from rlrep.objectives.base import Objective, check_horizon, check_temperature
+from rlrep.kept import KeptEmbeddings
+from rlrep.objectives.base import Objective
 from rlrep.window import Window
 
 BINS = 65
 LARGEST = 10.0  # the bins are at symexp of an even grid on ±LARGEST
-NOBODY = torch.iinfo(torch.int64).min  # the name of no observation
 
 
 def two_hot(value: Tensor, bins: Tensor) -> Tensor:
@@ -94,10 +93,10 @@ class LatentModel(Objective):
         hidden_dim: width of g's two hidden layers; 750 in DR.Q.
         momentum: m in [0, 1) of the target: target ← m target + (1 - m) online, after each step. MR.Q copies it
             between bursts instead.
-        keep_targets: how many of the targets' embeddings are kept until the targets move again, 4·D bytes each, so that
-            an observation that is drawn again need not be encoded again; 0 for none. It pays where the targets stand
-            still for long, as in MR.Q. An observation then has one shift until the targets move, rather than a new
-            one in each batch.
+        keep: how many of the targets' embeddings are kept until the targets move again, 4·D bytes each, so that an
+            observation that is drawn again need not be encoded again; 0 for none. It pays where the targets stand
+            still for long, as in MR.Q, which keeps as many of the states it learns on. An observation then has one
+            shift until the encoder moves, rather than a new one in each batch.
         augment: the image augmentation; a random shift by 4 pixels if None. Every image has its own.
 
     Raises:
@@ -106,7 +105,7 @@ class LatentModel(Objective):
 
     needs_actions = True
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -123,31 +122,22 @@ class LatentModel(Objective):
         latent_action_dim: int = 256,
         hidden_dim: int = 512,
         momentum: Momentum = 0.99,
-        keep_targets: Count = 0,
+        keep: Count = 0,
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and less than 1, got {momentum}")
-        sizes = dict(state_dim=state_dim, state_action_dim=state_action_dim, hidden_dim=hidden_dim)
-        for name, size in (sizes | dict(latent_action_dim=latent_action_dim)).items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
         weights = dict(prediction=prediction, reward=reward, termination=termination, contrast=contrast)
-        for name, weight in weights.items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite, got {weight}")
         self.weights = {name: weight for name, weight in weights.items() if weight}
         if not self.weights:
             raise ValueError(f"LatentModel has no loss left: one of {', '.join(weights)} must be greater than 0")
-        self.horizon = check_horizon(horizon)
-        self.temperature = check_temperature(temperature)
+        self.horizon = horizon
+        self.temperature = temperature
         reads_rewards = bool(reward or termination)
         ahead = tuple(range(1, horizon + 1))
-        rewards, self.same_every_update = horizon if reads_rewards else 0, not keep_targets
-        self.window = Window(observations=ahead, actions=horizon, rewards=rewards, names=bool(keep_targets))
+        rewards, self.same_every_update = horizon if reads_rewards else 0, not keep
+        self.window = Window(observations=ahead, actions=horizon, rewards=rewards, names=bool(keep))
         self.in_keys = ["observation", ("sequence", "observation"), "action_sequence"]
-        self.in_keys += [("sequence", "name")] if keep_targets else []
+        self.in_keys += [("sequence", "name")] if keep else []
         if reads_rewards:
             self.in_keys += [("sequence", name) for name in ("reward", "terminated", "valid")]
         self.out_keys = [f"loss_model_{name}" for name in self.weights]
@@ -165,16 +155,13 @@ class LatentModel(Objective):
             part.apply(xavier_init)
         self.target_encoder = self.momentum_copy(encoder, 1 - momentum)
         self.target_projection = self.momentum_copy(self.state_projection, 1 - momentum)
+        self.kept_targets = KeptEmbeddings(keep, state_dim)
         grid = torch.linspace(-LARGEST, LARGEST, BINS)
         self.register_buffer("bins", grid.sign() * grid.abs().expm1())
         self.register_buffer("end_seen", torch.zeros(()))
-        self.register_buffer("kept_names", torch.full((keep_targets,), NOBODY))
-        self.register_buffer("kept_targets", torch.zeros(keep_targets, state_dim))
         self.told_of_rewards = False
         self.bins: Tensor
         self.end_seen: Tensor
-        self.kept_names: Tensor
-        self.kept_targets: Tensor
 
     def embed(self, observation: Tensor, offset: int | None = None) -> Tensor:
         """f of an augmented view: (B, C, H, W) uint8 to (B, D); `offset` as in `view`."""
@@ -183,24 +170,18 @@ class LatentModel(Objective):
     @torch.no_grad()
     def embed_target(self, observation: Tensor, name: Tensor | None = None) -> Tensor:
         """f̄ of an augmented view: (B, C, H, W) uint8 to (B, D); with names (B,) what was kept, and keeps the rest."""
-        if name is None or not len(self.kept_names):
-            return self.target_projection(self.view(observation, encoder=self.target_encoder))
-        place = name % len(self.kept_names)
-        out = self.kept_targets[place]
-        new = (self.kept_names[place] != name).nonzero().flatten()
-        if len(new):
-            out[new] = self.target_projection(self.view(observation[new], encoder=self.target_encoder))
-            self.kept_targets[place[new]], self.kept_names[place[new]] = out[new], name[new]
-        return out
+        return self.kept_targets.of(
+            observation, name, lambda pixels: self.target_projection(self.view(pixels, encoder=self.target_encoder))
+        )
 
     def after_step(self) -> None:
         super().after_step()
         if self.moves_copies:
-            self.kept_names.fill_(NOBODY)
+            self.kept_targets.forget()
 
     def restart_copies(self) -> None:
         super().restart_copies()
-        self.kept_names.fill_(NOBODY)
+        self.kept_targets.forget()
 
     def as_vector(self, action: Tensor) -> Tensor:
         """Actions (…, A) float32 as they are, and choices (…,) as one-hot vectors (…, A)."""
@@ -220,7 +201,7 @@ class LatentModel(Objective):
         *rest: Tensor,
     ) -> dict[str, Tensor]:
         """Of observations (B, C, H, W), the K that follow (B, K, C, H, W), actions (B, K, A) or (B, K), with
-        `keep_targets` the names of those that follow (B, K), and of each step its reward, whether it really ended and
+        `keep` the names of those that follow (B, K), and of each step its reward, whether it really ended and
         whether it was taken, (B, K, 1)."""
         given = {key[1]: value for key, value in zip(self.in_keys[3:], rest, strict=True)}
         none = torch.zeros(len(observation), self.horizon, 1, device=observation.device)

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Several
 from rlrep.contrast import gather, info_nce
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
-from rlrep.objectives.base import Objective, check_horizon, check_temperature
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 ROUNDS = 5  # of k-means
@@ -51,7 +51,7 @@ class Multistage(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -64,11 +64,7 @@ class Multistage(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if stages < 1:
-            raise ValueError(f"stages must be at least 1, got {stages}")
-        if clusters < 2:
-            raise ValueError(f"clusters must be at least 2, got {clusters}")
-        self.horizon, self.temperature, self.clusters = check_horizon(horizon), check_temperature(temperature), clusters
+        self.horizon, self.temperature, self.clusters = horizon, temperature, clusters
         self.window = Window(observations=(Gap(horizon),))
         self.in_keys = ["observation", "future_observation"]
         self.out_keys = [

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift, shift
 from rlrep.bounds import Momentum
 from rlrep.encoders import PixelEncoder, orthogonal_init
@@ -46,7 +46,7 @@ class PixPro(Objective):
         ValueError: for numbers out of range, and an encoder without maps.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -57,11 +57,6 @@ class PixPro(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and less than 1, got {momentum}")
-        for name, value in dict(feature_dim=feature_dim, hidden_dim=hidden_dim).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
         if not hasattr(encoder, "feature_map"):
             raise ValueError(f"PixPro reads the maps of a PixelEncoder, which {type(encoder).__name__} has not")
         self.window = Window()

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Several
 from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
 from rlrep.objectives.base import Objective
-from rlrep.objectives.vip import check_goal_horizon, value
+from rlrep.objectives.vip import value
 from rlrep.window import Gap, Window
 
 
@@ -39,7 +39,7 @@ class R3M(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -49,9 +49,7 @@ class R3M(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if feature_dim < 1:
-            raise ValueError(f"feature_dim must be at least 1, got {feature_dim}")
-        self.horizon = check_goal_horizon(horizon)
+        self.horizon = horizon
         self.window = Window(observations=(Gap(horizon - 1), horizon))
         self.in_keys = ["observation", ("sequence", "observation")]
         self.out_keys = ["loss_r3m", "r3m_accuracy"]

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import NonNegative, Several
 from rlrep.contrast import gather
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
-from rlrep.objectives.base import Objective, check_horizon, check_temperature
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 SMALLEST = 1e-12  # mean of a kernel whose logarithm is taken
@@ -55,7 +55,7 @@ class SepCLR(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -68,11 +68,7 @@ class SepCLR(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if background_every < 2:
-            raise ValueError(f"background_every must be at least 2, got {background_every}")
-        if not joint >= 0:
-            raise ValueError(f"joint must be at least 0, got {joint}")
-        self.horizon, self.temperature = check_horizon(horizon), check_temperature(temperature)
+        self.horizon, self.temperature = horizon, temperature
         self.background_every, self.joint = background_every, joint
         self.window = Window(observations=(Gap(horizon),), episode=True)
         self.in_keys = ["observation", "future_observation", "episode"]

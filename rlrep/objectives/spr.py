@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlrep.actions import ActionEncoder
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Momentum
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
-from rlrep.objectives.base import Objective, check_horizon
+from rlrep.objectives.base import Objective
 from rlrep.window import Window
 
 
@@ -42,7 +42,7 @@ class SPR(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -55,9 +55,7 @@ class SPR(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and less than 1, got {momentum}")
-        self.horizon = check_horizon(horizon)
+        self.horizon = horizon
         acts = action_space is not None
         self.window = Window(observations=tuple(range(1, horizon + 1)), actions=horizon if acts else 0)
         self.in_keys = ["observation", ("sequence", "observation"), *(["action_sequence"] if acts else [])]

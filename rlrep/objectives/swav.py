@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import gather
 from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
-from rlrep.objectives.base import Objective, check_horizon, check_temperature
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 ROUNDS = 3  # of Sinkhorn's algorithm
@@ -47,7 +47,7 @@ class SwAV(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -61,12 +61,7 @@ class SwAV(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        for name, value in dict(prototypes=prototypes, feature_dim=feature_dim, hidden_dim=hidden_dim).items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be greater than 0, got {epsilon}")
-        self.horizon, self.temperature, self.epsilon = check_horizon(horizon), check_temperature(temperature), epsilon
+        self.horizon, self.temperature, self.epsilon = horizon, temperature, epsilon
         self.window = Window(observations=(Gap(horizon),))
         self.in_keys, self.out_keys = ["observation", "future_observation"], ["loss_swav", "swav_agreement"]
         self.projection = nn.Sequential(

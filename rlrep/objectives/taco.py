@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from rlrep.actions import ActionEncoder, ActionSequenceEncoder
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import info_nce
 from rlrep.encoders import PixelEncoder, mlp, orthogonal_init, projection
-from rlrep.objectives.base import Objective, check_horizon
+from rlrep.objectives.base import Objective
 from rlrep.window import ANY_N_STEP, Window
 
 
@@ -45,7 +45,7 @@ class TACO(Objective):
 
     needs_actions = True
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -59,7 +59,7 @@ class TACO(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        self.horizon = check_horizon(horizon)
+        self.horizon = horizon
         self.window = Window(ANY_N_STEP if reward else 0, (horizon,), actions=horizon)
         self.curl, self.reward = curl, reward
         self.in_keys = ["observation", "action_sequence", "future_observation"]

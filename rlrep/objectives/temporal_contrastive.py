@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.contrast import temporal_contrastive
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
-from rlrep.objectives.base import Objective, check_horizon, check_temperature
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 
@@ -31,7 +31,7 @@ class TemporalContrastive(Objective):
         augment: the image augmentation; a random shift by 4 pixels if None.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -43,9 +43,9 @@ class TemporalContrastive(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        self.horizon = check_horizon(horizon)
+        self.horizon = horizon
         self.window = Window(observations=(Gap(horizon),))
-        self.temperature, self.normalize = check_temperature(temperature), normalize
+        self.temperature, self.normalize = temperature, normalize
         self.in_keys = ["observation", "future_observation"]
         self.out_keys = ["loss_temporal", "temporal_accuracy"]
         self.state_projection = projection(encoder.repr_dim, feature_dim)

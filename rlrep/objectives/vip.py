@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Momentum, Several
 from rlrep.contrast import gather
 from rlrep.encoders import FeatureLinear, PixelEncoder, orthogonal_init
-from rlrep.objectives.base import Objective, check_horizon
+from rlrep.objectives.base import Objective
 from rlrep.window import Gap, Window
 
 
@@ -45,7 +45,7 @@ class VIP(Objective):
         ValueError: for numbers out of range.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         encoder: PixelEncoder,
@@ -56,11 +56,7 @@ class VIP(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
-        if not 0 <= discount < 1:
-            raise ValueError(f"discount must be at least 0 and less than 1, got {discount}")
-        if feature_dim < 1:
-            raise ValueError(f"feature_dim must be at least 1, got {feature_dim}")
-        self.horizon, self.discount = check_goal_horizon(horizon), discount
+        self.horizon, self.discount = horizon, discount
         self.window = Window(observations=(Gap(horizon - 1), Gap(horizon - 1, plus=1), horizon))
         self.in_keys, self.out_keys = ["observation", ("sequence", "observation")], ["loss_vip"]
         self.state_projection = FeatureLinear(encoder.repr_dim, feature_dim, bias=False)
@@ -81,10 +77,3 @@ class VIP(Objective):
 def value(state: Tensor, goal: Tensor) -> Tensor:
     """-‖state - goal‖ of each row, (B, D) to (B,)."""
     return -torch.linalg.vector_norm(state - goal, dim=1)
-
-
-def check_goal_horizon(horizon: int) -> int:
-    """Refuses less than the two steps between which there is an observation on the way."""
-    if check_horizon(horizon) < 2:
-        raise ValueError(f"horizon must be at least 2 steps, with an observation on the way, got {horizon}")
-    return horizon

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rlrep.actions import action_spec
-from rlrep.arguments import as_path, whole_numbers
+from rlrep.arguments import as_path, checked_numbers
+from rlrep.bounds import Count, Rate, Share
 from rlrep.replay.episodes import Episodes, host
 from rlrep.replay.storage import Field, Files, ReplayError, frame_device, frame_memory
 from rlrep.window import Window
@@ -60,7 +61,7 @@ class ReplayBuffer(Episodes):
         ReplayError: when there is no room, or `path` holds another replay.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         observation_shape: Sequence[int],
@@ -69,21 +70,17 @@ class ReplayBuffer(Episodes):
         *,
         frame_stack: int = 3,
         n_step: int = 3,
-        discount: float = 0.99,
-        horizon: int = 0,
+        discount: Share = 0.99,
+        horizon: Count = 0,
         num_envs: int = 1,
         prioritized: bool = False,
-        fade: float = 1.0,
+        fade: Rate = 1.0,
         storage: str = "memory",
         path: str | Path | None = None,
-        reserve: int = 0,
+        reserve: Count = 0,
         device: torch.device | str | None = None,
-        seed: int = 0,
+        seed: Count = 0,
     ) -> None:
-        at_least = dict(capacity=(capacity, 1), frame_stack=(frame_stack, 1), n_step=(n_step, 1), horizon=(horizon, 0))
-        for name, (value, least) in (at_least | dict(num_envs=(num_envs, 1), reserve=(reserve, 0))).items():
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
         if len(observation_shape) != 3 or min(observation_shape) < 1 or observation_shape[0] % frame_stack:
             raise ValueError(
                 f"observation_shape must be (frame_stack · channels, height, width), got {tuple(observation_shape)} "

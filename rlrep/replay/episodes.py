@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
+from rlrep.bounds import Count, Rate, Share
 from rlrep.replay.storage import ReplayError
 from rlrep.window import Gap, Offset, Window
 
@@ -52,7 +53,7 @@ class Episodes:
         fade: with `prioritized`, the priority of a row after n further ones counts max(0.1, fadeⁿ) times.
     """
 
-    @whole_numbers
+    @checked_numbers
     def __init__(
         self,
         frames: Tensor,
@@ -60,20 +61,14 @@ class Episodes:
         window: Window,
         *,
         frame_stack: int = 1,
-        discount: float = 0.99,
+        discount: Share = 0.99,
         device: torch.device | str | None = None,
-        seed: int = 0,
+        seed: Count = 0,
         prioritized: bool = False,
-        fade: float = 1.0,
+        fade: Rate = 1.0,
     ) -> None:
-        if not 0 < fade <= 1:
-            raise ValueError(f"fade must be greater than 0 and at most 1, got {fade}")
         if fade < 1 and not prioritized:
             raise ValueError("fade is a part of the priorities: it needs prioritized=True")
-        if frame_stack < 1:
-            raise ValueError(f"frame_stack must be at least 1, got {frame_stack}")
-        if not 0 <= discount <= 1:
-            raise ValueError(f"discount must lie in [0, 1], got {discount}")
         self._frames, self.rows, self.window = frames, rows, window
         self.frame_shape: tuple[int, ...] = tuple(frames.shape[2:])
         self.frame_stack, self.discount, self.prioritized = frame_stack, discount, prioritized
@@ -163,7 +158,7 @@ class Episodes:
             return 0
         return int(self.rows["step"].max(initial=-1, where=self.rows["terminated"])) + 1
 
-    @whole_numbers
+    @checked_numbers
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
         """`batch_size` windows, drawn with replacement: a gap first, then a row among all from which it can be had.
 
@@ -283,8 +278,6 @@ class Episodes:
 
     def _draw(self, batch_size: int, window: Window, gaps: dict[Gap, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Lanes and positions (B,) of windows that start there."""
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         reach = _reach(window, gaps, batch_size)
         count = self._count()
         if count <= max(ENUMERATE_BELOW, batch_size):

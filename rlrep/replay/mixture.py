@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlrep.arguments import whole_numbers
+from rlrep.arguments import checked_numbers
+from rlrep.bounds import Share
 from rlrep.replay.episodes import Episodes
 from rlrep.window import Window
 
@@ -28,9 +29,8 @@ class Mixture:
         ValueError: for a share out of range.
     """
 
-    def __init__(self, replay: Episodes, data: Episodes, share: float) -> None:
-        if not 0 <= share <= 1:
-            raise ValueError(f"share must lie in [0, 1], got {share}")
+    @checked_numbers
+    def __init__(self, replay: Episodes, data: Episodes, share: Share) -> None:
         self.replay, self.data, self.share = replay, data, share
 
     def check(self, window: Window, learner: str, source: str = "this replay", batch_size: int = 1) -> None:
@@ -39,7 +39,7 @@ class Mixture:
         self.replay.check(window, learner, source, batch_size - count)
         self.data.check(window, learner, "the offline data", count)
 
-    @whole_numbers
+    @checked_numbers
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
         """`Episodes.sample`, the replay's rows first; of the data's rows `index` is -1, and `episode` below 0."""
         resolved = self.replay.resolve(window)

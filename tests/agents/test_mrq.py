@@ -220,7 +220,7 @@ def test_other_objectives_are_added_to_the_models() -> None:
 @pytest.mark.parametrize("kept", [0, 30])
 @pytest.mark.parametrize("after", [2, 3])
 def test_a_loaded_agent_goes_on_exactly(after: int, kept: int) -> None:
-    agent = build(model=dict(keep_targets=kept))
+    agent = build(model=dict(keep=kept))
     replay = filled(agent)
     for step in range(after):
         agent.update(replay, step)
@@ -230,7 +230,7 @@ def test_a_loaded_agent_goes_on_exactly(after: int, kept: int) -> None:
     saved = torch.load(file, weights_only=True)
     expected = [agent.update(replay, step) for step in range(4)]
 
-    resumed = build(model=dict(keep_targets=kept))
+    resumed = build(model=dict(keep=kept))
     again = filled(resumed)
     resumed.load_state_dict(saved["agent"])
     again.rng.bit_generator.state = __import__("json").loads(saved["replay"]["rng"])
@@ -296,13 +296,13 @@ def test_an_objective_of_ones_own_is_stepped_in_the_bursts() -> None:
     assert moved == [True, False, True, False]
 
 
-def test_keeping_targets_changes_the_time_alone() -> None:
+def test_keeping_embeddings_changes_the_time_alone() -> None:
     """With a shift of 0, which would be drawn anew otherwise."""
     metrics = []
     for kept in (0, 500):
         torch.manual_seed(0)
         encoder = PixelEncoder(SHAPE, channels=4)
-        model = LatentModel(encoder, BOX, **MODEL, keep_targets=kept, augment=RandomShift(0))  # type: ignore[arg-type]
+        model = LatentModel(encoder, BOX, **MODEL, keep=kept, augment=RandomShift(0))  # type: ignore[arg-type]
         agent = MRQ(encoder, BOX, [model], hidden_dim=16, target_every=3, batch_size=6, noise=0, augment=RandomShift(0))
         memory = Mixture(filled(agent), filled(agent, reward=1.0), 0.5)
         metrics.append([agent.update(memory, step) for step in range(7)])

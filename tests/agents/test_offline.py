@@ -219,7 +219,7 @@ def test_iqls_density_is_a_gaussians() -> None:
         ("drqv2_bc", {"alpha": -1.0}, "alpha must be greater than 0"),
         ("cql", {"cql_weight": -0.1}, "cql_weight must be at least 0"),
         ("cql", {"num_samples": 0}, "num_samples must be at least 1"),
-        ("iql", {"expectile": 1.0}, "expectile must lie between 0 and 1"),
+        ("iql", {"expectile": 1.0}, "expectile must be greater than 0 and less than 1"),
         ("iql", {"inverse_temperature": -1.0}, "inverse_temperature must be at least 0"),
     ],
 )

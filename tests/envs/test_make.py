@@ -319,7 +319,7 @@ def test_a_package_that_gymnasiums_environments_lack_is_an_error_with_the_extra(
 
 
 @pytest.mark.parametrize("wrong", [True, 1.0, "1"])
-def test_whole_numbers_are_whole_numbers(wrong):
+def test_checked_numbers_are_checked_numbers(wrong):
     given = wrong
     for name in ("image_size", "frame_stack", "action_repeat"):
         with pytest.raises(ValueError, match=f"{name} is {given!r}; expected a whole number"):

@@ -1,5 +1,4 @@
-"""Whole numbers that users give: of any type as Python's, everything else refused by its name, everywhere alike; and
-paths."""
+"""Numbers and paths that users give: numbers of any type as Python's, everything else refused, everywhere alike."""
 
 import importlib
 import inspect
@@ -13,11 +12,13 @@ import pytest
 import agents
 import rlrep
 from rlrep import Gap, PixelEncoder, ReplayBuffer, Window
-from rlrep.arguments import ONE, SEVERAL, whole, whole_numbers
+from rlrep.arguments import checked_numbers, kind_of, real, several, whole
 from rlrep.data import TransitionFiles, open_dataset, open_video, write_transitions
 
 MODULES = ["rlrep", "rlrep.data", "rlrep.pretrain", "rlrep.probe", "rlrep.replay", "agents"]
 MODULES += ["rlrep.integrations.sb3", "rlrep.integrations.torchrl", "rlrep.objectives"]
+
+LOSSES = (rlrep.info_nce, rlrep.temporal_contrastive)  # run in each update, on numbers that objectives have checked
 
 
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -30,34 +31,62 @@ def public() -> Iterator[tuple[str, Callable[..., Any]]]:
             value = getattr(module, each)
             if inspect.isclass(value) and "__init__" in vars(value) and not hasattr(value, "__dataclass_fields__"):
                 yield f"{name}.{each}", vars(value)["__init__"]
-            elif inspect.isfunction(value) and not each.startswith("_"):
+            elif inspect.isfunction(value) and not each.startswith("_") and value not in LOSSES:
                 yield f"{name}.{each}", value
 
 
-def arguments() -> list[Any]:
+def kind(annotation: Any) -> Any:
+    """`int` or `float` of an argument that is one number, `tuple` of several whole ones, None of what is no number."""
+    check = kind_of(annotation)
+    return tuple if check is several else check and {whole: int, real: float}[check.args[1]]  # type: ignore[attr-defined]
+
+
+def arguments(*kinds: type) -> list[Any]:
     found = []
     for name, function in public():
         for parameter in inspect.signature(function).parameters.values():
-            if parameter.annotation in (*ONE, *SEVERAL):
+            if kind(parameter.annotation) in kinds:
                 found.append(pytest.param(function, parameter.name, id=f"{name}-{parameter.name}"))
     return found
 
 
-@pytest.mark.parametrize(("function", "name"), arguments())
+def others(function: Callable[..., Any]) -> dict[str, Any]:
+    """Something for each argument without a default."""
+    return {
+        each.name: {int: 3, float: 0.5, tuple: (3, 3, 3), None: None}[kind(each.annotation)]
+        for each in inspect.signature(function).parameters.values()
+        if each.default is each.empty and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+    }
+
+
+@pytest.mark.parametrize(("function", "name"), arguments(int, tuple))
 def test_what_is_no_whole_number_is_refused_by_its_name(function: Callable[..., Any], name: str) -> None:
+    several = kind(inspect.signature(function).parameters[name].annotation) is tuple
     for value in (True, False, 1.5, 2.0, "3", np.float32(1), np.bool_(True), 1j):
-        given: dict[str, Any] = {}
-        for each in inspect.signature(function).parameters.values():
-            if each.default is each.empty and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL):
-                given[each.name] = 3 if each.annotation in ONE else (3, 3, 3) if each.annotation in SEVERAL else None
-        several = inspect.signature(function).parameters[name].annotation in SEVERAL
-        given[name] = [value] if several else value
         with pytest.raises(ValueError, match=rf"^{name} must be (a whole number|whole numbers), got"):
-            function(**given)
+            function(**others(function) | {name: [value] if several else value})
+
+
+@pytest.mark.parametrize(("function", "name"), arguments(int, float))
+def test_what_is_out_of_bounds_is_refused_by_its_name(function: Callable[..., Any], name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be (greater than 0|at least \d).*, got -1"):
+        function(**others(function) | {name: -1})
+
+
+@pytest.mark.parametrize(("function", "name"), arguments(float))
+def test_what_is_no_finite_number_is_refused_by_its_name(function: Callable[..., Any], name: str) -> None:
+    for value in (True, "0.5", 1j, None):
+        if value is None and "None" in inspect.signature(function).parameters[name].annotation:
+            continue
+        with pytest.raises(ValueError, match=rf"^{name} must be a number, got"):
+            function(**others(function) | {name: value})
+    for value in (float("nan"), float("inf"), -np.inf):
+        with pytest.raises(ValueError, match=rf"^{name} must be finite, got"):
+            function(**others(function) | {name: value})
 
 
 def test_all_entrances_are_tried() -> None:
-    names = {each.id for each in arguments()}
+    names = {each.id for each in arguments(int, float, tuple)}
     assert {"rlrep.PixelEncoder-channels", "rlrep.ReplayBuffer-capacity", "rlrep.data.open_dataset-n_step"} <= names
     assert {"agents.DrQV2-hidden_dim", "rlrep.TACO-horizon", "rlrep.integrations.sb3.attach-batch_size"} <= names
     assert len(names) > 80
@@ -65,14 +94,14 @@ def test_all_entrances_are_tried() -> None:
 
 @pytest.mark.parametrize("made", [lambda n: Gap(n), lambda n: Gap(2, plus=n), lambda n: Window(n)])
 @pytest.mark.parametrize("made_of", [True, 1.0, "1"])
-def test_windows_are_of_whole_numbers(made: Callable[[Any], Any], made_of: object) -> None:
+def test_windows_are_of_checked_numbers(made: Callable[[Any], Any], made_of: object) -> None:
     with pytest.raises(ValueError, match="must be a whole number"):
         made(made_of)
     with pytest.raises(ValueError, match="an offset must be a whole number"):
         Window(observations=(made_of,))  # type: ignore[arg-type]
 
 
-def test_whole_numbers_of_any_type_are_pythons() -> None:
+def test_checked_numbers_of_any_type_are_pythons() -> None:
     for value in (np.int64(3), np.uint8(3), np.array(3), 3):
         assert type(whole("n", value)) is int
     encoder = PixelEncoder(np.array([9, 20, 24]), channels=np.int32(2))  # type: ignore[arg-type]
@@ -88,7 +117,7 @@ def test_a_float_that_is_whole_is_told_how_to_be_written() -> None:
 
 
 def test_other_mistakes_keep_their_own_errors() -> None:
-    @whole_numbers
+    @checked_numbers
     def function(a: "int", b: "int | None" = None) -> "int":
         return a
 
@@ -109,7 +138,7 @@ def test_every_agent_refuses_them() -> None:
 
 @pytest.mark.parametrize("denoise", [2, 16.0, float("nan"), -0.1])
 def test_the_autoencoders_noise_is_a_share(denoise: float) -> None:
-    with pytest.raises(ValueError, match="denoise is a share of 255, between 0 and 1, got"):
+    with pytest.raises(ValueError, match=r"denoise must be (at least 0 and at most 1|finite), got"):
         rlrep.Autoencoder(PixelEncoder((3, 20, 20), channels=2), denoise=denoise)
 
 

@@ -152,7 +152,7 @@ def test_sequences_of_another_length_are_refused(name: str, encoder: PixelEncode
 
 @pytest.mark.parametrize("name", ["taco", "forward_model"])
 def test_horizon_below_one_is_refused(name: str, encoder: PixelEncoder) -> None:
-    with pytest.raises(ValueError, match="horizon must be at least 1 step, got 0"):
+    with pytest.raises(ValueError, match="horizon must be at least 1, got 0"):
         build(name, encoder, horizon=0)
 
 
@@ -244,7 +244,7 @@ def test_forward_model_of_features_measures_directions(encoder: PixelEncoder) ->
     [
         ({"predict": "rewards"}, "predict must be one of features, pixels, got 'rewards'"),
         ({"predict": "pixels", "frame_channels": 10}, "frame_channels must lie in 1..9"),
-        ({"predict": "pixels", "frame_channels": 0}, "frame_channels must lie in 1..9"),
+        ({"predict": "pixels", "frame_channels": 0}, "frame_channels must be at least 1, got 0"),
     ],
 )
 def test_impossible_forward_models_are_refused(options: dict[str, Any], message: str, encoder: PixelEncoder) -> None:

@@ -327,7 +327,7 @@ def test_bad_choices_are_refused(action: list[float], message: str) -> None:
         ({"horizon": -1}, "horizon must be at least 0"),
         ({"num_envs": 0}, "num_envs must be at least 1"),
         ({"reserve": -1}, "reserve must be at least 0"),
-        ({"discount": 1.5}, r"discount must lie in \[0, 1\]"),
+        ({"discount": 1.5}, "discount must be at least 0 and at most 1, got 1.5"),
         ({"frame_stack": 2, "observation_shape": (3, 2, 2)}, "with frame_stack=2"),
         ({"capacity": 9, "num_envs": 2, "horizon": 3}, "leaves 4 rows for each of 2 environments, one sample spans 6"),
         ({"storage": "disk"}, "needs a path"),

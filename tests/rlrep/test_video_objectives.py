@@ -140,7 +140,7 @@ def test_the_inverse_model_learns_the_action() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("autoencoder", {"denoise": -1.0}, "denoise is a share of 255, between 0 and 1"),
+        ("autoencoder", {"denoise": -1.0}, "denoise must be at least 0 and at most 1"),
         ("autoencoder", {"codes": 1}, "codes must be at least 2"),
         ("autoencoder", {"codes": 4, "codebooks": 7}, "codebooks must divide the features' 256 dimensions"),
         ("autoencoder", {"frame_channels": 7}, "frame_channels must lie in 1..6"),

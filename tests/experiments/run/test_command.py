@@ -145,6 +145,9 @@ def test_options_of_an_objective_that_is_not_used_are_noted(capsys: pytest.Captu
     plain = defaults(TrainConfig) | {"objectives": ["taco"]}
     check_effects(["++objective.curl.feature_dim=3", "objective.taco.horizon=2"], OmegaConf.create(plain), TrainConfig)
     assert capsys.readouterr().err == "note: objective.curl.feature_dim has no effect without objectives=[curl]\n"
+    plain["agent"] = {"name": "mrq", "algorithm": "mrq"}
+    check_effects(["objective.latent_model.contrast=0.1"], OmegaConf.create(plain), TrainConfig)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

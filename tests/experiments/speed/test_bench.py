@@ -301,3 +301,19 @@ def test_a_child_that_is_killed_is_noticed() -> None:
         with pytest.raises(bench.ChildFailed, match="exit code -9, often for want of memory"):
             child.time("act", 1, time.monotonic() + 60)
     assert not multiprocessing.active_children()
+
+
+def test_an_agent_of_bursts_is_measured_with_a_step_of_each_kind() -> None:
+    built = measure.update("mrq", 4, "eager", "separate", torch.device("cpu"), 40, 4)
+    for _ in range(2):
+        metrics = built.calls["update"]()
+        assert {"loss_model_prediction", "value_loss"} <= set(metrics)  # type: ignore[call-overload]
+
+
+@pytest.mark.slow
+def test_whole_runs_of_an_agent_of_bursts_are_timed(tmp_path: Path) -> None:
+    words = [word for word in TINY if not word.startswith(("agent", "image_size"))]
+    words += ["loop", "agent=mrq", "image_size=40", "num_envs=1", "path=fast", f"out={tmp_path}/rows.json"]
+    assert main(words) == 0
+    (row,) = checked(tmp_path / "rows.json")
+    assert row["agent"] == "mrq" and row["updates"] > 0

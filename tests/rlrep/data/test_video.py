@@ -429,7 +429,7 @@ def test_two_gifs_in_a_file_are_not_one_episode(write_video: WriteVideo, between
 
 @pytest.mark.parametrize("fps", [0, -1, float("nan"), 1e-9, True])
 def test_frame_rates_that_mean_nothing_are_refused(write_video: WriteVideo, fps: float) -> None:
-    with pytest.raises(ValueError, match=r"fps must be greater than 0, at least 0\.001, got"):
+    with pytest.raises(ValueError, match=r"fps must be (greater than 0|at least|finite|a number)"):
         open_video(write_video("a.mp4"), **SMALL, fps=fps)
 
 

@@ -243,7 +243,7 @@ def test_spaces_and_discounts_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="a space whose bounds differ"):
         continuous_loss(action_space=spaces.Box(1, 1, (2,)))
     for discount in (2.0, float("nan")):
-        with pytest.raises(ValueError, match=r"discount must lie in \[0, 1\]"):
+        with pytest.raises(ValueError, match=r"discount must be (at least 0 and at most 1|finite)"):
             continuous_loss(discount=discount)
     with pytest.raises(ValueError, match="an action has 2 numbers, and one of action_space 1"):
         continuous_loss(action_space=spaces.Box(-1, 1, (1,)))(continuous(-1, 1)[-9:])

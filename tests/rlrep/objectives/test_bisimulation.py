@@ -88,5 +88,5 @@ def test_what_it_lacks_is_named() -> None:
         bisimulation()(draw(world(episodes=2), 6).exclude("sequence"))
     with pytest.raises(ValueError, match="Bisimulation reads rewards, which these data lack"):
         world(episodes=2).data.check(bisimulation().window, "Bisimulation")
-    with pytest.raises(ValueError, match="discount must lie in"):
+    with pytest.raises(ValueError, match="discount must be at least 0 and at most 1"):
         bisimulation(discount=1.1)

@@ -62,5 +62,5 @@ def test_learning_makes_similarities_fall_with_the_steps_ahead_and_vanish_behind
 def test_what_it_lacks_is_named() -> None:
     with pytest.raises(KeyError, match="Curved reads 'gap', which this batch lacks"):
         curved()(crossing().sample(5).select("observation", "future_observation"))
-    with pytest.raises(ValueError, match="horizon must be at least 1 step"):
+    with pytest.raises(ValueError, match="horizon must be at least 1"):
         curved(horizon=0)

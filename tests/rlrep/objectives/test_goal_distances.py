@@ -108,5 +108,5 @@ def test_what_it_lacks_is_named(name: str) -> None:
     still = TensorDict({"observation": torch.zeros(2, *SHAPE, dtype=torch.uint8)}, batch_size=[2])
     with pytest.raises(KeyError, match=r"reads \('sequence', 'observation'\), which this batch lacks"):
         built(name)(still)
-    with pytest.raises(ValueError, match="horizon must be at least 2 steps, with an observation on the way, got 1"):
+    with pytest.raises(ValueError, match="horizon must be at least 2, got 1"):
         built(name, horizon=1)

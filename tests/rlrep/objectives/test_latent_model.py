@@ -193,7 +193,7 @@ def test_rewards_beyond_the_bins_are_told_once() -> None:
     [
         (dict(prediction=0, reward=0, termination=0), "no loss left"),
         (dict(contrast=-0.1), "contrast must be at least 0"),
-        (dict(reward=math.inf), "reward must be at least 0 and finite"),
+        (dict(reward=math.inf), "reward must be finite, got inf"),
         (dict(momentum=1), "momentum"),
         (dict(temperature=0), "temperature"),
         (dict(state_dim=0), "state_dim must be at least 1"),
@@ -205,12 +205,12 @@ def test_impossible_numbers_are_refused(options: dict[str, Any], message: str) -
 
 
 def test_a_horizon_of_no_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="horizon must be at least 1 step, got 0"):
+    with pytest.raises(ValueError, match="horizon must be at least 1, got 0"):
         LatentModel(PixelEncoder(SHAPE, channels=4), BOX, 0)
 
 
 def test_kept_targets_are_those_of_the_same_observations_until_the_targets_move() -> None:
-    model, plain = made(keep_targets=100, momentum=0.5), made(momentum=0.5)
+    model, plain = made(keep=100, momentum=0.5), made(momentum=0.5)
     given = batch()
     names = torch.arange(15).view(5, 3) + 90  # some share a place
     given["sequence", "name"] = names
@@ -240,10 +240,10 @@ def test_kept_targets_are_those_of_the_same_observations_until_the_targets_move(
 
 
 def test_what_is_kept_is_saved() -> None:
-    model, given = made(keep_targets=20), batch()
+    model, given = made(keep=20), batch()
     given["sequence", "name"] = torch.arange(15).view(5, 3)
     model(given)
-    resumed = made(keep_targets=20)
+    resumed = made(keep=20)
     resumed.load_state_dict(model.state_dict())
     given["sequence", "observation"][:] = 0
     torch.testing.assert_close(resumed(given)["loss_model_prediction"], model(given)["loss_model_prediction"])

@@ -1,0 +1,45 @@
+"""Embeddings that are kept while their encoder stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+NOBODY = torch.iinfo(torch.int64).min  # the name of no observation
+
+
+class KeptEmbeddings(nn.Module):
+    """Embeddings of observations by their names, each computed once until all are forgotten.
+
+    An observation goes to the place of its name modulo `size`, and drives out who was there. Checkpoints hold them.
+
+    Args:
+        size: how many there is room for; 4·`dim` bytes each. With 0 nothing is kept.
+        dim: D, size of an embedding.
+    """
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("names", torch.full((size,), NOBODY))
+        self.register_buffer("values", torch.zeros(size, dim))
+        self.names: Tensor
+        self.values: Tensor
+
+    @torch.no_grad()
+    def of(self, observation: Tensor, name: Tensor | None, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        """Embeddings (B, D) without gradient; `embed` is asked for those of (B, …) whose name (B,) is new. Without
+        names, for all."""
+        if name is None or not len(self.names):
+            return embed(observation)
+        place = name % len(self.names)
+        out = self.values[place]
+        new = (self.names[place] != name).nonzero().flatten()
+        if len(new):
+            out[new] = embed(observation[new])
+            self.values[place[new]], self.names[place[new]] = out[new], name[new]
+        return out
+
+    def forget(self) -> None:
+        self.names.fill_(NOBODY)
