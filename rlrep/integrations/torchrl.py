@@ -65,8 +65,8 @@ class ObjectiveLoss(TensorDictModuleBase):
             )
         self.objective, self.slice_len, self.pixels, self.discount = objective, slice_len, pixels, discount
         self.scale = None if action_space is None else Scale(action_space)
-        tables = [each.layers[0] for each in objective.modules() if isinstance(each, ActionEncoder) and each.discrete]
-        self.choices = min((table.num_embeddings for table in tables), default=None)
+        readers = [each for each in objective.modules() if isinstance(each, ActionEncoder) and each.discrete]
+        self.choices = min((each.action_dim for each in readers), default=None)
         self.in_keys = [pixels, "action", *(("next", key) for key in (pixels, "reward", "done", "terminated"))]
         self.out_keys = list(objective.out_keys)
 
