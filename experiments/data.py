@@ -15,7 +15,7 @@ from experiments.files import as_path
 from experiments.results.runs import as_finite
 from experiments.run.inspection import convert, info
 from rlrep.data import TransitionFiles
-from rlrep.data.formats import WRITTEN
+from rlrep.data.formats import WRITTEN, make_format
 from rlrep.data.transition_files import check_target
 
 # What messages of the library call the command's options.
@@ -50,6 +50,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             dest="source_format",
             help="of the data, where the files do not tell: a name, or package.module:Class of your own",
         )
+        command.add_argument(
+            "--format-option" if command is one else "--source-option",
+            dest="format_options",
+            metavar="NAME=VALUE",
+            type=format_option,
+            action="append",
+            default=[],
+            help="of that format, such as camera=observation.images.top; may be repeated",
+        )
         command.add_argument("--skip-corrupt", action="store_true", help="leave out files that can't be used")
         command.add_argument(
             "--frame-channels", type=int, help="channels of a frame where pictures hold several: 1 for grey, 3 for RGB"
@@ -62,6 +71,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def format_option(text: str) -> tuple[str, str | int]:
+    """A name and its value, a whole number if it looks like one."""
+    name, sign, value = text.partition("=")
+    if not name or not sign:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    return name, int(value) if value.isdecimal() else value
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -69,12 +86,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "convert":
             check_target(options.target, options.format)  # before all files are read
+        source_format = options.source_format
+        if options.format_options:
+            if source_format is None:
+                raise ValueError("options of a format need its name, too, such as lerobot")
+            source_format = make_format(source_format, options=dict(options.format_options))
         files = TransitionFiles(
             options.source,
             options.skip_corrupt,
             channels_last=options.channels_last,
             frame_channels=options.frame_channels,
-            format=options.source_format,
+            format=source_format,
         )
         if options.command == "info":
             info(files, options.picture)

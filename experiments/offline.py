@@ -3,7 +3,8 @@
 python -m experiments.offline agent=td3_bc objectives=[taco] dataset=data/cheetah_medium preset=cpu
 python -m experiments.offline --multirun agent=bc,td3_bc 'objectives=[],[taco]' dataset=PATH seed=1,2,3
 
-The data are V-D4RL's HDF5 and .npz, DrQ-v2's replay, Minari, a run's folder, or what experiments.collect wrote.
+The data are V-D4RL's HDF5 and .npz, DrQ-v2's replay, Minari, LeRobot, a run's folder, or what experiments.collect
+wrote.
 """
 
 from __future__ import annotations

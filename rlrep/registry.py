@@ -16,7 +16,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is not in `known`: it suggests the nearest ones, or lists all."""
     known = sorted(known)
     near = get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known) or 'none'}"
     return ValueError(f"unknown {kind} {name!r}: {hint}")
 
 
@@ -95,7 +95,7 @@ def check_options(kind: str, name: str, built: type, options: Iterable[str]) -> 
 def parameters_of(built: type) -> dict[str, inspect.Parameter]:
     """The arguments of a class; where it hands others on, ``**options``, those of its base too."""
     found: dict[str, inspect.Parameter] = {}
-    for each in built.__mro__:
+    for each in built.__mro__[:-1]:
         if "__init__" in vars(each):
             own = inspect.signature(each.__init__).parameters  # type: ignore[misc]
             found = {name: parameter for name, parameter in own.items() if name != "self"} | found

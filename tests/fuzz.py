@@ -42,9 +42,10 @@ OUTCOMES = ("refused", "same", "told", "edited", "changed", "traceback", "crash"
 LENGTHS = (7, 4)
 VIDEOS = {"mp4": ("libx264", "yuv420p"), "webm": ("libvpx-vp9", "yuv420p"), "mkv": ("mpeg4", "yuv420p")}
 VIDEOS |= {"avi": ("mjpeg", "yuvj420p"), "gif": ("gif", "rgb8")}
-TRANSITIONS = ("vd4rl_64", "drqv2", "vd4rl_84", "minari", "minari_arrow", "rlrep", "plain_hdf5", "run")
+LEROBOT = {"lerobot": "video", "lerobot_images": "image"}
+TRANSITIONS = ("vd4rl_64", "drqv2", "vd4rl_84", "minari", "minari_arrow", *LEROBOT, "rlrep", "plain_hdf5", "run")
 # Pixels and values in these have no checksum, so that other ones are as good: experiments/README.md.
-UNCHECKED = {"plain_hdf5", "minari_arrow", "run", "config", *VIDEOS}
+UNCHECKED = {"plain_hdf5", "minari_arrow", "run", "config", *LEROBOT, *VIDEOS}
 KINDS = (*TRANSITIONS, *VIDEOS, "encoder", "checkpoint", "config")
 HDF5 = ("vd4rl_84", "minari", "plain_hdf5")
 
@@ -110,6 +111,10 @@ def make_transitions(kind: str, folder: Path) -> None:
         from tests.rlrep.data.arrow_files import write_arrow
 
         write_arrow(sources(), folder)
+    elif kind in LEROBOT:
+        from tests.rlrep.data.lerobot_files import TOP, write_lerobot
+
+        write_lerobot(folder, LEROBOT[kind], cameras=(TOP,))
     elif kind == "plain_hdf5":  # as other programs write it: neither compressed nor checksummed
         import h5py
 
@@ -217,6 +222,8 @@ def change_content(path: Path, rng: random.Random, kind: str) -> str:
         return change_hdf5(path, rng, kind)
     if path.suffix == ".arrow":
         return change_arrow(path, rng)
+    if path.suffix == ".parquet":
+        return change_parquet(path, rng)
     if path.suffix in (".json", ".yaml"):
         return change_text(path, rng)
     raise ValueError(f"nothing to change in {path}")
@@ -285,6 +292,29 @@ def change_arrow(path: Path, rng: random.Random) -> str:
         at = 8 * rng.randrange(len(content) // 8)
         content[at : at + 8] = rng.choice([1 << 40, 1 << 62, 1 << 20, -1, -2, 0]).to_bytes(8, "little", signed=True)
         path.write_bytes(content)
+    return f"{how} {name}"
+
+
+def change_parquet(path: Path, rng: random.Random) -> str:
+    import pyarrow as pa
+
+    from tests.rlrep.data.lerobot_files import change_table, lists, read_table
+
+    held = read_table(path)
+    name = rng.choice(held.column_names)
+    rows = held.num_rows
+    harms: dict[str, Callable[[], Any]] = {
+        "none": lambda: None,
+        "text": lambda: pa.array(["text"] * rows),
+        "nulls": lambda: pa.nulls(rows, held[name].type),
+        "lists": lambda: lists(np.zeros((rows, 2))),
+        "numbers": lambda: pa.array(changed_array(np.arange(rows), rng)[:rows].tolist() + [-1.5] * rows)[:rows],
+        "infinite": lambda: pa.array([np.inf, np.nan, *[1e300] * rows])[:rows],
+        "many": lambda: pa.array([[0.0] * (1 << 16)] * rows),
+        "bomb": lambda: pa.array([{"bytes": b"x" * (40 << 20)}] * rows),
+    }
+    how = rng.choice(sorted(harms))
+    change_table(path, **{name: harms[how]()})
     return f"{how} {name}"
 
 

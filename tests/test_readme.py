@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 import experiments.run.train_config  # noqa: F401  its options become known to Hydra
 from rlrep import PixelEncoder
+from tests.rlrep.data.lerobot_files import write_lerobot
 from tests.rlrep.integrations.sb3_environments import Counter
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +52,17 @@ def test_a_pretrained_encoder_goes_into_stable_baselines3(
     before = PixelEncoder.from_pretrained("my_encoder").state_dict()
     after = found["model"].policy.features_extractor.encoder.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items()) == frozen
+
+
+def test_a_policy_learns_from_a_robots_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = [block for block in blocks(ROOT / "experiments" / "README.md") if "LeRobot(" in block]
+    short = snippet.replace("10_000", "2").replace("=84", "=40").replace("dim,)))", "dim,)), batch_size=8)")
+    assert "range(2)" in short and "=40" in short and "batch_size=8" in short
+    write_lerobot(tmp_path / "FOLDER")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(compile(short, "experiments/README.md", "exec"), found)
+    assert found["command"].shape == (3,) and found["command"][1] == 5  # a dimension that never changes
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

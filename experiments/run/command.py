@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = ("agent", "preset")
 # Sections whose names are those of whoever takes them, which checks them itself.
-OPEN = ("agent", "objective", "options", "env")
+OPEN = ("agent", "objective", "options", "env", "format_options", "offline.format_options")
+IN_OPEN = rf"({'|'.join(map(re.escape, OPEN))})\."
 # Hydra's own switches, and how many words follow them.
 SWITCHES = {
     **dict.fromkeys(("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"), 0),
@@ -97,7 +98,7 @@ def for_hydra(arguments: Sequence[str], paths: Iterable[str] = ()) -> list[str]:
             rewritten += ["agent=own", f"++agent.algorithm={value}", f"++agent.name={value.rpartition(':')[2]}"]
             continue
         argument = re.sub(r"^(\+*)encoder=(?!\{)", r"\1encoder.path=", argument)
-        argument = re.sub(rf"^({'|'.join(OPEN)})\.", r"++\1.", argument)
+        argument = re.sub(f"^{IN_OPEN}", r"++\1.", argument)
         argument = re.sub(r"^stddev_schedule=((?:step_)?linear\([^']*\))$", r"stddev_schedule='\1'", argument)
         argument = re.sub(r"=(\d+(?:\.\d+)?e\+?\d+)$", lambda number: f"={float(number[1]):.0f}", argument)
         rewritten.append(argument)
@@ -172,7 +173,7 @@ def check_names(arguments: Sequence[str], schema: type) -> None:
         setting, equals, value = argument.partition("=")
         section = setting.partition(".")[0]
         is_name = section != setting and section in options and isinstance(options[section].default, str)
-        left_to_others = section in (*GROUPS, *OPEN, "hydra") and not is_name
+        left_to_others = (section in (*GROUPS, *OPEN, "hydra") and not is_name) or re.match(IN_OPEN, setting)
         if left_to_others or not (equals and re.fullmatch(r"[\w.]+", setting)):
             continue
         if setting not in options and setting not in sections:

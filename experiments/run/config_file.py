@@ -80,7 +80,8 @@ def kind_of(names: Iterable[str]) -> str:
 def check_imported(read: dict[str, Any], path: Path) -> None:
     """Refuses a configuration from a file that names a class of a module that nobody has imported."""
     text = flat(read)
-    named = [*text.get("objectives", []), text.get("objective"), text.get("agent.algorithm")]
+    single = ("objective", "agent.algorithm", "format", "offline.format")
+    named = [*text.get("objectives", []), *(text.get(each) for each in single)]
     for name in named:
         module = name.partition(":")[0] if isinstance(name, str) and ":" in name else None
         if module is not None and module not in sys.modules:

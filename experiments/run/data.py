@@ -16,6 +16,7 @@ from experiments.run.device import check_storage
 from experiments.run.options import ConfigError, options_of
 from experiments.run.sections import FilesConfig
 from rlrep.data import Dataset, open_dataset
+from rlrep.data.formats import Format, make_format
 from rlrep.replay import ReplayError
 
 
@@ -36,6 +37,7 @@ def open_data(path: str, config: Any, files: Any) -> Dataset:
         skip_corrupt=files.skip_corrupt,
         channels_last=files.channels_last,
         frame_channels=files.frame_channels,
+        format=format_of(files),
         device=config.device,
         seed=ranks.seed(config.seed),
     )
@@ -47,7 +49,7 @@ def open_data(path: str, config: Any, files: Any) -> Dataset:
         data = opened(storage=config.device if config.replay_storage == "cuda" else config.replay_storage)
     if not ranks.rank():
         ranks.from_first(None)
-        idle = [name for name in options_of(FilesConfig) if getattr(files, name) not in (None, False)]
+        idle = [name for name in options_of(FilesConfig) if getattr(files, name) not in (None, False, {})]
         if data.as_it_is and idle:
             print(
                 f"note: {' and '.join(idle)} {'has' if len(idle) == 1 else 'have'} no effect on {path}, which is "
@@ -55,6 +57,23 @@ def open_data(path: str, config: Any, files: Any) -> Dataset:
                 file=sys.stderr,
             )
     return data
+
+
+def format_of(files: Any) -> Format | None:
+    """The format that `files`, which has the options of `FilesConfig`, names; None where the files tell it.
+
+    Raises:
+        ConfigError: for options of no format.
+        ValueError: for an unknown format, and options that it does not have.
+    """
+    if files.format is not None:
+        return make_format(files.format, options=files.format_options)
+    if files.format_options:
+        raise ConfigError(
+            f"format_options={dict(files.format_options)} has no effect without format=…: give that too, or leave "
+            f"format_options out"
+        )
+    return None
 
 
 def auto_storage(device: str, nbytes: int) -> str:

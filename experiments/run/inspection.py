@@ -78,12 +78,15 @@ def lines(files: TransitionFiles, summary: Summary) -> Iterator[tuple[str, str]]
     yield "episodes", f"{len(returns)}, {summary.terminated} of which really ended"
     yield "steps", str(lengths.sum())
     yield "episode length", f"{lengths.min()} to {lengths.max()}, mean {lengths.mean():.4g}"
-    yield "return", f"mean {returns.mean():.4g}, standard deviation {returns.std():.4g}"
-    yield "", f"minimum, quartiles, maximum: {quartiles}"
+    if files.provenance.rewards:
+        yield "return", f"mean {returns.mean():.4g}, standard deviation {returns.std():.4g}"
+        yield "", f"minimum, quartiles, maximum: {quartiles}"
+    else:
+        yield "return", "none: the data hold no rewards"
     yield "image", " x ".join(map(str, summary.image_shape)) + " (channels, height, width) uint8"
     yield "actions", f"{summary.actions}, from {span(summary.lowest)} to {span(summary.highest)}"
     for name, value in vars(files.provenance).items():
-        if value not in (None, {}):
+        if value not in (None, {}) and name != "rewards":
             yield name.replace("_", " "), json.dumps(value) if isinstance(value, dict) else str(value)
     for path, reason in files.skipped.items():
         yield "skipped", f"{path}: {reason}"

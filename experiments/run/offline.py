@@ -111,6 +111,13 @@ def open_offline(composed: DictConfig, opened: ExitStack) -> OfflineRun:
             f"iql are kept: it was made to learn from what it plays itself",
             file=sys.stderr,
         )
+    if data.action_scale is not None:
+        print(
+            f"note: actions of {config.dataset} were normalized, from action_low to action_high of config.yaml to "
+            f"[-1, 1]; evaluations take the policy's for the bounds of {config.task}, which may be others. Its "
+            f"action_scale brings them back",
+            file=sys.stderr,
+        )
     settle_precision(config, saved, composed)
     if not ranks.rank():
         opened.enter_context(locked(folder))

@@ -96,6 +96,10 @@ class FilesConfig:
     frame_channels: int | None = option(
         None, "channels of a frame where pictures hold several: 1 for grey; null takes threes for RGB", above=0
     )
+    format: str | None = option(
+        None, "of the files, by name or my_package.my_file:MyFormat; null tells it by the files"
+    )
+    format_options: dict[str, Any] = option({}, "of that format: format_options.camera=observation.images.top")
 
 
 @dataclass

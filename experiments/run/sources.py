@@ -11,6 +11,7 @@ from hydra.utils import to_absolute_path
 
 from envs import pixel_env, task_name
 from experiments.run.config import check_env
+from experiments.run.data import format_of
 from experiments.run.log import Progress
 from experiments.run.names import located
 from experiments.run.options import ConfigError
@@ -34,8 +35,8 @@ def open_source(config: PretrainConfig, actions: bool) -> tuple[EpisodeDataset, 
     except WithoutActions as error:
         raise ConfigError(
             f"objective={config.objective} reads actions: {error}. Use data recorded with actions (the folder of a "
-            f"run, .npz, HDF5 or Minari episodes with actions, or source={ENVIRONMENT}TASK), or temporal_contrastive, "
-            f"forward_model or autoencoder for video alone"
+            f"run, .npz, HDF5, Minari or LeRobot episodes with actions, or source={ENVIRONMENT}TASK), or "
+            f"temporal_contrastive, forward_model or autoencoder for video alone"
         ) from error
 
 
@@ -54,6 +55,7 @@ def watch(config: PretrainConfig, actions: bool) -> EpisodeDataset:
         fps=config.fps,
         mixed_sizes=config.mixed_sizes,
         actions=actions,
+        format=format_of(config),
     )
 
 

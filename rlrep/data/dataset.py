@@ -24,6 +24,7 @@ from rlrep.data.reading import Unreadable
 from rlrep.data.replay_files import DataSetFiles
 from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
 from rlrep.data.transition_files import TransitionFiles
+from rlrep.data.transitions import ActionScale
 from rlrep.replay import Episodes, ReplayError
 from rlrep.replay.storage import frame_device, frame_memory
 from rlrep.window import Window
@@ -43,6 +44,7 @@ class Dataset(Episodes):
         fingerprint: of all that it holds; the same wherever it is stored.
         as_it_is: whether it was opened without a conversion: how files are read, and `cache`, had no effect.
         action_dim, discrete: size of a continuous action, or how many choices there are.
+        action_scale: brings a policy's actions to the units of the recorded ones; None where these are the data's.
     """
 
     as_it_is = False
@@ -70,12 +72,20 @@ class Dataset(Episodes):
         self.frames = frames
         self.warned_of = 0  # steps of the longest window whose unsampled episodes were listed
         self.provenance, self.skipped, self.fingerprint = files.provenance, skipped, files.fingerprint
+        window = Window.ahead(n_step, horizon)
+        if not self.provenance.rewards:
+            del rows["reward"]
+            window = Window.ahead(0, max(horizon, 1))
         action = rows["action"]
         self.discrete = action.dtype == np.int64
         self.action_dim = (
             max(self.provenance.num_actions or 0, int(action.max()) + 1) if self.discrete else action.shape[2]
         )
-        super().__init__(frames, rows, Window.ahead(n_step, horizon), frame_stack=frame_stack, **options)
+        super().__init__(frames, rows, window, frame_stack=frame_stack, **options)
+
+    @property
+    def action_scale(self) -> ActionScale | None:
+        return self.provenance.action_scale
 
     @property
     def episode_lengths(self) -> np.ndarray:
@@ -166,8 +176,10 @@ def open_dataset(
             - V-D4RL's 84-pixel HDF5 files, one or a folder of them;
             - a folder of V-D4RL's 64-pixel `.npz` files, or of DrQ-v2's replay;
             - a Minari data set of pixels in HDF5 or Arrow, by its folder or the id it has on this machine;
+            - a LeRobot data set, version 3.0. Its actions are normalized by their statistics, see `action_scale`; one
+              without rewards serves learners that read none, such as behaviour cloning;
             - a folder of any of these, its sub-folders included.
-        frame_stack, n_step, discount, horizon, device, seed: of `ReplayBuffer`.
+        frame_stack, n_step, discount, horizon, device, seed: of `ReplayBuffer`. Without rewards n_step has no effect.
         storage: of `ReplayBuffer`, or what chooses it by the bytes that the data take. With "disk" the frames stay in
             their files; "memory" and a device copy them.
         cache: folder of the converted files; None makes `.rlrep-cache` in `path` (beside a file).

@@ -87,6 +87,19 @@ def regular_size(path: Path) -> int:
     return found.st_size
 
 
+def check_inside(path: Path, root: Path) -> None:
+    """Refuses a path or a link that leads out of the folder `root`. In the Hugging Face Hub's cache the files of a
+    data set are links to the `blobs` beside its `snapshots`, which count as inside.
+
+    Raises:
+        Unreadable: naming the file.
+    """
+    root = root.resolve()
+    allowed = [root, root.parent.parent / "blobs"] if root.parent.name == "snapshots" else [root]
+    if not any(path.resolve().is_relative_to(each) for each in allowed):
+        raise Unreadable(f"its {path.name} is a link to another place: only what is in its folder is read")
+
+
 def read_text(path: Path) -> str:
     """A text file of up to 64 MiB.
 
@@ -110,7 +123,9 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
 
 
-def check_unpacked(name: str, unpacked: int, size: int) -> None:
+def check_unpacked(
+    name: str, unpacked: int, size: int, advice: str = "store it without compression, or as shorter episodes"
+) -> None:
     """Refuses what would take far more memory than its file of `size` bytes.
 
     Raises:
@@ -120,7 +135,7 @@ def check_unpacked(name: str, unpacked: int, size: int) -> None:
     if unpacked > bound:
         raise Unreadable(
             f"its {name} would unpack to {unpacked / 1e6:.0f} MB, and at most {bound / 1e6:.0f} MB are read from a "
-            f"file of its size: store it without compression, or as shorter episodes"
+            f"file of its size: {advice}"
         )
 
 

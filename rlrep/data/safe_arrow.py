@@ -1,8 +1,8 @@
-"""Arrow files from anywhere, read so that they run nothing and take no memory beyond a bound.
+"""Arrow and Parquet files from anywhere, read so that they run nothing and take no memory beyond a bound.
 
 Arrow builds the extension types that a schema names with whatever code a package registered for them, and allocates
 what a compressed buffer claims to hold. Both are looked up in the file's metadata before the library reads them. Arrow
-has no checksums: a changed value is not noticed.
+has no checksums, and Parquet's are optional: a changed value may not be noticed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.data.reading import Unreadable, check_unpacked, missing_extra, regular_size, reported_as_unreadable
+from rlrep.data.reading import (
+    AT_ONCE,
+    Unreadable,
+    check_inside,
+    check_unpacked,
+    missing_extra,
+    regular_size,
+    reported_as_unreadable,
+)
 
 MAGIC = b"ARROW1"
 EXTENSION = b"ARROW:extension:"
@@ -29,6 +37,16 @@ ENDIANNESS = 0
 HEADER = 2
 BUFFERS, COMPRESSION = 2, 3
 BLOCK, BUFFER = struct.Struct("<qi4xq"), struct.Struct("<qq")
+
+PARQUET_MAGIC = b"PAR1"
+ARROW_SCHEMA = b"ARROW:schema"
+LARGEST_FOOTER = 1 << 22
+NUMBERS = ("BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE")
+BYTES_OF_A_NUMBER = 16  # and of the two levels that Parquet keeps beside each
+# Numbers of fields in Parquet's page headers (parquet.thrift), and of an encoding.
+UNPACKED, PACKED, DATA_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 = 2, 3, 5, 7, 8
+VALUES, ENCODING, ENCODING_V2 = 1, 2, 4
+DELTA_BYTE_ARRAY = 7
 
 
 class Columns:
@@ -98,8 +116,7 @@ def read_columns(path: Path, root: Path) -> Columns:
     """
     pa = _pyarrow()
     with reported_as_unreadable():
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise Unreadable(f"its {path.name} is a link to another place: only what is in its folder is read")
+        check_inside(path, root)
         size = regular_size(path)
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -185,6 +202,193 @@ def _read(kind: str, data: bytes | mmap.mmap, at: int) -> int:
     return value
 
 
+class ParquetRows:
+    """The columns of a Parquet file, each read when it is asked for.
+
+    The Arrow schema that a file may keep beside Parquet's own is hidden from the library, and extension types with it.
+
+    Args:
+        path: of the file, which is mapped into memory; see `read_columns`.
+        root: the folder that it must be in; a link that leads out of it is not followed.
+
+    Attributes:
+        size: bytes of the file.
+
+    Raises:
+        ModuleNotFoundError: if pyarrow is not installed.
+        Unreadable: if it is not a regular file, or not a Parquet file.
+    """
+
+    def __init__(self, path: Path, root: Path) -> None:
+        pa = _pyarrow()
+        from pyarrow import parquet
+
+        with reported_as_unreadable():
+            check_inside(path, root)
+            self.size = regular_size(path)
+            with path.open("rb") as file:
+                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            _hide_arrow_schema(self._data)
+            self._file = parquet.ParquetFile(pa.py_buffer(self._data), page_checksum_verification=True)
+
+    def __len__(self) -> int:
+        return int(self._file.metadata.num_rows)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """(T,) numbers of a column, or (T, n) of one with a list of n in each row.
+
+        Raises:
+            Unreadable: if there is none of that name, for anything else than numbers, missing values, lists of
+                different lengths, and a column that would unpack to far more than the file.
+        """
+        with reported_as_unreadable():
+            leaf, unpacked = self._leaf(name, ".list.", NUMBERS)
+            check_unpacked(name, unpacked, self.size)
+            array = self._file.read(columns=[leaf], use_threads=False).column(name).combine_chunks()
+            array.validate(full=True)
+            if len(array) != len(self):
+                raise Unreadable(f"it is corrupt: its {name} has {len(array)} of {len(self)} rows")
+            types = _pyarrow().types
+            nested = types.is_list(array.type) or types.is_large_list(array.type)
+            values = array.flatten() if nested else array
+            _check_is_complete(array, name)
+            _check_is_complete(values, name)
+            if not any(is_kind(values.type) for is_kind in (types.is_integer, types.is_floating, types.is_boolean)):
+                raise Unreadable(f"its {name} must hold numbers, got {array.type}")
+            numbers: np.ndarray = values.to_numpy(zero_copy_only=False)
+            if not nested:
+                return numbers
+            lengths = np.diff(array.offsets.to_numpy())
+            if (lengths != lengths[:1]).any():
+                raise Unreadable(f"its {name} must be lists of one length, got {lengths.min()} to {lengths.max()}")
+            return numbers.reshape(len(array), -1)
+
+    def strings(self, name: str) -> Iterator[bytes]:
+        """The T strings of bytes of a column, `AT_ONCE` in memory at a time.
+
+        Raises:
+            Unreadable: as `numbers` does.
+        """
+        with reported_as_unreadable():
+            leaf, unpacked = self._leaf(name, ".bytes", ("BYTE_ARRAY",))
+            check_unpacked(name, unpacked, self.size)
+            for batch in self._file.iter_batches(AT_ONCE, columns=[leaf], use_threads=False):
+                array = batch.column(name)
+                _check_is_complete(array, name)
+                if _pyarrow().types.is_struct(array.type):
+                    array = array.field(0)
+                    _check_is_complete(array, name)
+                yield from array.to_pylist()
+
+    def _leaf(self, name: str, inside: str, kinds: tuple[str, ...]) -> tuple[str, int]:
+        """The path of the values of a column or of what is `inside` it, and the bytes that they claim."""
+        schema, metadata = self._file.schema, self._file.metadata
+        paths = [schema.column(at).path for at in range(len(schema.names))]
+        found = [at for at, path in enumerate(paths) if path == name or path.startswith(name + inside)]
+        if len(found) != 1:
+            raise Unreadable(f"it must have one column {name}, got {len(found)}")
+        kind = schema.column(found[0]).physical_type
+        if kind not in kinds:
+            raise Unreadable(f"its {name} must hold {' or '.join(kinds)}, got {kind}")
+        leaf = paths[found[0]]
+        # The library reads all columns whose names go on with a dot, too.
+        read = [at for at, path in enumerate(paths) if path == leaf or path.startswith(f"{leaf}.")]
+        groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+        chunks = (group.column(at) for group in groups for at in read)
+        return leaf, sum(_claimed(self._data, chunk) for chunk in chunks)
+
+
+def _hide_arrow_schema(data: mmap.mmap) -> None:
+    """Renames the entry of the footer that holds it, in this process's copy of the file."""
+    tail = len(data) - len(PARQUET_MAGIC) - 4
+    if tail < 4 or data[:4] != PARQUET_MAGIC or data[tail + 4 :] != PARQUET_MAGIC:
+        raise Unreadable("it is corrupt or truncated: a Parquet file must begin and end with PAR1")
+    length = _read("<I", data, tail)
+    if length > LARGEST_FOOTER:
+        raise Unreadable(
+            f"its metadata have {length} bytes, and at most {LARGEST_FOOTER} are read: write it with fewer row groups"
+        )
+    at = max(tail - length, 0)
+    while (at := data.find(ARROW_SCHEMA, at, tail)) >= 0:
+        data[at] = ord("#")
+
+
+def _claimed(data: mmap.mmap, chunk: Any) -> int:
+    """Bytes that a column of a row group takes in memory at a time, as its pages' headers claim. Strings of which each
+    may stand for a whole page, by a dictionary or as a repeated beginning, count `AT_ONCE` times.
+    """
+    at, of_strings = chunk.data_page_offset, chunk.physical_type not in NUMBERS
+    if chunk.dictionary_page_offset:
+        at = min(at, chunk.dictionary_page_offset)
+    end, values, claimed = at + chunk.total_compressed_size, 0, 0
+    if not 0 <= at <= end <= len(data):
+        raise Unreadable("it is corrupt or truncated: a column is not in the file")
+    while at < end:
+        page = _Compact(data, at)
+        header = page.struct()
+        of_data = header.get(DATA_PAGE) or header.get(DATA_PAGE_V2) or {}
+        repeats = DICTIONARY_PAGE in header or of_data.get(ENCODING if DATA_PAGE in header else ENCODING_V2) == (
+            DELTA_BYTE_ARRAY
+        )
+        count, unpacked, packed = of_data.get(VALUES, 0), header[UNPACKED], header[PACKED]
+        if min(count, unpacked, packed) < 0:
+            raise Unreadable("it is corrupt: a page has a negative size")
+        values += count
+        claimed += count * BYTES_OF_A_NUMBER + unpacked * (AT_ONCE if repeats and of_strings else 1)
+        at = page.at + packed
+    if values != chunk.num_values:  # or the library would look for further pages
+        raise Unreadable(f"it is corrupt: a column has {values} values, where its metadata say {chunk.num_values}")
+    return claimed
+
+
+class _Compact:
+    """Reads Thrift's compact protocol, in which the headers of Parquet's pages are written."""
+
+    def __init__(self, data: mmap.mmap, at: int) -> None:
+        self.data, self.at = data, at
+
+    def struct(self) -> dict[int, Any]:
+        """The numbers and structures of a structure by the numbers of their fields; other fields are passed over."""
+        found: dict[int, Any] = {}
+        field = 0
+        while head := self._byte():
+            field = field + (head >> 4) if head >> 4 else self._signed()
+            found[field] = self._value(head & 15)
+        return found
+
+    def _value(self, kind: int) -> Any:
+        if kind in (1, 2):  # a truth value, which its type tells
+            return kind == 1
+        if kind == 3:
+            return self._byte()
+        if kind in (4, 5, 6):
+            return self._signed()
+        if kind == 8:  # a string, by its length
+            length = self._unsigned()
+            self.at += length
+            return None
+        if kind == 12:
+            return self.struct()
+        raise Unreadable(f"it is corrupt: the header of a page has a field of type {kind}")
+
+    def _byte(self) -> int:
+        self.at += 1
+        return self.data[self.at - 1]
+
+    def _unsigned(self) -> int:
+        number = 0
+        for shift in range(0, 70, 7):
+            part = self._byte()
+            number |= (part & 127) << shift
+            if part < 128:
+                return number
+        raise Unreadable("it is corrupt: a number in the header of a page does not end")
+
+    def _signed(self) -> int:
+        number = self._unsigned()
+        return number >> 1 ^ -(number & 1)
+
+
 def _check_is_complete(array: Any, name: str) -> None:
     array.validate()
     if array.null_count:
@@ -195,5 +399,5 @@ def _pyarrow() -> Any:
     try:
         import pyarrow.ipc
     except ModuleNotFoundError as error:
-        raise missing_extra("pyarrow", "Minari's Arrow files") from error
+        raise missing_extra("pyarrow", "Parquet and Arrow files") from error
     return pyarrow

@@ -128,7 +128,11 @@ class TransitionFiles:
             raise Unreadable("it holds no whole episode")
 
     def _read_provenance(self) -> Provenance:
-        """What the files tell; nothing where they tell different things."""
+        """What the files tell; nothing where they tell different things.
+
+        Raises:
+            ValueError: where these are what the numbers stand for, which episodes of one data set must share.
+        """
         told = []
         for source in self.sources:
             try:
@@ -137,6 +141,12 @@ class TransitionFiles:
             except Unreadable as error:
                 self._skip(source, error)
         known = [each for each in told if each is not None]
+        meant = {str(((each or Provenance()).rewards, (each or Provenance()).action_scale)) for each in told}
+        if len(meant) > 1:
+            raise ValueError(
+                f"{self.root} holds data whose actions were normalized by different bounds, or of which only some have "
+                f"rewards: keep each in a folder of its own"
+            )
         return known[0] if known and all(each == known[0] for each in known) else Provenance()
 
 

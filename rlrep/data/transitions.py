@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Provenance", "Transitions"]
+__all__ = ["ActionScale", "Provenance", "Transitions"]
 
 # Float32 rounds: an action of 1 may come back as 1.0000001.
 ACTION_TOLERANCE = 1e-6
@@ -82,6 +82,51 @@ def _kind(array: np.ndarray) -> str:
     return f"{array.shape} {array.dtype}"
 
 
+@dataclass(frozen=True)
+class ActionScale:
+    """What actions in [-1, 1] stand for in the units of whoever acted: -1 is `low` and 1 is `high`, in each dimension.
+    A dimension whose bounds are equal is 0.
+
+    Raises:
+        ValueError: for bounds that are not finite, or not in order.
+    """
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        numbers = low.dtype.kind + high.dtype.kind in ("ff", "fi", "if", "ii")
+        if not numbers or low.ndim != 1 or low.shape != high.shape or not np.isfinite([low, high]).all():
+            raise ValueError(f"the bounds of actions must be finite numbers, one a dimension, got {low} and {high}")
+        if (low > high).any():
+            raise ValueError(f"the lower bounds of actions must be below the upper ones, got {low} and {high}")
+
+    def normalized(self, action: np.ndarray) -> np.ndarray:
+        """(..., A) actions in the units of whoever acted as float32 in [-1, 1], cut off there.
+
+        Raises:
+            ValueError: for other numbers of dimensions.
+        """
+        low, high = self._bounds(action)
+        width = np.where(high > low, high - low, 1)
+        return np.clip(2 * (action - low) / width - (high > low), -1, 1).astype(np.float32)
+
+    def restored(self, action: np.ndarray) -> np.ndarray:
+        """(..., A) actions in [-1, 1], as a policy gives them, as float64 in the units of whoever acted.
+
+        Raises:
+            ValueError: for other numbers of dimensions.
+        """
+        low, high = self._bounds(action)
+        return low + (np.asarray(action, np.float64) + 1) / 2 * (high - low)
+
+    def _bounds(self, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if np.shape(action)[-1:] != (len(self.low),):
+            raise ValueError(f"actions must have {len(self.low)} dimensions, got the shape {np.shape(action)}")
+        return np.asarray(self.low, np.float64), np.asarray(self.high, np.float64)
+
+
 @dataclass
 class Provenance:
     """How a data set was made, as far as is known.
@@ -92,6 +137,9 @@ class Provenance:
         made: how, as plain values that JSON can hold: the run, its checkpoints, the command, …
         random_return, expert_return: mean returns of the random policy and of the expert, for scores.
         num_actions: choices of a discrete action space.
+        rewards: whether there are any. If not, zeros are stored, which no learner is given.
+        action_low, action_high: what actions of -1 and 1 stood for before they were normalized, one a dimension; None
+            where they are as they were recorded. See `action_scale`.
 
     Raises:
         ValueError: for values of other types.
@@ -103,13 +151,16 @@ class Provenance:
     random_return: float | None = None
     expert_return: float | None = None
     num_actions: int | None = None
+    rewards: bool = True
+    action_low: list[float] | None = None
+    action_high: list[float] | None = None
 
     def __post_init__(self) -> None:
-        kinds: dict[str, Any] = dict(task=str, level=str, made=dict, num_actions=int)
-        kinds |= dict(random_return=(int, float), expert_return=(int, float))
+        kinds: dict[str, Any] = dict(task=str, level=str, made=dict, num_actions=int, rewards=bool)
+        kinds |= dict(random_return=(int, float), expert_return=(int, float), action_low=list, action_high=list)
         for name, kind in kinds.items():
             value = getattr(self, name)
-            if not isinstance(value, kind) and (value is not None or name == "made"):
+            if not isinstance(value, kind) and (value is not None or name in ("made", "rewards")):
                 raise ValueError(f"{name} of a data set's provenance can't be {value!r}")
         count = self.num_actions
         if isinstance(count, bool) or not (count is None or 0 < count < MOST_CHOICES):
@@ -119,6 +170,16 @@ class Provenance:
                 raise ValueError(f"a data set's provenance can't contain ${{, got {text!r}")
         if self.level is not None and {"/", "\\", "\0"} & set(self.level):  # it becomes part of a folder's name
             raise ValueError(f"level of a data set's provenance must be a plain name, got {self.level!r}")
+        if (self.action_low is None) != (self.action_high is None):
+            raise ValueError("a data set's provenance must have both action_low and action_high, or neither")
+        _ = self.action_scale  # which checks its bounds
+
+    @property
+    def action_scale(self) -> ActionScale | None:
+        """What brings a policy's actions back to the units that were recorded; None where they were not normalized."""
+        if self.action_low is None or self.action_high is None:
+            return None
+        return ActionScale(tuple(self.action_low), tuple(self.action_high))
 
     def to_json(self) -> str:
         return sealed(asdict(self))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rlrep.data.episode import Episode
 from rlrep.data.formats.base import Format, Wanted
 from rlrep.data.formats.drqv2 import DrQv2
 from rlrep.data.formats.image_folder import ImageFolder
+from rlrep.data.formats.lerobot import LeRobot
 from rlrep.data.formats.minari import Minari
 from rlrep.data.formats.npz import Npz
 from rlrep.data.formats.rlrep import DataSet, RunReplay
 from rlrep.data.formats.vd4rl import VD4RL64, VD4RL84
 from rlrep.data.formats.video import Video
 from rlrep.data.reading import Unreadable
-from rlrep.registry import find_class
+from rlrep.registry import check_options, find_class
 
 __all__ = ["FORMATS", "WRITTEN", "Episode", "Format", "Unreadable", "Wanted", "make_format", "named"]
 
@@ -23,6 +25,7 @@ FORMATS: tuple[type[Format], ...] = (
     DataSet,
     RunReplay,
     Minari,
+    LeRobot,
     ImageFolder,
     VD4RL84,
     Npz,
@@ -35,18 +38,28 @@ FORMATS: tuple[type[Format], ...] = (
 WRITTEN = tuple(each for each in FORMATS if each.is_written())
 
 
-def make_format(format: str | Format, formats: Sequence[type[Format]] = FORMATS) -> Format:
+def make_format(
+    format: str | Format, formats: Sequence[type[Format]] = FORMATS, options: Mapping[str, Any] | None = None
+) -> Format:
     """The one of `formats` with that name, one of the class at the import path ``package.module:Class``, or the one
     given.
 
+    Args:
+        format: its name or path, or the object.
+        formats: those that have names.
+        options: arguments of the class.
+
     Raises:
-        ValueError: for an unknown name, a path whose module, class or base is wrong, and a class that needs arguments.
+        ValueError: for an unknown name, a path whose module, class or base is wrong, a class that needs other
+            arguments, and what the class itself refuses.
     """
     if isinstance(format, Format):
         return format
+    options = dict(options or {})
     found = find_class("format", format, {each.name: each for each in formats}, Format)  # type: ignore[type-abstract]
+    check_options("format", format, found, options)
     try:
-        return found()
+        return found(**options)
     except TypeError as error:
         raise ValueError(
             f"format {format!r} can't be made without arguments ({error}): give an object of it"

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -68,22 +69,38 @@ def _in_order(folder: Path) -> list[Path]:
 
 
 def _decoded(pictures: list[Path], layout: Layout) -> Iterator[np.ndarray]:
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise missing_extra("Pillow", "pictures") from error
-    first = None
+    decode = PictureDecoder()
     for at in range(0, len(pictures), AT_ONCE):
-        chunk = []
         with reported_as_unreadable():
-            for path in pictures[at : at + AT_ONCE]:
-                regular_size(path)
-                with Image.open(path, formats=["PNG", "JPEG"]) as picture:  # nothing is unpacked so far
-                    kind = f"{picture.width}x{picture.height} {picture.mode}"
-                    first = first or kind
-                    if kind != first or picture.mode not in ("L", "RGB"):
-                        raise Unreadable(f"its pictures must be RGB or grey and alike, got {first} and {kind}")
-                    bytes_each = picture.width * picture.height * len(picture.getbands())
-                    check_unpacked(f"pictures ({AT_ONCE} of them)", AT_ONCE * bytes_each, regular_size(path))
-                    chunk.append(np.asarray(picture).reshape(picture.height, picture.width, -1))
+            chunk = [decode(path, regular_size(path)) for path in pictures[at : at + AT_ONCE]]
             yield newest_frames(np.stack(chunk), replace(layout, channels_last=True))
+
+
+class PictureDecoder:
+    """Decodes PNG and JPEG pictures that are all alike.
+
+    Raises:
+        ModuleNotFoundError: if Pillow is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from PIL import Image
+        except ModuleNotFoundError as error:
+            raise missing_extra("Pillow", "pictures") from error
+        self._open, self._first = Image.open, ""
+
+    def __call__(self, file: Path | BytesIO, size: int) -> np.ndarray:
+        """(H, W, C) uint8, of a file of `size` bytes.
+
+        Raises:
+            Unreadable: for a picture that is neither RGB nor grey, unlike the first, or far larger than its file.
+        """
+        with self._open(file, formats=["PNG", "JPEG"]) as picture:  # nothing is unpacked so far
+            kind = f"{picture.width}x{picture.height} {picture.mode}"
+            self._first = self._first or kind
+            if kind != self._first or picture.mode not in ("L", "RGB"):
+                raise Unreadable(f"its pictures must be RGB or grey and alike, got {self._first} and {kind}")
+            bytes_each = picture.width * picture.height * len(picture.getbands())
+            check_unpacked(f"pictures ({AT_ONCE} of them)", AT_ONCE * bytes_each, size)
+            return np.asarray(picture).reshape(picture.height, picture.width, -1)

@@ -177,7 +177,7 @@ def test_what_hydra_knows_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None
     arguments += ["hydra.run.dir=x", "hydra/launcher=ray", "--multirun", "objectives=[],[taco]", "lr=1e-3,1e-4"]
     check_names(arguments, TrainConfig)
     monkeypatch.setattr("sys.argv", ["train", "mine=1", "--config-dir", "elsewhere"])
-    check_names(["mine=1"], TrainConfig)
+    check_names(["mine=1", "offline.format_options.camera=1"], TrainConfig)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,8 @@ def test_what_hydra_knows_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None
     [
         ("options.denoise=0.1", "++options.denoise=0.1"),
         ("objective.taco.horizon=2", "++objective.taco.horizon=2"),
+        ("format_options.camera=a.b", "++format_options.camera=a.b"),
+        ("offline.format_options.camera=a.b", "++offline.format_options.camera=a.b"),
         ("+options.denoise=0.1", "+options.denoise=0.1"),
         ("stddev_schedule=linear(1.0,0.1,100)", "stddev_schedule='linear(1.0,0.1,100)'"),
         ("stddev_schedule='linear(1.0,0.1,100)'", "stddev_schedule='linear(1.0,0.1,100)'"),

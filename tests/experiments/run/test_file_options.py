@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
+from experiments.run.command import for_hydra
 from experiments.run.data import open_data
 from experiments.run.offline_config import requested
 from experiments.run.pretrain_config import complete
 from experiments.run.sources import watch
 from rlrep.data import Dataset, EpisodeDataset
 from tests.experiments.conftest import ROOT
+from tests.rlrep.data.lerobot_files import write_lerobot
 
 
 @pytest.fixture
@@ -52,6 +54,23 @@ def test_an_online_run_says_it_of_its_offline_data(stacks: Path) -> None:
         config = compose("config", ["device=cpu", f"offline.data={stacks}", "offline.frame_channels=1", "nstep=3"])
     config.replay_storage = "auto"
     assert open_data(str(stacks), config, files=config.offline).frame_shape == (1, 20, 24)
+
+
+def test_a_format_and_its_options_can_be_said(tmp_path: Path) -> None:
+    robot, asked = write_lerobot(tmp_path / "robot"), ["format=lerobot", "format_options.camera=observation.images.top"]
+    for opener in (pretraining, offline):
+        with pytest.raises(ValueError, match=r"format=lerobot and its option camera=observation\.images\.top"):
+            opener(robot)
+        with pytest.raises(ValueError, match=r"format_options=\{'camera': .*\} has no effect without format="):
+            opener(robot, *for_hydra(asked[1:]))
+        with pytest.raises(ValueError, match="unknown option of format lerobot: 'kamera': did you mean camera"):
+            opener(robot, *for_hydra([asked[0], "format_options.kamera=1"]))
+    assert pretraining(robot, *for_hydra(asked)).num_episodes == 3
+    assert offline(robot, *for_hydra(asked)).action_scale is not None
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments/conf")):
+        given = for_hydra([f"offline.data={robot}", *(f"offline.{option}" for option in asked)])
+        config = compose("config", ["device=cpu", "replay_storage=disk", "nstep=3", *given])
+    assert open_data(str(robot), config, files=config.offline).action_dim == 3
 
 
 def test_data_are_opened_once_wherever_their_frames_go(stacks: Path, monkeypatch: pytest.MonkeyPatch) -> None:

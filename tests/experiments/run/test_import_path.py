@@ -66,11 +66,17 @@ def test_a_file_that_names_a_module_imports_nothing(run: Run, tmp_path: Path) ->
     module = tmp_path / "evil_module.py"
     module.write_text("raise SystemExit('imported')")
     config = folder / "config.yaml"
-    config.write_text(config.read_text().replace("tests.experiments.own:Own", "evil_module:Own"))
+    text, evil = config.read_text(), "evil_module:Own"
     sys.path.insert(0, str(tmp_path))
     try:
-        with pytest.raises(ConfigError, match=r"what is read from a file is not imported: .* imports=\[evil_module\]"):
-            load_as(TrainConfig, config)
+        for old, evil in (
+            ("tests.experiments.own:Own", "evil_module:Own"),
+            ("format: null", "format: evil_module:Own"),
+        ):
+            assert old in text
+            config.write_text(text.replace(old, evil))
+            with pytest.raises(ConfigError, match=r"from a file is not imported: .* imports=\[evil_module\]"):
+                load_as(TrainConfig, config)
     finally:
         sys.path.remove(str(tmp_path))
     assert "evil_module" not in sys.modules
