@@ -173,8 +173,8 @@ def check_names(arguments: Sequence[str], schema: type) -> None:
         setting, equals, value = argument.partition("=")
         section = setting.partition(".")[0]
         is_name = section != setting and section in options and isinstance(options[section].default, str)
-        left_to_others = (section in (*GROUPS, *OPEN, "hydra") and not is_name) or re.match(IN_OPEN, setting)
-        if left_to_others or not (equals and re.fullmatch(r"[\w.]+", setting)):
+        left_to_others = section in (*GROUPS, *OPEN, "hydra") or re.match(IN_OPEN, setting)
+        if (left_to_others and not is_name) or not (equals and re.fullmatch(r"[\w.]+", setting)):
             continue
         if setting not in options and setting not in sections:
             raise unknown("setting", setting, {*options, *sections})
