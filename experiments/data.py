@@ -10,8 +10,8 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from experiments.files import as_path
 from experiments.results.runs import as_finite
 from experiments.run.inspection import convert, info
 from rlrep.data import TransitionFiles
@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("info", help="what a data set holds")
     one.add_argument("source", metavar="path", help="of the data: a file, a folder, or the id of a Minari data set")
-    one.add_argument("--picture", type=Path, help="where the PNG of frames goes; PATH.png by default")
+    one.add_argument("--picture", type=as_path, help="where the PNG of frames goes; PATH.png by default")
     two = commands.add_parser("convert", help="from one format to another")
     two.add_argument("source", help="any data that info reads")
     two.add_argument("target", help="a new folder")

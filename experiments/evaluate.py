@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from envs import OpenGLError
-from experiments.files import check_writable, write_atomically
+from experiments.files import as_path, check_writable, write_atomically
 from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError
 from experiments.run.device import resolve_device
 from experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, write_video
@@ -33,18 +33,19 @@ def write_returns(path: Path, evaluation: Evaluation) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a run, or one of the checkpoints in it")
+    parser.add_argument("run", type=as_path, help="folder of a run, or one of the checkpoints in it")
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--random", action="store_true", help="score the random policy instead of the checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="added to the seed that evaluation episodes are drawn from")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, …")
     parser.add_argument("--imports", nargs="*", default=[], help="modules to import first: those that the run names")
-    parser.add_argument("--video", type=Path, help="where the MP4 goes; RUN/videos/evaluate.mp4 by default")
+    parser.add_argument("--video", type=as_path, help="where the MP4 goes; RUN/videos/evaluate.mp4 by default")
     options = parser.parse_args(arguments)
     if options.episodes < 1:
         parser.error(f"--episodes must be at least 1, got {options.episodes}")
     is_file = options.run.suffix == ".pt"
-    folder, checkpoint = (options.run.parents[1], options.run) if is_file else (options.run, options.run / CHECKPOINT)
+    folder = options.run.absolute().parent.parent if is_file else options.run
+    checkpoint = options.run if is_file else options.run / CHECKPOINT
     stem = "random" if options.random else "evaluate"
     video = options.video or folder / "videos" / f"{stem}.mp4"
     if video.suffix.lower() != ".mp4":

@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import re
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +15,13 @@ from typing import Any
 
 # Of a file that is being written, with the number of the process that writes it.
 TEMPORARY = re.compile(r"\..+\.partial-(\d+)", re.DOTALL)
+
+
+def as_path(text: str) -> Path:
+    """An argument of a command that is a file or folder."""
+    if "\0" in text:
+        raise ArgumentTypeError(f"a path can't hold a null byte, got {text!r}")
+    return Path(text)
 
 
 class FolderInUse(OSError):

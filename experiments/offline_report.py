@@ -13,14 +13,15 @@ from pathlib import Path
 
 from experiments.comparison.report import write_report
 from experiments.comparison.scores import read_results
+from experiments.files import as_path
 from rlrep import OBJECTIVES
 from rlrep.registry import look_up
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.offline_report", description="Compare offline runs.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or a folder with runs in it")
-    parser.add_argument("--out", default=Path("offline_report"), type=Path, help="folder (default: %(default)s)")
+    parser.add_argument("runs", nargs="+", type=as_path, metavar="RUN", help="a run, or a folder with runs in it")
+    parser.add_argument("--out", default=Path("offline_report"), type=as_path, help="folder (default: %(default)s)")
     parser.add_argument("--objective", default="taco", help="what is compared with its absence (default: %(default)s)")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.files import as_path
 from experiments.results.curve_tables import summary
 from experiments.results.curves import GROUP, draw_runs
 from experiments.results.runs import as_finite
@@ -36,11 +37,13 @@ def as_pairs(texts: Sequence[str]) -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.plot", description="Draw runs together.")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, a folder of runs, or a CSV of curves")
+    parser.add_argument(
+        "runs", nargs="+", type=as_path, metavar="RUN", help="a run, a folder of runs, or a CSV of curves"
+    )
     parser.add_argument("--group", metavar="KEY", help=f"config key of runs; a curve for each value (default: {GROUP})")
     parser.add_argument("--names", nargs="+", metavar="VALUE=NAME", help="VALUE may be its end only")
-    parser.add_argument("--out", default=Path("curve.png"), type=Path, help="picture (default: %(default)s)")
-    parser.add_argument("--csv", type=Path, help="the numbers drawn (default: beside the picture)")
+    parser.add_argument("--out", default=Path("curve.png"), type=as_path, help="picture (default: %(default)s)")
+    parser.add_argument("--csv", type=as_path, help="the numbers drawn (default: beside the picture)")
     parser.add_argument("--title")
     parser.add_argument(
         "--random", type=as_finite, metavar="RETURN", help="the random policy's return, where runs lack it"

@@ -10,9 +10,9 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from envs.vector import processor_count
+from experiments.files import as_path
 from experiments.long_study.findings import power_text
 from experiments.long_study.make import make_missing
 from experiments.long_study.protocol import read_study
@@ -21,7 +21,7 @@ from experiments.long_study.report import write_report
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.study", description="Make and report a study.")
-    parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="its protocol")
+    parser.add_argument("study", type=as_path, metavar="STUDY.yaml", help="its protocol")
     parser.add_argument("--jobs", type=int, default=processor_count(), help="runs side by side (default: the cores)")
     parser.add_argument("--report", action="store_true", help="only write the report of the runs that there are")
     parser.add_argument(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from envs.vector import processor_count
-from experiments.files import FolderInUse, locked
+from experiments.files import FolderInUse, as_path, locked
 from experiments.video_study.cells import METHODS
 from experiments.video_study.report import write_report
 from experiments.video_study.study import STUDIES, chosen_jobs, run_missing, run_on_ray
@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m experiments.video_theory", description="Which methods survive which noise."
     )
     parser.add_argument("studies", nargs="*", default=["core"], help=f"of {', '.join(STUDIES)}; core by default")
-    parser.add_argument("--seeds", type=int, default=1, help="each with a map of its own; a verdict needs 5")
+    parser.add_argument("--seeds", type=int, default=1, help="each with a map of its own; verdicts need several")
     parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; by default, those of the predictions")
-    parser.add_argument("--out", type=Path, default=Path("runs/theory"), help="folder of cells, pictures and report")
+    parser.add_argument("--out", type=as_path, default=Path("runs/theory"), help="folder of cells, pictures and report")
     parser.add_argument("--workers", type=int, default=processor_count(), help="processes side by side, a thread each")
     parser.add_argument("--ray", action="store_true", help="run the cells on Ray instead")
     parser.add_argument("--report", action="store_true", help="only write the report of the cells that there are")

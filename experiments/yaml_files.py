@@ -31,8 +31,8 @@ def read_yaml(path: Path, resolve: bool = True) -> dict[str, Any]:
 
     Raises:
         OSError: if it can't be opened.
-        UnusableYaml: if it is not a regular file, larger than 128 KiB, nested deeper than 40 levels, not YAML or no
-            mapping.
+        UnusableYaml: if it is not a regular file, larger than 128 KiB, nested deeper than 40 levels, with null bytes,
+            not YAML or no mapping.
     """
     about = path.stat()
     if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
@@ -76,6 +76,8 @@ def _check_events(text: str) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise UnusableYaml(f"it holds the alias *{event.anchor}: write the values out")
+        if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
+            raise UnusableYaml(f"it holds a null byte, in {event.value[:80]!r}")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise UnusableYaml(f"it is nested deeper than {DEEPEST} levels")

@@ -44,9 +44,9 @@ class ActionEncoder(nn.Module):
     @checked_numbers
     def __init__(self, action_space: Any, latent_dim: int | None = None) -> None:
         super().__init__()
-        action_dim, self.discrete = action_spec(action_space)
-        self.latent_dim = int(1.25 * action_dim) + 1 if latent_dim is None else latent_dim
-        first = nn.Embedding(action_dim, HIDDEN_DIM) if self.discrete else nn.Linear(action_dim, HIDDEN_DIM)
+        self.action_dim, self.discrete = action_spec(action_space)
+        self.latent_dim = int(1.25 * self.action_dim) + 1 if latent_dim is None else latent_dim
+        first = nn.Embedding(self.action_dim, HIDDEN_DIM) if self.discrete else nn.Linear(self.action_dim, HIDDEN_DIM)
         self.layers = nn.Sequential(first, nn.Tanh(), nn.Linear(HIDDEN_DIM, self.latent_dim))
         self.apply(orthogonal_init)
 

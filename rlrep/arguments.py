@@ -1,4 +1,4 @@
-"""The check of the numbers that users give."""
+"""The checks of numbers and paths that users give."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import functools
 import inspect
 import math
 import operator
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 from rlrep import bounds
@@ -70,6 +72,17 @@ def checked_numbers(function: F) -> F:
         return function(*bound.args, **bound.kwargs)
 
     return cast(F, checked)
+
+
+def as_path(value: str | Path) -> Path:
+    """A path as users give it; `~` is the home, if there is one.
+
+    Raises:
+        ValueError: for one with a null byte, which no file can have in its name.
+    """
+    if "\0" in os.fspath(value):
+        raise ValueError(f"a path can't hold a null byte, got {str(value)!r}")
+    return Path(os.path.expanduser(value))
 
 
 def kind_of(annotation: Any) -> Callable[[str, Any], Any] | None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
-from rlrep.arguments import checked_numbers
+from rlrep.arguments import as_path, checked_numbers
 from rlrep.encoder_files import CONFIG, WEIGHTS, read_encoder, write_encoder
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -312,7 +312,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         elif hub_options:
             raise TypeError(f"{', '.join(hub_options)} are for encoders on the Hub (hf://OWNER/NAME), got {place}")
         changes = {} if precision is None else {"precision": precision}
-        return read_encoder(Path(place), cls, inspect.signature(cls).parameters, **changes).eval()
+        return read_encoder(as_path(place), cls, inspect.signature(cls).parameters, **changes).eval()
 
     @property
     def feature_size(self) -> tuple[int, int]:

@@ -81,9 +81,9 @@ def probe(
             raise ValueError(f"classes are numbered from 0 on, {name} has {int(y.amin())}")
     features, test_features = standardised(features, test_features)
     if classes:
-        out_dim = int(max(target.max(), test_target.max())) + 1
-        readout = _trained(features, target, out_dim, hidden_dim, steps, lr, weight_decay, seed)
-        return float((readout(test_features).argmax(1) == test_target).float().mean())
+        known, number = target.unique(return_inverse=True)
+        readout = _trained(features, number, len(known), hidden_dim, steps, lr, weight_decay, seed)
+        return float((known[readout(test_features).argmax(1)] == test_target).float().mean())
     spread, test_spread = target.std(0, unbiased=False), test_target.std(0, unbiased=False)
     varies = torch.minimum(spread, test_spread) > NEGLIGIBLE * torch.maximum(spread, test_spread)
     if not varies.any():

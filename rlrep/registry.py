@@ -55,8 +55,11 @@ def find_class(kind: str, name: str, known: Mapping[str, type[T]], base: type[T]
     """The class called `name`: one in `known`, or a class of one's own by its import path, ``package.module:Class``.
 
     Raises:
-        ValueError: for an unknown name, and for a path whose module, class or base is wrong: it says which.
+        ValueError: for an unknown name or what is none, and for a path whose module, class or base is wrong: it says
+            which.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"{kind} must be a name, got {name!r}")
     if ":" not in name:
         if name not in known and "." in name:
             raise ValueError(

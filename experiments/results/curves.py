@@ -30,8 +30,10 @@ from experiments.results.pictures import (
     styled,
 )
 from experiments.results.runs import (
+    CONFIG,
     EPISODES,
     EVALUATIONS,
+    RANDOM,
     Config,
     RunError,
     counted,
@@ -100,8 +102,12 @@ def draw_runs(
                 f"a random policy's return is that of one task; these runs have {', '.join(sorted(tasks))}"
             )
         curves = [replace(c, random_return=random_return) for c in curves]
+    csv_out = csv_out or out.with_suffix(".csv")
+    kept = {run.folder.resolve() / name for run in runs for name in (CONFIG, EVALUATIONS, EPISODES, RANDOM)}
+    if csv_out.resolve() in {*kept, out.resolve()}:
+        raise ValueError(f"the numbers can't be written to {csv_out}, which holds something else: name another file")
     save(figure_of(curves, title), out)
-    write_csv(csv_out or out.with_suffix(".csv"), [row for c in curves for row in rows(c)])
+    write_csv(csv_out, [row for c in curves for row in rows(c)])
     return curves
 
 

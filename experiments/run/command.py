@@ -171,8 +171,10 @@ def check_names(arguments: Sequence[str], schema: type) -> None:
     sections = {name.rpartition(".")[0] for name in options} - {""}
     for argument in arguments:
         setting, equals, value = argument.partition("=")
-        left_to_others = setting.partition(".")[0] in (*GROUPS, *OPEN, "hydra") or re.match(IN_OPEN, setting)
-        if left_to_others or not (equals and re.fullmatch(r"[\w.]+", setting)):
+        section = setting.partition(".")[0]
+        is_name = section != setting and section in options and isinstance(options[section].default, str)
+        left_to_others = section in (*GROUPS, *OPEN, "hydra") or re.match(IN_OPEN, setting)
+        if (left_to_others and not is_name) or not (equals and re.fullmatch(r"[\w.]+", setting)):
             continue
         if setting not in options and setting not in sections:
             raise unknown("setting", setting, {*options, *sections})

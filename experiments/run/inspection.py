@@ -45,14 +45,22 @@ class Summary:
 
 
 def info(files: TransitionFiles, picture: Path | None) -> None:
-    """Prints what a data set holds, and draws a contact sheet of it."""
+    """Prints what a data set holds, and draws a contact sheet of it.
+
+    Raises:
+        ValueError: for a picture that would take the place of data, and data that can't be used.
+    """
+    target = picture or default_picture(files.root)
+    if target.suffix.lower() != ".png":
+        raise ValueError(f"the picture is a PNG: name a file that ends in .png, not {target}")
+    if any(target.resolve().is_relative_to(source.path.resolve()) for source in files.sources):
+        raise ValueError(f"{target} is one of the files of the data: name another one for the picture")
     summary = Summary()
     sheet: dict[int, np.ndarray] = {}
     for number, episode in enumerate(files):
         summary.add(episode)
         sheet[number] = thumbnails(episode)
     print("\n".join(f"{name:<16}{value}" for name, value in lines(files, summary)))
-    target = picture or default_picture(files.root)
     rows = shown(summary.returns)
     named = {f"episode {number}\nreturn {summary.returns[number]:.4g}": sheet[number] for number in rows}
     columns = [f"{round(100 * i / (COLUMNS - 1))} %" for i in range(COLUMNS)]

@@ -109,6 +109,8 @@ def check(config: Any) -> None:
         value = value_of(config, name)
         if known.choices and value is not None:
             look_up(name, value, dict.fromkeys(known.choices))
+        if known.path and "\0" in str(value):
+            raise ConfigError(f"{name} can't hold a null byte, got {value!r}")
         if isinstance(value, int | float) and not isinstance(value, bool) and not known.fits(value):
             raise ConfigError(f"{name} must be {known.bounds or 'a number'}, got {value}")
         if known.needs and value != known.default and not any(value_of(config, need) for need in known.needs):

@@ -120,5 +120,5 @@ def check_out(path: Path) -> None:
             raise IsADirectoryError(f"{path} is a folder")
         with tempfile.TemporaryFile(dir=path.parent):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:  # of a null byte, which no file can have in its name
         raise BadOption(f"out={path} can't be written: {error}") from error

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlrep.arguments import checked_numbers
+from rlrep.arguments import as_path, checked_numbers
 from rlrep.bounds import Count, Share
 from rlrep.data import cache as caches
 from rlrep.data import replay_files
@@ -234,7 +234,7 @@ def _opened(folder: Path) -> DataSetFiles:
 
 def _cache_folder(root: Path, format: Format | None, cache: str | Path | None) -> Path:
     """Where the converted files are kept."""
-    parent = (root if root.is_dir() else root.parent) / CACHE_FOLDER if cache is None else Path(cache).expanduser()
+    parent = (root if root.is_dir() else root.parent) / CACHE_FOLDER if cache is None else as_path(cache)
     key = os.fsencode(root) + (b"" if format is None else b"\0" + os.fsencode(format.identity))
     return parent / f"transitions-{hashlib.sha256(key).hexdigest()[:16]}"
 

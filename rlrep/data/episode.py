@@ -66,7 +66,7 @@ class Episode:
             )
         action = self._between(action, frames)
         if action.dtype.kind == "f":
-            return _float32("actions", action.reshape(len(action), -1))
+            return _float32("actions", action[:, None] if action.ndim == 1 else action)
         return (action[:, 0] if action.shape[1:] == (1,) else action).astype(np.int64)
 
     def rewards(self, frames: int) -> np.ndarray:

@@ -53,11 +53,13 @@ class Columns:
     """The columns of an Arrow file with one record batch.
 
     Attributes:
+        count: T, the rows.
         size: bytes of the file.
     """
 
     def __init__(self, batch: Any, size: int) -> None:
         self._batch, self.size = batch, size
+        self.count: int = batch.num_rows
 
     def array(self, *keys: str) -> Any:
         """The `pyarrow.Array` (T,) of a column, or the one that further keys lead to in its structures.

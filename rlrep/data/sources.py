@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlrep.arguments import as_path
 from rlrep.data.formats import Episode, Format, Wanted, named
 from rlrep.data.reading import CanNotRead, Unavailable, Unreadable
 from rlrep.data.transitions import Provenance
@@ -83,8 +84,9 @@ def locate(name: str | Path, format: str | Format | None = None) -> Path:
 
     Raises:
         FileNotFoundError: if there is none.
+        ValueError: for what can't be a path.
     """
-    path = Path(name).expanduser()
+    path = as_path(name)
     if path.exists():
         return path.resolve()
     for each in named(format):
@@ -105,7 +107,7 @@ def find(root: Path, format: str | Format | None = None) -> list[Source]:
     """
     formats = named(format)
     if found := _whole(root, formats):
-        return found
+        return each_once(found)
     if root.is_file():
         if format is not None:
             return [Source(root, formats[0])]
@@ -129,7 +131,18 @@ def find(root: Path, format: str | Format | None = None) -> list[Source]:
             f"{root} holds no videos or episode files ({_endings(formats)}), and no folder of a format that is known "
             f"({', '.join(each.name for each in formats if not each.endings)}); it holds {held}"
         )
-    return sorted(found, key=lambda source: source.path)
+    return each_once(sorted(found, key=lambda source: source.path))
+
+
+def each_once(sources: Sequence[Source]) -> list[Source]:
+    """The sources without those that links show a second time; what has its own name there keeps it."""
+    named = {source.path: source for source in sources}
+    real = {path: Path(os.path.realpath(path)) for path in named}
+    first: dict[Path, Path] = {}
+    for path in sorted(named, key=lambda path: real[path] != path):
+        first.setdefault(path if is_dangling(path) else real[path], path)
+    kept = set(first.values())
+    return [source for path, source in named.items() if path in kept]
 
 
 def _whole(path: Path, formats: Sequence[Format]) -> list[Source]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.arguments import checked_numbers
+from rlrep.arguments import as_path, checked_numbers
 from rlrep.data import cache as caches
 from rlrep.data.formats import WRITTEN, Format, Wanted, make_format
 from rlrep.data.pictures import Layout
@@ -88,11 +88,7 @@ class TransitionFiles:
                 continue
             try:
                 for episode in _held(self._episodes(source)) if self.skip_corrupt else self._episodes(source):
-                    kinds = {
-                        "frames (channels, height, width)": episode.frames.shape[1:],
-                        "actions": (str(episode.action.dtype), episode.action.shape[1:]),
-                    }
-                    for what, kind in kinds.items():
+                    for what, kind in _kinds(episode).items():
                         expected, path = first.setdefault(what, (kind, source.path))
                         if kind != expected:
                             raise ValueError(
@@ -154,6 +150,14 @@ class TransitionFiles:
         return known[0] if known and all(each == known[0] for each in known) else Provenance()
 
 
+def _kinds(episode: Transitions) -> dict[str, Any]:
+    """What all episodes of a data set have alike, by its name in messages."""
+    return {
+        "frames (channels, height, width)": episode.frames.shape[1:],
+        "actions": (str(episode.action.dtype), episode.action.shape[1:]),
+    }
+
+
 def _in_part(source: Source) -> str:
     """What a file is called in `skipped` of which a part is left out."""
     return f"{source.path} (in part)"
@@ -205,7 +209,7 @@ def write_transitions(
     target = check_target(folder, format)
     with caches.locked(target, wait=False), caches.filling(target) as temporary:
         check_target(target, format)  # another process may have made it before it was locked
-        make_format(format).write(_at_least_one(episodes), temporary, provenance or Provenance())
+        make_format(format).write(_checked(episodes), temporary, provenance or Provenance())
 
 
 def check_target(folder: str | Path, format: str | Format) -> Path:
@@ -221,7 +225,7 @@ def check_target(folder: str | Path, format: str | Format) -> Path:
     if not make_format(format, WRITTEN).is_written():
         raise ValueError(f"format {format} has no method `write`: it is only read")
     try:
-        folder = Path(folder).expanduser().resolve()
+        folder = as_path(folder).resolve()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"{folder} is there already: name a new folder, or delete it")
     except (OSError, RuntimeError) as error:
@@ -234,10 +238,16 @@ def check_target(folder: str | Path, format: str | Format) -> Path:
     return folder
 
 
-def _at_least_one(episodes: Iterable[Transitions]) -> Iterator[Transitions]:
-    empty = True
+def _checked(episodes: Iterable[Transitions]) -> Iterator[Transitions]:
+    """The episodes, of which there must be at least one, all of one kind."""
+    first: dict[str, Any] = {}
     for episode in episodes:
-        empty = False
+        for what, kind in _kinds(episode).items():
+            if first.setdefault(what, kind) != kind:
+                raise ValueError(
+                    f"episodes with different {what}: {first[what]}, and then {kind} ({episode.name}); write those of "
+                    f"one task and size into a folder of their own"
+                )
         yield episode
-    if empty:
+    if not first:
         raise ValueError("there are no episodes to write")

@@ -14,6 +14,7 @@ __all__ = ["ActionScale", "Provenance", "Transitions"]
 
 # Float32 rounds: an action of 1 may come back as 1.0000001.
 ACTION_TOLERANCE = 1e-6
+MOST_CHOICES = 1 << 31
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +162,9 @@ class Provenance:
             value = getattr(self, name)
             if not isinstance(value, kind) and (value is not None or name in ("made", "rewards")):
                 raise ValueError(f"{name} of a data set's provenance can't be {value!r}")
+        count = self.num_actions
+        if isinstance(count, bool) or not (count is None or 0 < count < MOST_CHOICES):
+            raise ValueError(f"num_actions of a data set's provenance can't be {str(count)[:20]}")
         for text in _texts(asdict(self)):
             if "${" in text:  # a configuration that such a text came into would read the environment
                 raise ValueError(f"a data set's provenance can't contain ${{, got {text!r}")

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.arguments import checked_numbers
+from rlrep.arguments import as_path, checked_numbers
 from rlrep.bounds import Count
 from rlrep.data import cache as caches
 from rlrep.data.decode import Options, decode
 from rlrep.data.episodes import EpisodeDataset
 from rlrep.data.formats import Format, make_format
 from rlrep.data.pictures import UNKNOWN, Layout
-from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
+from rlrep.data.sources import CACHE_FOLDER, Source, each_once, find, locate
 
 __all__ = ["open_video"]
 
@@ -62,8 +62,10 @@ def open_video(
             - a LeRobot data set, version 3.0; of several cameras one is named by `format=LeRobot(camera=…)`;
             - a data set that `write_transitions` or `experiments.collect` wrote;
             - the folder of a run of `experiments.train`, or its `replay` folder. Let the run end first;
-            - a folder of any of these, its sub-folders included, those that are links too. Each folder is read once;
-              what begins with a dot is not read.
+            - a folder of any of these, its sub-folders included, those that are links too; what begins with a dot is
+              not read.
+
+            Each file is read once, whatever links lead to it.
         image_size: height and width of a frame, in pixels.
         frame_stack: frames in an observation.
         max_gap: the most steps between the observations of a pair. A file whose episodes are all shorter can't be used;
@@ -106,7 +108,7 @@ def open_video(
     roots = [locate(name, format) for name in ([source] if isinstance(source, (str, Path)) else source)]
     if not roots:
         raise ValueError("source is an empty list: name at least one file or folder")
-    sources = [found for root in roots for found in find(root, format)]
+    sources = each_once([found for root in roots for found in find(root, format)])
     options = Options(image_size, fps, mixed_sizes, actions, layout)
     made_from = {
         "files": [entry for one in sources for entry in one.fingerprint()],
@@ -156,7 +158,7 @@ def _load(folder: Path, made_from: dict[str, Any], sources: Sequence[Source], op
 def _cache_folder(roots: list[Path], options: Options, format: Format | None, cache: str | Path | None) -> Path:
     """Where the frames of these sources with these options are kept; one folder each, whatever else changes."""
     beside = roots[0] if roots[0].is_dir() else roots[0].parent
-    parent = beside / CACHE_FOLDER if cache is None else Path(cache).expanduser()
+    parent = beside / CACHE_FOLDER if cache is None else as_path(cache)
     values = {name: value for name, value in asdict(options).items() if name != "layout" or options.layout != UNKNOWN}
     key = json.dumps([[str(root) for root in roots], values, *([] if format is None else [format.identity])])
     return parent / hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = ["PixelFeatures", "SequenceReplayBuffer", "attach"]
 
 Options = Mapping[str, Mapping[str, Any]]
+SCHEDULE_POINTS = 10_000  # at which a schedule's largest value is looked for
 
 
 @checked_numbers
@@ -171,7 +172,7 @@ class Attached:
             self.optimizers.append(adam(encoder.parameters(), settings["lr"] * settings["coefficient"]))
         self.step_sizes = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
         # Not the first value, which a warm-up has at 0.
-        self.largest_rate = max(model.lr_schedule(step / 100) for step in range(101))
+        self.largest_rate = max(model.lr_schedule(step / SCHEDULE_POINTS) for step in range(SCHEDULE_POINTS + 1))
         self.pixel_key = features.pixel_key
         if self.saved is not None:
             self._restore(self.saved)
@@ -218,6 +219,7 @@ class Attached:
         model = self.model
         optimizer = model.critic.optimizer if isinstance(model, SAC | TD3) else model.policy.optimizer
         rate = optimizer.param_groups[0]["lr"]
+        self.largest_rate = max(self.largest_rate, rate)  # a peak between two of the points
         return max(rate / self.largest_rate, 0.0) if self.largest_rate > 0 else 0.0
 
     def step(self, batch: TensorDict, own: Mapping[int, TensorDict] | None = None) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ consecutive steps of one episode. Call ``auxiliary.after_step()`` after the opti
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
 
+from rlrep.actions import ActionEncoder
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import Share
 from rlrep.objectives.base import Objective
@@ -63,6 +65,8 @@ class ObjectiveLoss(TensorDictModuleBase):
             )
         self.objective, self.slice_len, self.pixels, self.discount = objective, slice_len, pixels, discount
         self.scale = None if action_space is None else Scale(action_space)
+        readers = [each for each in objective.modules() if isinstance(each, ActionEncoder) and each.discrete]
+        self.choices = min((each.action_dim for each in readers), default=None)
         self.in_keys = [pixels, "action", *(("next", key) for key in (pixels, "reward", "done", "terminated"))]
         self.out_keys = list(objective.out_keys)
 
@@ -78,7 +82,8 @@ class ObjectiveLoss(TensorDictModuleBase):
                 slices that cross an episode's end, and actions outside the action space.
         """
         shape = self.objective.encoder.observation_shape
-        found = windows(tensordict, self.slice_len, self.objective.window, self.pixels, self.discount, self.scale)
+        window, choices = self.objective.window, self.choices
+        found = windows(tensordict, self.slice_len, window, self.pixels, self.discount, self.scale, choices)
         if found["observation"].shape[1:] != shape:
             raise ValueError(
                 f"the encoder reads observations of shape {shape}, {self.pixels!r} holds "
@@ -129,6 +134,7 @@ def windows(
     pixels: NestedKey = "pixels",
     discount: Share = 0.99,
     scale: Scale | None = None,
+    choices: int | None = None,
 ) -> TensorDict:
     """All windows in slices of consecutive steps, under `rlrep`'s keys.
 
@@ -137,6 +143,7 @@ def windows(
         window: what an objective reads; an n-step reward is summed over the whole window where it takes any n.
         slice_len, pixels, discount: see `ObjectiveLoss`.
         scale: puts continuous actions into [-1, 1]; None for actions that are there already.
+        choices: how many there are of discrete actions, where it is known.
 
     Returns:
         A TensorDict of batch size (B·(T - K + 1),) for a window that spans K steps, with the entries that
@@ -160,7 +167,7 @@ def windows(
         )
     if scale is not None and action.is_floating_point():
         action = scale(action)
-    check_slices(slices, observation, after, action, window, scaled=scale is not None)
+    check_slices(slices, observation, after, action, window, scale is not None, choices)
     reward, terminated = (value.view(*slices.shape, -1)[..., 0] for value in (reward, terminated))
     first = torch.arange(window.lookback, slice_len - steps + 1, device=observation.device)
     inside = first[:, None] + torch.arange(steps, device=observation.device)  # (windows of a slice, K)
@@ -192,7 +199,13 @@ def windows(
 
 
 def check_slices(
-    slices: TensorDict, observation: Tensor, after: Tensor, action: Tensor, window: Window, scaled: bool
+    slices: TensorDict,
+    observation: Tensor,
+    after: Tensor,
+    action: Tensor,
+    window: Window,
+    scaled: bool,
+    choices: int | None,
 ) -> None:
     """Refuses slices of other rows than consecutive ones of one episode, and numbers that mean nothing.
 
@@ -202,6 +215,7 @@ def check_slices(
         action: (B, T, A) or (B, T), as the objectives get it.
         window: what they read.
         scaled: whether the actions were put into [-1, 1].
+        choices: how many there are of discrete actions; None if it is not known.
 
     Raises:
         ValueError: saying what is wrong, and what to give TorchRL.
@@ -212,7 +226,9 @@ def check_slices(
     # Windows of more than one step cover their slices.
     whole = goes_on.all() if max(window.span, 1) + window.lookback > 1 else goes_on[:, :0].all()
     consecutive = (same | ~goes_on).all()
-    in_range = (action.abs() <= 1 + TOLERANCE).all() if action.is_floating_point() else whole
+    is_choice = not action.is_floating_point()
+    low, high = (0, math.inf if choices is None else choices - 1) if is_choice else (-1 - TOLERANCE, 1 + TOLERANCE)
+    in_range = ((action >= low) & (action <= high)).all()
     # All at once: on CUDA each answer that Python reads waits for the device.
     whole, consecutive, in_range, finite = torch.stack(
         [whole, consecutive, in_range, slices["next", "reward"].isfinite().all()]
@@ -229,6 +245,9 @@ def check_slices(
         )
     if not finite:
         raise ValueError("rewards must be finite, and this batch has others")
+    if not in_range and is_choice:
+        expected = "from 0 on" if choices is None else f"in 0..{high}"
+        raise ValueError(f"discrete actions must be choices {expected}, got {action.min()} to {action.max()}")
     if not in_range:
         raise ValueError(
             f"objectives read actions in [-1, 1], got {action.min():g} to {action.max():g}"

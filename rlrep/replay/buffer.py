@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from rlrep.actions import action_spec
-from rlrep.arguments import checked_numbers
+from rlrep.arguments import as_path, checked_numbers
 from rlrep.bounds import Count, Rate, Share
 from rlrep.replay.episodes import Episodes, host
 from rlrep.replay.storage import Field, Files, ReplayError, frame_device, frame_memory
@@ -81,7 +81,7 @@ class ReplayBuffer(Episodes):
         device: torch.device | str | None = None,
         seed: Count = 0,
     ) -> None:
-        if len(observation_shape) != 3 or observation_shape[0] % frame_stack:
+        if len(observation_shape) != 3 or min(observation_shape) < 1 or observation_shape[0] % frame_stack:
             raise ValueError(
                 f"observation_shape must be (frame_stack · channels, height, width), got {tuple(observation_shape)} "
                 f"with frame_stack={frame_stack}"
@@ -106,7 +106,7 @@ class ReplayBuffer(Episodes):
             "step": ((), "int32"),  # within the episode
             "episode": ((), "int64"),  # within the environment
         }
-        self.files = None if path is None else Files(Path(path), fields, num_envs, length)
+        self.files = None if path is None else Files(as_path(path), fields, num_envs, length)
         self.mapped = storage == "disk"
         if self.mapped:
             assert self.files is not None
@@ -359,20 +359,22 @@ class ReplayBuffer(Episodes):
             )
 
     def _checked(self, observation: np.ndarray | Tensor) -> Tensor:
-        if isinstance(observation, np.ndarray):
+        if not isinstance(observation, Tensor):
             observation = np.ascontiguousarray(observation)  # torch reads no negative strides
-        frames = torch.as_tensor(observation)
-        if self.num_envs == 1 and frames.ndim == len(self.observation_shape):
-            frames = frames[None]
-        if frames.dtype != torch.uint8 or frames.shape != (self.num_envs, *self.observation_shape):
+        if self.num_envs == 1 and observation.ndim == len(self.observation_shape):
+            observation = observation[None]
+        kind = str(observation.dtype).removeprefix("torch.")
+        if kind != "uint8" or observation.shape != (self.num_envs, *self.observation_shape):
             raise ValueError(
-                f"observations must be uint8 of shape {(self.num_envs, *self.observation_shape)}, got "
-                f"{str(frames.dtype).removeprefix('torch.')} of shape {tuple(frames.shape)}"
+                f"observations must be uint8 of shape {(self.num_envs, *self.observation_shape)}, got {kind} of shape "
+                f"{tuple(observation.shape)}"
             )
-        return frames
+        return torch.as_tensor(observation)
 
     def _checked_action(self, action: ArrayLike | Tensor) -> np.ndarray:
         values = host(action)
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"actions must be numbers, got {action!r}")
         if self.num_envs == 1 and values.ndim == (0 if self.discrete else 1):
             values = values[None]
         expected = (self.num_envs,) if self.discrete else (self.num_envs, self.action_dim)

@@ -109,3 +109,18 @@ def test_a_return_that_is_no_number_is_refused(tmp_path, capsys) -> None:
         with pytest.raises(SystemExit):
             data.main(["convert", str(tmp_path), str(tmp_path / "out"), "--random-return", value])
         assert f"invalid finite number value: '{value}'" in capsys.readouterr().err
+
+
+def test_a_picture_never_takes_the_place_of_data(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_transitions([episode(4, 1.0)], tmp_path / "own")
+    source = sorted(folder.glob("*.npz"))[0]
+    whole = source.read_bytes()
+    for path, picture, message in (
+        (source, source, "name a file that ends in .png"),
+        (tmp_path / "own", tmp_path / "own/frame.png", "is one of the files of the data"),
+    ):
+        assert data.main(["info", str(path), "--picture", str(picture)]) == 1
+        assert message in capsys.readouterr().err
+    assert source.read_bytes() == whole and not (tmp_path / "own/frame.png").exists()

@@ -62,6 +62,7 @@ def test_what_is_no_run_is_told_in_a_line(folder: Path, tmp_path: Path, capsys: 
         return capsys.readouterr().err
 
     assert error(str(tmp_path)) == f"error: {tmp_path} is not a run: it has no config.yaml\n"
+    assert "is not a run: it has no config.yaml" in error("alone.pt")
     assert error(str(folder), "--device", "gpu").startswith("error: device=gpu is not a device")
     (folder / "checkpoints" / "latest.pt").write_bytes(b"PK")
     assert "latest.pt is truncated or damaged" in error(str(folder))

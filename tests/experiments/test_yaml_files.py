@@ -38,6 +38,8 @@ HARMFUL = {
     "large": "a: 1\n" + "#" * (1 << 17),
     "keys twice": "a: 1\na: 2\n",
     "not text": "\x00",
+    "a null byte": 'run_dir: "a\\0b"\n',
+    "a null byte in a name": '"a\\0b": 1\n',
 }
 
 

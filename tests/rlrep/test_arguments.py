@@ -1,8 +1,9 @@
-"""Numbers that users give: of any type as Python's, everything else refused by its name, everywhere alike."""
+"""Numbers and paths that users give: numbers of any type as Python's, everything else refused, everywhere alike."""
 
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import agents
 import rlrep
 from rlrep import Gap, PixelEncoder, ReplayBuffer, Window
 from rlrep.arguments import checked_numbers, kind_of, real, several, whole
+from rlrep.data import TransitionFiles, open_dataset, open_video, write_transitions
 
 MODULES = ["rlrep", "rlrep.data", "rlrep.pretrain", "rlrep.probe", "rlrep.replay", "agents"]
 MODULES += ["rlrep.integrations.sb3", "rlrep.integrations.torchrl", "rlrep.objectives"]
@@ -138,3 +140,13 @@ def test_every_agent_refuses_them() -> None:
 def test_the_autoencoders_noise_is_a_share(denoise: float) -> None:
     with pytest.raises(ValueError, match=r"denoise must be (at least 0 and at most 1|finite), got"):
         rlrep.Autoencoder(PixelEncoder((3, 20, 20), channels=2), denoise=denoise)
+
+
+def test_a_path_with_a_null_byte_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    np.savez(tmp_path / "a/a.npz", observation=np.zeros((5, 3, 8, 8), np.uint8))
+    readers: list[Callable[..., Any]] = [open_video, open_dataset, TransitionFiles, PixelEncoder.from_pretrained]
+    readers += [lambda path: open_video(tmp_path / "a", cache=path), lambda path: write_transitions([], path)]
+    for read in readers:
+        with pytest.raises(ValueError, match=r"can't hold a null byte, got '.*a\\x00b'"):
+            read(str(tmp_path / "a\0b"))

@@ -262,3 +262,12 @@ def test_measures_of_what_they_cannot_measure_are_refused() -> None:
         reconstruction((X, frames), (X / 0, frames), steps=1)
     with pytest.raises(ValueError, match=r"got \(8, 3\) and \(8, 3, 16, 16\) torch.float32"):
         reconstruction((X, frames.float()), (X, frames.float()), steps=1)
+
+
+def test_classes_may_have_any_numbers() -> None:
+    """A class of number 10⁹ takes no more memory than one of number 1."""
+    features = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+    target = (features[:, 0] > 0).long()
+    far = torch.tensor([7, 10**9])[target]
+    assert probe((features, far), (features, far)) == probe((features, target), (features, target)) > 0.9
+    assert probe((features, far), (features, target)) == 0.0, "classes that were never seen"

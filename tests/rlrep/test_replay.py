@@ -436,3 +436,15 @@ def test_an_episode_whose_end_was_not_told_is_refused() -> None:
     replay.add(observation=one(1), next_observation=one(2), **told)
     with pytest.raises(ValueError, match="terminated or truncated must have said so"):
         replay.add(observation=one(9), next_observation=one(10), **told)
+
+
+@pytest.mark.parametrize(("name", "value"), [("action", [["a"]]), ("observation", None), ("observation", [[1]])])
+def test_what_holds_no_numbers_is_refused_in_words(name: str, value: Any) -> None:
+    replay = ReplayBuffer((3, 4, 4), spaces.Box(-1, 1, (1,)), 20, frame_stack=1, n_step=1)
+    frame = np.zeros((3, 4, 4), np.uint8)
+    step = dict(observation=frame, action=[0.0], reward=0.0, next_observation=frame, terminated=False, truncated=False)
+    with pytest.raises(ValueError, match=r"actions must be numbers|observations must be uint8"):
+        replay.add(**(step | {name: value}))  # type: ignore[arg-type]
+    for shape in ((3, 0, 4), (3, -4, -4)):
+        with pytest.raises(ValueError, match="observation_shape must be"):
+            ReplayBuffer(shape, spaces.Box(-1, 1, (1,)), 20, frame_stack=1)

@@ -42,13 +42,15 @@ VERSION = "0.5.3"  # of the format that is written
 ID = re.compile(r"[\w./-]+-v\d+")
 SPACES = ("observation_space", "action_space")
 ENDS = ("terminations", "truncations")
+STEPS = ("actions", "rewards", *ENDS)
 
 
 class Minari(Format):
     """A Minari data set in HDF5 or Arrow with pictures as observations, or under one of the usual names in a dictionary
     of them; written in HDF5.
 
-    Those that lack one of their two spaces, or are stored in another format, are refused.
+    Those that lack one of their two spaces, or are stored in another format, are refused. Episodes without a step, and
+    those of which not all steps are there, are left out; without actions and rewards only those without pictures.
     """
 
     name = "minari"
@@ -77,9 +79,20 @@ class Minari(Format):
                     f"its format is {about['data_format']!r}, and only Minari's {' and '.join(STORED)} are read"
                 )
             space, keys = _pictures(about["observation_space"])
-        for number, episode in enumerate(stored(path, about)):
+        parts: dict[int, str] = {}
+        for number, each in enumerate(stored(path, about)):
             with reported_as_unreadable():
-                yield _episode(episode, keys, tuple(space["shape"]), f"{path.name}, episode {number}", wanted)
+                if lacking := _lacking(each.counts(keys), wanted):
+                    parts[number] = lacking
+        left_out = _listed(parts)
+        if parts and len(parts) > number:
+            raise Unreadable(f"it holds no whole episode, only {left_out}")
+        for number, each in enumerate(stored(path, about)):
+            if number not in parts:
+                with reported_as_unreadable():
+                    episode = _episode(each, keys, tuple(space["shape"]), f"{path.name}, episode {number}", wanted)
+                    episode.left_out, left_out = left_out, ""
+                yield episode
 
     def provenance(self, path: Path) -> Provenance:
         """What `write` recorded, else the task and the choices that the metadata tell."""
@@ -140,6 +153,10 @@ class Stored(ABC):
     size: int
 
     @abstractmethod
+    def counts(self, keys: list[str]) -> dict[str, int]:
+        """How many pictures there are, by `keys`, and how many of the steps by their names; none is left out."""
+
+    @abstractmethod
     def pictures(self, keys: list[str], shape: tuple[int, ...]) -> Any:
         """What `keys` lead to in its observations: (T, *shape) uint8, or T byte strings that hold a JPEG each; read
         where it is indexed.
@@ -164,12 +181,23 @@ class InHDF5(Stored):
                     group = _group(file, f"episode_{number}")
                 yield cls(group)
 
-    def pictures(self, keys: list[str], shape: tuple[int, ...]) -> Any:
+    def counts(self, keys: list[str]) -> dict[str, int]:
+        pictures = self._pictures(keys) if "observations" in self.group else ()
+        steps = {name: len(self.group.pick(name)) if name in self.group else 0 for name in STEPS}
+        return {"pictures": len(pictures), **steps}
+
+    def _pictures(self, keys: list[str]) -> Any:
         *groups, last = ("observations", *keys)
         holder = self.group
         for key in groups:
             holder = _group(holder, key)
-        entry = holder.packed(last) if last in holder else pick(holder, last)
+        found = holder.packed(last) if last in holder else pick(holder, last)
+        if isinstance(found, Group):
+            raise Unreadable(f"its {last} is a group of arrays, where its spaces say that there is one")
+        return found
+
+    def pictures(self, keys: list[str], shape: tuple[int, ...]) -> Any:
+        entry = self._pictures(keys)
         is_jpeg = entry.dtype.kind == "O" or (entry.dtype == np.uint8 and entry.ndim == 2)
         if not is_jpeg and (entry.dtype != np.uint8 or entry.shape[1:] != shape):
             raise _other_pictures(f"{entry.dtype} {entry.shape}", shape)
@@ -203,6 +231,9 @@ class InArrow(Stored):
                 columns = read_columns(parts[0], root)
             yield cls(columns, about["action_space"])
 
+    def counts(self, keys: list[str]) -> dict[str, int]:
+        return {"pictures": self.columns.count, **dict.fromkeys(STEPS, max(self.columns.count - 1, 0))}
+
     def pictures(self, keys: list[str], shape: tuple[int, ...]) -> Any:
         rows = self.columns.rows("observations", *keys)
         if not isinstance(rows, np.ndarray):
@@ -234,6 +265,25 @@ def _count(about: dict[str, Any], found: int) -> int:
     if type(count) is not int or count != found:
         raise Unreadable(f"its metadata tells of {count!r} episodes, and it holds {found}")
     return count
+
+
+def _lacking(counts: dict[str, int], wanted: Wanted) -> str:
+    """How many of what an episode has, where it is too short or incomplete for what is wanted; else nothing.
+
+    Args:
+        counts: see `Stored.counts`.
+    """
+    frames = counts["pictures"]
+    steps = STEPS if wanted.rewards else STEPS[:1] if wanted.actions else ()
+    whole = frames >= (2 if wanted.rewards else 1) and all(counts[name] == frames - 1 for name in steps)
+    return "" if whole else ", ".join(f"{counts[name]} {name}" for name in ("pictures", *steps))
+
+
+def _listed(parts: dict[int, str]) -> str:
+    """What is left out, of the episodes by their numbers with what each of them has."""
+    few = "; ".join(f"episode {number} has {held}" for number, held in list(parts.items())[:5])
+    more = "; …" if len(parts) > 5 else ""
+    return f"{len(parts)} incomplete episode{'s' * (len(parts) > 1)} ({few}{more})" if parts else ""
 
 
 def _episode(stored: Stored, keys: list[str], shape: tuple[int, ...], name: str, wanted: Wanted) -> Episode:

@@ -30,6 +30,7 @@ from rlrep.data.transitions import Provenance, Transitions
 
 PROVENANCE = "provenance.json"
 PART = 1 << 20
+ENCRYPTED = 1  # of a zip entry's flags
 
 
 class Npz(Format):
@@ -105,6 +106,8 @@ def load_arrays(path: Path, wanted: Iterable[Sequence[str]]) -> tuple[dict[str, 
             check_unpacked(" and ".join(name for name, _ in read), sum(entry.file_size for _, entry in read), size)
             arrays = {}
             for name, entry in read:
+                if entry.flag_bits & ENCRYPTED:
+                    raise Unreadable(f"its {name} is encrypted: unpack it with its password, and save it without one")
                 if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack unbounded
                     raise Unreadable(f"its {name} is compressed in a way that NumPy does not write")
                 with file.open(entry) as member:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rlrep.data.episode import Episode
+from rlrep.data.episode import Episode, one_each
 from rlrep.data.formats.base import Format, Wanted
 from rlrep.data.formats.dm_env import discounts, has_ended, led_here
 from rlrep.data.formats.npz import Npz, write_episodes
@@ -49,16 +49,20 @@ class VD4RL84(Format):
                 frames = file.pick(*PICTURE_KEYS)
                 if "step_type" not in file:
                     raise Unreadable("it has no step_type, (N,) integers that are 0 at the first entry of each episode")
-                rows = {"step_type": _loaded(file, "step_type").reshape(-1)}
+                step_type = _loaded(file, "step_type")
+                rows = {"step_type": one_each("step_type", step_type, len(step_type))}
                 rows |= {name: _loaded(file, name) for name in ("reward", "discount") if rewards}
                 if rewards or (wanted.actions and not file.keys().isdisjoint(ACTION_KEYS)):
                     rows["action"] = _loaded(file, *ACTION_KEYS)
                 counts = {"pictures": len(frames)} | {name: len(array) for name, array in rows.items()}
                 usable = min(counts.values())
+                listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+                if not usable:
+                    shared = " that all arrays have" if any(counts.values()) else ""
+                    raise Unreadable(f"it holds no rows{shared} ({listed})")
                 step_type = rows.pop("step_type")[:usable]
                 left_out = []
                 if usable < max(counts.values()):
-                    listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
                     left_out.append(f"rows from {usable} on, which not all arrays have ({listed})")
                 spans = list(_whole(step_type, left_out) if rewards else _spans(step_type))
                 bytes_each = math.prod(frames.shape[1:]) * frames.dtype.itemsize
@@ -151,6 +155,12 @@ def _loaded(file: Group, *names: str) -> np.ndarray:
 
 def _spans(step_type: np.ndarray) -> Iterator[tuple[int, int]]:
     """Where episodes begin and end, those included of which the beginning or the end is missing."""
+    wrong = np.flatnonzero(~np.isin(step_type, (FIRST, MID, LAST)))
+    if len(wrong):
+        raise Unreadable(
+            f"its step_type must be {FIRST}, {MID}s and {LAST} in each episode, and entry {wrong[0]} is "
+            f"{step_type[wrong[0]]}"
+        )
     if not (step_type == FIRST).any():
         raise Unreadable("its step_type must be 0 where an episode begins, and it holds no 0")
     cuts = np.union1d(np.flatnonzero(step_type == FIRST), np.flatnonzero(step_type == LAST) + 1)
@@ -160,12 +170,6 @@ def _spans(step_type: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _whole(step_type: np.ndarray, left_out: list[str]) -> Iterator[tuple[int, int]]:
     """Where whole episodes begin and end; says in `left_out` what is not in them."""
-    wrong = np.flatnonzero(~np.isin(step_type, (FIRST, MID, LAST)))
-    if len(wrong):
-        raise Unreadable(
-            f"its step_type must be {FIRST}, {MID}s and {LAST} in each episode, and entry {wrong[0]} is "
-            f"{step_type[wrong[0]]}"
-        )
     spans = list(_spans(step_type))
     parts = [span for span in spans if (step_type[span[0]], step_type[span[1] - 1]) != (FIRST, LAST)]
     if parts:

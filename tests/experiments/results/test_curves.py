@@ -379,3 +379,14 @@ def test_a_pipe_in_place_of_a_table_of_curves_is_refused(tmp_path: Path, capsys:
     os.mkfifo(tmp_path / "curves.csv")
     assert main([str(tmp_path / "curves.csv")]) == 1
     assert "no" in capsys.readouterr().err
+
+
+def test_numbers_never_take_the_place_of_a_run_or_of_their_picture(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = next(runs.rglob("eval.csv"))
+    whole = table.read_bytes()
+    for path in (table, tmp_path / "a.png", tmp_path / "b/../a.png"):
+        assert main([str(runs), "--out", str(tmp_path / "a.png"), "--csv", str(path)]) == 1
+        assert "which holds something else: name another file" in capsys.readouterr().err
+    assert table.read_bytes() == whole and not (tmp_path / "a.png").exists()

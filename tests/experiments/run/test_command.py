@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from experiments import data, evaluate, offline_report, plot, study, video_theory
 from experiments.run.collection import CollectConfig
 from experiments.run.command import check_effects, check_names, check_words, for_hydra, help_text, paths_of
 from experiments.run.offline_config import OfflineConfig
 from experiments.run.options import ConfigError, defaults, is_a, options_of, value_of
-from experiments.run.pretrain_config import PretrainConfig
+from experiments.run.pretrain_config import PretrainConfig, complete
 from experiments.run.train_config import TrainConfig
+from rlrep.objectives import find_objective
 from tests.experiments.conftest import ROOT
 
 SCHEMAS = (TrainConfig, OfflineConfig, PretrainConfig, CollectConfig)
@@ -263,3 +266,30 @@ def test_a_section_or_list_that_is_set_to_a_word_is_told_what_to_write(schema: t
 def test_what_has_no_use_is_known_without_the_sections_that_were_taken_out(schema: type) -> None:
     plain = OmegaConf.create({"objective": "curl", "imports": [], "level": "expert"})
     check_effects(["seed=1"], plain, schema)
+
+
+@pytest.mark.parametrize("command", [data, evaluate, plot, offline_report, study, video_theory])
+def test_an_argument_with_a_null_byte_is_refused_in_words(
+    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["info"] if command is data else ["--report", "--out"] if command is video_theory else []
+    try:
+        assert command.main([*words, str(tmp_path / "a\0b")])
+    except SystemExit as ended:
+        assert ended.code
+    assert "a path can't hold a null byte, got '" in capsys.readouterr().err
+
+
+def test_a_setting_with_a_null_byte_is_refused_by_its_name() -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments/conf")):
+        composed = compose("pretrain", ["device=cpu", "source=a", "run_dir='a\0b'"])
+    with pytest.raises(ConfigError, match=r"run_dir can't hold a null byte, got 'a\\x00b'"):
+        complete(composed)
+
+
+def test_a_name_has_no_options() -> None:
+    """`objective` is the name of one in a pre-training, whose options are options.NAME."""
+    with pytest.raises(ValueError, match=r"unknown setting 'objective\.horizon': did you mean"):
+        check_names(["objective.horizon=3"], PretrainConfig)
+    with pytest.raises(ValueError, match="objective must be a name, got"):
+        find_objective({"horizon": 3})  # type: ignore[arg-type]

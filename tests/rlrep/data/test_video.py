@@ -619,3 +619,19 @@ def test_names_need_not_be_utf_8(write_video: WriteVideo, tmp_path: Path) -> Non
         write_video(f"a{ending}", frames=4).rename(folder / os.fsdecode(b"\xff" + ending.encode()))
     for _ in range(2):
         assert open_video(folder, mixed_sizes=True, **SMALL).lengths.tolist() == [4, 4, 4, 4]
+
+
+def test_a_file_is_read_once_whatever_links_lead_to_it(write_video: WriteVideo, tmp_path: Path) -> None:
+    write_video("v/b.mp4", frames=4)
+    write_video("v/deep/c.mp4", frames=5)
+    write_video("far/d.mp4", frames=6)
+    for link, target in (("a.mp4", "b.mp4"), ("z.mkv", "b.mp4"), ("up.mp4", "deep/c.mp4"), ("1.mp4", "../far/d.mp4")):
+        (tmp_path / "v" / link).symlink_to(target)
+    (tmp_path / "v/2.mp4").symlink_to(tmp_path / "v/1.mp4")
+    (tmp_path / "v/loop.mp4").symlink_to("loop.mp4")
+    with pytest.raises(ValueError, match=r"loop\.mp4 can't be used: it is a link to loop\.mp4, where nothing is"):
+        open_video(tmp_path / "v", **SMALL)
+    (tmp_path / "v/loop.mp4").unlink()
+    assert open_video(tmp_path / "v", **SMALL).lengths.tolist() == [6, 4, 5]
+    again = [tmp_path / "v", tmp_path / "far", tmp_path / "v/a.mp4", tmp_path / "v/b.mp4"]
+    assert sorted(open_video(again, **SMALL).lengths) == [4, 5, 6], "nor whatever list names it"

@@ -392,6 +392,17 @@ def test_the_largest_rate_of_a_schedule_counts_not_its_first() -> None:
     assert 0 < warm_up[0][0] < warm_up[-1][0] == pytest.approx(1e-3)
 
 
+def test_a_narrow_peak_of_a_schedule_is_its_largest_rate() -> None:
+    """A warm-up of less than a hundredth, and a peak that the points of the search miss."""
+    model = build(SAC, learning_rate=lambda progress: 3e-4 * (1e-3 if progress > 0.994 else progress / 0.994))
+    attach(model, ["curl"], lr=1e-3)
+    assert model.train.largest_rate == pytest.approx(3e-4, rel=1e-3)
+    narrow = steps_of(SAC, lambda progress: 1e-3 if abs(progress - 0.5) < 1e-9 + 0.4 / 64 else 1e-5, steps=64)
+    narrow.model.train.largest_rate = 1e-5  # as if it had been missed
+    narrow.model.learn(64, callback=narrow)
+    assert max(size for size, _ in narrow.step_sizes) == pytest.approx(1e-3)
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_constant_learning_rate_leaves_the_step_size_as_it_was_given(algorithm) -> None:
     assert all(sizes == [1e-3, 5e-4] for sizes in steps_of(algorithm, 3e-4).step_sizes)

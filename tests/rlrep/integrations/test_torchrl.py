@@ -257,3 +257,18 @@ def test_rewards_that_are_not_finite_or_several_a_step_are_refused() -> None:
     batch["next", "reward"] = torch.ones(9, 2)
     with pytest.raises(ValueError, match=r"one reward, got \(2,\)"):
         continuous_loss()(batch)
+
+
+@pytest.mark.parametrize("choice", [-1, 4, 1000])
+def test_choices_that_there_are_not_are_refused(choice: int) -> None:
+    """Read as rows of a table, they would end a process on CUDA."""
+    sample = transitions()[:6]
+    wrong = sample.clone().set("action", torch.full((6,), choice))
+    objective = make_objective("taco", PixelEncoder(SHAPE, channels=2), spaces.Discrete(4), horizon=3)
+    loss = ObjectiveLoss(objective, slice_len=3)
+    loss(sample)
+    with pytest.raises(ValueError, match=rf"discrete actions must be choices in 0\.\.3, got {choice}"):
+        loss(wrong)
+    if choice < 0:
+        with pytest.raises(ValueError, match="must be choices from 0 on"):
+            windows(wrong, 3, WINDOW)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from experiments import data
-from rlrep.data import TransitionFiles, Transitions, open_dataset, open_video, write_transitions
+from rlrep.data import Provenance, TransitionFiles, Transitions, open_dataset, open_video, write_transitions
 from rlrep.data.episode import Episode, Rows
 from rlrep.data.formats import FORMATS, WRITTEN, Format, Unreadable
 from rlrep.data.sources import find
 from tests.own_format import Lines
 from tests.rlrep.data.formats.numbered import SMALL, numbered, numbers
 from tests.rlrep.data.transition_files import FORMATS as TESTED
-from tests.rlrep.data.transition_files import assert_equal, episodes, source_path
+from tests.rlrep.data.transition_files import assert_equal, episode, episodes, source_path
 
 OWN = "tests.own_format:Lines"
 
@@ -211,3 +211,12 @@ def test_the_storage_may_be_chosen_by_the_size(tmp_path: Path) -> None:
     opened = open_dataset(tmp_path / "data", storage=lambda size: sizes.append(size) or "memory")
     assert sizes == [opened.nbytes]
     assert opened.frames.untyped_storage().data_ptr() != 0 and opened.frames.numpy().flags.writeable
+
+
+@pytest.mark.parametrize("format", TESTED)
+@pytest.mark.parametrize("other", [dict(size=9), dict(discrete=True)])
+def test_episodes_of_different_kinds_are_not_written(tmp_path: Path, format: str, other: dict[str, Any]) -> None:
+    mixed = [episode(0), episode(1, **other)]
+    with pytest.raises(ValueError, match="episodes with different"):
+        write_transitions(mixed, tmp_path / "data", Provenance(num_actions=4), format=format)
+    assert not (tmp_path / "data").exists()

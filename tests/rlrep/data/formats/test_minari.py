@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlrep.data import Provenance, TransitionFiles, open_video, write_transitions
+from rlrep.data import Provenance, TransitionFiles, open_dataset, open_video, write_transitions
+from tests.rlrep.data.arrow_files import read_columns, write_arrow, write_columns
 from tests.rlrep.data.formats.numbered import SMALL, numbered, numbers
 from tests.rlrep.data.transition_files import assert_equal, episodes
 
@@ -128,3 +130,63 @@ def test_arrow_is_read_as_hdf5_is(
         assert_equal(found, expected)
     for found, expected in zip(read["arrow video"], read["hdf5 video"], strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def cut_group(folder: Path, number: int, **kept: int) -> None:
+    """Leaves so many rows of each array that is named, and all of it out with -1."""
+    with h5py.File(folder / "data/main_data.hdf5", "a") as file:
+        group = file[f"episode_{number}"]
+        for name, rows in kept.items():
+            array = group[name][: max(rows, 0)]
+            del group[name]
+            if rows >= 0:
+                group[name] = array
+
+
+def test_incomplete_episodes_are_left_out_and_told(tmp_path: Path) -> None:
+    whole = episodes()
+    write_transitions(whole, tmp_path / "data", format="minari")
+    cut_group(tmp_path / "data", 0, observations=1, actions=0, rewards=0, terminations=0, truncations=0)
+    cut_group(tmp_path / "data", 2, actions=5, rewards=-1)
+    with pytest.warns(UserWarning, match="only whole episodes are kept, without 2 incomplete episodes") as caught:
+        found = list(TransitionFiles(tmp_path / "data"))
+    assert "episode 0 has 1 pictures, 0 actions" in str(caught[0].message)
+    assert "episode 2 has 10 pictures, 5 actions, 0 rewards, 9 terminations" in str(caught[0].message)
+    for one, expected in zip(found, (whole[1], whole[3]), strict=True):
+        assert_equal(one, expected)
+    with pytest.warns(UserWarning, match="without 2 incomplete episodes"):
+        assert open_dataset(tmp_path / "data").episode_lengths.tolist() == [4, 5]
+    with pytest.warns(UserWarning, match="left out 1 incomplete episode "):
+        assert open_video(tmp_path / "data", actions=True, **SMALL).lengths.tolist() == [1, 5, 6]
+    assert open_video(tmp_path / "data", **SMALL).lengths.tolist() == [1, 5, 10, 6]
+    for number in (1, 3):
+        cut_group(tmp_path / "data", number, observations=3)
+    with pytest.raises(ValueError, match="holds no whole episode, only 4 incomplete episodes"):
+        list(TransitionFiles(tmp_path / "data"))
+
+
+def test_episodes_without_a_step_in_arrow_are_left_out_and_told(tmp_path: Path) -> None:
+    write_arrow(episodes(), tmp_path / "data")
+    for number, rows in ((1, 1), (3, 0)):
+        path = tmp_path / f"data/data/{number}/part-0.arrow"
+        write_columns({name: each.slice(0, rows) for name, each in read_columns(path).items()}, path)
+    with pytest.warns(UserWarning, match=r"without 2 incomplete episodes \(episode 1 has 1 pictures, 0 actions"):
+        assert [len(one) for one in TransitionFiles(tmp_path / "data")] == [7, 9]
+    with pytest.warns(UserWarning, match=r"left out 1 incomplete episode \(episode 3 has 0 pictures\)"):
+        assert open_video(tmp_path / "data", **SMALL).lengths.tolist() == [8, 1, 10]
+
+
+def test_a_group_in_place_of_pictures_is_named(tmp_path: Path) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="minari")
+    with h5py.File(tmp_path / "data/data/main_data.hdf5", "a") as file:
+        del file["episode_0/observations"]
+        file["episode_0/observations"] = file["episode_0"]  # which leads in a circle
+    for reader in (lambda path: list(TransitionFiles(path)), lambda path: open_video(path, **SMALL)):
+        with pytest.raises(ValueError, match="its observations is a group of arrays"):
+            reader(tmp_path / "data")
+
+
+@pytest.mark.parametrize("count", [-1, 0, True, 10**400])
+def test_a_number_of_choices_is_one(count: int) -> None:
+    with pytest.raises(ValueError, match="num_actions of a data set's provenance can't be"):
+        Provenance(num_actions=count)

@@ -229,3 +229,33 @@ def test_a_truncated_hdf5_file_is_named_and_none_of_it_is_kept(tmp_path: Path) -
         open_video(tmp_path, **SMALL)
     with pytest.warns(UserWarning, match=r"skipped 1 of 2"):
         assert open_video(tmp_path, skip_corrupt=True, **SMALL).lengths.tolist() == [6, 5]
+
+
+def test_a_file_without_rows_says_so(tmp_path: Path) -> None:
+    names = {"observation": (3, 8, 8), "action": (2,), "reward": (), "discount": (), "step_type": ()}
+    for rows, message in ((0, r"it holds no rows \(0 of pictures"), (4, "it holds no rows that all arrays have")):
+        with h5py.File(tmp_path / "empty.hdf5", "w") as file:
+            for name, shape in names.items():
+                file[name] = np.zeros((0 if name == "observation" else rows, *shape), np.uint8)
+        for reader in (lambda path: list(TransitionFiles(path)), open_dataset, lambda path: open_video(path, **SMALL)):
+            with pytest.raises(ValueError, match=rf"empty\.hdf5 can't be used: {message}"):
+                reader(tmp_path / "empty.hdf5")
+
+
+@pytest.mark.parametrize(
+    ("step_type", "message"),
+    [
+        (lambda marks: np.stack([marks, marks], 1), "its step_type must have one value for each"),
+        (lambda marks: np.where(marks == 1, 7, marks), "entry 1 is 7"),
+        (lambda marks: np.where(marks == 1, np.nan, marks), "entry 1 is nan"),
+    ],
+)
+def test_marks_are_read_alike_with_rewards_and_without(tmp_path: Path, step_type: Any, message: str) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="vd4rl_84")
+    with h5py.File(tmp_path / "data/data.hdf5", "a") as file:
+        marks = file["step_type"][:]
+        del file["step_type"]
+        file["step_type"] = step_type(marks)
+    for reader in (lambda path: list(TransitionFiles(path)), lambda path: open_video(path, **SMALL)):
+        with pytest.raises(ValueError, match=rf"can't be used: .*{message}"):
+            reader(tmp_path / "data")
