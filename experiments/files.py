@@ -19,9 +19,12 @@ TEMPORARY = re.compile(r"\..+\.partial-(\d+)", re.DOTALL)
 
 def as_path(text: str) -> Path:
     """An argument of a command that is a file or folder."""
-    if "\0" in text:
-        raise ArgumentTypeError(f"a path can't hold a null byte, got {text!r}")
-    return Path(text)
+    from rlrep import arguments  # with torch, which takes a second or two to import
+
+    try:
+        return arguments.as_path(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 class FolderInUse(OSError):

@@ -37,12 +37,14 @@ def write_encoder(folder: Path, options: Mapping[str, Any], weights: Mapping[str
         weights: the state dictionary, float32.
 
     Raises:
-        ValueError: for weights of another type.
+        ValueError: for weights of another type, or that are not finite.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     for name, value in tensors.items():
         if value.dtype != torch.float32:
             raise ValueError(f"encoders are saved in float32, {name} is {value.dtype}: call encoder.float() first")
+        if not value.isfinite().all():
+            raise ValueError(f"encoders are saved with finite weights, those of {name} are not: train it again")
     config = {"format": FORMAT, **options}
     config["sha256"] = _config_checksum(config)
     contents = {

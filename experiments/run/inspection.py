@@ -119,7 +119,13 @@ def printable(name: str) -> str:
 
 
 def convert(files: TransitionFiles, target: str, format: str, known: dict[str, object]) -> None:
-    """Writes a data set in another format; `known` is what the person tells of how it was made."""
+    """Writes a data set in another format; `known` is what the person tells of how it was made.
+
+    Raises:
+        ValueError: for a target inside of the data, data that can't be used, and a target that can't be written to.
+    """
+    if Path(target).resolve().is_relative_to(files.root.resolve()):
+        raise ValueError(f"{target} lies inside of the data, and would be read as a part of them: name another folder")
     told = {name: value for name, value in known.items() if value is not None}
     provenance = dataclasses.replace(told_by_run(files.provenance), **told)  # type: ignore[arg-type]
     write_transitions(files, target, provenance, format=format)

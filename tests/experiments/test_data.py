@@ -56,6 +56,13 @@ def test_convert_keeps_everything(folder: Path, tmp_path: Path, format: str) -> 
     assert new.provenance == Provenance(**(vars(PROVENANCE) | {"expert_return": 20.0}))
 
 
+def test_convert_does_not_write_into_the_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(folder.rglob("*"))
+    assert data.main(["convert", str(folder), str(folder / "new")]) == 1
+    assert "lies inside of the data" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_corrupt_file_is_named_or_listed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = sorted(folder.glob("*.npz"))[0]
     bad.write_bytes(b"PK")

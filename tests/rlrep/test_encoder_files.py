@@ -114,6 +114,14 @@ def test_an_encoder_from_before_there_were_checksums_is_read(saved: Path) -> Non
     assert torch.equal(loaded(pixels()), encoder(pixels()))
 
 
+def test_weights_that_could_not_be_loaded_are_not_saved(saved: Path, tmp_path: Path) -> None:
+    encoder = PixelEncoder.from_pretrained(saved)
+    with torch.no_grad():
+        encoder.convolutions[0].bias[0] = torch.nan
+    with pytest.raises(ValueError, match=r"finite weights, those of convolutions\.0\.bias are not"):
+        encoder.save_pretrained(tmp_path / "new")
+
+
 WRONG_WEIGHTS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
     "prefixed": lambda weights: {f"encoder.{name}": value for name, value in weights.items()},
     "one missing": lambda weights: {name: value for name, value in weights.items() if name != "convolutions.1.bias"},
