@@ -290,7 +290,7 @@ class OnlineRun(AgentRun):
                 "return": float(self.episode_return[0]),
             }
         elif not self.is_cut:
-            next_episode = next_episode - self.done  # an episode that has just begun is begun again
+            next_episode = next_episode - (self.episode_length == 0)  # an episode that has just begun is begun again
         return super().own_state() | {
             "replay": self.replay.state_dict(),
             "data": None if self.data is None else self.data.state_dict(),

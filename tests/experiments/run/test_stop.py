@@ -91,6 +91,18 @@ def test_a_stopped_run_resumes_bit_for_bit(
     assert all((rows[name] == expected[name]).all() for name in expected)
 
 
+def test_several_environments_that_are_stopped_before_the_first_step_resume_bit_for_bit(
+    run: Run, signal_at: Callable[..., None], tmp_path: Path
+) -> None:
+    overrides = ("agent=drqv2", "num_envs=2", "num_train_frames=2000", "eval_every_frames=100000")
+    whole = run(*overrides, f"run_dir={tmp_path}/whole")
+    signal_at(OnlineRun, "play_evaluation", 1)
+    with pytest.raises(Stopped, match="stopped at frame 0,"):
+        run(*overrides)
+    run(*overrides, "resume=true")
+    assert_equal(tmp_path / "run", whole)
+
+
 @pytest.mark.parametrize("call", [10, 35])  # in the first episode; after 1400 frames, when a checkpoint is due
 def test_a_stop_in_an_episode_moves_no_checkpoint(
     run: Run, signal_at: Callable[..., None], tmp_path: Path, call: int
