@@ -437,11 +437,12 @@ def work() -> None:
             kind, number = job["kind"], job["number"]
             whole = Path(place) / kind / "whole"
             if kind not in expected:
+                limit_memory(None)
                 whole.parent.mkdir()
                 make(kind, whole)
                 expected[kind] = [read(whole, whole.with_name("cache")) for read in readers(kind)]
                 shutil.rmtree(whole.with_name("cache"), ignore_errors=True)
-                limit_memory()
+                limit_memory(MEMORY)
             copy = whole.with_name("damaged")
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(whole, copy)
@@ -459,12 +460,12 @@ def severity(name: str) -> int:
     return ("same", "refused", "told", "changed", "traceback", "memory").index(name)
 
 
-def limit_memory() -> None:
-    """Lets the process take no more than `MEMORY` beside what it has by now."""
+def limit_memory(more: int | None) -> None:
+    """Lets the process take `more` bytes and none beyond, beside what it has by now; None lifts the limit."""
     with contextlib.suppress(OSError):  # not on macOS
+        most = resource.getrlimit(resource.RLIMIT_AS)[1]
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        bound = pages * resource.getpagesize() + MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (bound, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (most if more is None else pages * resource.getpagesize() + more, most))
 
 
 # ---- the table
