@@ -436,18 +436,18 @@ def work() -> None:
             job = json.loads(line)
             kind, number = job["kind"], job["number"]
             whole = Path(place) / kind / "whole"
+            limit_memory(None)
             if kind not in expected:
-                limit_memory(None)
                 whole.parent.mkdir()
                 make(kind, whole)
                 expected[kind] = [read(whole, whole.with_name("cache")) for read in readers(kind)]
                 shutil.rmtree(whole.with_name("cache"), ignore_errors=True)
-                limit_memory(MEMORY)
             copy = whole.with_name("damaged")
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(whole, copy)
             how = damage(copy, random.Random(f"{job['seed']} {kind} {number}"), kind)
             print(json.dumps({"how": how}), file=answers, flush=True)
+            limit_memory(MEMORY)
             found = [
                 outcome(read, copy, whole.with_name("cache"), wanted)
                 for read, wanted in zip(readers(kind), expected[kind], strict=True)
