@@ -87,7 +87,7 @@ def test_each_call_draws_anew_from_the_global_generator() -> None:
 
 
 def test_impossible_padding_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 0 pixels, got -1"):
+    with pytest.raises(ValueError, match="at least 0, got -1"):
         RandomShift(-1)
     with pytest.raises(ValueError, match="less than the image's side, got 7"):
         RandomShift(7)(images(1))

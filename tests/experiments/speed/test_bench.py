@@ -199,7 +199,7 @@ def test_bytes_are_counted_where_they_move() -> None:
         (["updat"], "unknown measurement 'updat': did you mean update"),
         (["bach=4"], "unknown option 'bach': did you mean batch"),
         (["agent=tacco"], "unknown agent 'tacco': did you mean"),
-        (["agent=ppo"], "drqv2, sac, sac+taco, taco"),
+        (["agent=ppo"], "drqv2, mrq, sac, sac+taco, taco"),
         (["path=quick"], "unknown path 'quick': known: eager, fast, sb3"),
         (["update=jont"], "did you mean joint?"),
         (["task=cheetah_rn"], "did you mean cheetah_run"),
@@ -285,7 +285,7 @@ def test_the_update_that_matters_most_comes_first() -> None:
     ]
     titles = {point.title.split()[0] for point in points}
     assert titles == set(WHAT)
-    assert sum(point.title.startswith("update") for point in points) == 12
+    assert sum(point.title.startswith("update") for point in points) == 15
 
 
 def test_words_choose_what_is_measured() -> None:
