@@ -31,7 +31,7 @@ class Arm:
     """What is compared.
 
     Attributes:
-        seeds: how many; they are 1, 2, … .
+        seeds: how many.
         overrides: as `experiments.train` takes them.
     """
 
@@ -92,6 +92,7 @@ class Study:
 
     Attributes:
         frozen: whether it may be judged: the report of a draft gives no answer.
+        first_seed: the seeds are this one and those that follow; 1 unless it is given.
         overrides: of all runs.
         file: where it was read.
         content: what it says, as plain values.
@@ -105,13 +106,15 @@ class Study:
     comparisons: list[Comparison]
     file: Path
     content: Mapping[str, Any]
+    first_seed: int = 1
 
     @property
     def jobs(self) -> Iterator[Job]:
         """All runs; first the first seed of everything, so that a study that is cut short has some of each."""
-        for seed in range(1, 1 + max(arm.seeds for arm in self.arms.values())):
+        for number in range(max(arm.seeds for arm in self.arms.values())):
             for task in self.tasks:
-                yield from (Job(name, task, seed) for name, arm in self.arms.items() if seed <= arm.seeds)
+                having = (name for name, arm in self.arms.items() if number < arm.seeds)
+                yield from (Job(name, task, self.first_seed + number) for name in having)
 
     @property
     def runs(self) -> Path:
@@ -176,7 +179,7 @@ def checked(content: Mapping[str, Any]) -> dict[str, Any]:
     names = {field.name for field in fields(Study)} - {"file", "content"}
     for name in content:
         look_up("entry", name, dict.fromkeys(names))
-    for name in sorted(names):
+    for name in sorted(names - {"first_seed"}):
         if name not in content:
             raise ValueError(f"it has no entry {name}")
     arms = {name: made(Arm, f"arms.{name}", each) for name, each in mapping("arms", content["arms"]).items()}
@@ -196,6 +199,7 @@ def checked(content: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": content["name"],
         "frozen": typed(bool, "frozen", content["frozen"]),
+        "first_seed": typed(int, "first_seed", content.get("first_seed", 1)),
         "overrides": typed(list[str], "overrides", content["overrides"]),
         "arms": arms,
         "tasks": tasks,

@@ -100,6 +100,14 @@ def test_a_run_gets_the_overrides_of_all_its_arm_and_its_task_and_a_folder_of_it
     assert {job.seed for job in [*study.jobs][:4]} == {1}
 
 
+def test_seeds_begin_where_the_protocol_says(tmp_path: Path) -> None:
+    study = read_study(write(tmp_path, first_seed=101))
+    assert {job.seed for job in study.jobs if job.arm == "plain"} == {101, 102, 103}
+    assert {job.seed for job in study.jobs if job.arm == "taco"} == {101, 102}
+    with pytest.raises(StudyError, match="first_seed"):
+        read_study(write(tmp_path, first_seed=0))
+
+
 def test_every_run_is_made_once_and_kept_with_what_it_came_from(study: Study) -> None:
     assert make_missing(study, 2, running(FINE)) == 0
     assert make_missing(study, 2, running(FINE)) == 0
