@@ -216,7 +216,7 @@ class Agent(nn.Module):
         features = self.encoder(torch.from_numpy(observation).to(self.device))
         return self.select_action(features, step, eval_mode).cpu().numpy()
 
-    def select_action(self, features: Tensor, step: Count, eval_mode: bool) -> Tensor:
+    def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:
         """(N, repr_dim) features to (N, A) actions in [-1, 1], or to (N,) choices."""
         raise NotImplementedError
 

@@ -53,7 +53,7 @@ class Value(nn.Module):
         return self.layers(features)
 
 
-def expectile_loss(error: Tensor, expectile: Between) -> Tensor:
+def expectile_loss(error: Tensor, expectile: float) -> Tensor:
     """Mean |τ - 1(u < 0)| u² (equation 4 of the paper), whose minimum is the expectile τ; 0.5 is half the mean square.
 
     Args:

@@ -127,7 +127,7 @@ class MRQ(Agent):
         self.policy.apply(xavier_init)
         self.value_target, self.policy_target = momentum_copy(self.value), momentum_copy(self.policy)
         self.state_action_target = momentum_copy(self.model.state_action)
-        self.kept_states = KeptEmbeddings(len(self.model.kept_targets.names), self.model.state_dim)
+        self.kept_states = KeptEmbeddings(self.model.kept_targets.size, self.model.state_dim)
         self.register_buffer("reward_scale", torch.ones(()))
         self.register_buffer("target_reward_scale", torch.ones(()))
         self.reward_scale: Tensor

@@ -83,6 +83,8 @@ def mlp(in_dim: int, hidden_dims: Sequence[int], out_dim: int) -> nn.Sequential:
     """Linear layers with a ReLU after each hidden one, (B, in_dim) to (B, out_dim)."""
     layers: list[nn.Module] = []
     for hidden_dim in hidden_dims:
+        if hidden_dim < 1:
+            raise ValueError(f"hidden_dim must be at least 1, got {hidden_dim}")
         layers += [nn.Linear(in_dim, hidden_dim), nn.ReLU(inplace=True)]
         in_dim = hidden_dim
     return nn.Sequential(*layers, nn.Linear(in_dim, out_dim))

@@ -22,6 +22,7 @@ class KeptEmbeddings(nn.Module):
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
+        self.size = size
         self.register_buffer("names", torch.full((size,), NOBODY))
         self.register_buffer("values", torch.zeros(size, dim))
         self.names: Tensor
@@ -31,9 +32,9 @@ class KeptEmbeddings(nn.Module):
     def of(self, observation: Tensor, name: Tensor | None, embed: Callable[[Tensor], Tensor]) -> Tensor:
         """Embeddings (B, D) without gradient; `embed` is asked for those of (B, …) whose name (B,) is new. Without
         names, for all."""
-        if name is None or not len(self.names):
+        if name is None or not self.size:
             return embed(observation)
-        place = name % len(self.names)
+        place = name % self.size
         out = self.values[place]
         new = (self.names[place] != name).nonzero().flatten()
         if len(new):

@@ -200,7 +200,7 @@ def _trained(
     hidden_dim: int | None,
     steps: int,
     lr: float,
-    weight_decay: NonNegative,
+    weight_decay: float,
     seed: int,
 ) -> nn.Module:
     """A readout of standardised features, without gradients from now on."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from rlrep.data.reading import (
     AT_ONCE,
+    UNPACKED_BYTES,
     Unreadable,
     check_inside,
     check_unpacked,
@@ -41,6 +42,8 @@ BLOCK, BUFFER = struct.Struct("<qi4xq"), struct.Struct("<qq")
 PARQUET_MAGIC = b"PAR1"
 ARROW_SCHEMA = b"ARROW:schema"
 LARGEST_FOOTER = 1 << 22
+# The library takes up to 1 kB for a structure of the metadata, which may have 3 bytes in the file.
+MOST_STRUCTURES = UNPACKED_BYTES // 1024
 NUMBERS = ("BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE")
 BYTES_OF_A_NUMBER = 16  # and of the two levels that Parquet keeps beside each
 # Numbers of fields in Parquet's page headers (parquet.thrift), and of an encoding.
@@ -299,7 +302,11 @@ class ParquetRows:
 
 
 def _hide_arrow_schema(data: mmap.mmap) -> None:
-    """Renames the entry of the footer that holds it, in this process's copy of the file."""
+    """Renames the entry of the footer that holds it, in this process's copy of the file.
+
+    Raises:
+        Unreadable: for a footer that is damaged, or for which the library would take too much memory.
+    """
     tail = len(data) - len(PARQUET_MAGIC) - 4
     if tail < 4 or data[:4] != PARQUET_MAGIC or data[tail + 4 :] != PARQUET_MAGIC:
         raise Unreadable("it is corrupt or truncated: a Parquet file must begin and end with PAR1")
@@ -309,6 +316,7 @@ def _hide_arrow_schema(data: mmap.mmap) -> None:
             f"its metadata have {length} bytes, and at most {LARGEST_FOOTER} are read: write it with fewer row groups"
         )
     at = max(tail - length, 0)
+    _Compact(data, at).struct()  # which counts what there is
     while (at := data.find(ARROW_SCHEMA, at, tail)) >= 0:
         data[at] = ord("#")
 
@@ -342,13 +350,19 @@ def _claimed(data: mmap.mmap, chunk: Any) -> int:
 
 
 class _Compact:
-    """Reads Thrift's compact protocol, in which the headers of Parquet's pages are written."""
+    """Reads Thrift's compact protocol, in which Parquet's metadata and the headers of its pages are written."""
 
     def __init__(self, data: mmap.mmap, at: int) -> None:
-        self.data, self.at = data, at
+        self.data, self.at, self.structures = data, at, 0
 
     def struct(self) -> dict[int, Any]:
         """The numbers and structures of a structure by the numbers of their fields; other fields are passed over."""
+        self.structures += 1
+        if self.structures > MOST_STRUCTURES:
+            raise Unreadable(
+                f"its metadata have more than {MOST_STRUCTURES} parts, which would take more than "
+                f"{UNPACKED_BYTES / 1e6:.0f} MB: write it with fewer row groups"
+            )
         found: dict[int, Any] = {}
         field = 0
         while head := self._byte():
@@ -367,9 +381,20 @@ class _Compact:
             length = self._unsigned()
             self.at += length
             return None
+        if kind in (9, 10):  # a list or a set
+            return self._pass_over_list()
         if kind == 12:
             return self.struct()
-        raise Unreadable(f"it is corrupt: the header of a page has a field of type {kind}")
+        raise Unreadable(f"it is corrupt: its metadata have a field of type {kind}")
+
+    def _pass_over_list(self) -> None:
+        head = self._byte()
+        count = head >> 4 if head >> 4 < 15 else self._unsigned()
+        for _ in range(count):
+            if head & 15 in (1, 2):  # here a truth value is a byte of its own
+                self._byte()
+            else:
+                self._value(head & 15)
 
     def _byte(self) -> int:
         self.at += 1

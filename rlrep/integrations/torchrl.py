@@ -132,7 +132,7 @@ def windows(
     slice_len: int,
     window: Window,
     pixels: NestedKey = "pixels",
-    discount: Share = 0.99,
+    discount: float = 0.99,
     scale: Scale | None = None,
     choices: int | None = None,
 ) -> TensorDict:

@@ -51,9 +51,9 @@ class LeRobot(Format):
 
     Row i is taken at frame i. Actions of numbers are brought to [-1, 1] by the least and greatest values in
     `meta/stats.json`; `Provenance.action_scale` has the inverse. Where whole episodes are wanted (`open_dataset`), the
-    last frame also stands for the one that the last action led to, which is not stored, and `next.done` of the last row
-    says whether the episode really ended, as in lerobot's own replay. Without `next.reward` rewards are 0, and
-    `Provenance.rewards` says so. The robot's state is not read.
+    last frame also stands for the one that the last action led to, which is not stored, and an episode whose last row
+    has `next.done` counts as really ended: the format does not say whether a time limit ended it. Without `next.reward`
+    rewards are 0, and `Provenance.rewards` says so. The robot's state is not read.
 
     Args:
         camera: the feature whose pictures are read, such as "observation.images.top"; None takes the only one. Depth is

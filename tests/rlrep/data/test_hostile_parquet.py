@@ -99,6 +99,17 @@ def test_columns_can_not_unpack_to_far_more_than_their_file(
         many.numbers("one")
 
 
+def test_metadata_of_many_small_parts_take_no_memory(tmp_path: Path) -> None:
+    """Row groups with 100,000 columns each, of three bytes: 4 MB, for which the library alone takes hundreds."""
+    columns = b"\x19\xfc\xa0\x8d\x06" + b"\x26\x00\x00" * 100_000
+    group = columns + b"\x16\x00\x16\x00\x00"
+    footer = b"\x15\x02\x19\x1c\x48\x01a\x15\x00\x00\x16\x00\x19\xdc" + group * 13 + b"\x00"
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(Unreadable, match="its metadata have more than 262144 parts"):
+        opened(path)
+
+
 def test_pages_are_those_that_the_metadata_tell_of(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", {"one": NUMBERS}, use_dictionary=False, compression="none")
     content = path.read_bytes()
