@@ -26,10 +26,10 @@ setup: $(DRAWS) ## make .venv, install everything, check that MuJoCo can draw (t
 
 train: $(DRAWS) ## learn a task from pixels on this machine, or go on where it stopped; ARGS="seed=2" overrides
 	@preset=$$($(RUN) -c 'import torch; print("paper" if torch.cuda.is_available() else "cpu")') && \
-	  $(RUN) -m experiments.train preset=$$preset resume=true $(ARGS)
+	  $(RUN) -m rlrep.experiments.train preset=$$preset resume=true $(ARGS)
 
 theory: $(DRAWS) ## which methods survive which noise: the grid-world study and its report; ARGS="core lock --seeds 5" for more
-	@$(RUN) -m experiments.video_theory $(ARGS)
+	@$(RUN) -m rlrep.experiments.video_theory $(ARGS)
 
 test: $(DRAWS) ## run the tests, but for the slow ones
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 $(ARGS)
@@ -38,7 +38,7 @@ test-slow: $(DRAWS) ## run the slow tests
 	@$(RUN) -m pytest -m slow $(ARGS)
 
 bench: $(DRAWS) ## time everything on this machine, some 15 minutes; ARGS="update agent=taco batch=256" measures one thing
-	@$(RUN) -m experiments.benchmark $(ARGS)
+	@$(RUN) -m rlrep.experiments.benchmark $(ARGS)
 
 fuzz: $(INSTALLED) ## open 3,000 damaged and hostile files, some minutes; ARGS="--seed 1 --count 10000 --kind minari"
 	@$(RUN) -m tests.fuzz $(ARGS)
@@ -95,5 +95,5 @@ $(INSTALLED): pyproject.toml constraints.txt constraints-torch.txt | $(RUN)
 
 $(DRAWS): $(INSTALLED)
 	@echo 'Checking that MuJoCo can draw with MUJOCO_GL=$(MUJOCO_GL)'
-	@$(RUN) -m envs.check
+	@$(RUN) -m rlrep.envs.check
 	@touch $@

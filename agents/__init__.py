@@ -7,21 +7,24 @@ from typing import Any
 
 import torch
 
-from agents.base import Agent, Space
-from agents.bc import BC
-from agents.cql import CQL
-from agents.drqv2 import DrQV2
-from agents.drqv2_bc import DrQV2BC
-from agents.eager import EagerEncoder, GridSampleShift, plain_adam
-from agents.graph import accelerate
-from agents.iql import IQL
-from agents.mrq import MRQ
-from agents.sac import SAC
-from agents.td3_bc import TD3BC
 from rlrep import PixelEncoder, RandomShift, make_objective
+from rlrep.agents.base import Agent, Space
+from rlrep.agents.bc import BC
+from rlrep.agents.cql import CQL
+from rlrep.agents.drqv2 import DrQV2
+from rlrep.agents.drqv2_bc import DrQV2BC
+from rlrep.agents.eager import EagerEncoder, GridSampleShift, plain_adam
+from rlrep.agents.graph import accelerate
+from rlrep.agents.iql import IQL
+from rlrep.agents.mrq import MRQ
+from rlrep.agents.sac import SAC
+from rlrep.agents.td3_bc import TD3BC
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import Count
 from rlrep.registry import find_class, look_up
+
+if __name__ != "rlrep.agents":
+    raise ImportError(f"{__name__} is rlrep.agents")
 
 AGENTS: dict[str, type[Agent]] = {
     "drqv2": DrQV2,

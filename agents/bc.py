@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 
-from agents.base import Agent, Metrics, Space
-from agents.drqv2 import Actor, add_noise
-from agents.schedule import parse_schedule
 from rlrep import Objective, PixelEncoder, Window
+from rlrep.agents.base import Agent, Metrics, Space
+from rlrep.agents.drqv2 import Actor, add_noise
+from rlrep.agents.schedule import parse_schedule
 from rlrep.arguments import checked_numbers
 from rlrep.optimizers import adam
 

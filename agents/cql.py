@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 
-from agents.base import Metrics, Space
-from agents.sac import SAC
 from rlrep import PixelEncoder
+from rlrep.agents.base import Metrics, Space
+from rlrep.agents.sac import SAC
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import NonNegative
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.base import Agent, Metrics, Space
-from agents.networks import Critic
-from agents.schedule import parse_schedule
 from rlrep import TACO, ActionEncoder, Objective, PixelEncoder
+from rlrep.agents.base import Agent, Metrics, Space
+from rlrep.agents.networks import Critic
+from rlrep.agents.schedule import parse_schedule
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import NonNegative, Rate
 from rlrep.encoders import mlp, orthogonal_init, projection

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 
-from agents.base import Metrics, Space
-from agents.drqv2 import DrQV2
 from rlrep import PixelEncoder
+from rlrep.agents.base import Metrics, Space
+from rlrep.agents.drqv2 import DrQV2
 from rlrep.arguments import checked_numbers
 
 

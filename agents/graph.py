@@ -15,7 +15,7 @@ import torch.distributed
 from tensordict import TensorDict
 from torch import Tensor
 
-from agents.base import Agent, Metrics
+from rlrep.agents.base import Agent, Metrics
 
 Body = Callable[[TensorDict, int], Metrics]
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.base import Agent, Metrics, Space
-from agents.drqv2 import Actor as MeanActor
-from agents.networks import Critic
 from rlrep import Objective, PixelEncoder
+from rlrep.agents.base import Agent, Metrics, Space
+from rlrep.agents.drqv2 import Actor as MeanActor
+from rlrep.agents.networks import Critic
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import Between, NonNegative, Rate
 from rlrep.encoders import mlp, orthogonal_init, projection

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.base import Agent, Metrics, Replay, Space, mean_over_ranks
 from rlrep import LatentModel, Objective, PixelEncoder, Window
+from rlrep.agents.base import Agent, Metrics, Replay, Space, mean_over_ranks
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import Count, NonNegative, Rate
 from rlrep.encoders import xavier_init

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents.base import Agent, Metrics, Space
-from agents.networks import Critic
 from rlrep import Objective, PixelEncoder
+from rlrep.agents.base import Agent, Metrics, Space
+from rlrep.agents.networks import Critic
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import Rate
 from rlrep.encoders import mlp, orthogonal_init, projection

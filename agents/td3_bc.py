@@ -9,10 +9,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from agents.base import Metrics, Space
-from agents.drqv2 import add_noise
-from agents.drqv2_bc import DrQV2BC, bc_weighted
 from rlrep import PixelEncoder
+from rlrep.agents.base import Metrics, Space
+from rlrep.agents.drqv2 import add_noise
+from rlrep.agents.drqv2_bc import DrQV2BC, bc_weighted
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import NonNegative
 from rlrep.momentum import ema_, momentum_copy

@@ -1,6 +1,7 @@
-"""Can this machine draw? `python -m envs.check` prints one line, or says what to install and exits with 1.
+"""Can this machine draw? `python -m rlrep.envs.check` prints one line, or says what to install and exits with 1.
 
-`python -m envs.check TASK ...` compares the rendering `fast` with `exact` on tasks: time of a frame and difference.
+`python -m rlrep.envs.check TASK ...` compares the rendering `fast` with `exact` on tasks: the time of
+a frame, and the difference.
 """
 
 import argparse
@@ -13,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.dmc import PixelControl
-from envs.opengl import OpenGLError
+from rlrep.envs.dmc import PixelControl
+from rlrep.envs.opengl import OpenGLError
 
 _FRAMES = 40
 
@@ -63,7 +64,7 @@ def compare(task: str, image_size: int, frames: int = _FRAMES) -> Comparison:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw a few frames and report the OpenGL backend, the milliseconds each took, and how the renderings compare."""
-    parser = argparse.ArgumentParser(prog="python -m envs.check", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rlrep.envs.check", description=__doc__)
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="compare the renderings on these")
     parser.add_argument("--image-size", type=int, default=84)
     options = parser.parse_args(arguments)

@@ -29,7 +29,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from envs.arguments import whole
+from rlrep.envs.arguments import whole
 
 Place = Literal["left", "right"]
 Bits = npt.NDArray[np.bool_]

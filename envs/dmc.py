@@ -12,9 +12,9 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
-from envs.extras import install
-from envs.opengl import draw_fewer_triangles, has_gpu, opening_opengl
+from rlrep.envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
+from rlrep.envs.opengl import draw_fewer_triangles, has_gpu, opening_opengl
+from rlrep.extras import install
 
 _SUITE: dict[str, tuple[str, ...]] = {
     "acrobot": ("swingup", "swingup_sparse"),
@@ -224,7 +224,7 @@ def _known_task(task: str) -> str:
     name = _ALIASES.get(task, task)
     if name not in TASKS:
         near = difflib.get_close_matches(str(task), TASKS) or ["walker_walk", "cartpole_swingup"]
-        raise ValueError(f"no task is called {task!r}; did you mean {' or '.join(near)}? See envs.TASKS")
+        raise ValueError(f"no task is called {task!r}; did you mean {' or '.join(near)}? See rlrep.envs.TASKS")
     return name
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs.arguments import at_least
+from rlrep.envs.arguments import at_least
 
 
 class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):

@@ -11,9 +11,9 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from envs.arguments import at_least
-from envs.extras import install
-from envs.noise import Frames, NoiseProcess
+from rlrep.envs.arguments import at_least
+from rlrep.envs.noise import Frames, NoiseProcess
+from rlrep.extras import install
 
 SIDE = 12  # cells, outer walls included
 VIEW = 7  # cells, of the agent's view
@@ -132,7 +132,7 @@ class VectorGridWorld:
 
 
 class GridWorld(gym.Env[Frames, np.int64]):
-    """One grid world as a Gymnasium environment; `VectorGridWorld` tells its rules, `envs.Noise` around it adds noise.
+    """One grid world as a Gymnasium environment; `VectorGridWorld` tells its rules, `Noise` around it adds noise.
 
     Observations are uint8 (3, 56, 56), the agent's 7×7 cells at 8 pixels each, looking up. ``info["state"]`` is (x, y,
     direction), int64.

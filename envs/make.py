@@ -22,11 +22,11 @@ from gymnasium.wrappers import (
     TransformObservation,
 )
 
-from envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
-from envs.episode_seeds import EpisodeSeeds
-from envs.extras import install
-from envs.noise import Noise
-from envs.resize import AreaResize
+from rlrep.envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
+from rlrep.envs.episode_seeds import EpisodeSeeds
+from rlrep.envs.noise import Noise
+from rlrep.envs.resize import AreaResize
+from rlrep.extras import install
 
 Frames = npt.NDArray[np.uint8]
 
@@ -91,7 +91,7 @@ def environment_spec(task: str) -> EnvSpec:
         return gym.registry[task]
     short = [name.removeprefix("rlrep/").removesuffix("-v0") for name in gym.registry if name.startswith("rlrep/")]
     near = difflib.get_close_matches(task, [*short, *gym.registry], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see envs.TASKS and gymnasium.pprint_registry()."
+    hint = f"did you mean {' or '.join(near)}?" if near else "see rlrep.envs.TASKS and gymnasium.pprint_registry()."
     raise ValueError(
         f"unknown task {task!r}: {hint} If another package registers it, name the package too, PACKAGE:ID, where tasks "
         f"are typed"

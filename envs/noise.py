@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from envs.arguments import at_least
+from rlrep.envs.arguments import at_least
 
 Kind = Literal["shapes", "pixels"]
 Frames = npt.NDArray[np.uint8]

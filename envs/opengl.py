@@ -18,7 +18,7 @@ What to do, on Debian or Ubuntu:
     apt-get install libegl1 libgl1 libgl1-mesa-dri
     export MUJOCO_GL=egl PYOPENGL_PLATFORM=egl
 (without EGL: apt-get install libosmesa6, then set both variables to osmesa).
-Check with `python -m envs.check`. The cause was {cause}"""
+Check with `python -m rlrep.envs.check`. The cause was {cause}"""
 
 
 class OpenGLError(RuntimeError):
@@ -29,7 +29,7 @@ def default_to_egl() -> None:
     """Choose EGL, which needs no screen, where neither `MUJOCO_GL` nor a display says otherwise.
 
     dm_control reads the variable when it is first imported, and without a display picks a backend that aborts
-    the process; so `import envs` calls this. Where dm_control came first it is too late, and nothing changes.
+    the process; so `import rlrep.envs` calls this. Where dm_control came first it is too late, and nothing changes.
     """
     if sys.platform == "linux" and "DISPLAY" not in os.environ and "dm_control" not in sys.modules:
         os.environ.setdefault("MUJOCO_GL", "egl")

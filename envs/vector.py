@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
-from envs.arguments import at_least
-from envs.make import environment_spec, make_env
-from envs.workers import PATIENCE, EnvironmentDied, Line, spawning, work
+from rlrep.envs.arguments import at_least
+from rlrep.envs.make import environment_spec, make_env
+from rlrep.envs.workers import PATIENCE, EnvironmentDied, Line, spawning, work
 
 _STARTING = 5  # times as long as an answer, a process may take to start: it imports a simulator
 

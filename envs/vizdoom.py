@@ -15,9 +15,9 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
-from envs.extras import install
-from envs.resize import AreaResize
+from rlrep.envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
+from rlrep.envs.resize import AreaResize
+from rlrep.extras import install
 
 _TICS_PER_SECOND = 35
 _UNIT = 512.0  # map units

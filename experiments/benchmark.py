@@ -1,8 +1,8 @@
-"""Measures how fast everything is, on this machine, in one run: python -m experiments.benchmark
+"""Measures how fast everything is, on this machine, in one run: python -m rlrep.experiments.benchmark
 
 Prints one table, with ratios, and writes a JSON list of rows (out=benchmark.json), anew after each measured point.
 
-    python -m experiments.benchmark update agent=taco batch=256 out=taco.json
+    python -m rlrep.experiments.benchmark update agent=taco batch=256 out=taco.json
 
 measures one thing alone: update, act, replay, rendering, loop or roofline. Options, each with a comma list where more
 than one makes sense:
@@ -17,9 +17,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from experiments.speed.bench import Benchmark
-from experiments.speed.options import check_out, parse
-from experiments.speed.table import report
+from rlrep.experiments.speed.bench import Benchmark
+from rlrep.experiments.speed.options import check_out, parse
+from rlrep.experiments.speed.table import report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

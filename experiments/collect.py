@@ -1,6 +1,6 @@
 """Makes offline data from the checkpoints of a run.
 
-python -m experiments.collect run=runs/collected level=medium out=data/cheetah_medium steps=20000
+python -m rlrep.experiments.collect run=runs/collected level=medium out=data/cheetah_medium steps=20000
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from experiments.run.collection import CollectConfig, collect
-from experiments.run.command import start, tell
+from rlrep.experiments.run.collection import CollectConfig, collect
+from rlrep.experiments.run.command import start, tell
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="collect")

@@ -1,7 +1,7 @@
 """What offline data hold, and from one format to another.
 
-python -m experiments.data info PATH: format, episodes, returns, actions, provenance, and a picture of frames
-python -m experiments.data convert SRC DST --format vd4rl_84
+python -m rlrep.experiments.data info PATH: format, episodes, returns, actions, provenance, and a picture of frames
+python -m rlrep.experiments.data convert SRC DST --format vd4rl_84
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import io
 import sys
 from collections.abc import Sequence
 
-from experiments.files import as_path
-from experiments.results.runs import as_finite
-from experiments.run.inspection import convert, info
 from rlrep.data import TransitionFiles
 from rlrep.data.formats import WRITTEN, make_format
 from rlrep.data.transition_files import check_target
+from rlrep.experiments.files import as_path
+from rlrep.experiments.results.runs import as_finite
+from rlrep.experiments.run.inspection import convert, info
 
 # What messages of the library call the command's options.
 OPTIONS = {
@@ -28,7 +28,9 @@ OPTIONS = {
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m rlrep.experiments.data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("info", help="what a data set holds")

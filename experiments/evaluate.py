@@ -1,4 +1,4 @@
-"""Scores a run's checkpoint, or the random policy on its task: python -m experiments.evaluate RUN --episodes 20"""
+"""Scores a run's checkpoint, or the random policy: python -m rlrep.experiments.evaluate RUN --episodes 20"""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 
-from envs import OpenGLError
-from experiments.files import as_path, check_writable, write_atomically
-from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError
-from experiments.run.device import resolve_device
-from experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, write_video
-from experiments.run.names import import_modules
-from experiments.run.offline_config import load
-from experiments.run.options import ConfigError, refusals
-from experiments.run.policy import checkpoint_policy, random_policy
+from rlrep.envs import OpenGLError
+from rlrep.experiments.files import as_path, check_writable, write_atomically
+from rlrep.experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError
+from rlrep.experiments.run.device import resolve_device
+from rlrep.experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, write_video
+from rlrep.experiments.run.names import import_modules
+from rlrep.experiments.run.offline_config import load
+from rlrep.experiments.run.options import ConfigError, refusals
+from rlrep.experiments.run.policy import checkpoint_policy, random_policy
 
 
 def write_returns(path: Path, evaluation: Evaluation) -> None:
@@ -32,7 +32,7 @@ def write_returns(path: Path, evaluation: Evaluation) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rlrep.experiments.evaluate", description=__doc__)
     parser.add_argument("run", type=as_path, help="folder of a run, or one of the checkpoints in it")
     parser.add_argument("--episodes", type=int, default=10)
     parser.add_argument("--random", action="store_true", help="score the random policy instead of the checkpoint")

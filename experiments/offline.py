@@ -1,9 +1,9 @@
 """Trains an agent on finished data.
 
-python -m experiments.offline agent=td3_bc objectives=[taco] dataset=data/cheetah_medium preset=cpu
-python -m experiments.offline --multirun agent=bc,td3_bc 'objectives=[],[taco]' dataset=PATH seed=1,2,3
+python -m rlrep.experiments.offline agent=td3_bc objectives=[taco] dataset=data/cheetah_medium preset=cpu
+python -m rlrep.experiments.offline --multirun agent=bc,td3_bc 'objectives=[],[taco]' dataset=PATH seed=1,2,3
 
-The data are V-D4RL's HDF5 and .npz, DrQ-v2's replay, Minari, LeRobot, a run's folder, or what experiments.collect
+The data are V-D4RL's HDF5 and .npz, DrQ-v2's replay, Minari, LeRobot, a run's folder, or what rlrep.experiments.collect
 wrote.
 """
 
@@ -12,13 +12,13 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from experiments.run.command import start, tell
-from experiments.run.offline_config import OfflineConfig
+from rlrep.experiments.run.command import start, tell
+from rlrep.experiments.run.offline_config import OfflineConfig
 
 
 @hydra.main(version_base="1.3", config_path="conf/offline", config_name="offline")
 def main(composed: DictConfig) -> None:
-    from experiments.run.offline import train_offline
+    from rlrep.experiments.run.offline import train_offline
 
     tell(train_offline, composed, OfflineConfig)
 

@@ -1,6 +1,6 @@
-"""Offline runs in one table and one picture: python -m experiments.offline_report RUN [RUN ...] --out FOLDER
+"""Offline runs in one table and one picture: python -m rlrep.experiments.offline_report RUN [RUN ...] --out FOLDER
 
-A run is the folder of a finished experiments.offline; a folder of runs stands for all runs in it.
+A run is the folder of a finished rlrep.experiments.offline; a folder of runs stands for all runs in it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.comparison.report import write_report
-from experiments.comparison.scores import read_results
-from experiments.files import as_path
 from rlrep import OBJECTIVES
+from rlrep.experiments.comparison.report import write_report
+from rlrep.experiments.comparison.scores import read_results
+from rlrep.experiments.files import as_path
 from rlrep.registry import look_up
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.offline_report", description="Compare offline runs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m rlrep.experiments.offline_report", description="Compare offline runs."
+    )
     parser.add_argument("runs", nargs="+", type=as_path, metavar="RUN", help="a run, or a folder with runs in it")
     parser.add_argument("--out", default=Path("offline_report"), type=as_path, help="folder (default: %(default)s)")
     parser.add_argument("--objective", default="taco", help="what is compared with its absence (default: %(default)s)")

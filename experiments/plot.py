@@ -1,4 +1,4 @@
-"""Learning curves: `python -m experiments.plot RUN [RUN ...] --group agent --out curve.png`.
+"""Learning curves: `python -m rlrep.experiments.plot RUN [RUN ...] --group agent --out curve.png`.
 
 A run is a folder with `config.yaml` and `eval.csv`; a folder of runs stands for all runs in it, and a table that this
 command wrote for its curves. Runs with the same label are seeds of one curve: their mean, with its 95 % t interval.
@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.files import as_path
-from experiments.results.curve_tables import summary
-from experiments.results.curves import GROUP, draw_runs
-from experiments.results.runs import as_finite
+from rlrep.experiments.files import as_path
+from rlrep.experiments.results.curve_tables import summary
+from rlrep.experiments.results.curves import GROUP, draw_runs
+from rlrep.experiments.results.runs import as_finite
 
 
 def as_pair(text: str) -> tuple[str, str]:
@@ -36,7 +36,7 @@ def as_pairs(texts: Sequence[str]) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.plot", description="Draw runs together.")
+    parser = argparse.ArgumentParser(prog="python -m rlrep.experiments.plot", description="Draw runs together.")
     parser.add_argument(
         "runs", nargs="+", type=as_path, metavar="RUN", help="a run, a folder of runs, or a CSV of curves"
     )

@@ -1,4 +1,4 @@
-"""A long study: `python -m experiments.study experiments/reports/dmc100k/study.yaml`.
+"""A long study: `python -m rlrep.experiments.study experiments/reports/dmc100k/study.yaml`.
 
 Makes the runs of a protocol that are missing, one process a core, in runs/NAME/ARM/TASK/seed_N. What a finished run
 measured is kept beside the protocol, and the report is drawn anew. Stopped or killed, the same command continues.
@@ -11,16 +11,16 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from envs.vector import processor_count
-from experiments.files import as_path
-from experiments.long_study.findings import power_text
-from experiments.long_study.make import make_missing
-from experiments.long_study.protocol import read_study
-from experiments.long_study.report import write_report
+from rlrep.envs.vector import processor_count
+from rlrep.experiments.files import as_path
+from rlrep.experiments.long_study.findings import power_text
+from rlrep.experiments.long_study.make import make_missing
+from rlrep.experiments.long_study.protocol import read_study
+from rlrep.experiments.long_study.report import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.study", description="Make and report a study.")
+    parser = argparse.ArgumentParser(prog="python -m rlrep.experiments.study", description="Make and report a study.")
     parser.add_argument("study", type=as_path, metavar="STUDY.yaml", help="its protocol")
     parser.add_argument("--jobs", type=int, default=processor_count(), help="runs side by side (default: the cores)")
     parser.add_argument("--report", action="store_true", help="only write the report of the runs that there are")

@@ -1,8 +1,8 @@
 """Trains an agent from pixels.
 
-python -m experiments.train preset=cpu task=cheetah_run agent=taco seed=1
-python -m experiments.train task=quadruped_run agent=sac objectives=[taco] resume=true
-python -m experiments.train --multirun task=walker_walk,cheetah_run seed=1,2,3
+python -m rlrep.experiments.train preset=cpu task=cheetah_run agent=taco seed=1
+python -m rlrep.experiments.train task=quadruped_run agent=sac objectives=[taco] resume=true
+python -m rlrep.experiments.train --multirun task=walker_walk,cheetah_run seed=1,2,3
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from experiments.run.command import start, tell
-from experiments.run.train_config import TrainConfig
+from rlrep.experiments.run.command import start, tell
+from rlrep.experiments.run.train_config import TrainConfig
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
-    from experiments.run.online import train
+    from rlrep.experiments.run.online import train
 
     tell(train, composed, TrainConfig)
 

@@ -1,4 +1,4 @@
-"""Which methods survive which noise: `python -m experiments.video_theory`, or `make theory`.
+"""Which methods survive which noise: `python -m rlrep.experiments.video_theory`, or `make theory`.
 
 Reruns the question of *Towards Principled Representation Learning from Videos for RL* (arXiv 2403.13765): encoders are
 trained on videos, probed, frozen, and used by PPO. Every cell (a method, a noise, a seed) is a file in OUT/cells; what
@@ -12,16 +12,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from envs.vector import processor_count
-from experiments.files import FolderInUse, as_path, locked
-from experiments.video_study.cells import METHODS
-from experiments.video_study.report import write_report
-from experiments.video_study.study import STUDIES, chosen_jobs, run_missing, run_on_ray
+from rlrep.envs.vector import processor_count
+from rlrep.experiments.files import FolderInUse, as_path, locked
+from rlrep.experiments.video_study.cells import METHODS
+from rlrep.experiments.video_study.report import write_report
+from rlrep.experiments.video_study.study import STUDIES, chosen_jobs, run_missing, run_on_ray
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.video_theory", description="Which methods survive which noise."
+        prog="python -m rlrep.experiments.video_theory", description="Which methods survive which noise."
     )
     parser.add_argument("studies", nargs="*", default=["core"], help=f"of {', '.join(STUDIES)}; core by default")
     parser.add_argument("--seeds", type=int, default=1, help="each with a map of its own; verdicts need several")

@@ -64,7 +64,7 @@ def make(kind: str, folder: Path) -> None:
     elif kind == "checkpoint":
         import torch
 
-        from experiments.run.checkpoint import save_checkpoint
+        from rlrep.experiments.run.checkpoint import save_checkpoint
 
         generator = torch.Generator().manual_seed(0)
         weights = {f"weight_{number}": torch.randn(9, 7, generator=generator) for number in range(4)}
@@ -375,7 +375,7 @@ def read_encoder(folder: Path, cache: Path) -> str:
 
 
 def read_checkpoint(folder: Path, cache: Path) -> str:
-    from experiments.run.checkpoint import load_checkpoint
+    from rlrep.experiments.run.checkpoint import load_checkpoint
 
     state = load_checkpoint(folder / "latest.pt")
     weights = {name: array.numpy() for name, array in state.pop("agent").items()}
@@ -383,7 +383,7 @@ def read_checkpoint(folder: Path, cache: Path) -> str:
 
 
 def read_config(folder: Path, cache: Path) -> str:
-    from experiments.results.runs import read_config
+    from rlrep.experiments.results.runs import read_config
 
     return digest(str(read_config(folder)))
 
@@ -397,7 +397,7 @@ def readers(kind: str) -> list[Callable[[Path, Path], str]]:
 
 def documented() -> tuple[type[Exception], ...]:
     """What readers may raise: each names what is wrong."""
-    from experiments.run.checkpoint import CheckpointError
+    from rlrep.experiments.run.checkpoint import CheckpointError
     from rlrep.replay import ReplayError
 
     return (ValueError, OSError, ReplayError, CheckpointError)

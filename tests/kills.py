@@ -153,7 +153,7 @@ class Process:
     def __init__(
         self, command: str, arguments: list[str], log: Path, plain: bool, kill: tuple[int, float] | None = None
     ) -> None:
-        module = f"experiments.{'data' if command == 'convert' else command}"
+        module = f"rlrep.experiments.{'data' if command == 'convert' else command}"
         self.log = log
         self.forked: Any = None
         self.started: Any = None
@@ -196,7 +196,7 @@ class Process:
 
 def run_module(module: str, arguments: list[str], log: Path, kill: tuple[int, float] | None) -> None:
     """As `python -m` does, in a process that was forked."""
-    import experiments
+    from rlrep.experiments import _report
 
     os.setpgid(0, 0)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -211,7 +211,7 @@ def run_module(module: str, arguments: list[str], log: Path, kill: tuple[int, fl
     except SystemExit:
         raise
     except BaseException:
-        experiments._report(*sys.exc_info())
+        _report(*sys.exc_info())
         sys.exit(1)
 
 
@@ -236,9 +236,19 @@ def watch_files(folder: Path, kill: tuple[int, float] | None) -> None:
 
 def preload() -> None:
     """Imports what commands import, so that the processes that are forked have it."""
-    modules = ("agents", "envs", "av", "dm_control.suite", "h5py", "hydra", "matplotlib.pyplot", "tensordict", "torch")
+    modules = (
+        "rlrep.agents",
+        "rlrep.envs",
+        "av",
+        "dm_control.suite",
+        "h5py",
+        "hydra",
+        "matplotlib.pyplot",
+        "tensordict",
+        "torch",
+    )
     rooms = ("collection", "inspection", "offline", "online", "pretraining")
-    for name in (*modules, "experiments.results.curves", *(f"experiments.run.{room}" for room in rooms)):
+    for name in (*modules, "rlrep.experiments.results.curves", *(f"rlrep.experiments.run.{room}" for room in rooms)):
         importlib.import_module(name)
 
 
@@ -305,7 +315,7 @@ def live_rows(folder: Path, state: dict[str, Any], kept: int) -> dict[str, list[
 
 def compare_runs(ours: Path, theirs: Path) -> Iterator[str]:
     """What two runs differ in."""
-    from experiments.run.checkpoint import load_checkpoint
+    from rlrep.experiments.run.checkpoint import load_checkpoint
 
     # Beside the regular snapshots, one is kept of each stop.
     found = {name for name in names(ours) if (theirs / name).exists() or not is_snapshot(name)}
@@ -341,7 +351,7 @@ def is_snapshot(name: str) -> bool:
 
 def compare_after_cut(ours: Path, theirs: Path, cut: int) -> Iterator[str]:
     """What a run with several environments promised and did not keep, of which episodes were cut at frame `cut`."""
-    from experiments.run.checkpoint import load_checkpoint
+    from rlrep.experiments.run.checkpoint import load_checkpoint
 
     for name in sorted(names(ours) ^ names(theirs)):
         yield f"{name} is {'left over' if name in names(ours) else 'missing'}"
@@ -516,7 +526,7 @@ def run_killed(result: Result, reference: Reference, rng: random.Random, place: 
 
 def cut_episodes(folder: Path) -> list[int]:
     """The frame of a checkpoint in the middle of episodes of several environments, in a list."""
-    from experiments.run.checkpoint import load_checkpoint
+    from rlrep.experiments.run.checkpoint import load_checkpoint
 
     if not (folder / "replay").exists() or not (folder / CHECKPOINT).exists():
         return []

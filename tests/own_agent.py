@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from tensordict import TensorDict
 from torch import Tensor
 
-from agents.base import Agent, Metrics, Space
 from rlrep import Objective, PixelEncoder, Window
+from rlrep.agents.base import Agent, Metrics, Space
 from rlrep.encoders import flat, mlp
 from rlrep.optimizers import adam
 

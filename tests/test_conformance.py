@@ -16,9 +16,9 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
-from agents.drqv2 import DrQV2
-from agents.mrq import MRQ
 from rlrep import TACO, LatentModel, PixelEncoder, RandomShift, temporal_contrastive
+from rlrep.agents.drqv2 import DrQV2
+from rlrep.agents.mrq import MRQ
 from rlrep.momentum import momentum_copy
 from rlrep.objectives.latent_model import normalized_mlp, two_hot
 from rlrep.optimizers import adam

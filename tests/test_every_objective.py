@@ -14,10 +14,10 @@ from hydra import compose, initialize_config_dir
 from stable_baselines3 import SAC
 from tensordict import TensorDict
 
-from experiments.run.options import ConfigError
-from experiments.run.pretraining import pretrain
 from rlrep import OBJECTIVES, PixelEncoder, make_objective
 from rlrep.data import EpisodeDataset
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.pretraining import pretrain
 from rlrep.integrations.sb3 import SequenceReplayBuffer, attach
 from rlrep.integrations.torchrl import ObjectiveLoss
 from rlrep.objectives import find_objective

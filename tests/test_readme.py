@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import experiments.run.train_config  # noqa: F401  its options become known to Hydra
+import rlrep.experiments.run.train_config  # noqa: F401  its options become known to Hydra
 from rlrep import PixelEncoder
 from tests.rlrep.data.lerobot_files import write_lerobot
 from tests.rlrep.integrations.sb3_environments import Counter

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from experiments.comparison.scores import ALL, Line, unique
-from experiments.results.pictures import COLOURS, GREY, save, styled
+from rlrep.experiments.comparison.scores import ALL, Line, unique
+from rlrep.experiments.results.pictures import COLOURS, GREY, save, styled
 
 PLAIN, ADDED = COLOURS[0], COLOURS[1]
 CHANCE = "0.88"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.comparison.picture import draw
-from experiments.comparison.scores import ALL, Line, Result, summarize, unique
-from experiments.files import write_atomically
-from experiments.results import tables
+from rlrep.experiments.comparison.picture import draw
+from rlrep.experiments.comparison.scores import ALL, Line, Result, summarize, unique
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.results import tables
 
 
 def markdown(lines: Sequence[Line], objective: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.results.runs import (
+from rlrep.experiments.results.runs import (
     Array,
     Config,
     RunError,
@@ -25,7 +25,7 @@ from experiments.results.runs import (
     select,
     to_float,
 )
-from experiments.results.statistics import (
+from rlrep.experiments.results.statistics import (
     Estimate,
     bootstrap,
     contrast,
@@ -86,7 +86,7 @@ def read_result(folder: Path, objective: str) -> Result:
     run = read_run(folder)
     config, updates, returns = run.config, run.frames, run.returns
     if "dataset" not in config:
-        raise RunError(f"{folder}: it was trained in an environment, not by experiments.offline; leave it out")
+        raise RunError(f"{folder}: it was trained in an environment, not by rlrep.experiments.offline; leave it out")
     name, algorithm, objectives, target, seed, task = (
         run.setting(key) for key in ("agent.name", "agent.algorithm", "objectives", "num_updates", "seed", "task")
     )
@@ -159,7 +159,7 @@ def read_results(paths: Sequence[Path], objective: str) -> list[Result]:
         else:
             results[key] = result
     if not results:
-        raise RunError("none of these runs can be used: give folders of finished runs of experiments.offline")
+        raise RunError("none of these runs can be used: give folders of finished runs of rlrep.experiments.offline")
     warn_of_mixtures(results.values())
     return list(results.values())
 

@@ -11,10 +11,10 @@ from math import isnan, nan
 
 import numpy as np
 
-from experiments.long_study.protocol import Comparison, Study
-from experiments.long_study.records import FINISHED, Record, strangers
-from experiments.results.runs import Array
-from experiments.results.statistics import Estimate, contrast, effects_needed, improvement, improvement_by_chance
+from rlrep.experiments.long_study.protocol import Comparison, Study
+from rlrep.experiments.long_study.records import FINISHED, Record, strangers
+from rlrep.experiments.results.runs import Array
+from rlrep.experiments.results.statistics import Estimate, contrast, effects_needed, improvement, improvement_by_chance
 
 FOUND = 0.8  # of the tries: an effect that is found in so many is called one that the design finds
 EXAMPLE = 0.25  # of the mean: the effect whose power is stated

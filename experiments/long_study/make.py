@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 
-from experiments.files import locked
-from experiments.long_study.pool import Command, Pool, train_command
-from experiments.long_study.protocol import Study, StudyError
-from experiments.long_study.records import DIVERGED, FINISHED, keep, read_records
-from experiments.long_study.report import write_report
-from experiments.run.stop import EarlyStop
+from rlrep.experiments.files import locked
+from rlrep.experiments.long_study.pool import Command, Pool, train_command
+from rlrep.experiments.long_study.protocol import Study, StudyError
+from rlrep.experiments.long_study.records import DIVERGED, FINISHED, keep, read_records
+from rlrep.experiments.long_study.report import write_report
+from rlrep.experiments.run.stop import EarlyStop
 
 
 def make_missing(study: Study, workers: int, command: Command = train_command) -> int:

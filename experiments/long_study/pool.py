@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from experiments.files import FolderInUse, locked, write_atomically
-from experiments.long_study.protocol import Job, Study
-from experiments.long_study.records import DIVERGED, FAILED, FINISHED, Record, code_commit, joined
-from experiments.results.runs import EPISODES
-from experiments.speed.machine import describe_machine
+from rlrep.experiments.files import FolderInUse, locked, write_atomically
+from rlrep.experiments.long_study.protocol import Job, Study
+from rlrep.experiments.long_study.records import DIVERGED, FAILED, FINISHED, Record, code_commit, joined
+from rlrep.experiments.results.runs import EPISODES
+from rlrep.experiments.speed.machine import describe_machine
 
-# How `experiments.train` says that a loss, an action or a reward was NaN or infinite.
+# How `rlrep.experiments.train` says that a loss, an action or a reward was NaN or infinite.
 NOT_FINITE = re.compile(r"=(-?inf|nan)\b|\bnot finite\b|must be finite")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 POLL = 2.0  # seconds between looks at a folder that another process works in
@@ -29,7 +29,7 @@ Command = Callable[[Study, Job], list[str]]
 
 
 def train_command(study: Study, job: Job) -> list[str]:
-    return [sys.executable, "-m", "experiments.train", *study.overrides_of(job)]
+    return [sys.executable, "-m", "rlrep.experiments.train", *study.overrides_of(job)]
 
 
 class Pool:

@@ -11,8 +11,8 @@ from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
 
-from experiments.files import write_atomically
-from experiments.yaml_files import UnusableYaml, differences, read_yaml
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.yaml_files import UnusableYaml, differences, read_yaml
 from rlrep.registry import look_up
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Arm:
 
     Attributes:
         seeds: how many.
-        overrides: as `experiments.train` takes them.
+        overrides: as `rlrep.experiments.train` takes them.
     """
 
     seeds: int

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.files import write_atomically
-from experiments.long_study.protocol import Job, Study
-from experiments.results.runs import EVALUATIONS, Run, RunError, read_config, read_returns
-from experiments.yaml_files import flat
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.long_study.protocol import Job, Study
+from rlrep.experiments.results.runs import EVALUATIONS, Run, RunError, read_config, read_returns
+from rlrep.experiments.yaml_files import flat
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 # What a run computes with: everything but the reports, among which finished runs are committed.
 CODE = ("rlrep", "agents", "envs", "experiments", "pyproject.toml", "constraints*.txt", ":!experiments/reports")
 FINISHED, DIVERGED, FAILED, MISSING = "finished", "diverged", "failed", "missing"

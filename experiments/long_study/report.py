@@ -9,16 +9,16 @@ from math import isfinite, nan
 
 import numpy as np
 
-from experiments.files import write_atomically
-from experiments.long_study.findings import Finding, compare, obstacles, scores_of
-from experiments.long_study.protocol import Study, StudyError
-from experiments.long_study.records import FINISHED, Record, joined, read_records
-from experiments.results.curves import figure_of
-from experiments.results.pictures import save
-from experiments.results.runs import Array
-from experiments.results.seeds import curve
-from experiments.results.statistics import contrast, interquartile_mean, seed_mean
-from experiments.results.tables import markdown, rounded, write_csv
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.long_study.findings import Finding, compare, obstacles, scores_of
+from rlrep.experiments.long_study.protocol import Study, StudyError
+from rlrep.experiments.long_study.records import FINISHED, Record, joined, read_records
+from rlrep.experiments.results.curves import figure_of
+from rlrep.experiments.results.pictures import save
+from rlrep.experiments.results.runs import Array
+from rlrep.experiments.results.seeds import curve
+from rlrep.experiments.results.statistics import contrast, interquartile_mean, seed_mean
+from rlrep.experiments.results.tables import markdown, rounded, write_csv
 
 PUBLISHED = "published.csv"  # beside the protocol: task, method, frame, return, std, seeds, source
 
@@ -111,7 +111,7 @@ def parts(study: Study, records: Sequence[Record], published: Sequence[Published
     answers = [finding.answer for finding in findings] or [f"None: {'; '.join(against)}."]
     return [
         f"# {study.name}",
-        "Written by `python -m experiments.study`; the protocol is beside it, each run in [runs.csv](runs.csv).",
+        "Written by `python -m rlrep.experiments.study`; the protocol is beside it, each run in [runs.csv](runs.csv).",
         "\n\n".join(f"**Answer.** {answer}" for answer in answers),
         "Return of the last evaluation, mean over seeds with its 95 % t interval, and published returns:",
         markdown(return_lines(study, records, published)),

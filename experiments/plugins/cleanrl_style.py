@@ -1,7 +1,7 @@
 """SAC from pixels with DrQ's random shifts and TACO, in one file that reads from top to bottom, as CleanRL's do.
 
-    python -m experiments.plugins.cleanrl_style --objective taco --seed 1
-    python -m experiments.plugins.cleanrl_style --objective none --seed 1
+    python -m rlrep.experiments.plugins.cleanrl_style --objective taco --seed 1
+    python -m rlrep.experiments.plugins.cleanrl_style --objective none --seed 1
 
 Of `rlrep` it takes the encoder, the shift, the replay and the objective; the agent is all here.
 """
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import envs  # noqa: F401, which registers the environments
+import rlrep.envs  # noqa: F401, which registers the environments
 from rlrep import OBJECTIVES, PixelEncoder, RandomShift, ReplayBuffer, Window, make_objective
 
 FEATURES = 50

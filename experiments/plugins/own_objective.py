@@ -1,6 +1,6 @@
 """A representation loss of one's own, used in this project's agents and in Stable-Baselines3 without touching either.
 
-    python -m experiments.plugins.own_objective
+    python -m rlrep.experiments.plugins.own_objective
 
 The method is the class and the line below it; the page beside this file, README.md, walks through them.
 """
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import envs  # noqa: F401, which registers the environments
+import rlrep.envs  # noqa: F401, which registers the environments
 from rlrep import OBJECTIVES, Objective, PixelEncoder, RandomShift
 from rlrep.encoders import mlp, orthogonal_init
 
@@ -50,14 +50,14 @@ class FrameOrder(Objective):
 
 
 # A short name, in every process that has imported this file. The import path, which is
-# experiments.plugins.own_objective:FrameOrder here, needs no such line.
+# rlrep.experiments.plugins.own_objective:FrameOrder here, needs no such line.
 OBJECTIVES["frame_order"] = FrameOrder
 
 
 def in_our_agent(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
     """Its loss and metrics after some updates of DrQ-v2 on random actions."""
-    from agents import make_agent
     from rlrep import ReplayBuffer
+    from rlrep.agents import make_agent
 
     shape = env.observation_space.shape
     assert shape is not None
@@ -98,7 +98,7 @@ def in_stable_baselines3(env: gym.Env[Any, Any], steps: int) -> dict[str, float]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.plugins.own_objective")
+    parser = argparse.ArgumentParser(prog="python -m rlrep.experiments.plugins.own_objective")
     parser.add_argument("--steps", type=int, default=200, help="of each agent")
     steps = parser.parse_args(arguments).steps
     with gym.make("rlrep/cartpole_swingup-v0", image_size=40, action_repeat=8) as env:

@@ -1,4 +1,4 @@
-"""Bytes of a replay of stacked pixels, Stable-Baselines3's and ours: `python -m experiments.plugins.sb3_memory`."""
+"""Bytes of a replay of stacked pixels, SB3's and ours: `python -m rlrep.experiments.plugins.sb3_memory`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from experiments.results.tables import markdown
+from rlrep.experiments.results.tables import markdown
 from rlrep.integrations.sb3 import SequenceReplayBuffer
 
 OBSERVATIONS = spaces.Box(0, 255, (9, 84, 84), np.uint8)

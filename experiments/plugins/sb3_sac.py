@@ -1,12 +1,12 @@
 """Stable-Baselines3's SAC on a DeepMind Control task from pixels, with or without an objective on its encoder.
 
-    python -m experiments.plugins.sb3_sac --objective taco --seed 1
-    python -m experiments.plugins.sb3_sac --objective none --seed 1
-    python -m experiments.plot runs/plugins/sb3_sac --out curve.png
-    python -m experiments.plugins.sb3_sac --objective taco --time    # what the objective adds to one train step
+    python -m rlrep.experiments.plugins.sb3_sac --objective taco --seed 1
+    python -m rlrep.experiments.plugins.sb3_sac --objective none --seed 1
+    python -m rlrep.experiments.plot runs/plugins/sb3_sac --out curve.png
+    python -m rlrep.experiments.plugins.sb3_sac --objective taco --time    # what the objective adds to one train step
 
 A run takes ten to twenty minutes on one core. Its folder, OUT/TASK/OBJECTIVE/seed_N, holds `config.yaml` and `eval.csv`
-as `experiments.plot` reads them, Stable-Baselines3's log `progress.csv`, and the model, `model.zip`.
+as `rlrep.experiments.plot` reads them, Stable-Baselines3's log `progress.csv`, and the model, `model.zip`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import KVWriter, configure
 
-from experiments.files import CsvLog, write_atomically
 from rlrep import OBJECTIVES
+from rlrep.experiments.files import CsvLog, write_atomically
 from rlrep.extras import install
 from rlrep.integrations.sb3 import SequenceReplayBuffer, attach
 
@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m experiments.plugins.sb3_sac", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m rlrep.experiments.plugins.sb3_sac", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--task", default="cheetah_run", help="of dm_control (default: %(default)s)")
     parser.add_argument("--objective", default="taco", choices=["none", *OBJECTIVES])
     parser.add_argument("--seed", type=int, default=1)
@@ -64,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def make_env(options: argparse.Namespace) -> gym.Env[Any, Any]:
-    task = f"envs:rlrep/{options.task}-v0"
+    task = f"rlrep.envs:rlrep/{options.task}-v0"
     return gym.make(task, image_size=options.image_size, action_repeat=options.action_repeat)
 
 

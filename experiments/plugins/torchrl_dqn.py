@@ -1,7 +1,7 @@
 """TorchRL's DQN on the pixels of a grid world, with an objective beside its loss:
 
-    python -m experiments.plugins.torchrl_dqn --objective taco
-    python -m experiments.plugins.torchrl_dqn --objective none
+    python -m rlrep.experiments.plugins.torchrl_dqn --objective taco
+    python -m rlrep.experiments.plugins.torchrl_dqn --objective none
 
 What the objective takes are the lines marked with (*); all else is TorchRL as its tutorials write it.
 """
@@ -23,7 +23,7 @@ from torchrl.modules import EGreedyModule, QValueActor
 from torchrl.objectives import DQNLoss, SoftUpdate
 from torchrl.record.loggers import CSVLogger
 
-import envs  # noqa: F401, which registers the environments
+import rlrep.envs  # noqa: F401, which registers the environments
 from rlrep import OBJECTIVES, PixelEncoder, RandomShift, make_objective
 from rlrep.integrations.torchrl import ObjectiveLoss
 
@@ -32,7 +32,7 @@ HORIZON = 3
 
 def main(arguments: Sequence[str] | None = None) -> float:
     """Trains, and returns the mean return of the last episodes."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.plugins.torchrl_dqn", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m rlrep.experiments.plugins.torchrl_dqn", description=__doc__)
     parser.add_argument("--objective", default="taco", choices=["none", *OBJECTIVES])
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--batch-size", type=int, default=96)

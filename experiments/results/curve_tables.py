@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.results.runs import RunError, read_text, to_float
-from experiments.results.seeds import Curve
-from experiments.results.statistics import Means, detectable, power
-from experiments.results.tables import markdown, rounded
+from rlrep.experiments.results.runs import RunError, read_text, to_float
+from rlrep.experiments.results.seeds import Curve
+from rlrep.experiments.results.statistics import Means, detectable, power
+from rlrep.experiments.results.tables import markdown, rounded
 
 EXAMPLE = 0.4  # of the mean: the effect whose power is stated, a large one as papers go
 COLUMNS = ("task", "group", "counted", "frame", "seeds", "mean", "spread", "low", "high", "random")

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from experiments.results.curve_tables import read_curves, rows
-from experiments.results.pictures import (
+from rlrep.experiments.results.curve_tables import read_curves, rows
+from rlrep.experiments.results.pictures import (
     COLOURS,
     GREY,
     LINES,
@@ -29,7 +29,7 @@ from experiments.results.pictures import (
     shortened,
     styled,
 )
-from experiments.results.runs import (
+from rlrep.experiments.results.runs import (
     CONFIG,
     EPISODES,
     EVALUATIONS,
@@ -44,8 +44,8 @@ from experiments.results.runs import (
     read_run,
     select,
 )
-from experiments.results.seeds import Curve, group_runs, renamed
-from experiments.results.tables import write_csv
+from rlrep.experiments.results.seeds import Curve, group_runs, renamed
+from rlrep.experiments.results.tables import write_csv
 
 log = logging.getLogger(__name__)
 

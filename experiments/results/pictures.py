@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.files import write_atomically
-from experiments.results.runs import Array
-from experiments.results.statistics import Means
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.results.runs import Array
+from rlrep.experiments.results.statistics import Means
 
 # Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow: too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

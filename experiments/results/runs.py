@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.yaml_files import UnusableYaml, differences, read_yaml
+from rlrep.experiments.yaml_files import UnusableYaml, differences, read_yaml
 
 log = logging.getLogger(__name__)
 
@@ -268,8 +268,8 @@ as_finite.__name__ = "finite number"  # as argparse calls it
 def random_return(folder: Path, config: Config) -> float | None:
     """The random policy's mean return, where the run's folder tells it.
 
-    Sources, best first: `random.csv`, which `experiments.evaluate RUN --random` writes; the offline data's own record;
-    the training episodes that ended within `agent.num_expl_steps`, whose actions are uniformly random.
+    Sources, best first: `random.csv`, which `rlrep.experiments.evaluate RUN --random` writes; the offline data's own
+    record; the training episodes that ended within `agent.num_expl_steps`, whose actions are uniformly random.
     """
     if (scored := read_column(folder / RANDOM, "episode_return")).size:
         return float(scored.mean())

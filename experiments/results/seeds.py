@@ -9,8 +9,8 @@ from math import nan
 
 import numpy as np
 
-from experiments.results.runs import Array, Run, RunError, learned_differently
-from experiments.results.statistics import Means, over_seeds
+from rlrep.experiments.results.runs import Array, Run, RunError, learned_differently
+from rlrep.experiments.results.statistics import Means, over_seeds
 
 log = logging.getLogger(__name__)
 

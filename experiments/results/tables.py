@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.files import write_atomically
+from rlrep.experiments.files import write_atomically
 
 Line = Mapping[str, str]
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents import Agent, accelerate, make_agent
-from experiments.run import ranks
-from experiments.run.checkpoint import (
+from rlrep.agents import Agent, accelerate, make_agent
+from rlrep.experiments.run import ranks
+from rlrep.experiments.run.checkpoint import (
     CHECKPOINT,
     CheckpointError,
     fitting,
@@ -20,11 +20,11 @@ from experiments.run.checkpoint import (
     random_state,
     set_random_state,
 )
-from experiments.run.config import RunConfig
-from experiments.run.driver import Run, TrainingError, following, kept
-from experiments.run.evaluation import evaluate, make_evaluation_env, write_video
-from experiments.run.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
-from experiments.run.pretrained import load_weights
+from rlrep.experiments.run.config import RunConfig
+from rlrep.experiments.run.driver import Run, TrainingError, following, kept
+from rlrep.experiments.run.evaluation import evaluate, make_evaluation_env, write_video
+from rlrep.experiments.run.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
+from rlrep.experiments.run.pretrained import load_weights
 
 
 class AgentRun(Run):
@@ -157,7 +157,9 @@ class AgentRun(Run):
             path = self.folder / "videos" / f"{self.count:09d}.mp4"
             write_video(path, evaluation.film, evaluation.frames_per_second)
             self.log.video(path)
-        from experiments.results.curves import draw_run  # Matplotlib takes its time, and only the first rank draws
+        from rlrep.experiments.results.curves import (
+            draw_run,
+        )  # Matplotlib takes its time, and only the first rank draws
 
         draw_run(self.folder, self.folder / "curve.png")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from experiments.files import write_atomically
+from rlrep.experiments.files import write_atomically
 from rlrep.replay import ReplayError
 
 VERSION = 3

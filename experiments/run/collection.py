@@ -28,20 +28,20 @@ import torch
 from hydra.utils import to_absolute_path
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from envs import make_env
-from experiments.results.runs import read_returns
-from experiments.run.checkpoint import CONFIG
-from experiments.run.config_file import register, typed_as
-from experiments.run.device import resolve_device
-from experiments.run.evaluation import Policy, environment_options, evaluate
-from experiments.run.log import Progress
-from experiments.run.names import import_modules
-from experiments.run.options import ConfigError, check, defaults, option, refusals
-from experiments.run.policy import checkpoint_policy, random_policy
-from experiments.run.train_config import TrainConfig, load
 from rlrep.data import Provenance, Transitions, write_transitions
 from rlrep.data.replay_files import episodes_of, load_rows
 from rlrep.data.transition_files import check_target
+from rlrep.envs import make_env
+from rlrep.experiments.results.runs import read_returns
+from rlrep.experiments.run.checkpoint import CONFIG
+from rlrep.experiments.run.config_file import register, typed_as
+from rlrep.experiments.run.device import resolve_device
+from rlrep.experiments.run.evaluation import Policy, environment_options, evaluate
+from rlrep.experiments.run.log import Progress
+from rlrep.experiments.run.names import import_modules
+from rlrep.experiments.run.options import ConfigError, check, defaults, option, refusals
+from rlrep.experiments.run.policy import checkpoint_policy, random_policy
+from rlrep.experiments.run.train_config import TrainConfig, load
 
 LEVELS = ("random", "medium", "medium_replay", "full_replay", "medium_expert", "expert")
 PLAYED_BY = {"random": ["random"], "medium": ["medium"], "expert": ["expert"], "medium_expert": ["medium", "expert"]}
@@ -54,7 +54,7 @@ COLLECTION_SEED = 2_000_003
 class CollectConfig:
     """What to collect; checked on construction."""
 
-    run: str = option(MISSING, "folder of a run of experiments.train with save_snapshot=true", path=True)
+    run: str = option(MISSING, "folder of a run of rlrep.experiments.train with save_snapshot=true", path=True)
     level: str = option(MISSING, "what to collect", choices=LEVELS)
     out: str = option(MISSING, "folder of the data, a new one", path=True)
     format: str = option("rlrep", "rlrep (opened without a conversion), vd4rl_84, vd4rl_64, drqv2, minari")
@@ -348,6 +348,6 @@ def collect(composed: DictConfig) -> Path:
             write_transitions(collector.episodes(), out, provenance, format=config.format)
     print(
         f"{trained.task} {config.level}: the random policy gets {collector.random_return:.1f}, the expert "
-        f"{collector.expert_return:.1f}; see python -m experiments.data info {out}"
+        f"{collector.expert_return:.1f}; see python -m rlrep.experiments.data info {out}"
     )
     return out

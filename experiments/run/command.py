@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.run.options import ConfigError, Option, describe, options_of, refusals, value_of, without_effect
-from experiments.run.stop import EarlyStop, end_by_signals
+from rlrep.experiments.run.options import ConfigError, Option, describe, options_of, refusals, value_of, without_effect
+from rlrep.experiments.run.stop import EarlyStop, end_by_signals
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -216,9 +216,9 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
     """
     from omegaconf import OmegaConf
 
-    from agents import find_agent
-    from experiments.run.config import OF_THE_CHOICE
-    from experiments.run.initial_agent import brings_data
+    from rlrep.agents import find_agent
+    from rlrep.experiments.run.config import OF_THE_CHOICE
+    from rlrep.experiments.run.initial_agent import brings_data
 
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     options = options_of(schema)
@@ -266,8 +266,8 @@ def tell(
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
-    from experiments.run.driver import EXPECTED, Stopped
-    from experiments.run.options import refusals
+    from rlrep.experiments.run.driver import EXPECTED, Stopped
+    from rlrep.experiments.run.options import refusals
 
     early = EarlyStop()
     try:

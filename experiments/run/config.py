@@ -8,14 +8,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from agents import AGENTS, PATHS, find_agent
-from experiments.run.config_file import register
-from experiments.run.device import check_storage, resolve_device
-from experiments.run.learner_options import check_options, defaults_of, objective_defaults
-from experiments.run.names import short_name
-from experiments.run.options import ConfigError, check, option, section, value_of
-from experiments.run.sections import ARCHITECTURE, AgentEncoderConfig, NoiseConfig, WandbConfig, idle_noise
+from rlrep.agents import AGENTS, PATHS, find_agent
 from rlrep.encoders import supports_bfloat16
+from rlrep.experiments.run.config_file import register
+from rlrep.experiments.run.device import check_storage, resolve_device
+from rlrep.experiments.run.learner_options import check_options, defaults_of, objective_defaults
+from rlrep.experiments.run.names import short_name
+from rlrep.experiments.run.options import ConfigError, check, option, section, value_of
+from rlrep.experiments.run.sections import ARCHITECTURE, AgentEncoderConfig, NoiseConfig, WandbConfig, idle_noise
 from rlrep.objectives import find_objective
 
 # What a choice of agent says beside its options: its name in plots, its class, and what it is made for.
@@ -53,7 +53,7 @@ class RunConfig(AnyRunConfig):
     """What every run that trains an agent has, from an environment or from data."""
 
     task: str = option(
-        "quadruped_run", "of dm_control (python -c 'import envs; print(*envs.TASKS)'), or a Gymnasium id"
+        "quadruped_run", "of dm_control (python -c 'from rlrep import envs; print(*envs.TASKS)'), or a Gymnasium id"
     )
     env: dict[str, Any] = option({}, "keyword arguments of gymnasium.make: env.max_episode_steps=500")
     num_eval_episodes: int = option(10, "episodes of an evaluation", above=0, free=True)

@@ -12,16 +12,16 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.run.options import ConfigError
-from experiments.yaml_files import flat, read_yaml
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.yaml_files import flat, read_yaml
 
 Config = TypeVar("Config")
 
 # The kinds of runs, by the option that others lack.
 KINDS = {
-    "source": "a pre-training (experiments.pretrain)",
-    "dataset": "a run on offline data (experiments.offline)",
-    "": "a run in an environment (experiments.train)",
+    "source": "a pre-training (rlrep.experiments.pretrain)",
+    "dataset": "a run on offline data (rlrep.experiments.offline)",
+    "": "a run in an environment (rlrep.experiments.train)",
 }
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from hydra.utils import to_absolute_path
 
-from experiments.run import ranks
-from experiments.run.checkpoint import CheckpointError
-from experiments.run.device import check_storage
-from experiments.run.options import ConfigError, options_of
-from experiments.run.sections import FilesConfig
 from rlrep.data import Dataset, open_dataset
 from rlrep.data.formats import Format, make_format
+from rlrep.experiments.run import ranks
+from rlrep.experiments.run.checkpoint import CheckpointError
+from rlrep.experiments.run.device import check_storage
+from rlrep.experiments.run.options import ConfigError, options_of
+from rlrep.experiments.run.sections import FilesConfig
 from rlrep.replay import ReplayError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from experiments.run.options import ConfigError
+from rlrep.experiments.run.options import ConfigError
 from rlrep.registry import look_up
 
 

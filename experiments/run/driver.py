@@ -12,15 +12,15 @@ from typing import Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from envs import EnvironmentDied, OpenGLError
-from experiments.files import write_atomically
-from experiments.run import ranks
-from experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError, save_checkpoint
-from experiments.run.config_file import as_dict
-from experiments.run.log import NonFiniteLoss, UpdateMetrics
-from experiments.run.options import ConfigError, options_of, refusals
-from experiments.run.stop import Stopped, StopRequest, StopRequested
-from experiments.yaml_files import differences
+from rlrep.envs import EnvironmentDied, OpenGLError
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.run import ranks
+from rlrep.experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError, save_checkpoint
+from rlrep.experiments.run.config_file import as_dict
+from rlrep.experiments.run.log import NonFiniteLoss, UpdateMetrics
+from rlrep.experiments.run.options import ConfigError, options_of, refusals
+from rlrep.experiments.run.stop import Stopped, StopRequest, StopRequested
+from rlrep.experiments.yaml_files import differences
 from rlrep.replay import ReplayError
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from agents import find_agent
-from envs import make_env, make_vector_env
-from experiments.files import write_atomically
-from experiments.run.config import RunConfig, check_env
-from experiments.run.options import ConfigError
-from experiments.run.train_config import TrainConfig
+from rlrep.agents import find_agent
+from rlrep.envs import make_env, make_vector_env
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.run.config import RunConfig, check_env
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.train_config import TrainConfig
 
 # Evaluation draws its episodes from another seed than training; they are the same at every evaluation of a run.
 EVALUATION_SEED = 1_000_003
@@ -117,8 +117,8 @@ def make_evaluation_env(config: RunConfig, film: bool = False) -> Any:
         raise ConfigError(
             f"the actions of {config.task} are {actions}, and agent={config.agent['algorithm']} needs continuous ones, "
             f"a Box of one axis. For discrete actions, use agent=mrq, or train Stable-Baselines3's DQN on "
-            f"envs.make_env({config.task!r}), with the losses by rlrep.integrations.sb3.attach (README, 'The losses in "
-            f"your own agent')"
+            f"rlrep.envs.make_env({config.task!r}), with the losses by rlrep.integrations.sb3.attach (README, 'The "
+            f"losses in your own agent')"
         )
     return env
 

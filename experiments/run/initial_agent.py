@@ -10,15 +10,15 @@ from typing import Any
 
 from hydra.utils import to_absolute_path
 
-from agents import Agent
-from agents.schedule import parse_schedule
-from experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
-from experiments.run.config import RunConfig
-from experiments.run.offline_config import OfflineConfig, load
-from experiments.run.options import ConfigError, options_of, value_of
-from experiments.run.sections import ARCHITECTURE, FilesConfig
-from experiments.run.train_config import TrainConfig
-from experiments.yaml_files import flat
+from rlrep.agents import Agent
+from rlrep.agents.schedule import parse_schedule
+from rlrep.experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
+from rlrep.experiments.run.config import RunConfig
+from rlrep.experiments.run.offline_config import OfflineConfig, load
+from rlrep.experiments.run.options import ConfigError, options_of, value_of
+from rlrep.experiments.run.sections import ARCHITECTURE, FilesConfig
+from rlrep.experiments.run.train_config import TrainConfig
+from rlrep.experiments.yaml_files import flat
 
 # What the weights and the optimizers mean nothing without; the rest may change at the switch.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from experiments.files import write_atomically
-from experiments.run.offline_config import told_by_run
-from experiments.run.reconstructions import COLUMNS, pictures, png
 from rlrep.data import TransitionFiles, Transitions, write_transitions
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.run.offline_config import told_by_run
+from rlrep.experiments.run.reconstructions import COLUMNS, pictures, png
 
 # Episodes in the picture, from the lowest return to the highest.
 SHOWN = 5

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from experiments.run.options import ConfigError, is_a
 from rlrep import OBJECTIVES, Objective, bounds
 from rlrep.bounds import Bounds
+from rlrep.experiments.run.options import ConfigError, is_a
 from rlrep.registry import look_up, parameters_of
 
 # Arguments of agents and objectives that are no options.
@@ -49,7 +49,7 @@ def check_options(section: str, options: Mapping[str, Any], built: type) -> None
     hints = {name: hint for name, hint in arguments_of(built).items() if name not in GIVEN_BY_US}
     if issubclass(built, Objective):
         hints["batch_size"] = int | None
-    ours = built.__module__.partition(".")[0] in ("agents", "rlrep")
+    ours = built.__module__.startswith("rlrep.")
     for name, value in options.items():
         hint = look_up(f"option of {section}", name, hints)
         if not is_a(value, hint):

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.files import CsvLog, write_atomically
-from experiments.run import ranks
-from experiments.run.config import RunConfig
-from experiments.run.config_file import as_dict
-from experiments.run.options import ConfigError
+from rlrep.experiments.files import CsvLog, write_atomically
+from rlrep.experiments.run import ranks
+from rlrep.experiments.run.config import RunConfig
+from rlrep.experiments.run.config_file import as_dict
+from rlrep.experiments.run.options import ConfigError
 from rlrep.extras import install
 
 SECONDS_BETWEEN_LINES = 30

@@ -13,18 +13,18 @@ from typing import Any
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig
 
-from experiments.files import locked
-from experiments.run import ranks
-from experiments.run.agent import AgentRun
-from experiments.run.allocator import keep_pages
-from experiments.run.checkpoint import CONFIG
-from experiments.run.config import settle_precision
-from experiments.run.config_file import load_as
-from experiments.run.data import check_fit, open_data, resume_data
-from experiments.run.driver import claim, conduct
-from experiments.run.offline_config import OfflineConfig, completed, requested
-from experiments.run.pretrained import settle_encoder
 from rlrep.data import Dataset
+from rlrep.experiments.files import locked
+from rlrep.experiments.run import ranks
+from rlrep.experiments.run.agent import AgentRun
+from rlrep.experiments.run.allocator import keep_pages
+from rlrep.experiments.run.checkpoint import CONFIG
+from rlrep.experiments.run.config import settle_precision
+from rlrep.experiments.run.config_file import load_as
+from rlrep.experiments.run.data import check_fit, open_data, resume_data
+from rlrep.experiments.run.driver import claim, conduct
+from rlrep.experiments.run.offline_config import OfflineConfig, completed, requested
+from rlrep.experiments.run.pretrained import settle_encoder
 
 
 class OfflineRun(AgentRun):

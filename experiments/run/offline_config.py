@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from envs import task_name
-from experiments.results.runs import telling_part
-from experiments.run.checkpoint import CONFIG
-from experiments.run.config import RunConfig, settle
-from experiments.run.config_file import explanation, load_as, register, typed_as
-from experiments.run.names import as_folder, import_modules, located
-from experiments.run.options import ConfigError, defaults, option, value_of
-from experiments.run.sections import FilesConfig
-from experiments.run.train_config import TrainConfig
-from experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.data.formats import FORMATS
+from rlrep.envs import task_name
+from rlrep.experiments.results.runs import telling_part
+from rlrep.experiments.run.checkpoint import CONFIG
+from rlrep.experiments.run.config import RunConfig, settle
+from rlrep.experiments.run.config_file import explanation, load_as, register, typed_as
+from rlrep.experiments.run.names import as_folder, import_modules, located
+from rlrep.experiments.run.options import ConfigError, defaults, option, value_of
+from rlrep.experiments.run.sections import FilesConfig
+from rlrep.experiments.run.train_config import TrainConfig
+from rlrep.experiments.yaml_files import UnusableYaml, read_yaml
 
 if TYPE_CHECKING:
     from rlrep.data import Provenance
@@ -40,7 +40,7 @@ class OfflineConfig(FilesConfig, RunConfig):
     """
 
     dataset: str = option(
-        MISSING, "a file or folder of any format that `experiments.data info` knows", path=True, free=True
+        MISSING, "a file or folder of any format that `rlrep.experiments.data info` knows", path=True, free=True
     )
     task: str = option(None, "that the agent is evaluated on")
     action_repeat: int = option(None, "simulator steps that an action is held for", above=0)

@@ -16,22 +16,22 @@ import torch
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig
 
-from envs import EnvironmentDied, make_vector_env, max_episode_steps
-from experiments.files import locked
-from experiments.run import ranks
-from experiments.run.agent import AgentRun
-from experiments.run.allocator import keep_pages
-from experiments.run.checkpoint import CONFIG, save_checkpoint
-from experiments.run.config import settle_precision
-from experiments.run.data import auto_storage, check_fit, open_data, resume_data
-from experiments.run.driver import TrainingError, claim, conduct, following, kept
-from experiments.run.evaluation import environment_options, make_evaluation_envs
-from experiments.run.initial_agent import load_agent, settle_agent
-from experiments.run.options import ConfigError
-from experiments.run.pretrained import settle_encoder
-from experiments.run.stop import signals_blocked
-from experiments.run.train_config import TrainConfig, complete, load
 from rlrep.data import Dataset
+from rlrep.envs import EnvironmentDied, make_vector_env, max_episode_steps
+from rlrep.experiments.files import locked
+from rlrep.experiments.run import ranks
+from rlrep.experiments.run.agent import AgentRun
+from rlrep.experiments.run.allocator import keep_pages
+from rlrep.experiments.run.checkpoint import CONFIG, save_checkpoint
+from rlrep.experiments.run.config import settle_precision
+from rlrep.experiments.run.data import auto_storage, check_fit, open_data, resume_data
+from rlrep.experiments.run.driver import TrainingError, claim, conduct, following, kept
+from rlrep.experiments.run.evaluation import environment_options, make_evaluation_envs
+from rlrep.experiments.run.initial_agent import load_agent, settle_agent
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.pretrained import settle_encoder
+from rlrep.experiments.run.stop import signals_blocked
+from rlrep.experiments.run.train_config import TrainConfig, complete, load
 from rlrep.replay import Mixture, ReplayBuffer
 
 GB = 1_000_000_000

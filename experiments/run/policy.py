@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.run.agent import build_agent
-from experiments.run.checkpoint import fitting, load_checkpoint
-from experiments.run.config import RunConfig
-from experiments.run.evaluation import Policy
-from experiments.run.offline_config import OfflineConfig
+from rlrep.experiments.run.agent import build_agent
+from rlrep.experiments.run.checkpoint import fitting, load_checkpoint
+from rlrep.experiments.run.config import RunConfig
+from rlrep.experiments.run.evaluation import Policy
+from rlrep.experiments.run.offline_config import OfflineConfig
 
 
 def checkpoint_policy(config: RunConfig, checkpoint: Path, env: object) -> tuple[Policy, str]:

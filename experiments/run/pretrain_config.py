@@ -9,14 +9,14 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from experiments.run.config import AnyRunConfig
-from experiments.run.config_file import register, typed_as
-from experiments.run.device import resolve_device
-from experiments.run.learner_options import check_options
-from experiments.run.names import as_folder, import_modules, short_name
-from experiments.run.options import ConfigError, defaults, option, options_of, section, value_of
-from experiments.run.sections import EncoderConfig, FilesConfig, idle_noise
 from rlrep.encoders import supports_bfloat16
+from rlrep.experiments.run.config import AnyRunConfig
+from rlrep.experiments.run.config_file import register, typed_as
+from rlrep.experiments.run.device import resolve_device
+from rlrep.experiments.run.learner_options import check_options
+from rlrep.experiments.run.names import as_folder, import_modules, short_name
+from rlrep.experiments.run.options import ConfigError, defaults, option, options_of, section, value_of
+from rlrep.experiments.run.sections import EncoderConfig, FilesConfig, idle_noise
 from rlrep.objectives import find_objective
 from rlrep.registry import parameters_of
 

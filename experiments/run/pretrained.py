@@ -1,4 +1,4 @@
-"""Encoders that experiments.pretrain made, as the start of a run: encoder=FOLDER."""
+"""Encoders that rlrep.experiments.pretrain made, as the start of a run: encoder=FOLDER."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from hydra.utils import to_absolute_path
 from torch import nn
 
-from experiments.run.config import RunConfig
-from experiments.run.options import ConfigError
-from experiments.run.sections import ARCHITECTURE
 from rlrep import PixelEncoder
 from rlrep.encoder_files import CONFIG as DESCRIPTION
 from rlrep.encoder_files import WEIGHTS
+from rlrep.experiments.run.config import RunConfig
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.sections import ARCHITECTURE
 
 
 def settle_encoder(config: RunConfig, saved: RunConfig | None) -> None:
@@ -57,7 +57,11 @@ def read_description(folder: Path) -> dict[str, Any]:
     missing = [name for name in (WEIGHTS, DESCRIPTION) if not (folder / name).is_file()]
     if missing:
         inside = folder / "encoder"
-        hint = f"did you mean encoder={inside}?" if (inside / WEIGHTS).is_file() else "experiments.pretrain makes them"
+        hint = (
+            f"did you mean encoder={inside}?"
+            if (inside / WEIGHTS).is_file()
+            else "rlrep.experiments.pretrain makes them"
+        )
         raise ConfigError(f"{folder} is not a folder of an encoder, it has no {' and no '.join(missing)}: {hint}")
     options = read_encoder(folder).options
     return options | {"strides": list(options["strides"])}

@@ -17,9 +17,11 @@ from gymnasium import spaces
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig
 
-from experiments.files import CsvLog, locked, write_atomically
-from experiments.run.allocator import keep_pages
-from experiments.run.checkpoint import (
+from rlrep import Objective, PixelEncoder, RandomShift, make_objective
+from rlrep.data import EpisodeDataset
+from rlrep.experiments.files import CsvLog, locked, write_atomically
+from rlrep.experiments.run.allocator import keep_pages
+from rlrep.experiments.run.checkpoint import (
     CHECKPOINT,
     CONFIG,
     fitting,
@@ -27,16 +29,14 @@ from experiments.run.checkpoint import (
     random_state,
     set_random_state,
 )
-from experiments.run.config_file import load_as
-from experiments.run.driver import Run, claim, conduct
-from experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
-from experiments.run.options import ConfigError
-from experiments.run.pretrain_config import PretrainConfig, complete
-from experiments.run.pretrained import DESCRIPTION, WEIGHTS
-from experiments.run.reconstructions import draw_reconstructions, draws
-from experiments.run.sources import open_source
-from rlrep import Objective, PixelEncoder, RandomShift, make_objective
-from rlrep.data import EpisodeDataset
+from rlrep.experiments.run.config_file import load_as
+from rlrep.experiments.run.driver import Run, claim, conduct
+from rlrep.experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.pretrain_config import PretrainConfig, complete
+from rlrep.experiments.run.pretrained import DESCRIPTION, WEIGHTS
+from rlrep.experiments.run.reconstructions import draw_reconstructions, draws
+from rlrep.experiments.run.sources import open_source
 from rlrep.objectives import find_objective
 from rlrep.pretrain import Pretrainer
 from rlrep.registry import parameters_of
@@ -200,7 +200,8 @@ def check_source(config: PretrainConfig) -> bool:
     if "reward" in objective.window.needs:
         raise ConfigError(
             f"objective={config.objective} reads rewards, which the sources of a pre-training do not have: use it in "
-            f"experiments.train (objectives=[{config.objective}]), or choose one that reads frames and actions alone"
+            f"rlrep.experiments.train (objectives=[{config.objective}]), or choose one that reads frames and actions "
+            f"alone"
         )
     return "action" in objective.window.needs or objective.needs_actions
 

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.files import write_atomically
 from rlrep import Objective
+from rlrep.experiments.files import write_atomically
 from rlrep.pretrain import Pretrainer
 
 COLUMNS = 8

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.run.options import option, value_of
 from rlrep.encoders import ACTIVATIONS, PRECISIONS
+from rlrep.experiments.run.options import option, value_of
 
 # The keyword arguments of `PixelEncoder` that say what its weights are for.
 ARCHITECTURE = ("channels", "strides", "out_dim", "activation")
@@ -38,7 +38,7 @@ class EncoderConfig:
 class AgentEncoderConfig(EncoderConfig):
     path: str | None = option(
         None,
-        "folder of an encoder that experiments.pretrain made, which the run starts from (encoder=FOLDER)",
+        "folder of an encoder that rlrep.experiments.pretrain made, which the run starts from (encoder=FOLDER)",
         path=True,
     )
     freeze: bool = option(False, "nothing trains the encoder", needs=("encoder.path", "init"))
@@ -76,7 +76,7 @@ class NoiseConfig:
 
     @property
     def options(self) -> dict[str, Any] | None:
-        """The keyword arguments of `envs.Noise`; None without noise."""
+        """The keyword arguments of `rlrep.envs.Noise`; None without noise."""
         if self.kind is None:
             return None
         return {name: value for name, value in vars(self).items() if self.kind == "shapes" or name not in OF_SHAPES}

@@ -9,15 +9,15 @@ import gymnasium as gym
 import numpy as np
 from hydra.utils import to_absolute_path
 
-from envs import pixel_env, task_name
-from experiments.run.config import check_env
-from experiments.run.data import format_of
-from experiments.run.log import Progress
-from experiments.run.names import located
-from experiments.run.options import ConfigError
-from experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig
 from rlrep.data import EpisodeDataset, open_video, record
 from rlrep.data.decode import WithoutActions
+from rlrep.envs import pixel_env, task_name
+from rlrep.experiments.run.config import check_env
+from rlrep.experiments.run.data import format_of
+from rlrep.experiments.run.log import Progress
+from rlrep.experiments.run.names import located
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig
 
 
 def open_source(config: PretrainConfig, actions: bool) -> tuple[EpisodeDataset, EpisodeDataset]:
@@ -115,7 +115,7 @@ def make(name: str, config: PretrainConfig) -> gym.Env[Any, Any]:
 
     Raises:
         ConfigError: for an argument of the environment that the run itself sets.
-        ValueError, ModuleNotFoundError: as `envs.pixel_env` does.
+        ValueError, ModuleNotFoundError: as `rlrep.envs.pixel_env` does.
     """
     check_env(config.env, {"noise"})
     options = {"image_size": config.image_size, "frame_stack": 1} | config.env | {"noise": config.noise.options}

@@ -9,14 +9,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from agents import find_agent
-from envs import task_name
-from experiments.run.config import RunConfig, settle
-from experiments.run.config_file import load_as, register, typed_as
-from experiments.run.names import as_folder, import_modules, located, short_name
-from experiments.run.options import ConfigError, defaults, option, section, value_of
-from experiments.run.sections import OfflineShareConfig
 from rlrep import Window
+from rlrep.agents import find_agent
+from rlrep.envs import task_name
+from rlrep.experiments.run.config import RunConfig, settle
+from rlrep.experiments.run.config_file import load_as, register, typed_as
+from rlrep.experiments.run.names import as_folder, import_modules, located, short_name
+from rlrep.experiments.run.options import ConfigError, defaults, option, section, value_of
+from rlrep.experiments.run.sections import OfflineShareConfig
 
 # The schedules of DrQ-v2 by difficulty of the task (arXiv 2107.09645, table 4), in agent steps.
 EASY = {

@@ -12,12 +12,12 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.files import write_atomically
-from experiments.speed.child import serve
-from experiments.speed.machine import describe_machine
-from experiments.speed.measure import Row
-from experiments.speed.options import Options
-from experiments.speed.points import Contender, Point, plan
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.speed.child import serve
+from rlrep.experiments.speed.machine import describe_machine
+from rlrep.experiments.speed.measure import Row
+from rlrep.experiments.speed.options import Options
+from rlrep.experiments.speed.points import Contender, Point, plan
 
 LEAST_SAMPLES, MOST_SAMPLES = 3, 200
 

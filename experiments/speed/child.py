@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from experiments.run.allocator import keep_pages
-from experiments.speed.measure import (
+from rlrep.experiments.run.allocator import keep_pages
+from rlrep.experiments.speed.measure import (
     Row,
     Subject,
     Unavailable,
@@ -23,7 +23,7 @@ from experiments.speed.measure import (
     sb3_update,
     update,
 )
-from experiments.speed.roofline import timed
+from rlrep.experiments.speed.roofline import timed
 
 
 def serve(
@@ -60,7 +60,7 @@ def serve(
 
 
 def loop(**arguments: Any) -> list[Row]:
-    from experiments.speed.loop import measure  # what a run needs, and the other children do not pay for
+    from rlrep.experiments.speed.loop import measure  # what a run needs, and the other children do not pay for
 
     return measure(**arguments)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from envs import OpenGLError
-from experiments.run.evaluation import evaluate
-from experiments.run.online import OnlineRun
-from experiments.run.train_config import TrainConfig, complete
-from experiments.speed.measure import EVENLY, Row, Unavailable, facts, peak_memory
-from experiments.speed.roofline import synchronize, timed
+from rlrep.envs import OpenGLError
+from rlrep.experiments.run.evaluation import evaluate
+from rlrep.experiments.run.online import OnlineRun
+from rlrep.experiments.run.train_config import TrainConfig, complete
+from rlrep.experiments.speed.measure import EVENLY, Row, Unavailable, facts, peak_memory
+from rlrep.experiments.speed.roofline import synchronize, timed
 
 # Updates before the clock starts: the CUDA graph is captured, and caches are warm.
 WARM_UP = 10

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from envs.vector import processor_count
+from rlrep.envs.vector import processor_count
 
 
 def describe_machine(device: str) -> dict[str, Any]:

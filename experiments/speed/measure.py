@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from gymnasium.spaces import Box
 
-from agents import Agent, accelerate, make_agent
-from experiments.speed.roofline import ceilings, count_work, timed
 from rlrep import ReplayBuffer
+from rlrep.agents import Agent, accelerate, make_agent
 from rlrep.encoders import PRECISIONS, supports_bfloat16
+from rlrep.experiments.speed.roofline import ceilings, count_work, timed
 from rlrep.extras import install
 
 AGENTS: dict[str, dict[str, Any]] = {
@@ -210,8 +210,8 @@ class Still(gymnasium.Env[np.ndarray, np.ndarray]):
 
 def rendering(task: str, device: torch.device, image_size: int) -> list[Row]:
     """A frame of a task, drawn both ways."""
-    from envs import OpenGLError
-    from envs.check import compare
+    from rlrep.envs import OpenGLError
+    from rlrep.envs.check import compare
 
     try:
         compared = compare(task, image_size)

@@ -9,9 +9,9 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from envs import environment_spec
-from experiments.run.device import resolve_device
-from experiments.speed.measure import AGENTS
+from rlrep.envs import environment_spec
+from rlrep.experiments.run.device import resolve_device
+from rlrep.experiments.speed.measure import AGENTS
 from rlrep.registry import look_up
 
 WHAT = ("update", "act", "replay", "rendering", "loop", "roofline")

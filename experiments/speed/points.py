@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from envs.vector import processor_count
-from experiments.speed.measure import AGENTS, Row
-from experiments.speed.options import PATHS, WHAT, BadOption, Options
+from rlrep.envs.vector import processor_count
+from rlrep.experiments.speed.measure import AGENTS, Row
+from rlrep.experiments.speed.options import PATHS, WHAT, BadOption, Options
 
 BATCHES = [64, 256, 1024]
 TASKS = ["cheetah_run", "walker_walk", "quadruped_run", "cartpole_swingup"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.results.tables import markdown
+from rlrep.experiments.results.tables import markdown
 
 Row = dict[str, Any]
 Line = dict[str, str]

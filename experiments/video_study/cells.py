@@ -150,7 +150,9 @@ def read_results(folder: Path) -> Results:
     """
     paths = sorted((folder / "cells").glob("*.json"))
     if not paths:
-        raise ValueError(f"{folder / 'cells'} has no cells (*.json): run `python -m experiments.video_theory` first")
+        raise ValueError(
+            f"{folder / 'cells'} has no cells (*.json): run `python -m rlrep.experiments.video_theory` first"
+        )
     found = [read_cell(path, folder) for path in paths]
     return Results([c for c in found if isinstance(c, Cell)], [c for c in found if isinstance(c, LockCell)])
 

@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from experiments.video_study.cells import DOMAINS, METHODS, NOISES, Cell, LockCell
-from experiments.yaml_files import UnusableYaml, read_yaml
+from rlrep.experiments.video_study.cells import DOMAINS, METHODS, NOISES, Cell, LockCell
+from rlrep.experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.registry import look_up, unknown
 
 T = TypeVar("T")

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from envs.noise import NoiseProcess
-from experiments.video_study.ppo import Schedule
 from rlrep.data import EpisodeDataset
+from rlrep.envs.noise import NoiseProcess
+from rlrep.experiments.video_study.ppo import Schedule
 
 
 @dataclass(frozen=True)

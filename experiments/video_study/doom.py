@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from envs import DoomPixels
-from envs.noise import Noise, NoiseProcess
-from experiments.video_study.domain import Samples, Settings, noise_picture
 from rlrep.data import EpisodeDataset, record
+from rlrep.envs import DoomPixels
+from rlrep.envs.noise import Noise, NoiseProcess
+from rlrep.experiments.video_study.domain import Samples, Settings, noise_picture
 
 NUM_ENVS = 8
 IMAGE_SIZE = 56

@@ -13,11 +13,11 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from experiments.results import pictures
-from experiments.results.pictures import COLOURS, GREY, save, styled
-from experiments.results.seeds import align
-from experiments.results.statistics import Means, fit_growth, over_seeds, seed_mean
-from experiments.video_study.cells import (
+from rlrep.experiments.results import pictures
+from rlrep.experiments.results.pictures import COLOURS, GREY, save, styled
+from rlrep.experiments.results.seeds import align
+from rlrep.experiments.results.statistics import Means, fit_growth, over_seeds, seed_mean
+from rlrep.experiments.video_study.cells import (
     DOMAINS,
     METHODS,
     NOISES,

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from scipy.spatial.distance import pdist
 
-from envs.gridworld import VectorGridWorld, grid_table
-from envs.noise import NoiseProcess
-from experiments.video_study.domain import Samples, Settings, noise_picture
-from experiments.video_study.ppo import GridVecEnv
 from rlrep.data import EpisodeDataset
+from rlrep.envs.gridworld import VectorGridWorld, grid_table
+from rlrep.envs.noise import NoiseProcess
+from rlrep.experiments.video_study.domain import Samples, Settings, noise_picture
+from rlrep.experiments.video_study.ppo import GridVecEnv
 
 NUM_ENVS = 64
 OPTIMAL = 0.5  # the probability that the recorded behaviour takes an optimal action, rather than a random one
@@ -23,7 +23,7 @@ class GridDomain:
     """See `domain.Domain`. A state's label is its number; the goal, where episodes end, has none.
 
     Args:
-        layout: the map, see `envs.gridworld.grid_table`.
+        layout: the map, see `rlrep.envs.gridworld.grid_table`.
     """
 
     shape: tuple[int, ...] = VectorGridWorld.observation_space.shape

@@ -15,10 +15,10 @@ class Job:
     Attributes:
         domain: "gridworld", "vizdoom_basic" or "vizdoom_defend_the_center".
         study: "core", "size" or "persistence".
-        method: see `experiments.video_study.cells.METHODS`.
+        method: see `rlrep.experiments.video_study.cells.METHODS`.
         noise: "none", "iid", "exogenous", or "persistence" for what lies between.
         persistence: ρ of the noise.
-        num_shapes, size: of the noise, see `envs.noise.NoiseProcess`.
+        num_shapes, size: of the noise, see `rlrep.envs.noise.NoiseProcess`.
         seed: of everything, the map included.
     """
 

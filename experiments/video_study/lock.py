@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from envs.combination_lock import CombinationLock
 from rlrep.encoders import PixelEncoder, mlp, to_unit_scale
+from rlrep.envs.combination_lock import CombinationLock
 from rlrep.registry import look_up
 
 Array = npt.NDArray[np.float64]

@@ -10,25 +10,27 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from experiments.files import write_atomically
-from experiments.video_study.cells import read_content
-from experiments.video_study.criteria import read_criteria
-from experiments.yaml_files import differences
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.video_study.cells import read_content
+from rlrep.experiments.video_study.criteria import read_criteria
+from rlrep.experiments.yaml_files import differences
 
 FILE = "made_by.json"
-ROOT = Path(__file__).parents[2]
+PACKAGE = Path(__file__).parents[2]  # rlrep, where the folders beside it are linked, or installed
 # What a cell is computed with; the study's other files choose jobs, judge and draw.
-PLACES = ("rlrep", "envs")
+OTHERS = ("agents", "experiments")
 FILES = ("domain", "doom", "gridworld", "jobs", "lock", "pixels", "ppo", "supervised")
 SHOWN = 5  # files that differ, in an error
 
 
 @lru_cache
 def code() -> dict[str, str]:
-    """The files that a cell is computed with, from the root of the tree, and a digest of each."""
-    own = [ROOT / "experiments" / "video_study" / f"{name}.py" for name in FILES]
-    paths = sorted(path for place in PLACES for path in (ROOT / place).rglob("*.py"))
-    return {path.relative_to(ROOT).as_posix(): digest(path.read_bytes()) for path in (*own, *paths)}
+    """The files that a cell is computed with, from the folder of rlrep, and a digest of each."""
+    own = [Path(__file__).with_name(f"{name}.py") for name in FILES]
+    places = [path for path in sorted(PACKAGE.iterdir()) if path.name not in OTHERS]
+    paths = [*places, *(path for place in places if place.is_dir() for path in sorted(place.rglob("*.py")))]
+    files = [*own, *(path for path in paths if path.suffix == ".py")]
+    return {path.relative_to(PACKAGE).as_posix(): digest(path.read_bytes()) for path in files}
 
 
 def digest(content: bytes) -> str:

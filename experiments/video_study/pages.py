@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.results import tables
-from experiments.video_study.verdicts import CONFIRMED, REFUTED, UNDECIDED
+from rlrep.experiments.results import tables
+from rlrep.experiments.video_study.verdicts import CONFIRMED, REFUTED, UNDECIDED
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff }

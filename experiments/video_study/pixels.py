@@ -15,13 +15,13 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from experiments.files import write_atomically
-from experiments.video_study.cells import DOMAINS
-from experiments.video_study.domain import Domain, Samples, Settings
-from experiments.video_study.jobs import Job
-from experiments.video_study.ppo import Curve, FrozenEncoder, Schedule, learn, mean_return
-from experiments.video_study.supervised import train_on_labels
 from rlrep import Objective, PixelEncoder, RandomShift, make_objective
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.video_study.cells import DOMAINS
+from rlrep.experiments.video_study.domain import Domain, Samples, Settings
+from rlrep.experiments.video_study.jobs import Job
+from rlrep.experiments.video_study.ppo import Curve, FrozenEncoder, Schedule, learn, mean_return
+from rlrep.experiments.video_study.supervised import train_on_labels
 from rlrep.objectives import find_objective
 from rlrep.pretrain import pretrain
 from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, uniformity
@@ -54,10 +54,10 @@ HEADS = {"autoencoder": "projection", "vq_autoencoder": "projection"}
 
 def domain(name: str, layout: int = 0) -> Domain:
     if name == "gridworld":
-        from experiments.video_study.gridworld import GridDomain
+        from rlrep.experiments.video_study.gridworld import GridDomain
 
         return GridDomain(layout)
-    from experiments.video_study.doom import DoomDomain
+    from rlrep.experiments.video_study.doom import DoomDomain
 
     return DoomDomain(name.removeprefix("vizdoom_"))
 

@@ -13,8 +13,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 
-from envs.gridworld import VectorGridWorld
 from rlrep import PixelEncoder
+from rlrep.envs.gridworld import VectorGridWorld
 
 Curve = list[tuple[int, float]]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.files import write_atomically
-from experiments.results import tables
-from experiments.results.statistics import contrast, seed_mean
-from experiments.video_study.cells import (
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.results import tables
+from rlrep.experiments.results.statistics import contrast, seed_mean
+from rlrep.experiments.video_study.cells import (
     DOMAINS,
     METHODS,
     NOISES,
@@ -28,11 +28,11 @@ from experiments.video_study.cells import (
     sweep,
     values,
 )
-from experiments.video_study.criteria import Criteria, read_criteria
-from experiments.video_study.figures import draw
-from experiments.video_study.origin import stamp
-from experiments.video_study.pages import Block, Line, as_html, as_markdown
-from experiments.video_study.verdicts import Part, Verdict, percent, share_kept, verdicts
+from rlrep.experiments.video_study.criteria import Criteria, read_criteria
+from rlrep.experiments.video_study.figures import draw
+from rlrep.experiments.video_study.origin import stamp
+from rlrep.experiments.video_study.pages import Block, Line, as_html, as_markdown
+from rlrep.experiments.video_study.verdicts import Part, Verdict, percent, share_kept, verdicts
 
 INTERVALS = (
     "All intervals are 95 % t intervals over seeds, none for fewer than three. What is compared is paired by seed, so "
@@ -157,7 +157,7 @@ def command(results: Results) -> str:
     for name in (*STUDIES, *DOMAINS):
         if name in seeds:
             by_count.setdefault(len(seeds[name]), []).append(name)
-    return "\n".join(f"python -m experiments.video_theory {' '.join(by_count[n])} --seeds {n}" for n in by_count)
+    return "\n".join(f"python -m rlrep.experiments.video_theory {' '.join(by_count[n])} --seeds {n}" for n in by_count)
 
 
 def domain_blocks(results: Results, domain: str, pictures: dict[str, Path]) -> list[Block]:
@@ -181,7 +181,7 @@ def domain_blocks(results: Results, domain: str, pictures: dict[str, Path]) -> l
 
 def setup_lines(results: Results, quick: bool) -> list[Line]:
     """What the domains' jobs consist of."""
-    from experiments.video_study import pixels
+    from rlrep.experiments.video_study import pixels
 
     lines = []
     for domain in results.domains:
@@ -211,8 +211,8 @@ def setup_lines(results: Results, quick: bool) -> list[Line]:
 
 def block_mdp(results: Results, quick: bool) -> list[str]:
     """What the theory assumes of the grid world, computed: the margin that tells states apart, and the coverage."""
-    from experiments.video_study.gridworld import GridDomain
-    from experiments.video_study.pixels import settings as settings_of
+    from rlrep.experiments.video_study.gridworld import GridDomain
+    from rlrep.experiments.video_study.pixels import settings as settings_of
 
     recordings = sorted({(c.layout, c.seed) for c in results.cells if c.domain == "gridworld"})
     if not recordings:

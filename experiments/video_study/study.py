@@ -16,10 +16,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.files import write_atomically
-from experiments.video_study.cells import CORE_METHODS, METHODS, read_content
-from experiments.video_study.jobs import NOISES, Job, LockJob
-from experiments.video_study.origin import claim, stamp
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.video_study.cells import CORE_METHODS, METHODS, read_content
+from rlrep.experiments.video_study.jobs import NOISES, Job, LockJob
+from rlrep.experiments.video_study.origin import claim, stamp
 from rlrep.extras import install
 from rlrep.registry import look_up
 
@@ -88,18 +88,18 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     """
     import torch
 
-    from experiments.run.allocator import keep_pages
-    from experiments.speed.machine import describe_machine
+    from rlrep.experiments.run.allocator import keep_pages
+    from rlrep.experiments.speed.machine import describe_machine
 
     torch.set_num_threads(1)
     keep_pages()
     started = time.perf_counter()
     if isinstance(job, LockJob):
-        from experiments.video_study.lock import run_lock_cell
+        from rlrep.experiments.video_study.lock import run_lock_cell
 
         row: dict[str, Any] = run_lock_cell(job.method, job.horizon, job.seed, MAX_EPISODES)
     else:
-        from experiments.video_study import pixels
+        from rlrep.experiments.video_study import pixels
 
         row = pixels.run(job, pixels.settings(job.domain, quick), folder)
         row["settings"] = job_settings(job, quick)
@@ -145,7 +145,7 @@ def without_cell(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> li
 
 def job_settings(job: Job, quick: bool) -> Any:
     """As a cell keeps them, so in JSON's types."""
-    from experiments.video_study import pixels
+    from rlrep.experiments.video_study import pixels
 
     return json.loads(json.dumps(asdict(pixels.settings(job.domain, quick))))
 
@@ -188,7 +188,7 @@ def chosen_jobs(studies: Sequence[str], methods: Sequence[str] | None, seeds: in
     if not jobs:
         raise ValueError(f"{' and '.join(studies)} has no job for {' or '.join(methods or ())}")
     if methods:
-        from experiments.video_study.pixels import check_methods
+        from rlrep.experiments.video_study.pixels import check_methods
 
         check_methods(job for job in jobs if isinstance(job, Job))
     return list(dict.fromkeys(jobs))

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from experiments.video_study.domain import Domain, Settings
 from rlrep import PixelEncoder
 from rlrep.encoders import orthogonal_init, projection
+from rlrep.experiments.video_study.domain import Domain, Settings
 from rlrep.optimizers import adam
 
 EACH = 5  # labels of each state that a domain is first asked for, to learn how many states it has

@@ -17,8 +17,8 @@ from math import isfinite, isnan, nan
 
 import numpy as np
 
-from experiments.results.statistics import Estimate, Growth, contrast, fit_growth, holm
-from experiments.video_study.cells import (
+from rlrep.experiments.results.statistics import Estimate, Growth, contrast, fit_growth, holm
+from rlrep.experiments.video_study.cells import (
     METHODS,
     NOISES,
     Array,
@@ -34,7 +34,7 @@ from experiments.video_study.cells import (
     sweep,
     values,
 )
-from experiments.video_study.criteria import Criteria, read_criteria
+from rlrep.experiments.video_study.criteria import Criteria, read_criteria
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 

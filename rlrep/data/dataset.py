@@ -170,9 +170,9 @@ def open_dataset(
     Args:
         path: one of these:
 
-            - a folder that `write_transitions` or `experiments.collect` wrote;
-            - the folder of a run of `experiments.train`, or its `replay` folder. Let the run end first. An episode
-              whose beginning was written over is left out;
+            - a folder that `write_transitions` or `rlrep.experiments.collect` wrote;
+            - the folder of a run of `rlrep.experiments.train`, or its `replay` folder. Let the run end first. An
+              episode whose beginning was written over is left out;
             - V-D4RL's 84-pixel HDF5 files, one or a folder of them;
             - a folder of V-D4RL's 64-pixel `.npz` files, or of DrQ-v2's replay;
             - a Minari data set of pixels in HDF5 or Arrow, by its folder or the id it has on this machine;

@@ -60,8 +60,8 @@ def open_video(
             - a folder of PNG or JPEG pictures whose names end in consecutive numbers, perhaps with `actions.npy`;
             - a Minari data set in HDF5 or Arrow, by its folder or the id it has on this machine;
             - a LeRobot data set, version 3.0; of several cameras one is named by `format=LeRobot(camera=…)`;
-            - a data set that `write_transitions` or `experiments.collect` wrote;
-            - the folder of a run of `experiments.train`, or its `replay` folder. Let the run end first;
+            - a data set that `write_transitions` or `rlrep.experiments.collect` wrote;
+            - the folder of a run of `rlrep.experiments.train`, or its `replay` folder. Let the run end first;
             - a folder of any of these, its sub-folders included, those that are links too; what begins with a dot is
               not read.
 

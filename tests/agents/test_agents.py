@@ -14,8 +14,8 @@ from gymnasium import spaces
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents import AGENTS, Agent, DrQV2, make_agent
 from rlrep import CURL, TACO, Gap, Objective, PixelEncoder, ReplayBuffer, Window
+from rlrep.agents import AGENTS, Agent, DrQV2, make_agent
 from rlrep.encoders import projection
 
 SHAPE = (3, 20, 20)

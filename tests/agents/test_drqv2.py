@@ -4,8 +4,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.drqv2 import DrQV2, add_noise
 from rlrep import TACO, PixelEncoder
+from rlrep.agents.drqv2 import DrQV2, add_noise
 
 BOX = spaces.Box(-1, 1, (2,))
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents import Agent
-from agents.eager import EagerEncoder, GridSampleShift
 from rlrep import PixelEncoder, RandomShift
+from rlrep.agents import Agent
+from rlrep.agents.eager import EagerEncoder, GridSampleShift
 from tests.agents.test_agents import Fixed, build, make_batch
 
 NAMES = ["drqv2", "taco", "sac with taco", "drqv2 with all"]

@@ -15,9 +15,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 import rlrep.encoders
-from agents import Agent, accelerate
-from agents.graph import WARM_UP, CudaGraph, can_capture, compile_encoder, distinct
 from rlrep import Autoencoder, Gap, Window
+from rlrep.agents import Agent, accelerate
+from rlrep.agents.graph import WARM_UP, CudaGraph, can_capture, compile_encoder, distinct
 from rlrep.replay import ReplayBuffer
 from tests.agents.test_agents import BOX, SHAPE, SMALL, Fixed, build, make_batch
 

@@ -12,8 +12,8 @@ from gymnasium import spaces
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from agents import Agent, DrQV2
 from rlrep import Objective, PixelEncoder, RandomShift, Window
+from rlrep.agents import Agent, DrQV2
 from tests.agents.test_agents import SMALL, Fixed, build, make_batch
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

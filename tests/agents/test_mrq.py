@@ -11,8 +11,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from agents import MRQ, make_agent
 from rlrep import CURL, LatentModel, PixelEncoder, RandomShift, ReplayBuffer
+from rlrep.agents import MRQ, make_agent
 from rlrep.replay import Mixture
 from tests.agents.test_agents import Brightness
 
@@ -255,7 +255,7 @@ def test_the_gradient_of_the_value_is_cut() -> None:
         return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.base.nn.utils.clip_grad_norm_", record)
+        patch.setattr("rlrep.agents.base.nn.utils.clip_grad_norm_", record)
         agent.update(filled(agent), 0)
     assert norms == [pytest.approx(1e-3, rel=1e-2)]  # the value's alone
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents import AGENTS, CQL, IQL, TD3BC, Agent
-from agents.cql import conservative
-from agents.drqv2_bc import bc_weighted
-from agents.iql import Actor, expectile_loss
+from rlrep.agents import AGENTS, CQL, IQL, TD3BC, Agent
+from rlrep.agents.cql import conservative
+from rlrep.agents.drqv2_bc import bc_weighted
+from rlrep.agents.iql import Actor, expectile_loss
 from tests.agents.test_agents import Fixed, build, copies, make_batch, moved
 
 OFFLINE = ["bc", "td3_bc", "drqv2_bc", "cql", "iql"]

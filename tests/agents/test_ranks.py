@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import Tensor
 
-from agents import Agent
+from rlrep.agents import Agent
 from tests.agents import test_mrq
 from tests.agents.test_agents import Fixed, build, make_batch
 

@@ -7,8 +7,8 @@ import torch
 from gymnasium import spaces
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
-from agents.sac import LOG_STDDEV_RANGE, SAC, Actor
 from rlrep import PixelEncoder
+from rlrep.agents.sac import LOG_STDDEV_RANGE, SAC, Actor
 
 
 def make_agent(init_temperature: float = 0.1) -> SAC:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from agents.schedule import parse_schedule
+from rlrep.agents.schedule import parse_schedule
 
 
 def test_linear_schedule_reaches_its_end_and_stays() -> None:

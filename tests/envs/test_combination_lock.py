@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs.combination_lock import CombinationLock
+from rlrep.envs.combination_lock import CombinationLock
 
 
 def play(lock: CombinationLock, actions, seed=None):

@@ -12,10 +12,9 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from gymnasium.utils.seeding import np_random
 from stable_baselines3.common.env_checker import check_env as stable_baselines3_check_env
 
-import envs
-from envs import TASKS, PixelControl
-from envs.check import Comparison, compare, main
-from envs.opengl import has_gpu
+from rlrep.envs import TASKS, PixelControl, register_envs
+from rlrep.envs.check import Comparison, compare, main
+from rlrep.envs.opengl import has_gpu
 
 # Usual ones, and the odd: unbounded actions, a model that episodes change, a height field, manipulation.
 REPRESENTATIVE = {
@@ -258,7 +257,7 @@ def test_step_needs_a_reset():
 
 
 def test_gymnasium_makes_them_without_an_import():
-    code = "import gymnasium; gymnasium.make('envs:rlrep/cup_catch-v0', image_size=16).reset(seed=0)"
+    code = "import gymnasium; gymnasium.make('rlrep.envs:rlrep/cup_catch-v0', image_size=16).reset(seed=0)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -266,7 +265,7 @@ def test_registering_twice_changes_nothing():
     before = dict(gym.registry)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        envs.register_envs()
+        register_envs()
     assert gym.registry == before and all(f"rlrep/{task}-v0" in before for task in TASKS)
 
 
@@ -277,12 +276,12 @@ def test_importing_envs_imports_no_simulator():
 
 
 def check(**variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "envs.check"]
+    command = [sys.executable, "-m", "rlrep.envs.check"]
     return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120)
 
 
 def test_egl_is_chosen_where_there_is_no_display():
-    code = "import envs; from dm_control import suite; envs.PixelControl('cup_catch', image_size=16).reset()"
+    code = "from rlrep import envs; from dm_control import suite; envs.PixelControl('cup_catch', image_size=16).reset()"
     unset = {"MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY"}
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
@@ -296,7 +295,7 @@ def test_check_reports_one_line_where_pictures_can_be_drawn():
 
 def test_check_compares_the_renderings_of_tasks(monkeypatch, capsys):
     compared = {"walker_walk": Comparison(0.02, 0.01, 0.03), "cup_catch": Comparison(0.03, 0.01, 0.02)}
-    monkeypatch.setattr("envs.check.compare", lambda task, image_size: compared[task])
+    monkeypatch.setattr("rlrep.envs.check.compare", lambda task, image_size: compared[task])
     assert main([*compared, "--image-size", "16"]) == 0
     _, first, _, summary = capsys.readouterr().out.splitlines()
     assert first == (

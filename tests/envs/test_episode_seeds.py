@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from envs import EpisodeSeeds, make_env
+from rlrep.envs import EpisodeSeeds, make_env
 
 
 @pytest.fixture(scope="module")

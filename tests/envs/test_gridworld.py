@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs import GridWorld
-from envs.gridworld import FORWARD, LEFT, MAX_STEPS, RIGHT, SIDE, VectorGridWorld, _rooms, grid_table
+from rlrep.envs import GridWorld
+from rlrep.envs.gridworld import FORWARD, LEFT, MAX_STEPS, RIGHT, SIDE, VectorGridWorld, _rooms, grid_table
 
 
 def test_gymnasium_accepts_it_by_name() -> None:

@@ -5,10 +5,20 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import envs
-from envs import PixelControl, environment_spec, make_env, make_vector_env, max_episode_steps, pixel_env, task_name
-from envs.extras import install
-from envs.resize import AreaResize
+from rlrep.envs import (
+    TASKS,
+    GridWorld,
+    NoiseProcess,
+    PixelControl,
+    environment_spec,
+    make_env,
+    make_vector_env,
+    max_episode_steps,
+    pixel_env,
+    task_name,
+)
+from rlrep.envs.resize import AreaResize
+from rlrep.extras import install
 from tests.envs.foreign import HEIGHT, WIDTH, foreign, registered
 
 NOISE = {"kind": "shapes", "persistence": 1.0}
@@ -305,14 +315,14 @@ def test_car_racing_is_seen_as_it_draws_itself():
 
 
 def test_all_our_short_names_are_known():
-    assert all(environment_spec(task).namespace == "rlrep" for task in (*envs.TASKS, "ball_in_cup_catch", "gridworld"))
+    assert all(environment_spec(task).namespace == "rlrep" for task in (*TASKS, "ball_in_cup_catch", "gridworld"))
 
 
 def test_a_package_that_gymnasiums_environments_lack_is_an_error_with_the_extra(monkeypatch):
     def missing(entry_point):
         raise gym.error.DependencyNotInstalled("Box2D is not installed")
 
-    monkeypatch.setattr("envs.make.load_env_creator", missing)
+    monkeypatch.setattr("rlrep.envs.make.load_env_creator", missing)
     with pytest.raises(ModuleNotFoundError) as raised:
         pixel_env("CarRacing-v3")
     assert str(raised.value).endswith(f"(Box2D is not installed): {install('gymnasium')}")
@@ -329,6 +339,6 @@ def test_checked_numbers_are_checked_numbers(wrong):
     with pytest.raises(ValueError, match=r"num_envs is .*; expected a whole number"):
         make_vector_env("cartpole_balance", given, seed=1)
     with pytest.raises(ValueError, match=r"num_shapes is .*; expected a whole number"):
-        envs.NoiseProcess(1, (3, 20, 20), num_shapes=given)
+        NoiseProcess(1, (3, 20, 20), num_shapes=given)
     with pytest.raises(ValueError, match=r"layout is .*; expected a whole number"):
-        envs.GridWorld(layout=given)
+        GridWorld(layout=given)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from envs import GridWorld, Noise, NoiseProcess, make_env
+from rlrep.envs import GridWorld, Noise, NoiseProcess, make_env
 
 SHAPE = (3, 32, 32)
 

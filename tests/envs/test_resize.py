@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from envs.resize import AreaResize
+from rlrep.envs.resize import AreaResize
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 5), (8, 8), (12, 9), (20, 20)])

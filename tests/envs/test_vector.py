@@ -15,7 +15,7 @@ import pytest
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-from envs import EnvironmentDied, make_vector_env, vector, workers
+from rlrep.envs import EnvironmentDied, make_vector_env, vector, workers
 
 OPTIONS = {"image_size": 16, "action_repeat": 250}  # four steps an episode
 
@@ -416,7 +416,7 @@ def wait_until(condition, seconds=20.0):
 LOOP = """
 import numpy as np
 import this  # as dear as PyTorch, and to be imported once: it prints
-from envs import make_vector_env
+from rlrep.envs import make_vector_env
 
 env = make_vector_env("cartpole_balance", 2, seed=0, image_size=16, action_repeat=10)
 env.reset()
@@ -436,7 +436,7 @@ print("closed", flush=True)
 def loop(tmp_path):
     """The program above, which steps for ever, and the numbers of its environments' processes."""
     (tmp_path / "program.py").write_text(LOOP)
-    root = str(Path(vector.__file__).parent.parent)
+    root = str(Path(__file__).parents[2])
     process = run_program(str(tmp_path / "program.py"), env={**os.environ, "PYTHONPATH": root})
     lines = []
     while not lines or not lines[-1].replace(" ", "").strip().isdigit():
@@ -508,7 +508,7 @@ def test_wrong_arguments_are_named():
 def test_gymnasiums_own_processes_do_not_hang():
     """Forked, after the parent has opened OpenGL, as `gymnasium.make_vec` does it."""
     program = (
-        "import envs, gymnasium as gym\n"
+        "import rlrep.envs, gymnasium as gym\n"
         "env = gym.make_vec('rlrep/cartpole_swingup-v0', 2, vectorization_mode='async', image_size=16)\n"
         "print(env.reset(seed=0)[0].shape)\n"
         "env.close()\n"

@@ -13,12 +13,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as stable_baselines3_check_env
 
-import envs
-from envs import SCENARIOS, DoomPixels
+from rlrep.envs import SCENARIOS, DoomPixels
 
 pytest.importorskip("vizdoom")
 LEFT, RIGHT, SHOOT = range(3)
-ROOT = Path(envs.__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +278,7 @@ def test_a_missing_vizdoom_is_named_with_the_command_that_brings_it(monkeypatch)
 
 PROGRAM = """
 import time
-from envs import DoomPixels
+from rlrep.envs import DoomPixels
 
 env = DoomPixels("basic", image_size=16)
 env.reset(seed=0)

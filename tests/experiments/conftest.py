@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.run.online import train
+from rlrep.experiments.run.online import train
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -75,12 +75,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts `python -m experiments.train` for a tiny run, in tmp_path/run unless run_dir says otherwise."""
+    """Starts `python -m rlrep.experiments.train` for a tiny run, in tmp_path/run unless run_dir says otherwise."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*overrides: str, multirun: bool = False, **variables: str) -> subprocess.Popen[str]:
         flags = ["--multirun"] if multirun else []
-        command = [sys.executable, "-m", "experiments.train", *flags, *TINY, f"run_dir={tmp_path}/run", *overrides]
+        command = [
+            sys.executable,
+            "-m",
+            "rlrep.experiments.train",
+            *flags,
+            *TINY,
+            f"run_dir={tmp_path}/run",
+            *overrides,
+        ]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0", "MUJOCO_GL": "egl"} | variables
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from experiments.run.offline import train_offline
 from rlrep.data import Provenance, Transitions, write_transitions
+from rlrep.experiments.run.offline import train_offline
 from tests.experiments.conftest import ROOT
 
 CONF = str(ROOT / "experiments" / "conf" / "offline")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments.run.collection import Snapshot, collect, expert_of, medium_of, snapshots
-from experiments.run.options import ConfigError
 from rlrep.data import TransitionFiles
 from rlrep.data.replay_files import episodes_of
+from rlrep.experiments.run.collection import Snapshot, collect, expert_of, medium_of, snapshots
+from rlrep.experiments.run.options import ConfigError
 from tests.experiments.conftest import ROOT, run_in
 
 Collect = Callable[..., Path]
@@ -128,13 +128,15 @@ def test_without_noise_the_same_seed_gives_the_same_data(collected: Collect, tmp
 
 
 def test_an_overwritten_replay_is_refused(collected: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.run.collection.episodes_of", lambda rows, lane: list(episodes_of(rows, lane))[1:])
+    monkeypatch.setattr(
+        "rlrep.experiments.run.collection.episodes_of", lambda rows, lane: list(episodes_of(rows, lane))[1:]
+    )
     with pytest.raises(ConfigError, match="overwritten the beginning of its replay"):
         collected("full_replay")
 
 
 def test_what_can_not_be_collected_is_refused(collected: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.run.collection.evaluate", None)  # nothing is played before
+    monkeypatch.setattr("rlrep.experiments.run.collection.evaluate", None)  # nothing is played before
     for level, overrides, message in (
         ("mediun", (), "unknown level 'mediun': did you mean medium"),
         ("random", (f"out={ROOT}",), "is there already"),
@@ -164,7 +166,7 @@ def test_what_the_runs_tables_rule_out_is_refused_before_anything_is_played(
     evaluations: dict[int, float],
     message: str,
 ) -> None:
-    monkeypatch.setattr("experiments.run.collection.evaluate", None)
+    monkeypatch.setattr("rlrep.experiments.run.collection.evaluate", None)
     run = shutil.copytree(trained, tmp_path / "run")
     rows = [f"{frame},{value}" for frame, value in evaluations.items()]
     (run / "eval.csv").write_text("\n".join(["frame,episode_return", *rows]) + "\n")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import data
 from rlrep.data import Provenance, TransitionFiles, Transitions, write_transitions
+from rlrep.experiments import data
 
 PROVENANCE = Provenance(task="cartpole_swingup", level="medium", made={"run": "runs/1"}, random_return=1.0)
 

@@ -10,9 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from experiments.evaluate import main
-from experiments.run import train_config as configuration
-from experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, make_evaluation_envs
+from rlrep.experiments.evaluate import main
+from rlrep.experiments.run import train_config as configuration
+from rlrep.experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, make_evaluation_envs
 
 
 @pytest.fixture
@@ -96,13 +96,13 @@ def test_a_video_that_cannot_be_written_is_refused_before_anything_is_played(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr("experiments.evaluate.evaluate", lambda *_, **__: pytest.fail("it was played"))
+    monkeypatch.setattr("rlrep.experiments.evaluate.evaluate", lambda *_, **__: pytest.fail("it was played"))
     assert main([str(folder), "--video", str(tmp_path / "file" / "a.mp4")]) == 1
     assert "file" in capsys.readouterr().err
     assert main([str(folder), "--video", "/proc/a.mp4"]) == 1  # no rights say so
     assert "/proc" in capsys.readouterr().err
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr("experiments.evaluate.evaluate", lambda *_, **__: pytest.exit("played"))
+    monkeypatch.setattr("rlrep.experiments.evaluate.evaluate", lambda *_, **__: pytest.exit("played"))
     with pytest.raises(pytest.exit.Exception, match="played"):
         main([str(folder), "--video", str(tmp_path / "a.mp4")])
     assert sorted(tmp_path.rglob("*")) == before
@@ -115,7 +115,7 @@ def test_returns_outlive_a_video_that_fails(folder: Path, tmp_path: Path, monkey
     def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("experiments.evaluate.write_video", fail)
+    monkeypatch.setattr("rlrep.experiments.evaluate.write_video", fail)
     assert main([str(folder), "--episodes", "1"]) == 1
     assert len(returns(folder / "evaluate.csv")) == 1
 

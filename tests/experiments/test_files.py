@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import pytest
 
-from experiments.files import locked, write_atomically
+from rlrep.experiments.files import locked, write_atomically
 
 
 def killed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

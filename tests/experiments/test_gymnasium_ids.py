@@ -13,16 +13,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.collect import collect
-from experiments.evaluate import main as evaluate
-from experiments.run import train_config as configuration
-from experiments.run.evaluation import environment_options, make_evaluation_env
-from experiments.run.offline_config import load
-from experiments.run.options import ConfigError
-from experiments.run.pretraining import pretrain
-from experiments.run.sources import make
-from experiments.run.train_config import complete
 from rlrep.data import open_dataset
+from rlrep.experiments.collect import collect
+from rlrep.experiments.evaluate import main as evaluate
+from rlrep.experiments.run import train_config as configuration
+from rlrep.experiments.run.evaluation import environment_options, make_evaluation_env
+from rlrep.experiments.run.offline_config import load
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.pretraining import pretrain
+from rlrep.experiments.run.sources import make
+from rlrep.experiments.run.train_config import complete
 from tests.envs.foreign import foreign, registered
 from tests.experiments.conftest import MRQ, run_in
 from tests.experiments.offline_data import run_offline
@@ -139,7 +139,7 @@ def test_an_encoder_is_pretrained_on_any_environment(tmp_path: Path) -> None:
 
 
 def test_pretraining_takes_the_environments_own_arguments_and_noise() -> None:
-    from experiments.run.pretrain_config import complete
+    from rlrep.experiments.run.pretrain_config import complete
 
     config = complete(composed("pretrain", f"source=env:{TINY}", "+env.bonus=2", "image_size=24", *NOISE))  # type: ignore[arg-type]
     with closing(make(TINY, config)) as env:
@@ -150,7 +150,7 @@ def test_pretraining_takes_the_environments_own_arguments_and_noise() -> None:
 
 @pytest.mark.parametrize("argument", ["task=Other-v0", "render_mode=rgb_array", "noise=1"])
 def test_pretraining_refuses_arguments_that_it_sets_itself(argument: str) -> None:
-    from experiments.run.pretrain_config import complete
+    from rlrep.experiments.run.pretrain_config import complete
 
     config = complete(composed("pretrain", f"source=env:{TINY}", f"+env.{argument}"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=f"env.{argument.partition('=')[0]} is "):

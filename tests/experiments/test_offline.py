@@ -17,18 +17,18 @@ import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 
-from experiments.data import main as convert
-from experiments.evaluate import main as evaluate
-from experiments.run import train_config as configuration
-from experiments.run.checkpoint import CheckpointError, load_checkpoint
-from experiments.run.command import check_effects
-from experiments.run.offline import OfflineRun
-from experiments.run.offline_config import OfflineConfig, level_of, load
-from experiments.run.online import OnlineRun
-from experiments.run.options import ConfigError, defaults
-from experiments.run.train_config import TrainConfig
 from rlrep import PixelEncoder, Window
 from rlrep.data import Provenance, TransitionFiles, write_transitions
+from rlrep.experiments.data import main as convert
+from rlrep.experiments.evaluate import main as evaluate
+from rlrep.experiments.run import train_config as configuration
+from rlrep.experiments.run.checkpoint import CheckpointError, load_checkpoint
+from rlrep.experiments.run.command import check_effects
+from rlrep.experiments.run.offline import OfflineRun
+from rlrep.experiments.run.offline_config import OfflineConfig, level_of, load
+from rlrep.experiments.run.online import OnlineRun
+from rlrep.experiments.run.options import ConfigError, defaults
+from rlrep.experiments.run.train_config import TrainConfig
 from rlrep.replay import Episodes, ReplayError
 from tests.experiments.conftest import MRQ, ROOT, run_in
 from tests.experiments.offline_data import PROVENANCE, TINY_OFFLINE, episode, run_offline, write_data
@@ -142,7 +142,7 @@ def test_stopped_and_resumed_equals_never_stopped(
 def test_killed_and_resumed_equals_never_stopped(data: Path, tmp_path: Path) -> None:
     overrides = ["objectives=[taco]", "num_updates=200", "checkpoint_every_updates=20", "eval_every_updates=50"]
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "experiments.offline", *TINY_OFFLINE, f"dataset={data}", f"run_dir={folder}"]
+    command = [sys.executable, "-m", "rlrep.experiments.offline", *TINY_OFFLINE, f"dataset={data}", f"run_dir={folder}"]
     process = subprocess.Popen(
         [*command, *overrides], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
     )
@@ -420,7 +420,7 @@ def test_mrq_goes_on_from_data_to_an_environment(data: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_command_takes_a_preset_of_its_own(data: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.offline", *TINY_OFFLINE, f"dataset={data}"]
+    command = [sys.executable, "-m", "rlrep.experiments.offline", *TINY_OFFLINE, f"dataset={data}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
     last = ["preset=cpu", f"run_dir={tmp_path}/run", "num_updates=1"]
     done = subprocess.run([*command, *last], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -19,14 +19,14 @@ from hydra import compose, initialize_config_dir
 from matplotlib.image import imread
 from omegaconf import OmegaConf
 
-from experiments.run import sources
-from experiments.run.checkpoint import load_checkpoint
-from experiments.run.log import NonFiniteLoss
-from experiments.run.options import ConfigError
-from experiments.run.pretraining import pretrain
-from experiments.run.sources import watch
-from experiments.run.stop import Stopped
 from rlrep import PixelEncoder
+from rlrep.experiments.run import sources
+from rlrep.experiments.run.checkpoint import load_checkpoint
+from rlrep.experiments.run.log import NonFiniteLoss
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.pretraining import pretrain
+from rlrep.experiments.run.sources import watch
+from rlrep.experiments.run.stop import Stopped
 from rlrep.pretrain import Pretrainer
 
 ROOT = Path(__file__).parents[2]
@@ -181,7 +181,7 @@ def test_sigterm_leaves_a_checkpoint_between_validations(
 @pytest.mark.slow
 def test_killed_and_resumed_equals_never_stopped(run: Run, videos: Path, tmp_path: Path) -> None:
     overrides = ["steps=400", f"source={videos}", f"run_dir={tmp_path}/run"]
-    command = [sys.executable, "-m", "experiments.pretrain", *TINY, *OPTIONS["temporal_contrastive"], *overrides]
+    command = [sys.executable, "-m", "rlrep.experiments.pretrain", *TINY, *OPTIONS["temporal_contrastive"], *overrides]
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
     checkpoint = tmp_path / "run" / "checkpoints" / "latest.pt"
     while not checkpoint.exists():
@@ -314,7 +314,7 @@ def test_one_video_must_be_long_enough_to_be_cut(run: Run, videos: Path) -> None
         ("objective=inverse_model", "inverse_model reads actions: .* Use data recorded with actions"),
         (
             "objective=taco",
-            r"objective=taco reads rewards, which .* do not have: use it in experiments.train \(objectives=\[taco\]\)",
+            r"objective=taco reads rewards, which .* have: use it in rlrep.experiments.train \(objectives=\[taco\]\)",
         ),
         ("objective=autoencoderr", "unknown objective 'autoencoderr': did you mean autoencoder"),
         ("source=env:carpole_balance", "unknown task 'carpole_balance': did you mean cartpole_balance"),
@@ -377,8 +377,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_encoder(
 def test_wandb_has_a_row_for_each_validation(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[dict[str, Any]] = []
     fake = SimpleNamespace(log=logged.append, finish=lambda: logged.append({"finished": True}))
-    monkeypatch.setattr("experiments.run.pretraining.start_wandb", lambda *_: fake)
-    monkeypatch.setattr("experiments.run.pretraining.check_extras", lambda *_, **__: None)
+    monkeypatch.setattr("rlrep.experiments.run.pretraining.start_wandb", lambda *_: fake)
+    monkeypatch.setattr("rlrep.experiments.run.pretraining.check_extras", lambda *_, **__: None)
     run("temporal_contrastive", "use_wandb=true")
     assert [row.get("update") for row in logged] == [4, 8, 12, None]
     assert all("validation_loss" in row and "loss_temporal" in row for row in logged[:-1])

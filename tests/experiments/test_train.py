@@ -14,12 +14,12 @@ import av
 import numpy as np
 import pytest
 
-from agents import DrQV2
-from experiments.run import train_config as configuration
-from experiments.run.checkpoint import load_checkpoint
-from experiments.run.evaluation import make_evaluation_env
-from experiments.run.options import ConfigError, defaults
-from experiments.run.sections import NoiseConfig
+from rlrep.agents import DrQV2
+from rlrep.experiments.run import train_config as configuration
+from rlrep.experiments.run.checkpoint import load_checkpoint
+from rlrep.experiments.run.evaluation import make_evaluation_env
+from rlrep.experiments.run.options import ConfigError, defaults
+from rlrep.experiments.run.sections import NoiseConfig
 from tests.experiments.conftest import MRQ
 
 Run = Callable[..., Path]
@@ -119,7 +119,7 @@ def test_environment_processes_end_with_a_run_that_fails(run: Run, monkeypatch: 
     def fail(*_: Any) -> None:
         raise AssertionError("a programming error")
 
-    monkeypatch.setattr("experiments.run.online.OnlineRun.update", fail)
+    monkeypatch.setattr("rlrep.experiments.run.online.OnlineRun.update", fail)
     with pytest.raises(AssertionError, match="a programming error"):
         run("agent=drqv2", "num_envs=2")
     assert not multiprocessing.active_children()

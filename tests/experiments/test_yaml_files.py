@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.results.runs import RunError, read_config
-from experiments.run.offline_config import load as load_offline
-from experiments.run.options import ConfigError
-from experiments.run.train_config import load
-from experiments.yaml_files import UnusableYaml, read_yaml
+from rlrep.experiments.results.runs import RunError, read_config
+from rlrep.experiments.run.offline_config import load as load_offline
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.train_config import load
+from rlrep.experiments.yaml_files import UnusableYaml, read_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9)

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import agents
 import rlrep
-from rlrep import Gap, PixelEncoder, ReplayBuffer, Window
+from rlrep import Gap, PixelEncoder, ReplayBuffer, Window, agents
 from rlrep.arguments import checked_numbers, kind_of, real, several, whole
 from rlrep.data import TransitionFiles, open_dataset, open_video, write_transitions
 
-MODULES = ["rlrep", "rlrep.data", "rlrep.pretrain", "rlrep.probe", "rlrep.replay", "agents"]
+MODULES = ["rlrep", "rlrep.data", "rlrep.pretrain", "rlrep.probe", "rlrep.replay", "rlrep.agents"]
 MODULES += ["rlrep.integrations.sb3", "rlrep.integrations.torchrl", "rlrep.objectives"]
 
 LOSSES = (rlrep.info_nce, rlrep.temporal_contrastive)  # run in each update, on numbers that objectives have checked
@@ -88,7 +87,7 @@ def test_what_is_no_finite_number_is_refused_by_its_name(function: Callable[...,
 def test_all_entrances_are_tried() -> None:
     names = {each.id for each in arguments(int, float, tuple)}
     assert {"rlrep.PixelEncoder-channels", "rlrep.ReplayBuffer-capacity", "rlrep.data.open_dataset-n_step"} <= names
-    assert {"agents.DrQV2-hidden_dim", "rlrep.TACO-horizon", "rlrep.integrations.sb3.attach-batch_size"} <= names
+    assert {"rlrep.agents.DrQV2-hidden_dim", "rlrep.TACO-horizon", "rlrep.integrations.sb3.attach-batch_size"} <= names
     assert len(names) > 80
 
 

@@ -11,12 +11,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.comparison.scores import read_results, score, summarize
-from experiments.offline_report import main
-from experiments.results.runs import RunError
-from experiments.run.config_file import as_dict
-from experiments.run.offline_config import completed, requested
 from rlrep.data import Provenance
+from rlrep.experiments.comparison.scores import read_results, score, summarize
+from rlrep.experiments.offline_report import main
+from rlrep.experiments.results.runs import RunError
+from rlrep.experiments.run.config_file import as_dict
+from rlrep.experiments.run.offline_config import completed, requested
 from tests.experiments.conftest import ROOT
 
 RANDOM, EXPERT = 10.0, 210.0

@@ -17,17 +17,25 @@ import yaml
 from hydra import compose, initialize_config_dir
 from scipy.stats import norm, t
 
-from experiments.files import FolderInUse, locked
-from experiments.long_study.findings import compare, power_text
-from experiments.long_study.make import make_missing
-from experiments.long_study.protocol import Job, Study, StudyError, read_study
-from experiments.long_study.records import DIVERGED, FAILED, FINISHED, MISSING, code_commit, read_record, read_records
-from experiments.long_study.report import read_published, write_report
-from experiments.results.statistics import probability_of_improvement
-from experiments.run.command import CONF, check_names, check_words, for_hydra, paths_of
-from experiments.run.options import options_of
-from experiments.run.train_config import TrainConfig, complete
-from experiments.study import main
+from rlrep.experiments.files import FolderInUse, locked
+from rlrep.experiments.long_study.findings import compare, power_text
+from rlrep.experiments.long_study.make import make_missing
+from rlrep.experiments.long_study.protocol import Job, Study, StudyError, read_study
+from rlrep.experiments.long_study.records import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    MISSING,
+    code_commit,
+    read_record,
+    read_records,
+)
+from rlrep.experiments.long_study.report import read_published, write_report
+from rlrep.experiments.results.statistics import probability_of_improvement
+from rlrep.experiments.run.command import CONF, check_names, check_words, for_hydra, paths_of
+from rlrep.experiments.run.options import options_of
+from rlrep.experiments.run.train_config import TrainConfig, complete
+from rlrep.experiments.study import main
 from tests.experiments.conftest import ROOT
 
 CONTENT: dict[str, Any] = {
@@ -66,9 +74,9 @@ def write(folder: Path, **changes: Any) -> Path:
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """In an empty working folder, its runs in runs/tiny; pictures, which take a second each, are not drawn."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("experiments.long_study.report.draw", lambda *_: False)
-    monkeypatch.setattr("experiments.long_study.pool.POLL", 0.05)
-    monkeypatch.setattr("experiments.long_study.pool.code_commit", lambda: "0123")
+    monkeypatch.setattr("rlrep.experiments.long_study.report.draw", lambda *_: False)
+    monkeypatch.setattr("rlrep.experiments.long_study.pool.POLL", 0.05)
+    monkeypatch.setattr("rlrep.experiments.long_study.pool.code_commit", lambda: "0123")
     return read_study(write(tmp_path / "reports"))
 
 
@@ -163,8 +171,8 @@ def test_runs_outlive_a_study_that_was_killed_and_the_next_waits_for_them_and_re
         "end()"
     )
     code = (
-        "import sys; from pathlib import Path; from experiments.long_study.make import make_missing\n"
-        "from experiments.long_study.protocol import read_study\n"
+        "import sys; from pathlib import Path; from rlrep.experiments.long_study.make import make_missing\n"
+        "from rlrep.experiments.long_study.protocol import read_study\n"
         f"make_missing(read_study(Path({str(study.file)!r})), 2, "
         f"lambda study, job: [sys.executable, '-c', {slow!r}, *study.overrides_of(job)])"
     )
@@ -223,7 +231,7 @@ def test_the_commit_is_the_last_that_changed_code_and_says_if_it_was_changed_sin
             ["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True
         ).stdout
 
-    monkeypatch.setattr("experiments.long_study.records.ROOT", tmp_path)
+    monkeypatch.setattr("rlrep.experiments.long_study.records.ROOT", tmp_path)
     assert code_commit() == "unknown"
     git("init")
     for name in ("rlrep/code.py", "experiments/reports/dmc100k/runs/1.csv"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.plugins import cleanrl_style
+from rlrep.experiments.plugins import cleanrl_style
 
 TINY = ["--task=cartpole_balance", "--action-repeat=50", "--image-size=32", "--channels=4", "--batch-size=8"]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from experiments.plugins.own_objective import FrameOrder, main
 from rlrep import OBJECTIVES, PixelEncoder, RandomShift, make_objective
+from rlrep.experiments.plugins.own_objective import FrameOrder, main
 
 
 def test_it_learns_which_observation_came_first() -> None:

@@ -5,8 +5,8 @@ import csv
 import pytest
 from stable_baselines3 import SAC
 
-from experiments.plugins import sb3_memory, sb3_sac
-from experiments.results.runs import read_run
+from rlrep.experiments.plugins import sb3_memory, sb3_sac
+from rlrep.experiments.results.runs import read_run
 
 TASK = "cartpole_balance"
 TINY = [f"--task={TASK}", "--image-size=32", "--action-repeat=50", "--eval-episodes=1", "--steps=24"]

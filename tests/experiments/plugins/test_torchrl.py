@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.plugins import torchrl_dqn
+from rlrep.experiments.plugins import torchrl_dqn
 
 
 @pytest.mark.parametrize("objective", [pytest.param("none", marks=pytest.mark.slow), "taco"])

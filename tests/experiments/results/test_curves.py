@@ -11,10 +11,10 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.text import Text
 from numpy.typing import ArrayLike
 
-from experiments.plot import main
-from experiments.results import pictures
-from experiments.results.curves import draw_run, draw_runs, legend
-from experiments.results.runs import RunError, find_runs, read_returns, read_run
+from rlrep.experiments.plot import main
+from rlrep.experiments.results import pictures
+from rlrep.experiments.results.curves import draw_run, draw_runs, legend
+from rlrep.experiments.results.runs import RunError, find_runs, read_returns, read_run
 
 FRAMES = [0, 1000, 2000, 3000]
 SLOPES = (0.1, 0.2, 0.4)

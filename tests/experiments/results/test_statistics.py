@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import brunnermunzel, linregress, mannwhitneyu, norm, t, trim_mean, ttest_1samp, ttest_ind
 
-from experiments.results.statistics import (
+from rlrep.experiments.results.statistics import (
     bootstrap,
     contrast,
     detectable,

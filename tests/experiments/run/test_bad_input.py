@@ -16,20 +16,20 @@ from zipfile import ZIP_DEFLATED, ZipFile
 import pytest
 import torch
 
-from agents import DrQV2
-from envs import PixelControl
-from experiments.files import CsvLog, locked, write_atomically
-from experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from experiments.run.collection import CollectConfig
-from experiments.run.command import check_choices, check_names, for_hydra
-from experiments.run.config_file import load_as
-from experiments.run.data import open_data
-from experiments.run.driver import TrainingError, advising
-from experiments.run.log import NonFiniteLoss
-from experiments.run.offline_config import OfflineConfig
-from experiments.run.options import ConfigError
-from experiments.run.pretrain_config import PretrainConfig
-from experiments.run.train_config import TrainConfig
+from rlrep.agents import DrQV2
+from rlrep.envs import PixelControl
+from rlrep.experiments.files import CsvLog, locked, write_atomically
+from rlrep.experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from rlrep.experiments.run.collection import CollectConfig
+from rlrep.experiments.run.command import check_choices, check_names, for_hydra
+from rlrep.experiments.run.config_file import load_as
+from rlrep.experiments.run.data import open_data
+from rlrep.experiments.run.driver import TrainingError, advising
+from rlrep.experiments.run.log import NonFiniteLoss
+from rlrep.experiments.run.offline_config import OfflineConfig
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.pretrain_config import PretrainConfig
+from rlrep.experiments.run.train_config import TrainConfig
 from rlrep.replay import ReplayError
 from tests.experiments.offline_data import run_offline, write_data
 
@@ -440,8 +440,8 @@ def test_a_full_disk_stops_the_run_which_goes_on_once_there_is_room(
             full.append(True)
         return original(*arguments, **options)
 
-    original = pkgutil.resolve_name(f"experiments.run.{before}")
-    monkeypatch.setattr(f"experiments.run.{before}", filling)
+    original = pkgutil.resolve_name(f"rlrep.experiments.run.{before}")
+    monkeypatch.setattr(f"rlrep.experiments.run.{before}", filling)
     overrides = ("agent=drqv2", f"run_dir={folder}", "eval_every_frames=2000", "save_video=true")
     with pytest.raises(TrainingError, match=r"disk is full, at frame \d+: free space .* resume=true; the last good"):
         run(*overrides)
@@ -512,7 +512,7 @@ def test_large_replays_say_what_disk_they_take_before_they_take_it(
     def reserve(*_: object, **__: object) -> None:
         raise Reserving
 
-    monkeypatch.setattr("experiments.run.online.ReplayBuffer", reserve)
+    monkeypatch.setattr("rlrep.experiments.run.online.ReplayBuffer", reserve)
     with pytest.raises(Reserving):
         run("agent=drqv2", "num_train_frames=50000000", "image_size=84")
     assert re.search(r"the replay takes 2\d\.\d GB of disk in .*/run/replay, reserved now", capfd.readouterr().err)
@@ -541,7 +541,8 @@ def test_a_checkpoint_replaces_the_last_one_only_when_whole(tmp_path: Path, monk
 @pytest.mark.parametrize(("schema", "kind"), [(TrainConfig, "train"), (OfflineConfig, "offline")])
 def test_the_folder_of_another_kind_of_run_is_not_called_damaged(tmp_path: Path, schema: type, kind: str) -> None:
     (tmp_path / "config.yaml").write_text("source: videos\nobjective: curl\n")
-    message = rf"holds a pre-training \(experiments.pretrain\), not a run .*\(experiments.{kind}\): give another folder"
+    message = r"holds a pre-training \(rlrep.experiments.pretrain\), "
+    message += rf"not a run .*\(rlrep.experiments.{kind}\): give another folder"
     with pytest.raises(ConfigError, match=message):
         load_as(schema, tmp_path / "config.yaml")
 

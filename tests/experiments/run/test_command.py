@@ -11,13 +11,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from experiments import data, evaluate, offline_report, plot, study, video_theory
-from experiments.run.collection import CollectConfig
-from experiments.run.command import check_effects, check_names, check_words, for_hydra, help_text, paths_of
-from experiments.run.offline_config import OfflineConfig
-from experiments.run.options import ConfigError, defaults, is_a, options_of, value_of
-from experiments.run.pretrain_config import PretrainConfig, complete
-from experiments.run.train_config import TrainConfig
+from rlrep.experiments import data, evaluate, offline_report, plot, study, video_theory
+from rlrep.experiments.run.collection import CollectConfig
+from rlrep.experiments.run.command import check_effects, check_names, check_words, for_hydra, help_text, paths_of
+from rlrep.experiments.run.offline_config import OfflineConfig
+from rlrep.experiments.run.options import ConfigError, defaults, is_a, options_of, value_of
+from rlrep.experiments.run.pretrain_config import PretrainConfig, complete
+from rlrep.experiments.run.train_config import TrainConfig
 from rlrep.objectives import find_objective
 from tests.experiments.conftest import ROOT
 
@@ -213,7 +213,7 @@ def command(
 ) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MUJOCO_GL": "egl"} | variables
     return subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *arguments],
+        [sys.executable, "-m", f"rlrep.experiments.{module}", *arguments],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -222,13 +222,18 @@ def command(
     )
 
 
-def test_a_folder_that_hides_a_package_is_named(tmp_path: Path) -> None:
-    (tmp_path / "envs").mkdir()
-    (tmp_path / "envs" / "__init__.py").touch()
-    done = command(cwd=tmp_path)
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("error: the commands need the package envs in ") and done.stderr.count("\n") == 1
-    assert f"{tmp_path / 'envs'}" in done.stderr
+def test_folders_of_ones_own_hide_nothing(tmp_path: Path) -> None:
+    for name in ("agents", "envs", "experiments"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('a folder of the user')")
+    done = command("--help", cwd=tmp_path)
+    assert done.returncode == 0 and "num_train_frames" in done.stdout, done.stderr
+
+
+def test_the_names_of_before_say_the_new_ones() -> None:
+    done = subprocess.run([sys.executable, "-m", "experiments.train"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: the commands are rlrep's: python -m rlrep.experiments.train, and so on\n"
 
 
 def test_a_missing_extra_is_named_with_a_command_that_works(tmp_path: Path) -> None:
@@ -237,7 +242,8 @@ def test_a_missing_extra_is_named_with_a_command_that_works(tmp_path: Path) -> N
     (tmp_path / "sitecustomize.py").write_text(hider)
     done = command(cwd=tmp_path, module="evaluate", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 1
-    assert "error: the commands need hydra, which the extra `train` brings: run `pip install '.[train]'`" in done.stderr
+    said = f"error: the commands need hydra, which the extra `train` brings: run `pip install -e '{ROOT}[train]'`"
+    assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 

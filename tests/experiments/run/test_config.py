@@ -6,10 +6,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from agents import AGENTS
-from experiments.run.config import OF_THE_CHOICE
-from experiments.run.learner_options import defaults_of
-from experiments.run.train_config import TrainConfig, complete
+from rlrep.agents import AGENTS
+from rlrep.experiments.run.config import OF_THE_CHOICE
+from rlrep.experiments.run.learner_options import defaults_of
+from rlrep.experiments.run.train_config import TrainConfig, complete
 
 CONF = Path(__file__).parents[3] / "experiments" / "conf"
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from experiments.run.command import for_hydra
-from experiments.run.data import open_data
-from experiments.run.offline_config import requested
-from experiments.run.pretrain_config import complete
-from experiments.run.sources import watch
 from rlrep.data import Dataset, EpisodeDataset
+from rlrep.experiments.run.command import for_hydra
+from rlrep.experiments.run.data import open_data
+from rlrep.experiments.run.offline_config import requested
+from rlrep.experiments.run.pretrain_config import complete
+from rlrep.experiments.run.sources import watch
 from tests.experiments.conftest import ROOT
 from tests.rlrep.data.lerobot_files import write_lerobot
 
@@ -74,7 +74,7 @@ def test_a_format_and_its_options_can_be_said(tmp_path: Path) -> None:
 
 
 def test_data_are_opened_once_wherever_their_frames_go(stacks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from experiments.run import data
+    from rlrep.experiments.run import data
 
     opened = []
     open_dataset = data.open_dataset

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.evaluate import main as evaluate
-from experiments.run import train_config as configuration
-from experiments.run.command import for_hydra
-from experiments.run.config_file import load_as
-from experiments.run.names import as_folder
-from experiments.run.options import ConfigError
-from experiments.run.train_config import TrainConfig
+from rlrep.experiments.evaluate import main as evaluate
+from rlrep.experiments.run import train_config as configuration
+from rlrep.experiments.run.command import for_hydra
+from rlrep.experiments.run.config_file import load_as
+from rlrep.experiments.run.names import as_folder
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.train_config import TrainConfig
 from tests.experiments.offline_data import run_offline, write_data
 from tests.experiments.own import Own
 from tests.experiments.run.test_config import completed

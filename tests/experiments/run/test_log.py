@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.files import CsvLog
-from experiments.run.log import NonFiniteLoss, UpdateMetrics
+from rlrep.experiments.files import CsvLog
+from rlrep.experiments.run.log import NonFiniteLoss, UpdateMetrics
 
 Run = Callable[..., Path]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from agents import Agent, DrQV2
-from agents.eager import EagerEncoder
-from envs import make_vector_env
-from experiments.run import train_config as configuration
-from experiments.run.checkpoint import load_checkpoint
-from experiments.run.options import ConfigError
+from rlrep.agents import Agent, DrQV2
+from rlrep.agents.eager import EagerEncoder
+from rlrep.envs import make_vector_env
+from rlrep.experiments.run import train_config as configuration
+from rlrep.experiments.run.checkpoint import load_checkpoint
+from rlrep.experiments.run.options import ConfigError
 
 Run = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
@@ -33,7 +33,7 @@ def table(path: Path) -> list[dict[str, str]]:
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[Agent]:
     """The agents that runs build, filled as they do."""
-    from experiments.run import agent
+    from rlrep.experiments.run import agent
 
     agents: list[Agent] = []
     build = agent.build_agent
@@ -65,7 +65,7 @@ def test_a_run_is_separate_and_fast_unless_told_otherwise(finished: Path) -> Non
 
 
 def test_an_eager_run_trains_and_goes_on(run: Run, built: list[Agent], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.run.config.supports_bfloat16", lambda device: True)
+    monkeypatch.setattr("rlrep.experiments.run.config.supports_bfloat16", lambda device: True)
     overrides = ("agent=taco", "path=eager", "encoder.precision=auto")
     folder = run(*overrides, "num_train_frames=2000")
     assert type(built[0].encoder) is EagerEncoder
@@ -85,7 +85,7 @@ def test_an_eager_run_trains_and_goes_on(run: Run, built: list[Agent], monkeypat
 def test_impossible_ways_of_updating_are_refused(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, overrides: str, message: str
 ) -> None:
-    monkeypatch.setattr("experiments.run.config.supports_bfloat16", lambda device: True)
+    monkeypatch.setattr("rlrep.experiments.run.config.supports_bfloat16", lambda device: True)
     with pytest.raises(ConfigError, match=message):
         run("agent=drqv2", *overrides.split())
     assert not (tmp_path / "run").exists()
@@ -95,16 +95,16 @@ def test_a_run_in_bfloat16_can_be_read_where_the_processor_has_none(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configuration.load(finished / "config.yaml")
-    monkeypatch.setattr("experiments.run.config.supports_bfloat16", lambda device: False)
+    monkeypatch.setattr("rlrep.experiments.run.config.supports_bfloat16", lambda device: False)
     replace(config, encoder=replace(config.encoder, precision="bfloat16"))
 
 
 def test_a_run_in_bfloat16_goes_on_where_the_processor_has_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.run.config.supports_bfloat16", lambda device: True)
+    monkeypatch.setattr("rlrep.experiments.run.config.supports_bfloat16", lambda device: True)
     overrides = ("agent=drqv2", "encoder.precision=auto")
     folder = run(*overrides, "num_train_frames=1000")
     assert configuration.load(folder / "config.yaml").encoder.precision == "bfloat16"
-    monkeypatch.setattr("experiments.run.config.supports_bfloat16", lambda device: False)
+    monkeypatch.setattr("rlrep.experiments.run.config.supports_bfloat16", lambda device: False)
     run(*overrides, "num_train_frames=2000", "resume=true")
     assert load_checkpoint(folder / CHECKPOINT)["step"] == 40
 
@@ -112,7 +112,7 @@ def test_a_run_in_bfloat16_goes_on_where_the_processor_has_none(run: Run, monkey
 def test_bfloat16_is_refused_where_the_processor_has_none(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("experiments.run.config.supports_bfloat16", lambda device: False)
+    monkeypatch.setattr("rlrep.experiments.run.config.supports_bfloat16", lambda device: False)
     expected = r"bfloat16, but cpu here .* AMX or AVX512-BF16.*: use encoder.precision=auto or float32"
     with pytest.raises(ConfigError, match=expected):
         run("agent=drqv2", "encoder.precision=bfloat16")
@@ -128,7 +128,7 @@ def test_bfloat16_is_refused_where_the_processor_has_none(
 def test_the_ratio_of_steps_to_updates_is_as_configured_and_reported(
     run: Run, monkeypatch: pytest.MonkeyPatch, every: float, num_envs: int
 ) -> None:
-    monkeypatch.setattr("experiments.run.online.make_vector_env", partial(make_vector_env, processes=False))
+    monkeypatch.setattr("rlrep.experiments.run.online.make_vector_env", partial(make_vector_env, processes=False))
     total = 2000 * num_envs
     folder = run(
         "agent=drqv2",
@@ -164,7 +164,7 @@ def test_an_update_is_made_while_the_environments_step(run: Run, monkeypatch: py
     def noted(name: str, method: Callable[..., object]) -> Callable[..., object]:
         return lambda *arguments: (order.append(name), method(*arguments))[1]
 
-    monkeypatch.setattr("experiments.run.online.make_vector_env", made)
+    monkeypatch.setattr("rlrep.experiments.run.online.make_vector_env", made)
     monkeypatch.setattr(DrQV2, "update", noted("update", update))
     run("agent=drqv2", "num_train_frames=1000", "agent.update_every_steps=1")
     assert order == ["step_async", "step_wait"] * 10 + ["step_async", "update", "step_wait"] * 10 + ["update"]

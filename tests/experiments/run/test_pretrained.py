@@ -1,4 +1,4 @@
-"""Runs that start from an encoder which experiments.pretrain made."""
+"""Runs that start from an encoder which rlrep.experiments.pretrain made."""
 
 import os
 import shutil
@@ -12,14 +12,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from experiments.evaluate import main as evaluate
-from experiments.run import train_config as configuration
-from experiments.run.checkpoint import load_checkpoint
-from experiments.run.command import for_hydra
-from experiments.run.online import OnlineRun
-from experiments.run.options import ConfigError
-from experiments.run.pretrained import settle_encoder
 from rlrep import PixelEncoder
+from rlrep.experiments.evaluate import main as evaluate
+from rlrep.experiments.run import train_config as configuration
+from rlrep.experiments.run.checkpoint import load_checkpoint
+from rlrep.experiments.run.command import for_hydra
+from rlrep.experiments.run.online import OnlineRun
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.pretrained import settle_encoder
 from tests.experiments.conftest import ROOT, TINY
 
 Run = Callable[..., Path]
@@ -134,7 +134,9 @@ def test_a_folder_without_an_encoder_is_refused(run: Run, encoder: Path, tmp_pat
         ConfigError, match=f"has no model.safetensors and no config.json: did you mean encoder={encoder}"
     ):
         run(*SHORT, f"encoder.path={encoder.parent}")
-    with pytest.raises(ConfigError, match=r"has no model.safetensors and no config.json: experiments.pretrain makes"):
+    with pytest.raises(
+        ConfigError, match=r"has no model.safetensors and no config.json: rlrep.experiments.pretrain makes"
+    ):
         run(*SHORT, f"encoder.path={tmp_path}/nowhere")
     assert not (tmp_path / "run").exists()
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from experiments.run import ranks
-from experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from experiments.run.online import OnlineRun
+from rlrep.experiments.run import ranks
+from rlrep.experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from rlrep.experiments.run.online import OnlineRun
 from tests.experiments.conftest import ROOT, TINY, run_in
 
 Run = Callable[..., Path]
@@ -63,7 +63,7 @@ def test_a_checkpoint_of_more_processes_is_refused(run: Run, finished: Path, tmp
 
 def torchrun(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
-    command += ["-m", "experiments.train", *TINY, f"run_dir={folder}", *overrides]
+    command += ["-m", "rlrep.experiments.train", *TINY, f"run_dir={folder}", *overrides]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0", "MUJOCO_GL": "egl"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.run.checkpoint import load_checkpoint
+from rlrep.experiments.run.checkpoint import load_checkpoint
 from tests.experiments.conftest import MRQ
 
 Run = Callable[..., Path]

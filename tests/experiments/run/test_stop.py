@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from agents import DrQV2
-from experiments.run import driver, online
-from experiments.run.checkpoint import load_checkpoint
-from experiments.run.driver import Run as AnyRun
-from experiments.run.offline import OfflineRun
-from experiments.run.online import OnlineRun
-from experiments.run.stop import EarlyStop, Stopped, StopRequest, StopRequested
+from rlrep.agents import DrQV2
+from rlrep.experiments.run import driver, online
+from rlrep.experiments.run.checkpoint import load_checkpoint
+from rlrep.experiments.run.driver import Run as AnyRun
+from rlrep.experiments.run.offline import OfflineRun
+from rlrep.experiments.run.online import OnlineRun
+from rlrep.experiments.run.stop import EarlyStop, Stopped, StopRequest, StopRequested
 from tests.experiments.conftest import ROOT, TINY
 from tests.experiments.offline_data import TINY_OFFLINE, run_offline, write_data
 from tests.experiments.run.test_resume import frames, live_rows, same, table
@@ -173,7 +173,7 @@ def test_an_episode_that_does_not_repeat_is_cut_and_said_to_be(
     signal_at(OnlineRun, "make_step", 27)
     with pytest.raises(Stopped):
         run(*overrides)
-    from experiments.run.checkpoint import save_checkpoint
+    from rlrep.experiments.run.checkpoint import save_checkpoint
 
     state = load_checkpoint(tmp_path / "run" / CHECKPOINT)
     state["ranks"][0]["playing"]["observation"] += 1
@@ -220,7 +220,7 @@ def test_a_kill_between_the_last_evaluation_and_the_last_checkpoint_leaves_a_run
 
 
 def test_a_second_interrupt_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.run.stop.INSISTING", 0)
+    monkeypatch.setattr("rlrep.experiments.run.stop.INSISTING", 0)
     with StopRequest() as stop:
         send(signal.SIGINT)
         assert stop.signal == signal.SIGINT
@@ -232,7 +232,7 @@ def test_a_second_interrupt_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_repeated_sigterm_still_leaves_time_for_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.run.stop.INSISTING", 0)
+    monkeypatch.setattr("rlrep.experiments.run.stop.INSISTING", 0)
     with StopRequest() as stop:
         for _ in range(3):
             send(signal.SIGTERM)
@@ -271,7 +271,7 @@ def make(context, *arguments):
     plain(context, *arguments)
 
 plain, core.MjrContext.__init__ = core.MjrContext.__init__, make
-runpy.run_module("experiments.{command}", run_name="__main__", alter_sys=True)
+runpy.run_module("rlrep.experiments.{command}", run_name="__main__", alter_sys=True)
 """
 
 

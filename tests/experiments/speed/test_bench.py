@@ -16,13 +16,13 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.benchmark import main
-from experiments.speed import bench, measure
-from experiments.speed.bench import Benchmark, with_shares
-from experiments.speed.options import WHAT, Options, parse
-from experiments.speed.points import Contender, Point, plan
-from experiments.speed.roofline import count_work
 from rlrep import PixelEncoder
+from rlrep.experiments.benchmark import main
+from rlrep.experiments.speed import bench, measure
+from rlrep.experiments.speed.bench import Benchmark, with_shares
+from rlrep.experiments.speed.options import WHAT, Options, parse
+from rlrep.experiments.speed.points import Contender, Point, plan
+from rlrep.experiments.speed.roofline import count_work
 
 TINY = ["image_size=36", "channels=4", "batch=4", "threads=1", "seconds=0.01", "device=cpu", "agent=taco"]
 DOCUMENTED = {
@@ -57,7 +57,7 @@ def checked(out: Path) -> list[Row]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], str]:
     """The rows of a command, and what it printed."""
     out = tmp_path_factory.mktemp("benchmark") / "rows.json"
-    command = [sys.executable, "-m", "experiments.benchmark", "update", "replay", *TINY, f"out={out}"]
+    command = [sys.executable, "-m", "rlrep.experiments.benchmark", "update", "replay", *TINY, f"out={out}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr
     return checked(out), done.stdout

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from experiments.video_study import criteria as criteria_module
-from experiments.video_study import verdicts
-from experiments.video_study.cells import LockCell
-from experiments.video_study.criteria import FILE, Criteria, read_criteria
+from rlrep.experiments.video_study import criteria as criteria_module
+from rlrep.experiments.video_study import verdicts
+from rlrep.experiments.video_study.cells import LockCell
+from rlrep.experiments.video_study.criteria import FILE, Criteria, read_criteria
 
 
 def cell(**changes: Any) -> LockCell:

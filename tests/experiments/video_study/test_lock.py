@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from envs.combination_lock import CombinationLock
-from experiments.video_study import lock as study
+from rlrep.envs.combination_lock import CombinationLock
+from rlrep.experiments.video_study import lock as study
 
 CONTROLLED = np.broadcast_to([[0.0], [1.0]], (10, 2, 2))
 EXOGENOUS = CONTROLLED.swapaxes(1, 2)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.results import pictures
-from experiments.video_study import figures
-from experiments.video_study import report as report_module
-from experiments.video_study.cells import METHODS, missing, read_results, select, settings, sweep
-from experiments.video_study.criteria import read_criteria
-from experiments.video_study.figures import COLOUR, draw
-from experiments.video_study.report import interval, write_report
+from rlrep.experiments.results import pictures
+from rlrep.experiments.video_study import figures
+from rlrep.experiments.video_study import report as report_module
+from rlrep.experiments.video_study.cells import METHODS, missing, read_results, select, settings, sweep
+from rlrep.experiments.video_study.criteria import read_criteria
+from rlrep.experiments.video_study.figures import COLOUR, draw
+from rlrep.experiments.video_study.report import interval, write_report
 from tests.experiments.video_study.synthetic import (
     THEORY,
     write_core,
@@ -53,7 +53,7 @@ def test_report_has_all_verdicts_and_every_picture_that_it_names(study: Path) ->
         "persistence",
         "lock",
     }
-    assert "python -m experiments.video_theory" in report
+    assert "python -m rlrep.experiments.video_theory" in report
 
 
 def test_page_is_self_contained_and_says_the_same(study: Path) -> None:

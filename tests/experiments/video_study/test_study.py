@@ -13,16 +13,16 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from envs.gridworld import VectorGridWorld, grid_table
-from experiments import video_theory
-from experiments.video_study import pixels, study
-from experiments.video_study.cells import METHODS, read_results
-from experiments.video_study.criteria import read_criteria
-from experiments.video_study.gridworld import GridDomain
-from experiments.video_study.jobs import Job, LockJob
-from experiments.video_study.origin import FILE, claim
-from experiments.video_study.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
 from rlrep import OBJECTIVES, PixelEncoder
+from rlrep.envs.gridworld import VectorGridWorld, grid_table
+from rlrep.experiments import video_theory
+from rlrep.experiments.video_study import pixels, study
+from rlrep.experiments.video_study.cells import METHODS, read_results
+from rlrep.experiments.video_study.criteria import read_criteria
+from rlrep.experiments.video_study.gridworld import GridDomain
+from rlrep.experiments.video_study.jobs import Job, LockJob
+from rlrep.experiments.video_study.origin import FILE, claim
+from rlrep.experiments.video_study.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
 
 NOISE: dict[str, Any] = {"num_shapes": 2, "size": 0.2, "persistence": 1.0}
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.video_study.domain import Samples, Settings
-from experiments.video_study.supervised import standardised, train_on_labels
 from rlrep import PixelEncoder
+from rlrep.experiments.video_study.domain import Samples, Settings
+from rlrep.experiments.video_study.supervised import standardised, train_on_labels
 from rlrep.probe import encode, probe
 
 SHAPE = (3, 12, 12)

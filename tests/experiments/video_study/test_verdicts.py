@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from experiments.video_study.cells import read_results
-from experiments.video_study.criteria import read_criteria
-from experiments.video_study.verdicts import CONFIRMED, REFUTED, UNDECIDED, Part, Verdict, decided, verdicts
+from rlrep.experiments.video_study.cells import read_results
+from rlrep.experiments.video_study.criteria import read_criteria
+from rlrep.experiments.video_study.verdicts import CONFIRMED, REFUTED, UNDECIDED, Part, Verdict, decided, verdicts
 from tests.experiments.video_study.synthetic import (
     THEORY,
     Shares,

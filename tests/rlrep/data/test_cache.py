@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from experiments.files import FolderInUse
-from experiments.files import locked as folder_locked
 from rlrep.data import TransitionFiles, Transitions, cache, write_transitions
 from rlrep.data.locks import InUse, held
+from rlrep.experiments.files import FolderInUse
+from rlrep.experiments.files import locked as folder_locked
 from tests.rlrep.data.transition_files import FORMATS, assert_equal, episode, episodes
 
 

@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 import pytest
 
-from experiments import data
 from rlrep import PixelEncoder
 from rlrep.data import Provenance, TransitionFiles, open_dataset, open_video, reading, write_transitions
 from rlrep.data.safe_hdf5 import opened
+from rlrep.experiments import data
 from tests.rlrep.data.harm import HARM
 from tests.rlrep.data.transition_files import episodes
 

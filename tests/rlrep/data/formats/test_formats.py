@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import data
 from rlrep.data import Provenance, TransitionFiles, Transitions, open_dataset, open_video, write_transitions
 from rlrep.data.episode import Episode, Rows
 from rlrep.data.formats import FORMATS, WRITTEN, Format, Unreadable
 from rlrep.data.sources import find
+from rlrep.experiments import data
 from tests.own_format import Lines
 from tests.rlrep.data.formats.numbered import SMALL, numbered, numbers
 from tests.rlrep.data.transition_files import FORMATS as TESTED
