@@ -93,10 +93,10 @@ def environment_options(config: RunConfig) -> dict[str, Any]:
     """The keyword arguments that `envs` takes from a configuration.
 
     Raises:
-        ConfigError: for a setting given as an argument of the environment.
+        ConfigError: for a setting given as an argument of the environment, and videos that can't be read.
     """
     names = ("image_size", "action_repeat", "frame_stack", "camera", "rendering")
-    settings = {name: getattr(config, name) for name in names} | {"noise": config.noise.options}
+    settings = {name: getattr(config, name) for name in names} | {"noise": config.noise.options(config.image_size)}
     check_env(config.env, settings.keys())
     return settings | config.env
 

@@ -118,5 +118,5 @@ def make(name: str, config: PretrainConfig) -> gym.Env[Any, Any]:
         ValueError, ModuleNotFoundError: as `rlrep.envs.pixel_env` does.
     """
     check_env(config.env, {"noise"})
-    options = {"image_size": config.image_size, "frame_stack": 1} | config.env | {"noise": config.noise.options}
-    return pixel_env(task_name(name), **options)
+    options = {"image_size": config.image_size, "frame_stack": 1} | config.env
+    return pixel_env(task_name(name), **options, noise=config.noise.options(options["image_size"]))
