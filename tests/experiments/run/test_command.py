@@ -162,6 +162,13 @@ def test_options_of_an_objective_that_is_not_used_are_noted(capsys: pytest.Captu
         (TrainConfig, {"init": "run"}, "++agent.num_expl_steps=9", "with init, whose agent has explored already"),
         (TrainConfig, {"noise": {"kind": "pixels"}}, "noise.num_shapes=4", "only with noise.kind=shapes"),
         (PretrainConfig, {"noise": {"kind": "pixels"}}, "noise.background_only=true", "only with noise.kind=shapes"),
+        (TrainConfig, {"noise": {"kind": "camera"}}, "noise.videos=v", "only with noise.kind=video"),
+        (
+            TrainConfig,
+            {"noise": {"kind": "shapes"}},
+            "noise.strength=1",
+            "only with noise.kind=camera or color or video",
+        ),
         (PretrainConfig, {"objective": "autoencoder"}, "horizon=5", "with objective=autoencoder, which reads no pairs"),
         (PretrainConfig, {"objective": "curl"}, "horizon=3", "with objective=curl, which reads no pairs"),
         (PretrainConfig, {"source": "env:x"}, "mixed_sizes=false", "with source=env:x: it is for others"),
