@@ -198,7 +198,7 @@ def _rooms(layout: int) -> Any:
         from minigrid.minigrid_env import MiniGridEnv
         from minigrid.utils.rendering import fill_coords, point_in_rect
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the grid world needs minigrid: {install('theory')}") from error
+        raise ModuleNotFoundError(f"the grid world needs minigrid: {install('minigrid')}") from error
 
     class Mark(WorldObj):
         """A coloured patch on a dark floor that tells cells apart."""

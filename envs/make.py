@@ -39,7 +39,7 @@ _REGISTERED_BY = {
 }
 
 # The extra of ours that brings what environments need, by the start of the module that they are in.
-_EXTRAS = {"gymnasium.": "gymnasium", "ale_py": "gymnasium", "minigrid": "theory", "vizdoom": "theory"}
+_EXTRAS = {"gymnasium.": "gymnasium", "ale_py": "gymnasium", "minigrid": "minigrid", "vizdoom": "theory"}
 
 _USUAL_FPS = 30  # of environments that do not say theirs
 _FILM_SIZE = 256  # pixels, of environments that draw no picture of their own

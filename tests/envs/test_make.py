@@ -305,6 +305,14 @@ def test_vizdooms_own_environments_are_rendered(tmp_path, monkeypatch):
         assert observation.shape == (3, 20, 20) and len(np.unique(observation)) > 10
 
 
+def test_atari_is_seen_as_it_draws_itself():
+    pytest.importorskip("ale_py")
+    with closing(make_env("ALE/Pong-v5", seed=0, image_size=42, frame_stack=1, max_episode_steps=9)) as env:
+        observation, _ = env.reset()
+        assert observation.shape == (3, 42, 42) and len(np.unique(observation)) > 10
+        assert env.action_space == gym.spaces.Discrete(6) and max_episode_steps(env) == 9
+
+
 def test_car_racing_is_seen_as_it_draws_itself():
     pytest.importorskip("Box2D")
     with closing(make_env("CarRacing-v3", seed=0, image_size=96, frame_stack=1, action_repeat=2)) as env:
