@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -268,7 +268,7 @@ class Video(Distractor):
         return (state[:, 0, 0] * len(self.videos)).astype(int)
 
 
-KINDS: dict[str, type[Distractor]] = {
+KINDS: dict[str, Callable[..., Distractor]] = {
     "shapes": Shapes,
     "pixels": Pixels,
     "camera": Camera,
@@ -296,7 +296,8 @@ def _check_coloured(frame_shape: tuple[int, ...], kind: str) -> None:
 
 def _dark(frames: Frames) -> Mask:
     """Which pixels of frames (N, C, H, W) are nearly black, (N, H, W)."""
-    return (frames < _DARK).all(1)
+    dark: Mask = frames.max(axis=1) < _DARK
+    return dark
 
 
 def _outline(number: int, side: int) -> Mask:
@@ -319,8 +320,9 @@ def _colour(hue: State) -> Frames:
     return (ramp.clip(0, 1) * 155 + 100).astype(np.uint8)
 
 
-def _hue_turn(angle: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _hue_turn(angle: State) -> State:
     """Matrices (N, 3, 3) that turn colours around the greys by the angles (N,), by Rodrigues' formula."""
     cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    across = np.float32([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.float32(np.sqrt(3))
-    return cos * np.eye(3, dtype=np.float32) + (1 - cos) / 3 + sin * across
+    across = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], np.float32) / np.float32(np.sqrt(3))
+    turn: State = cos * np.eye(3, dtype=np.float32) + (1 - cos) / 3 + sin * across
+    return turn

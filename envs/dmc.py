@@ -209,7 +209,7 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
     @cached_property
     def _segmenter(self) -> Any:
         """The camera that says what each pixel shows, with a buffer of its own, once somebody asks."""
-        return _open_camera(self._environment.physics, self.observation_space.shape[1], self._camera)
+        return _open_camera(self._environment.physics, self._frames.shape[1], self._camera)
 
     def close(self) -> None:
         """Free the simulation and its OpenGL context; may be called twice."""

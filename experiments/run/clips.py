@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,11 @@ def read_clips(videos: str | None, image_size: int) -> list[Clip]:
     try:
         root = locate(videos)
         beside = root if root.is_dir() else root.parent
+        cache = beside / CACHE_FOLDER
+        if not (cache.exists() or os.access(beside, os.W_OK)):
+            raise OSError(f"they are decoded into {cache}, which can't be written: make a folder of links to them")
         for source in find(root):
-            data = open_video(source.path, image_size=image_size, max_gap=1, cache=beside / CACHE_FOLDER)
+            data = open_video(source.path, image_size=image_size, max_gap=1, cache=cache)
             assert isinstance(data.frames, np.memmap)
             path = Path(str(data.frames.filename))
             clips += [Clip(path, int(first), int(end)) for first, end in data.episodes]

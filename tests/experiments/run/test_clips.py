@@ -69,3 +69,14 @@ def test_what_is_no_video_is_refused_with_its_name(videos: Path, name: str | Non
     with pytest.raises(ConfigError, match=message) as refused:
         read_clips(None if name is None else str(folder / name), 20)
     assert "skip_corrupt" not in str(refused.value)
+
+
+def test_videos_in_a_folder_that_cannot_be_written_are_read_through_links(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: path != videos)
+    with pytest.raises(ConfigError, match="can't be written: make a folder of links to them"):
+        read_clips(str(videos), 20)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "videos").symlink_to(videos)
+    assert len(read_clips(str(tmp_path / "links"), 20)) == 2
