@@ -1,7 +1,8 @@
 """A pre-training: source, objective and encoder.
 
 The folder (run_dir) holds encoder/ (the best validation's, as safetensors with its configuration), config.yaml,
-train.csv, checkpoints/latest.pt and, for objectives that draw, reconstructions.png.
+train.csv, checkpoints/latest.pt, played/ (the episodes of an environment, if that is the source) and, for objectives
+that draw, reconstructions.png.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class PretrainRun(Run):
         check_extras(config.use_wandb, use_tb=False)
         path = folder / CHECKPOINT
         state = load_checkpoint(path, config.device) if path.exists() else None
-        train, validation = open_source(config, actions)
+        train, validation = open_source(config, folder, actions)
         torch.manual_seed(config.seed)
         self.trainer = Pretrainer(
             build_objective(config, train.observation_shape, train.frames.shape[1], action_space(train)).to(
