@@ -7,6 +7,7 @@ that draw, reconstructions.png.
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from pathlib import Path
@@ -34,7 +35,7 @@ from rlrep.experiments.run.config_file import load_as
 from rlrep.experiments.run.driver import Run, claim, conduct
 from rlrep.experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
 from rlrep.experiments.run.options import ConfigError
-from rlrep.experiments.run.pretrain_config import PretrainConfig, complete
+from rlrep.experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig, complete
 from rlrep.experiments.run.pretrained import DESCRIPTION, WEIGHTS
 from rlrep.experiments.run.reconstructions import draw_reconstructions, draws
 from rlrep.experiments.run.sources import open_source
@@ -233,3 +234,16 @@ def open_pretraining(composed: DictConfig, opened: ExitStack) -> PretrainRun:
 def pretrain(composed: DictConfig) -> Path:
     """Trains an encoder; see `conduct`."""
     return conduct(open_pretraining, composed)
+
+
+def training(folder: Path, composed: DictConfig) -> str:
+    """The command that trains an agent on the encoder in a run's folder."""
+    source = str(composed.source)
+    settings = [
+        f"encoder={folder / ENCODER}",
+        f"image_size={composed.image_size}",
+        f"frame_stack={composed.frame_stack}",
+    ]
+    if source.startswith(ENVIRONMENT):
+        settings.insert(0, f"task={source.removeprefix(ENVIRONMENT)}")
+    return f"python -m rlrep.experiments.train {shlex.join(settings)}"

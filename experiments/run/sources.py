@@ -16,7 +16,7 @@ from rlrep.data.record import Recorder, Rows, gathered
 from rlrep.envs import EpisodeSeeds, make_env, task_name
 from rlrep.experiments.run.config import check_env
 from rlrep.experiments.run.data import format_of
-from rlrep.experiments.run.log import Progress
+from rlrep.experiments.run.log import Progress, reading
 from rlrep.experiments.run.names import located
 from rlrep.experiments.run.options import ConfigError
 from rlrep.experiments.run.played import PlayedEpisodes
@@ -49,21 +49,23 @@ def open_source(config: PretrainConfig, folder: Path, actions: bool) -> tuple[Ep
 
 def watch(config: PretrainConfig, actions: bool) -> EpisodeDataset:
     """Videos and episode files."""
-    return open_video(
-        located(config.source),
-        image_size=config.image_size,
-        frame_stack=config.frame_stack,
-        max_gap=config.horizon,
-        cache=None if config.cache is None else to_absolute_path(config.cache),
-        skip_corrupt=config.skip_corrupt,
-        channels_last=config.channels_last,
-        frame_channels=config.frame_channels,
-        seed=config.seed,
-        fps=config.fps,
-        mixed_sizes=config.mixed_sizes,
-        actions=actions,
-        format=format_of(config),
-    )
+    with reading(config.source) as progress:
+        return open_video(
+            located(config.source),
+            image_size=config.image_size,
+            frame_stack=config.frame_stack,
+            max_gap=config.horizon,
+            cache=None if config.cache is None else to_absolute_path(config.cache),
+            skip_corrupt=config.skip_corrupt,
+            channels_last=config.channels_last,
+            frame_channels=config.frame_channels,
+            seed=config.seed,
+            fps=config.fps,
+            mixed_sizes=config.mixed_sizes,
+            actions=actions,
+            format=format_of(config),
+            progress=progress,
+        )
 
 
 def split(data: EpisodeDataset, config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]:
