@@ -93,6 +93,9 @@ $(INSTALLED): pyproject.toml constraints.txt constraints-torch.txt | $(RUN)
 	  $(PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints-torch.txt)"; \
 	else $(PIP) --require-hashes --no-deps --requirement constraints-torch.txt; fi
 	@$(PIP) --no-deps --no-build-isolation --editable .
+	@# pip's own way is asked last, so that in the folder above a clone "rlrep" would be the clone, an empty package.
+	@mkdir -p .venv/clone && ln -sfn $(CURDIR)/rlrep .venv/clone/rlrep
+	@echo $(CURDIR)/.venv/clone > "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rlrep_clone.pth"
 	@$(RUN) -m pip check --disable-pip-version-check
 	@touch $@
 
