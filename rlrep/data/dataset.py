@@ -36,7 +36,15 @@ COPIED_AT_ONCE = 4096
 
 
 class Dataset(Episodes):
-    """A finished data set; `sample` is that of the online replay.
+    """A finished data set; `sample` is that of the online replay. `open_dataset` makes it.
+
+    Args:
+        files: that hold it.
+        skipped: see below.
+        frame_stack: frames in an observation.
+        n_step, horizon: n and K of the window that `sample` serves unless asked for another.
+        storage: "disk", "cpu", "cuda", …: where the frames are; or a function that says so of their bytes.
+        options: of `Episodes`.
 
     Attributes:
         provenance: how it was made, as far as is known.
@@ -85,6 +93,7 @@ class Dataset(Episodes):
 
     @property
     def action_scale(self) -> ActionScale | None:
+        """What brings a policy's actions to the units of the recorded ones; None where these are the data's."""
         return self.provenance.action_scale
 
     @property

@@ -141,6 +141,7 @@ class PixelFeatures(BaseFeaturesExtractor):
         return super().apply(fn)
 
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
+        """Features (B, features_dim) float32 of pixels, followed by the vectors."""
         pixels = observations[self.pixel_key or ""] if isinstance(observations, dict) else observations
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.follows):
             features = self.encoder(pixels)
