@@ -17,7 +17,7 @@ INSTALLED := .venv/.installed
 DRAWS := .venv/.draws-$(MUJOCO_GL)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train theory test test-slow bench fuzz kills lint format type lock clean
+.PHONY: help setup train theory test test-slow bench fuzz kills docs lint format type lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ fuzz: $(INSTALLED) ## open 3,000 damaged and hostile files, some minutes; ARGS="
 
 kills: $(DRAWS) ## kill and resume 100 tiny runs at random moments, some 20 minutes; ARGS="--seed 1 --count 8 4 4 4"
 	@$(RUN) -m tests.kills $(ARGS)
+
+docs: $(INSTALLED) ## make the pages and a reference of the public interface, as HTML in build/docs
+	@$(RUN) -m docs.make $(ARGS)
 
 lint: $(INSTALLED) ## check style and formatting
 	@$(RUN) -m ruff check .

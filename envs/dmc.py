@@ -1,5 +1,7 @@
 """dm_control seen through its pixels: every task of the suite, and `reach_duplo`."""
 
+from __future__ import annotations
+
 import difflib
 import importlib.util
 import logging

@@ -1,5 +1,7 @@
 """The one maker of environments: any Gymnasium id, seen as stacks of square pictures, acting in [-1, 1]."""
 
+from __future__ import annotations
+
 import difflib
 import importlib
 import inspect
@@ -72,7 +74,10 @@ def task_name(task: str) -> str:
 
 
 def environment_spec(task: str) -> EnvSpec:
-    """What Gymnasium knows of a task: a short name of ours, or an id.
+    """What Gymnasium knows of a task.
+
+    Args:
+        task: a short name of ours, or an id.
 
     Raises:
         ValueError: for an unknown task, with the nearest known names.
@@ -171,7 +176,11 @@ def pixel_env(
 
 
 def max_episode_steps(env: gym.Env[Any, Any]) -> float:
-    """The most steps that an episode of an environment made here takes; inf if nothing limits them."""
+    """The most steps that an episode takes; inf if nothing limits them.
+
+    Args:
+        env: made by `pixel_env` or `make_env`.
+    """
     if isinstance(env, RepeatAction):
         return math.ceil(inner / env.num_repeats) if (inner := max_episode_steps(env.env)) < math.inf else inner
     if isinstance(env, TimeLimit):

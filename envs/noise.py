@@ -147,6 +147,7 @@ class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
         return np.concatenate(self._drawn, self._axis), self._told(info)
 
     def step(self, action: Any) -> tuple[Frames, Any, bool, bool, dict[str, Any]]:
+        """A step of the environment and of the noise."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._process.step()
         self._drawn = [*self._drawn[1:], self._draw(observation)]

@@ -78,6 +78,13 @@ class NoiseConfig:
     videos: str | None = option(None, "folder or file of videos for the background, with kind=video", path=True)
     background_only: bool = option(False, "shapes and videos cover dark pixels only, as on a black background")
 
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """The options that the kind has, as they were given; None without noise."""
+        if self.kind is None:
+            return None
+        return {name: getattr(self, name) for name in ("kind", "persistence", *options_of(self.kind))}
+
     def options(self, image_size: int) -> dict[str, Any] | None:
         """The keyword arguments of `rlrep.envs.Noise`; None without noise.
 
@@ -87,12 +94,10 @@ class NoiseConfig:
         Raises:
             ConfigError: if there are no videos that can be read.
         """
-        if self.kind is None:
-            return None
-        found = {name: getattr(self, name) for name in ("kind", "persistence", *options_of(self.kind))}
-        if "videos" in found:
-            found["videos"] = read_clips(found["videos"], image_size)
-        return found
+        found = self.settings
+        if found is None or self.kind != "video":
+            return found
+        return found | {"videos": read_clips(self.videos, image_size)}
 
 
 @dataclass

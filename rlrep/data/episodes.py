@@ -116,6 +116,7 @@ class EpisodeDataset(Episodes):
 
     @property
     def num_episodes(self) -> int:
+        """How many there are."""
         return len(self.lengths)
 
     def videos(self) -> list[np.ndarray]:
