@@ -282,10 +282,18 @@ def interrupted_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> list[int]:
     return taken
 
 
-@pytest.mark.parametrize("noise", [(), ("noise.kind=shapes", "noise.size=0.3", "noise.persistence=0.9")])
+@pytest.mark.parametrize(
+    "noise",
+    [
+        (),
+        ("noise.kind=shapes", "noise.size=0.3", "noise.persistence=0.9"),
+        ("noise.kind=video", "noise.videos={videos}"),
+    ],
+)
 def test_what_was_played_before_a_stop_is_not_played_again(
-    run: Run, corridor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: tuple[str, ...]
+    run: Run, corridor: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: tuple[str, ...]
 ) -> None:
+    noise = tuple(each.format(videos=videos) for each in noise)
     command = ("inverse_model", corridor, "num_frames=60", *noise)  # episodes of seven frames
     whole = run(*command, f"run_dir={tmp_path}/whole")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
