@@ -1,4 +1,4 @@
-"""The kinds of distractors: the state of one, how it moves on, and how it is drawn."""
+"""The kinds of distractors: their states, how these move, and how they are drawn."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Frames = npt.NDArray[np.uint8]
 State = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-_MOVE = (0.05, 0.1)  # of the image's side, a step and axis, to either side (arXiv 2403.13765)
+_MOVE = (0.05, 0.1)  # share of the image's side per step and axis, in either direction (arXiv 2403.13765)
 _HUE_DRIFT = 0.05  # of the colour circle, at most
 _VALUE_DRIFT = 0.1  # of a value's range, at most
 _DARK = 48  # of 255: below it a pixel counts as background
 _OUTLINES = ("disc", "square", "diamond", "ring")
 
-# The farthest that the strength 1 goes, to either side.
+# The largest changes at strength 1, in either direction.
 _SHIFT = 0.25  # of the image's side
 _ROLL = np.pi / 4
 _ZOOM = 1.5
@@ -32,38 +32,38 @@ _CONTRAST = 2.0
 
 
 class Distractor(ABC):
-    """One kind. Its constructor takes the frames' shape (C, H, W) and the kind's own options.
+    """A kind of distractor. Its constructor takes the frames' shape (C, H, W) and the kind's own options.
 
     Attributes:
         state_shape: (P, D) of one image's state: P parts of D values in [0, 1). Fresh values are uniform, and moves
-            keep them so. Each part by itself moves on or is drawn afresh.
-        reads_background: whether `draw` asks which pixels are background.
+            preserve that. Each part separately moves or is drawn afresh.
+        reads_background: whether `draw` needs to know which pixels are background.
     """
 
     state_shape: tuple[int, int]
     reads_background = False
 
     def move(self, state: State, rng: np.random.Generator) -> State:
-        """States (N, P, D) a step later: here, each value walks at random and is reflected at 0 and 1."""
+        """States (N, P, D) one step later; by default, each value walks at random and is reflected at 0 and 1."""
         moved = state + _VALUE_DRIFT * (2 * rng.random(state.shape, np.float32) - 1)
         return 1 - np.abs(1 - np.abs(moved))
 
     @abstractmethod
     def draw(self, frames: Frames, state: State, background: Mask | None = None) -> Frames:
-        """Frames (N, C, H, W) with the distractor on them; the input is left alone.
+        """Frames (N, C, H, W) with the distractor; the input does not change.
 
         Args:
             frames: (N, C, H, W).
             state: (N, P, D).
-            background: (N, H, W), the pixels that show neither the agent nor what it is to do, where that is known.
+            background: (N, H, W), the pixels that show neither the agent nor its task, if known.
         """
 
 
 class Shapes(Distractor):
     """Coloured shapes.
 
-    A shape's state is (x, y, hue). It moves on by 5 to 10 % of the image's side in either direction of both axes,
-    around the edges, and by up to 5 % of the colour circle.
+    A shape's state is (x, y, hue). A move shifts it by 5 to 10 % of the image's side in either direction of both axes,
+    around the edges, and its hue by up to 5 % of the colour circle.
 
     Args:
         frame_shape: (3, H, W).
@@ -91,7 +91,7 @@ class Shapes(Distractor):
         side = np.where(rng.random(far.shape, np.float32) < 0.5, -1, 1).astype(np.float32)
         drift = _HUE_DRIFT * (2 * rng.random((*state.shape[:2], 1), np.float32) - 1)
         moved = (state + np.concatenate([side * far, drift], 2)) % 1
-        return np.where(moved < 1, moved, 0).astype(np.float32)  # float32 rounds the largest values up to 1
+        return np.where(moved < 1, moved, 0).astype(np.float32)  # float32 rounds the largest values to 1
 
     def draw(self, frames: Frames, state: State, background: Mask | None = None) -> Frames:
         out = frames.copy(order="K")
@@ -130,11 +130,11 @@ class Pixels(Distractor):
 
 
 class Camera(Distractor):
-    """The picture shifted, turned and zoomed as a whole, as a camera that is not held still would show it.
+    """Shifts, turns and zooms the whole picture, like a moving camera.
 
-    At strength 1 it is shifted by up to a quarter of its sides, turned by up to 45° and made up to 1.5 times larger or
-    smaller. What would come from outside the picture is the pixel at its edge. Distracting Control Suite moves the
-    camera in the simulation, which changes the perspective and shows what was outside; this needs no simulator.
+    At strength 1, it shifts by up to a quarter of the picture's sides, turns by up to 45° and zooms by up to 1.5 times
+    in or out. Pixels from outside the picture repeat its edge. Distracting Control Suite moves the camera in the
+    simulation, which changes the perspective and shows new parts of the scene; this kind needs no simulator.
 
     Args:
         frame_shape: (C, H, W).
@@ -153,7 +153,7 @@ class Camera(Distractor):
         return np.stack([self._seen(frame, each) for frame, each in zip(frames, change, strict=True)])
 
     def _seen(self, frame: Frames, change: npt.NDArray[np.float64]) -> Frames:
-        """A frame (C, H, W) from the camera at `change` (4,), each in [-strength, strength]."""
+        """A frame (C, H, W) of the camera at `change` (4,), values in [-strength, strength]."""
         cos, sin = np.cos(change[2] * _ROLL), np.sin(change[2] * _ROLL)
         turned = np.tensordot([[cos, sin], [-sin, cos]], self._places, 1) / _ZOOM ** change[3]
         height, width = frame.shape[1:]
@@ -169,10 +169,10 @@ class Camera(Distractor):
 
 
 class Color(Distractor):
-    """The light of the whole picture: its hue, and the brightness and the contrast of each channel.
+    """Changes the light of the whole picture: its hue, and the brightness and the contrast of each channel.
 
-    At strength 1 hues turn by up to half of the colour circle, brightness changes by up to 64 of 255, and contrast up
-    to doubles or halves. Distracting Control Suite gives each body a colour of its own; this changes all colours of the
+    At strength 1, hues turn by up to half of the colour circle, brightness changes by up to 64 of 255, and contrast by
+    up to a factor of 2. Distracting Control Suite gives each body its own colour; this kind changes all colours of the
     picture together, and needs no simulator.
 
     Args:
@@ -194,7 +194,7 @@ class Color(Distractor):
 
 
 class Clip(NamedTuple):
-    """A video in a file, which each process opens for itself: rows `first` to `end` of a `.npy` of frames."""
+    """A video in a file, rows `first` to `end` of a `.npy` of frames; each process opens the file itself."""
 
     path: Path
     first: int
@@ -208,20 +208,19 @@ class Clip(NamedTuple):
 class Video(Distractor):
     """Videos as the background.
 
-    They cover the background where the environment says which pixels that is: of dm_control's tasks the sky and the
-    floor, as in Distracting Control Suite. With `background_only` they cover dark pixels. Else they are mixed into the
-    whole picture.
+    If the environment reports its background, videos cover it: in dm_control's tasks the sky and the floor, as in
+    Distracting Control Suite. With `background_only` they cover dark pixels. Otherwise they are mixed into the whole
+    picture.
 
-    Fresh is any frame of any video. A video that moves on plays a frame each step, to its end and backwards again, as
-    in Distracting Control Suite.
+    A fresh draw takes any frame of any video. A moving video plays one frame per step, to its end and then backwards,
+    as in Distracting Control Suite.
 
     Args:
         frame_shape: (C, H, W).
         videos: arrays (T, C, H, W) uint8 with frames of the same shape, such as `rlrep.data.open_video(...).videos()`,
             or clips.
-        strength: the share of the video in a pixel that it covers, in [0, 1]; 0 leaves frames as they are.
-        background_only: whether videos cover dark pixels only, in environments that do not say what their background
-            is.
+        strength: the video's share of a covered pixel, in [0, 1]; 0 leaves frames as they are.
+        background_only: whether videos cover dark pixels only, in environments that do not report their background.
     """
 
     reads_background = True
@@ -243,12 +242,12 @@ class Video(Distractor):
                     f"videos[{i}] is {video.dtype} of shape {video.shape}; expected uint8 frames (T, "
                     f"{', '.join(map(str, frame_shape))}), at least one"
                 )
-        self.state_shape = 1, 2  # which video; where on the way to its end and back
+        self.state_shape = 1, 2  # which video; the position on the way to its end and back
         self._ways = 2 * np.array([len(video) for video in self.videos])
 
     def move(self, state: State, rng: np.random.Generator) -> State:
         ways = self._ways[self._which(state)]
-        step = (state[:, 0, 1] * ways).astype(int)  # the middle of the next one, so that rounding adds nothing up
+        step = (state[:, 0, 1] * ways).astype(int)  # the middle of the next frame, so that errors do not add up
         moved = state.copy()
         moved[:, 0, 1] = ((step + 1) % ways + 0.5) / ways
         return moved

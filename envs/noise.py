@@ -1,4 +1,4 @@
-"""Distractors on pixels: the same noise, drawn afresh at each step or moving on its own."""
+"""Distractors on pixels: the same noise, drawn afresh at each step or moving by itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rlrep.envs.distractors import KINDS, Frames
 class NoiseProcess:
     """Noise that evolves by itself, for several images at once.
 
-    At each step every part of it (a shape, a pixel's value, the camera, the light, the video) moves on with probability
-    `persistence`, and is else drawn afresh from the uniform distribution, which the moves keep. So persistence 0 is iid
-    noise, 1 is exogenous noise, and all between have the same single images; only the correlation in time differs: a
-    memory of 1 / (1 - persistence) steps.
+    At each step every part of it (a shape, a pixel's value, the camera, the light, the video) moves with probability
+    `persistence`; otherwise, it is drawn afresh from the uniform distribution, which moves preserve. So persistence 0
+    is iid noise and 1 is exogenous noise. Single images look the same for all values; only the correlation in time
+    differs: a memory of 1 / (1 - persistence) steps.
 
     Args:
         num_images: N.
@@ -27,14 +27,14 @@ class NoiseProcess:
         kind: "shapes", "pixels", "camera", "color" or "video", see `rlrep.envs.distractors`.
         persistence: ρ in [0, 1].
         seed: of the noise.
-        options: of the kind: `num_shapes`, `size`, `strength`, `videos`, `background_only`.
+        options: the kind's options: `num_shapes`, `size`, `strength`, `videos`, `background_only`.
 
     Raises:
         ValueError: for values out of range, and options of another kind.
 
     Attributes:
         state: (N, P, D) float32 in [0, 1), P parts of D values each.
-        reads_background: whether `draw` asks which pixels are background.
+        reads_background: whether `draw` needs to know which pixels are background.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class NoiseProcess:
         self.state = self._fresh((num_images, *self._distractor.state_shape))
 
     def reset(self, which: npt.NDArray[np.bool_] | None = None) -> None:
-        """Draws the noise of the images `which`, (N,) bool, afresh; of all if None."""
+        """Draws new noise for the images `which`, (N,) bool; for all if None."""
         which = np.ones(self.num_images, bool) if which is None else which
         self.state[which] = self._fresh(self.state[which].shape)
 
@@ -71,11 +71,11 @@ class NoiseProcess:
         self.state = np.where(stays, moved, self._fresh(self.state.shape))
 
     def draw(self, frames: Frames, background: npt.NDArray[np.bool_] | None = None) -> Frames:
-        """Frames (N, C, H, W) uint8 with the noise of now on them; the input is left alone.
+        """Frames (N, C, H, W) uint8 with the current noise; the input does not change.
 
         Args:
             frames: (N, C, H, W).
-            background: (N, H, W), which pixels are only background, for videos; None where nothing says so.
+            background: (N, H, W), which pixels are only background, for videos; None if unknown.
         """
         return self._distractor.draw(frames, self.state, background)
 
@@ -84,7 +84,7 @@ class NoiseProcess:
 
 
 def options_of(kind: str) -> tuple[str, ...]:
-    """The names of the options that a kind of noise has beside `persistence`."""
+    """The names of a kind's options, without `persistence`."""
     return tuple(inspect.signature(KINDS[kind]).parameters)[1:]
 
 
@@ -100,19 +100,19 @@ def _check_option(kind: str, name: str, value: Any) -> None:
 
 
 class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
-    """A pixel environment behind a `NoiseProcess`, whose state is in ``info["noise"]``, (D,) float32.
+    """A pixel environment with a `NoiseProcess`, whose state is in ``info["noise"]``, (D,) float32.
 
     Observations are stacked frames (F·C, H, W) or (H, W, F·C) uint8, oldest first; each new frame gets the noise of its
-    own time. The wrapped environment knows nothing of the noise.
+    step. The noise does not affect the wrapped environment.
 
     Args:
-        env: the environment. If it has a method `background_mask()`, (H, W) bool, videos are drawn where that is true.
+        env: the environment. If it has a method `background_mask()`, (H, W) bool, videos are drawn where it is true.
         frame_channels: C.
         channels_last: whether observations are (H, W, F·C); None decides by their shape.
         options: of `NoiseProcess`: kind, persistence and those of the kind.
 
     Raises:
-        ValueError: if the observations are no stacked frames, if any axis could hold their channels, or for options out
+        ValueError: if the observations are not stacked frames, if their channel axis is ambiguous, or for options out
             of range.
     """
 
@@ -138,10 +138,10 @@ class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
         self._drawn: list[Frames] = []  # the stack's frames, oldest first
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frames, dict[str, Any]]:
-        """Start an episode, with new noise; with a seed, it and what follows depend on that alone."""
+        """Start an episode with new noise; with a seed, everything that follows depends only on the seed."""
         observation, info = self.env.reset(seed=seed, options=options)
         if seed is not None:
-            self._process.rng = np.random.default_rng([seed, 1])  # not the environment's own stream
+            self._process.rng = np.random.default_rng([seed, 1])  # not the environment's own random numbers
         self._process.reset()
         self._drawn = [self._draw(observation)] * self._stack
         return np.concatenate(self._drawn, self._axis), self._told(info)
@@ -154,7 +154,7 @@ class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
         return np.concatenate(self._drawn, self._axis), reward, terminated, truncated, self._told(info)
 
     def _draw(self, observation: Frames) -> Frames:
-        """The newest frame of an observation with the noise of now on it."""
+        """Draws the current noise on the newest frame of an observation."""
         newest = np.split(observation, self._stack, self._axis)[-1]
         background = None if self._background is None else self._background()[None]
         drawn = self._process.draw(np.moveaxis(newest, self._axis, 0)[None], background)[0]
@@ -165,8 +165,8 @@ class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
 
 
 def _is_last(shape: tuple[int, ...], frame_channels: int) -> bool:
-    """Whether the last axis of pictures holds the channels, and not the first: the one that is the smallest of all
-    three does; where that tells nothing, the only one that up to 16 frames fit into. `rlrep.data` decides likewise.
+    """Whether the channels of pictures are on the last axis, not the first: on the smallest of all three axes, or else
+    on the only one that fits up to 16 frames. `rlrep.data` decides in the same way.
     """
     first, middle, last = shape
     if min(first, last) < min(middle, max(first, last)):

@@ -61,7 +61,7 @@ class RandomShift(nn.Module):
     """DrQ's random shift: each image moves by up to `pad` pixels in x and y, edges replicated (arXiv 2107.09645).
 
     Input and output: (B, C, H, W), any type. Each call draws one shift per sample, the same for its stacked frames,
-        from torch's global generator.
+    from torch's global generator.
 
     Args:
         pad: pixels, at most; 0 leaves images as they are.

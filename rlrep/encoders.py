@@ -147,7 +147,7 @@ class _FusedConvolutions(torch.autograd.Function):
     """The last map of `convolve` with `fused`, for pixels that need no gradient.
 
     This is one node of the graph: the casts of weights and gradients, as separate nodes, take as long as a convolution
-        of a small image.
+    of a small image.
     """
 
     @staticmethod
@@ -447,7 +447,7 @@ class PixelDecoder(nn.Module):
         """Mean squared error against images (B, C, H, W) uint8, on the encoder's scale; a scalar.
 
         The patches are compared without forming an image: to reorder them, and back for the gradient, would make an
-            update of `ForwardModel` 1.15 times slower on a CPU.
+        update of `ForwardModel` 1.15 times slower on a CPU.
         """
         rows, columns, _ = self.grid
         fours = image.contiguous().view(torch.int32)  # a patch's row, (B, C, H, columns)

@@ -27,8 +27,8 @@ class Pretrainer:
     """Minimises the sum of an objective's losses, and stores the weights of the best validation.
 
     Validations are comparable: each draws the same pairs and the same augmentation, without dropout and running
-        averages, and does not change the training's random numbers. Augmentation uses torch's global generator: for an
-        exact resume, save that generator's state beside `state_dict`.
+    averages, and does not change the training's random numbers. Augmentation uses torch's global generator: for an
+    exact resume, save that generator's state beside `state_dict`.
 
     Args:
         objective: the objective to minimise, on the training device; its encoder is `objective.encoder`.

@@ -25,8 +25,8 @@ def check_whole(made: Any, *names: str) -> None:
 class Gap:
     """A random number of steps, k + `plus` with k in 1..`most`; each row of a batch draws its own k.
 
-    All gaps of one batch with the same `most` and `linear` share one k per row, so that
-    ``Gap(8)`` and ``Gap(8, plus=1)`` are two consecutive observations.
+    All gaps of one batch with the same `most` and `linear` share one k per row, so that ``Gap(8)`` and
+    ``Gap(8, plus=1)`` are two consecutive observations.
 
     Args:
         most: K ≥ 1.

@@ -1,4 +1,4 @@
-"""The first pass: every source's pictures, made alike, into a cache."""
+"""The first pass: decodes every source's pictures, in one size and rate, into a cache."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from rlrep.data.reading import FileProgress, Unavailable, Unreadable, untold
 from rlrep.data.sources import Source
 
 SAME_RATE = 0.01
-# Steps between pictures that are shorter or longer than this share of the usual or wanted one are uneven.
+# Steps between pictures are uneven if they differ by this share from the usual or wanted step.
 EVEN = (0.5, 1.5)
-# How far before a tick, as a share of one, the last picture may be shown to count as that tick's: times are rounded.
+# The last picture counts for a tick if it is shown at most this share of a tick earlier: times are rounded.
 ROUNDING = Fraction(1, 10)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the decoded frames depend on; `open_video` explains them."""
+    """The options that decoded frames depend on; `open_video` explains them."""
 
     image_size: int
     fps: float | None
@@ -55,7 +55,7 @@ def decode(
 
     Raises:
         ValueError: for a file that can't be used, unless `skip_corrupt`; for files that do not fit together.
-        CanNotRead: for a file that can't be read now, whatever `skip_corrupt` says: it may be whole.
+        CanNotRead: for a file that can't be read now, even with `skip_corrupt`: it may be intact.
     """
     index = Index(made_from)
     action: list[np.ndarray] = []
@@ -104,7 +104,7 @@ def decode(
 
 
 def _append(frames: GrowingArray, chunks: Iterator[np.ndarray], progress: Callable[[int], object]) -> tuple[int, int]:
-    """Appends an episode; how many frames it has, and their checksum. Tells how many there are after each chunk."""
+    """Appends an episode, reports progress after each chunk, and returns the number of frames and their checksum."""
     before, checksum = frames.rows, 0
     for chunk in chunks:
         frames.append(chunk)
@@ -116,18 +116,18 @@ def _append(frames: GrowingArray, chunks: Iterator[np.ndarray], progress: Callab
 
 
 class WithoutActions(ValueError):
-    """Actions were asked for, of a file that holds none."""
+    """Actions are needed, and the file has none."""
 
 
 class Alike:
-    """Makes all episodes alike, and refuses those that can't be; the first one sets what the others must be like."""
+    """Makes all episodes alike; the first episode sets the form, and episodes that cannot take it are refused."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.first: dict[str, tuple[Any, Path]] = {}
 
     def chunks(self, path: Path, episode: Episode, remarks: list[str]) -> Iterator[np.ndarray]:
-        """An episode's frames, (t, C, image_size, image_size) uint8; then `remarks` says what is wrong with them."""
+        """An episode's frames, (t, C, image_size, image_size) uint8; then `remarks` lists their problems."""
         for frames in self._at_rate(path, episode, remarks):
             channels, height, width = frames.shape[1:]
             self._compare("channels", channels, path, "convert the files to the same")
@@ -138,7 +138,7 @@ class Alike:
                 yield resize(frames, self.options.image_size)
 
     def action(self, path: Path, episode: Episode, frames: int) -> np.ndarray:
-        """An episode's actions with a row for each of its frames, the last one unused."""
+        """An episode's actions, one row per frame; the last row is unused."""
         if episode.action is None:
             raise WithoutActions(f"{path} holds no actions: videos have none, episode files may")
         action = episode.actions_taken(frames)
@@ -181,7 +181,7 @@ def _same_rate(one: float | Fraction, other: float | Fraction) -> bool:
 
 
 def _uneven(times: Sequence[Fraction], usual: float | None = None) -> str:
-    """How the steps between `times` vary, in words; nothing if all are about the usual one, their median by default."""
+    """How the steps between `times` vary, in words; empty if all are close to the usual step, by default the median."""
     steps = np.diff(np.array(times, float))
     if not len(steps):
         return ""
@@ -193,8 +193,8 @@ def _uneven(times: Sequence[Fraction], usual: float | None = None) -> str:
 def _thinned(
     chunks: Iterable[np.ndarray], times: Sequence[Fraction], rate: Fraction, kept: list[Fraction]
 ) -> Iterator[np.ndarray]:
-    """Of frames shown at `times`, the nearest to each tick of a clock that starts with the first one and ticks `rate`
-    times a second. Where none is near, none is made: the step is longer. Their times are added to `kept`.
+    """Chooses frames, shown at `times`: the nearest to each tick of a clock that starts with the first frame and ticks
+    `rate` times a second. A tick without a near frame gets none: the step is longer. Adds their times to `kept`.
     """
     at = tick = Fraction(0)
     best: np.ndarray | None = None

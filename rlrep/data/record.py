@@ -1,4 +1,4 @@
-"""An environment streamed into a data set."""
+"""Records an environment as a data set."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def record(
     channels_last: bool | None = None,
     frame_channels: int | None = None,
 ) -> EpisodeDataset:
-    """Plays a Gymnasium environment that is seen through pixels, and keeps what it shows.
+    """Plays a Gymnasium environment with pixel observations, and records its frames.
 
     Args:
-        env: one environment; observations uint8 (H, W, C) or (C, H, W), of stacked ones the newest frame is kept.
+        env: one environment; observations uint8 (H, W, C) or (C, H, W). The newest frame of a stack is stored.
         policy: from an observation to an action; None draws actions uniformly from the action space.
-        num_frames: N, frames to keep; the last episode is cut there.
-        image_size: height and width to resize frames to, None to keep theirs.
+        num_frames: N, frames to record; the last episode is cut there.
+        image_size: height and width of recorded frames, None for the original size.
         frame_stack, max_gap: of the data set.
         seed: of the environment, the random actions and the sampler.
-        channels_last, frame_channels: how observations are laid out, see `open_video`; None where their shape tells.
+        channels_last, frame_channels: the layout of observations, see `open_video`; None detects it from their shape.
 
     Returns:
-        The data set with its actions, and with `state` and `noise` where the environment's `info` holds them.
+        The data set with its actions, and with `state` and `noise` if the environment's `info` has them.
 
     Raises:
         ValueError: for other observations, sizes below 1, or if no episode is longer than `max_gap`.
@@ -61,7 +61,7 @@ def record(
 
 
 class Recorder:
-    """Keeps what an environment shows, an episode at a time.
+    """Records an environment, one episode at a time.
 
     Args:
         env, policy, image_size: see `record`.
@@ -79,11 +79,11 @@ class Recorder:
         self.early: list[np.ndarray] = []
 
     def episode(self, most: int, **reset: Any) -> Rows:
-        """Plays an episode, or the first `most` frames of one, which `reset` are the arguments of the reset of.
+        """Plays an episode, or its first `most` frames; `reset` has the arguments of the environment's reset.
 
         Returns:
             `frame` (T, C, H, W); `action` (T, …), row i taken at frame i and the last row zeros, if T > 1; `state` and
-            `noise` where `info` holds them.
+            `noise` if `info` has them.
         """
         seen: dict[str, list[tuple[int, np.ndarray]]] = defaultdict(list)
         observation, info = self.env.reset(**reset)
@@ -105,13 +105,13 @@ class Recorder:
         pictures = np.asarray(observation)[None]
         frame = newest_frames(pictures, self.layout)
         if len(self.early) < AT_ONCE:
-            self.early.append(pictures.copy())  # the environment may draw into the same array again
-            newest_frames(np.concatenate(self.early), self.layout)  # several show whether grey frames are stacked
+            self.early.append(pictures.copy())  # the environment may reuse the array
+            newest_frames(np.concatenate(self.early), self.layout)  # enough to detect stacked grey frames
         return frame[0].copy() if self.image_size is None else resize(frame, self.image_size)[0]
 
 
 def _column(values: list[tuple[int, np.ndarray]], length: int) -> np.ndarray:
-    """(length, …), zeros where nothing was seen."""
+    """(length, …), zeros where values are missing."""
     _, first = values[0]
     column = np.zeros((length, *first.shape), first.dtype)
     for at, value in values:
@@ -120,10 +120,10 @@ def _column(values: list[tuple[int, np.ndarray]], length: int) -> np.ndarray:
 
 
 def gathered(episodes: Iterable[Rows], num_frames: int, **options: Any) -> EpisodeDataset:
-    """The data set of episodes that have `num_frames` together, which are taken one at a time.
+    """A data set of episodes with `num_frames` in total; takes one episode at a time.
 
     Args:
-        episodes: as `Recorder.episode` gives them.
+        episodes: results of `Recorder.episode`.
         num_frames: N.
         options: of `EpisodeDataset`.
     """

@@ -29,7 +29,7 @@ class Curved(Objective):
     sides carry a gradient: the targets are numbers, so nothing collapses.
 
     Simplified for small pictures: observations "from elsewhere" are the batch's, and a few of them are from the same
-        episode.
+    episode.
 
     Args:
         encoder: the shared encoder.

@@ -25,8 +25,8 @@ class R3M(Objective):
     ``loss_r3m`` = mean -log( e^S(x_t, x_t+k) / (e^S(x_t, x_t+k) + e^S(x_t, x_t+K) + e^S(x_t, x'_t+k)) ).
 
     Needs no actions. Simplified for small pictures: this is only the time contrast of R3M's three losses, without
-        language and the L1 penalty; the farther observation is always K steps away; and x' is from the previous row,
-        which may have the same episode.
+    language and the L1 penalty; the farther observation is always K steps away; and x' is from the previous row,
+    which may have the same episode.
 
     Args:
         encoder: the shared encoder.

@@ -33,13 +33,13 @@ class SepCLR(Objective):
       entropy, so that c and s share no information.
 
     Keep both parts small: with many dimensions, each part can hold everything. If the picture shows both, only
-        ``loss_sepclr_joint`` keeps background content out of s. Needs no actions. **The background is part of the
-        data**: it is the episodes whose number is a multiple of `background_every`, counted from 0; with 2, every
-        second recording, starting with the first. Rows of all ranks count, see `Objective.all_ranks`. With TorchRL,
-        slices count as episodes, and their batches need data and background in turn.
+    ``loss_sepclr_joint`` keeps background content out of s. Needs no actions. **The background is part of the
+    data**: it is the episodes whose number is a multiple of `background_every`, counted from 0; with 2, every
+    second recording, starting with the first. Rows of all ranks count, see `Objective.all_ranks`. With TorchRL,
+    slices count as episodes, and their batches need data and background in turn.
 
     Simplified for small pictures: one shared encoder with a projection for each part, while the paper has an encoder
-        for each; and positives are observations of one episode, while the paper uses two augmentations of one picture.
+    for each; and positives are observations of one episode, while the paper uses two augmentations of one picture.
 
     Args:
         encoder: the shared encoder.

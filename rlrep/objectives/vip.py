@@ -30,8 +30,8 @@ class VIP(Objective):
     of all ranks, see `Objective.all_ranks`.
 
     Simplified for small pictures: all parts of an episode, from x_t to the goal, have K steps (if an episode really
-        ends earlier, its last observation is the goal). Because K is small, the loss includes the steps at the goal,
-        with exponent 0 and their share γᴷ of the discounted steps: without them nothing bounds the distances.
+    ends earlier, its last observation is the goal). Because K is small, the loss includes the steps at the goal,
+    with exponent 0 and their share γᴷ of the discounted steps: without them nothing bounds the distances.
 
     Args:
         encoder: the shared encoder.

@@ -386,9 +386,9 @@ def test_a_damaged_data_set_of_our_own_is_named(tmp_path: Path) -> None:
         content = bytearray((tmp_path / name / f"{name}.npy").read_bytes())
         content[-70] ^= 16
         (tmp_path / name / f"{name}.npy").write_bytes(content)
-        with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum is another"):
+        with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum mismatch"):
             list(TransitionFiles(tmp_path / name))
-        with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum is another: restore it from a copy"):
+        with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum mismatch: restore it from a copy"):
             open_dataset(tmp_path / name)
 
 
