@@ -1,4 +1,4 @@
-"""Videos of users, read for the background of environments."""
+"""Reads users' videos for the background of environments."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rlrep.experiments.run.options import ConfigError
 
 
 def read_clips(videos: str | None, image_size: int) -> list[Clip]:
-    """The episodes in a file or folder of anything that `open_video` reads, decoded once into a cache beside it.
+    """The episodes in a file or folder that `open_video` reads, decoded once into a cache beside it.
 
-    Each file is opened by itself, so that their frame rates and sizes may differ.
+    Each file is opened separately, so that frame rates and sizes may differ.
 
     Args:
         videos: the file or folder.
         image_size: height and width of a frame, in pixels.
 
     Raises:
-        ConfigError: if none is named, there is nothing there, or a file can't be used; it says which.
+        ConfigError: if no videos are named or found, or if a file can't be used; it says which.
     """
     if videos is None:
         raise ConfigError("noise.kind=video needs videos for the background: give noise.videos=FOLDER")
@@ -40,6 +40,6 @@ def read_clips(videos: str | None, image_size: int) -> list[Clip]:
             path = Path(str(data.frames.filename))
             clips += [Clip(path, int(first), int(end)) for first, end in data.episodes]
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        reason = str(error).partition("; skip_corrupt=")[0]  # which is no option here
+        reason = str(error).partition("; skip_corrupt=")[0]  # not an option here
         raise ConfigError(f"noise.videos={videos}: {reason}") from error
     return clips

@@ -1,4 +1,4 @@
-"""Playing episodes without exploring, and filming one."""
+"""Plays episodes without exploration, and films one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rlrep.experiments.run.config import RunConfig, check_env
 from rlrep.experiments.run.options import ConfigError
 from rlrep.experiments.run.train_config import TrainConfig
 
-# Evaluation draws its episodes from another seed than training; they are the same at every evaluation of a run.
+# The seed of evaluation episodes differs from training's; all evaluations of a run play the same episodes.
 EVALUATION_SEED = 1_000_003
 
 Policy = Callable[[np.ndarray], np.ndarray]
@@ -36,7 +36,7 @@ class Evaluation:
 
     @property
     def row(self) -> dict[str, Any]:
-        # By a power of two, which rounds nothing: the sum of finite values may overflow, their mean does not.
+        # Division by a power of two is exact: the sum of finite values may overflow, their mean does not.
         exponent = np.frexp(np.abs(self.returns).max())[1]
         scaled = np.ldexp(self.returns, -exponent)
         return {
@@ -59,7 +59,7 @@ def evaluate(
         episodes: how many.
         film: keep the pictures of the first.
         envs: the same environment several times, side by side: plays all but the filmed one, faster.
-        told: called after each step, with how many episodes have ended.
+        told: called after each step with the number of ended episodes.
     """
     alone = episodes if envs is None else int(film)
     returns, pictures = np.zeros(episodes), []
@@ -79,7 +79,7 @@ def evaluate(
 
 
 def play_side_by_side(policy: Policy, envs: Any, episodes: range, told: Told) -> np.ndarray:
-    """The returns of `episodes`, at least as many as there are environments; each plays a stretch of them."""
+    """The returns of `episodes`, at least one per environment; each environment plays consecutive ones."""
     stretches = np.array_split(np.array(episodes), envs.num_envs)
     returns = np.zeros(episodes.stop)
     envs.set_attr("next_episode", [int(stretch[0]) for stretch in stretches])
@@ -96,7 +96,7 @@ def play_side_by_side(policy: Policy, envs: Any, episodes: range, told: Told) ->
 
 
 def environment_options(config: RunConfig) -> dict[str, Any]:
-    """The keyword arguments that `envs` takes from a configuration.
+    """The keyword arguments of `envs` from a configuration.
 
     Raises:
         ConfigError: for a setting given as an argument of the environment, and videos that can't be read.
@@ -111,7 +111,7 @@ def make_evaluation_env(config: RunConfig, film: bool = False) -> Any:
     """The environment that a run is evaluated in; with `film` it can render.
 
     Raises:
-        ConfigError: if its actions are not those of our agents.
+        ConfigError: if our agents do not support its actions.
     """
     options = environment_options(config) | ({"render_mode": "rgb_array"} if film else {})
     env = make_env(config.task, seed=config.seed + EVALUATION_SEED, **options)
@@ -130,7 +130,7 @@ def make_evaluation_env(config: RunConfig, film: bool = False) -> Any:
 
 
 def make_evaluation_envs(config: TrainConfig) -> Any:
-    """The same, once for each of the run's environments; None if there is one, or too few episodes to share."""
+    """One evaluation environment for each of the run's; None for a single one, or for too few episodes."""
     count = min(config.num_envs, config.num_eval_episodes - config.save_video)
     if count < 2:
         return None

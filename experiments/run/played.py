@@ -1,4 +1,4 @@
-"""Episodes that were played, kept in files: who is stopped plays none of them again."""
+"""Stores played episodes in files, so that a resumed run does not play them again."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SETTINGS = "settings.json"
 
 
 class PlayedEpisodes:
-    """The frames and actions of episodes in a folder, a file each, as they were played with certain settings. Those of
-    other settings are not read, and removed once there are new ones.
+    """The frames and actions of played episodes in a folder, one file per episode, all with the same settings. Episodes
+    with other settings are not read, and are removed when new ones are written.
 
     Args:
-        folder: in one that is locked.
-        settings: all that the episodes depend on, as plain values.
+        folder: inside a locked folder.
+        settings: all values that the episodes depend on, as plain values.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ class PlayedEpisodes:
             print(f"note: {folder} was played with {listed}, and is played anew", file=sys.stderr)
 
     def _found(self) -> dict[str, Any] | None:
-        """The settings of what is in the folder; None if it does not say them."""
+        """The settings of the episodes in the folder; None if they are not stored."""
         try:
             found = read_json(self.folder / SETTINGS)
         except Unreadable:
@@ -51,7 +51,7 @@ class PlayedEpisodes:
         self.are_others = False
 
     def read(self, number: int, most: int) -> Rows | None:
-        """An episode of up to `most` frames, see `Recorder.episode`; None if there is none, or a damaged one."""
+        """An episode of up to `most` frames, see `Recorder.episode`; None if it is missing or damaged."""
         if self.are_others:
             return None
         try:
@@ -66,7 +66,7 @@ class PlayedEpisodes:
         )
 
     def write(self, number: int, rows: Rows) -> None:
-        """Keeps an episode, as `open_video` reads it too: the action at the last frame is left out."""
+        """Writes an episode in a format that `open_video` also reads: without the action at the last frame."""
         if self.are_others:
             self._begin_anew()
         arrays = {"observation": rows["frame"]} | ({"action": rows["action"][:-1]} if "action" in rows else {})

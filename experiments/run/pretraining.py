@@ -51,7 +51,7 @@ class PretrainRun(Run):
 
     Args:
         config: of the run.
-        folder: of the run. Where it holds a checkpoint, the run continues from there.
+        folder: of the run. If it has a checkpoint, the run continues from it.
         actions: whether the objective reads actions.
     """
 
@@ -91,7 +91,7 @@ class PretrainRun(Run):
 
     @property
     def at_end(self) -> bool:
-        """Whether all updates are made, or the validation loss has not improved for long enough."""
+        """Whether all updates are made, or the validation loss has stopped improving."""
         return self.trainer.finished
 
     @property
@@ -137,9 +137,9 @@ class PretrainRun(Run):
                 write_atomically(self.folder / ENCODER / name, Path(temporary, name).read_bytes())
 
     def finish(self) -> None:
-        """Reconstructions of held-out frames, by the best weights, if the objective draws any."""
+        """Draws reconstructions of held-out frames by the best weights, if the objective supports it."""
         if draws(self.trainer.objective):
-            last = deepcopy(self.trainer.objective.state_dict())  # from which a longer run continues
+            last = deepcopy(self.trainer.objective.state_dict())  # a longer run continues from them
             self.trainer.load_best()
             draw_reconstructions(self.trainer, self.folder / PICTURE, self.config.name)
             self.trainer.objective.load_state_dict(last)
@@ -172,7 +172,7 @@ class PretrainRun(Run):
 def build_objective(
     config: PretrainConfig, observation_shape: tuple[int, ...], frame_channels: int, action_space: Any
 ) -> Objective:
-    """The objective around a new encoder.
+    """Builds the objective with a new encoder.
 
     Args:
         config: of the run.
@@ -189,13 +189,13 @@ def build_objective(
 
 
 def check_source(config: PretrainConfig) -> bool:
-    """Refuses an objective that reads what no source of a pre-training has.
+    """Refuses an objective that reads entries which no source of a pre-training has.
 
     Returns:
         Whether it reads actions.
 
     Raises:
-        ConfigError: naming what it reads.
+        ConfigError: naming these entries.
     """
     shape = (3 * config.frame_stack, config.image_size, config.image_size)
     objective = build_objective(config, shape, 3, spaces.Box(-1, 1, (1,)))
@@ -209,7 +209,7 @@ def check_source(config: PretrainConfig) -> bool:
 
 
 def action_space(data: EpisodeDataset) -> Any:
-    """The space that the data's actions lie in, as far as they tell; None without actions."""
+    """The action space of the data, as far as known; None without actions."""
     if data.action is None:
         return None
     if data.action.ndim == 1:
@@ -218,7 +218,7 @@ def action_space(data: EpisodeDataset) -> Any:
 
 
 def open_pretraining(composed: DictConfig, opened: ExitStack) -> PretrainRun:
-    """The run that a composed configuration asks for."""
+    """Opens the run of a composed configuration."""
     config = complete(composed)
     actions = check_source(config)
     keep_pages()

@@ -12,7 +12,7 @@ from rlrep.envs.noise import options_of
 from rlrep.experiments.run.clips import read_clips
 from rlrep.experiments.run.options import option, value_of
 
-# The keyword arguments of `PixelEncoder` that say what its weights are for.
+# The keyword arguments of `PixelEncoder` that determine its weights.
 ARCHITECTURE = ("channels", "strides", "out_dim", "activation")
 
 
@@ -38,7 +38,7 @@ class EncoderConfig:
 class AgentEncoderConfig(EncoderConfig):
     path: str | None = option(
         None,
-        "folder of an encoder that rlrep.experiments.pretrain made, which the run starts from (encoder=FOLDER)",
+        "folder of the initial encoder, from rlrep.experiments.pretrain (encoder=FOLDER)",
         path=True,
     )
     freeze: bool = option(False, "nothing trains the encoder", needs=("encoder.path", "init"))
@@ -73,14 +73,14 @@ class NoiseConfig:
         above=0,
     )
     strength: float = option(
-        0.5, "how far camera and color go; the share of a video in a pixel that it covers", least=0, most=1
+        0.5, "size of changes of camera and color; a video's share of a covered pixel", least=0, most=1
     )
     videos: str | None = option(None, "folder or file of videos for the background, with kind=video", path=True)
     background_only: bool = option(False, "shapes and videos cover dark pixels only, as on a black background")
 
     @property
     def settings(self) -> dict[str, Any] | None:
-        """The options that the kind has, as they were given; None without noise."""
+        """The options of the kind, as given; None without noise."""
         if self.kind is None:
             return None
         return {name: getattr(self, name) for name in ("kind", "persistence", *options_of(self.kind))}
@@ -89,10 +89,10 @@ class NoiseConfig:
         """The keyword arguments of `rlrep.envs.Noise`; None without noise.
 
         Args:
-            image_size: of the frames in pixels, which videos are brought to.
+            image_size: of the frames in pixels, the size for videos.
 
         Raises:
-            ConfigError: if there are no videos that can be read.
+            ConfigError: if no videos can be read.
         """
         found = self.settings
         if found is None or self.kind != "video":
@@ -122,16 +122,14 @@ class FilesConfig:
 
 @dataclass
 class OfflineShareConfig(FilesConfig):
-    """Finished data that an online run learns from as well."""
+    """Finished data that an online run also uses."""
 
-    data: str | None = option(
-        None, "finished data to learn from as well; with init, the data that init has", path=True, free=True
-    )
+    data: str | None = option(None, "additional finished data; with init, the data of init", path=True, free=True)
     share: float = option(0.5, "of each batch that comes from it", least=0, below=1)
 
 
 def idle_noise(plain: Mapping[str, Any]) -> dict[str, str]:
-    """The options of noise that its kind has no use for, with the reason."""
+    """The options of noise that have no effect for its kind, with the reason."""
     kind = value_of(plain, "noise.kind")
     if kind not in KINDS:
         return {}

@@ -1,4 +1,4 @@
-"""Where a pre-training's pairs come from: videos and episode files, or an environment played at random."""
+"""The sources of a pre-training's pairs: videos and episode files, or an environment played at random."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ from rlrep.experiments.run.options import ConfigError
 from rlrep.experiments.run.played import PlayedEpisodes
 from rlrep.experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig
 
-PLAYED = "played"  # the folder in that of a run
-ACTIONS = 1  # what the seeds of random actions end with
+PLAYED = "played"  # a folder in the run's folder
+ACTIONS = 1  # the last part of the seeds of random actions
 
 
 def open_source(config: PretrainConfig, folder: Path, actions: bool) -> tuple[EpisodeDataset, EpisodeDataset]:
-    """Training and validation data; of files, with actions if `actions`. What is played for it is kept in the run's
-    `folder`.
+    """Training and validation data; from files with actions if `actions`. The run's `folder` stores played episodes.
 
     Raises:
-        ConfigError, ValueError, OSError, ModuleNotFoundError: for what can't be opened.
+        ConfigError, ValueError, OSError, ModuleNotFoundError: if a source can't be opened.
     """
     if config.streams:
         return split(play(config, folder / PLAYED), config)
@@ -69,7 +68,7 @@ def watch(config: PretrainConfig, actions: bool) -> EpisodeDataset:
 
 
 def split(data: EpisodeDataset, config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]:
-    """Whole episodes for validation; the last frames where there is but one episode.
+    """Splits off whole episodes for validation; with one episode, its last frames.
 
     Raises:
         ConfigError: for one episode that is too short for both.
@@ -96,14 +95,14 @@ def split(data: EpisodeDataset, config: PretrainConfig) -> tuple[EpisodeDataset,
 
 
 def play(config: PretrainConfig, folder: Path) -> EpisodeDataset:
-    """`num_frames` frames of an environment, with noise if there is to be any, under random actions. Whole episodes are
-    kept in `folder`, and not played again."""
+    """Plays `num_frames` frames of an environment under random actions, with noise if configured. `folder` stores whole
+    episodes, which are not played again."""
     options = {"frame_stack": config.frame_stack, "max_gap": config.horizon, "seed": config.seed}
     return gathered(played(config, folder), config.num_frames, **options)
 
 
 def played(config: PretrainConfig, folder: Path) -> Iterator[Rows]:
-    """Episodes that have `num_frames` frames together; the last one is cut."""
+    """Episodes with `num_frames` frames in total; the last one is cut."""
     name = task_name(config.source.removeprefix(ENVIRONMENT))
     settings = {"task": name, "num_frames": config.num_frames, "seed": config.seed, **arguments(config)}
     settings["noise"] = config.noise.settings
@@ -125,7 +124,7 @@ def played(config: PretrainConfig, folder: Path) -> Iterator[Rows]:
 
         recorder = Recorder(env, act, config.image_size)
         while frames < config.num_frames:
-            # An episode has seeds of its own: it comes out the same, whatever was played before.
+            # Each episode has its own seeds: it does not depend on earlier episodes.
             seeds = np.random.SeedSequence([config.seed, number, ACTIONS])
             env.action_space.seed(seeds.generate_state(1, np.uint64).item())
             rows = recorder.episode(config.num_frames - frames, options={"episode": number})
@@ -136,7 +135,7 @@ def played(config: PretrainConfig, folder: Path) -> Iterator[Rows]:
 
 
 def make(name: str, config: PretrainConfig) -> EpisodeSeeds:
-    """An environment by its task or Gymnasium id, showing single frames.
+    """Makes an environment by its task or Gymnasium id, with single frames.
 
     Raises:
         ConfigError: for an argument of the environment that the run itself sets.
@@ -148,6 +147,6 @@ def make(name: str, config: PretrainConfig) -> EpisodeSeeds:
 
 
 def arguments(config: PretrainConfig) -> dict[str, Any]:
-    """Those of the environment, without noise."""
+    """The environment's arguments, without noise."""
     check_env(config.env, {"noise"})
     return {"image_size": config.image_size, "frame_stack": 1} | config.env

@@ -454,7 +454,7 @@ def test_a_missing_source_is_asked_for(tmp_path: Path) -> None:
 def test_a_folder_that_holds_a_run_is_left_alone(run: Run) -> None:
     folder = run()
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match="already holds a run: go on with resume=true"):
+    with pytest.raises(ConfigError, match="already holds a run: resume with resume=true"):
         run()
     with pytest.raises(ConfigError, match=r"another configuration: lr=0.5 \(the run has 0.001\)"):
         run("temporal_contrastive", "resume=true", "lr=0.5")

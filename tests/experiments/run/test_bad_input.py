@@ -219,7 +219,7 @@ def test_the_command_prints_the_error_alone_and_fails(
 
 def test_a_folder_that_holds_a_run_is_left_alone(run: Run, finished: Path) -> None:
     before = contents(finished)
-    with pytest.raises(ConfigError, match="already holds a run: go on with resume=true, choose another run_dir"):
+    with pytest.raises(ConfigError, match="already holds a run: resume with resume=true, choose another run_dir"):
         run("agent=drqv2", f"run_dir={finished}")
     assert contents(finished) == before
 
