@@ -72,7 +72,7 @@ def make_env(options: argparse.Namespace) -> gym.Env[Any, Any]:
 
 
 def build(options: argparse.Namespace, env: gym.Env[Any, Any]) -> SAC:
-    """The whole of it: what a person's own script has, and two lines."""
+    """Builds the model: the code of a user's own script, and two more lines."""
     model = SAC(
         "PixelPolicy",
         env,
@@ -165,7 +165,7 @@ def timing(options: argparse.Namespace, env: gym.Env[Any, Any]) -> str:
         models[objective] = model = build(argparse.Namespace(**vars(options) | dict(objective=objective)), env)
         model.learning_starts = 200
         model.set_logger(configure(format_strings=[]))
-        model.learn(200)  # fills the replay, and trains not yet
+        model.learn(200)  # fills the replay without training
     seconds: dict[str, list[float]] = {objective: [] for objective in models}
     for _ in range(TIMED_STEPS):
         for objective, model in models.items():

@@ -1,4 +1,4 @@
-"""What a person asks the benchmark for: words of a command line, checked."""
+"""Parses and checks the benchmark's command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALLEST_IMAGE = 17
 
 
 class BadOption(ValueError):
-    """A word on the command line that means nothing; the message says what would."""
+    """An invalid word on the command line; the message names valid ones."""
 
 
 def names(kind: str, known: Iterable[str]) -> Callable[[str], list[str]]:
@@ -68,7 +68,7 @@ def clone(text: str) -> Path:
 
 @dataclass
 class Options:
-    """What a person asked for, and how its text is read. None is what suits each measurement, 0 the device."""
+    """The user's options, with their parsers. None means each measurement's default, 0 the device's."""
 
     what: tuple[str, ...] = ()
     agent: Annotated[list[str] | None, names("agent", AGENTS)] = None
@@ -100,7 +100,7 @@ def parse(words: Sequence[str]) -> Options:
     """The options that the words of a command line ask for.
 
     Raises:
-        ValueError: for the first word that means nothing.
+        ValueError: for the first invalid word.
     """
     annotated = get_type_hints(Options, include_extras=True)
     parsers = {name: kind.__metadata__[0] for name, kind in annotated.items() if name != "what"}
@@ -122,7 +122,7 @@ def parse(words: Sequence[str]) -> Options:
 
 
 def check_out(path: Path) -> None:
-    """Refuses a place that nothing can be written to, before anything is measured."""
+    """Refuses a file that is not writable, before the first measurement."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():

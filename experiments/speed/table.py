@@ -1,4 +1,4 @@
-"""What the benchmark measured, as Markdown that can be pasted."""
+"""The benchmark's results as Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Line = dict[str, str]
 
 
 def report(machine: Row, rows: Sequence[Row], left_out: Mapping[str, str]) -> str:
-    """A line on the machine, a table for each kind of row, and what was not measured, with the reasons."""
+    """A line on the machine, a table for each kind of row, and the missing measurements with the reasons."""
     threads = sorted({row["threads"] for row in rows})
     about = [
         machine["gpu"],
