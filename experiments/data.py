@@ -1,4 +1,4 @@
-"""What offline data hold, and from one format to another.
+"""Shows the content of offline data, and converts formats.
 
 python -m rlrep.experiments.data info PATH: format, episodes, returns, actions, provenance, and a picture of frames
 python -m rlrep.experiments.data convert SRC DST --format vd4rl_84
@@ -19,7 +19,7 @@ from rlrep.experiments.results.runs import as_finite
 from rlrep.experiments.run.inspection import convert, info
 from rlrep.experiments.run.log import reading
 
-# What messages of the library call the command's options.
+# The library's names for the command's options, as in its messages.
 OPTIONS = {
     "skip_corrupt=True": "--skip-corrupt",
     "frame_channels=": "--frame-channels=",

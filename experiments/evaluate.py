@@ -1,4 +1,4 @@
-"""Scores a run's checkpoint, or the random policy: python -m rlrep.experiments.evaluate RUN --episodes 20"""
+"""Evaluates a run's checkpoint, or the random policy: python -m rlrep.experiments.evaluate RUN --episodes 20"""
 
 from __future__ import annotations
 

@@ -210,9 +210,7 @@ def reference_update(
     sampled."""
     if (image_size, channels) != (84, 32):
         raise Unavailable("TACO's code knows no other sizes than image_size=84 channels=32")
-    sys.path.insert(
-        0, str(folder)
-    )  # for its `utils`; its `agents` is loaded from its file, because other modules may have this name
+    sys.path.insert(0, str(folder))  # for its `utils`; its `agents` is loaded by file, as this name may be taken
     spec = importlib.util.spec_from_file_location("taco", folder / REFERENCE)
     assert spec is not None and spec.loader is not None
     theirs = importlib.util.module_from_spec(spec)

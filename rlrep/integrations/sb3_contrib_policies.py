@@ -1,4 +1,4 @@
-"""The policies of sb3-contrib that read through `PixelEncoder`, under the name "PixelPolicy" too."""
+"""Policies of sb3-contrib with a `PixelEncoder`, also under the name "PixelPolicy"."""
 
 from __future__ import annotations
 

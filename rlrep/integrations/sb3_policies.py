@@ -24,7 +24,7 @@ from rlrep.encoders import PixelEncoder, orthogonal_init, projection
 
 
 def pixel_space(space: spaces.Space, key: str | None = None) -> tuple[str | None, spaces.Box]:
-    """Where the pixels are: (None, the space) or (the key, that part of a ``Dict`` space).
+    """The space of the pixels: (None, the space) or (the key, that part of a ``Dict`` space).
 
     Raises:
         ValueError: without pixels, (channels, height, width) uint8, or with several and no `key`.
@@ -61,17 +61,17 @@ class PixelFeatures(BaseFeaturesExtractor):
     """A `PixelEncoder` and DrQ-v2's trunk on it: Linear → LayerNorm → Tanh. Objectives share `encoder`, not the trunk.
 
     Input: (B, C, H, W) pixels in 0..255, of any type, or a dictionary of them and vectors. Output: (B, features_dim)
-    float32, followed by the vectors as they are.
+    float32, followed by the unchanged vectors.
 
     Args:
         observation_space: of the environment, pixels as (C, H, W) uint8, or ``Dict``.
         features_dim: size of the trunk's output.
         channels, strides, precision: of a new `PixelEncoder`; None is its default, and float32.
         pixel_key: which key of ``Dict`` observations holds the pixels; None if only one does.
-        encoder: a trained one to start from, which is copied and keeps its weights under every algorithm; `channels`,
-            `strides` and `precision` are its own. To freeze it, call ``encoder.requires_grad_(False)`` before
-            handing it over. ("PixelPolicy" then has one encoder for all networks. Under another policy, the targets'
-            copies change in their last bits, since Stable-Baselines3 averages what is equal.)
+        encoder: a trained encoder to start from. It is copied and keeps its weights under every algorithm, and its own
+            `channels`, `strides` and `precision`. To freeze it, call ``encoder.requires_grad_(False)`` before handing
+            it over. ("PixelPolicy" then has one encoder for all networks. Under another policy, the targets' copies
+            change in their last bits, since Stable-Baselines3 averages what is equal.)
 
     Raises:
         ValueError: without pixels, for an encoder that reads another shape, or options of a new one beside an encoder;
@@ -125,13 +125,13 @@ class PixelFeatures(BaseFeaturesExtractor):
         return not any(parameter.requires_grad for parameter in self.encoder.parameters())
 
     def follow(self, encoder: PixelEncoder) -> None:
-        """Reads an encoder that another module owns from now on, without gradient; the trunk stays one's own."""
+        """From now on, reads another module's encoder without gradient; keeps its own trunk."""
         del self.encoder
-        self.__dict__["encoder"] = encoder  # not a submodule: one module alone owns its parameters
+        self.__dict__["encoder"] = encoder  # not a submodule: only one module owns its parameters
         self.follows = True
 
     def apply(self, fn: Callable[[nn.Module], None]) -> PixelFeatures:
-        """As of any module, but for Stable-Baselines3's initialisation, which has no effect here.
+        """As for any module, except that Stable-Baselines3's initialisation has no effect here.
 
         PPO and A2C apply it to the features extractor of any policy class after it is built (``ortho_init``), which
         would replace a trained encoder's weights with random ones.
@@ -150,7 +150,7 @@ class PixelFeatures(BaseFeaturesExtractor):
 
 
 class PixelPolicy:
-    """Defaults of the policies below; what a person gives in `policy_kwargs` goes before."""
+    """Defaults of the policies below; a user's `policy_kwargs` take precedence."""
 
     learner: ClassVar[str]  # the model's attribute with the network that trains the encoder
 
@@ -174,8 +174,8 @@ class PixelPolicy:
 
 
 class ActorFollowsCritic(PixelPolicy):
-    """The critic's loss trains the encoder; the actor reads it without gradient, through a trunk of its own, as in
-    DrQ-v2. (Stable-Baselines3's share_features_extractor does the reverse: the actor's loss trains it.)"""
+    """The critic's loss trains the encoder; the actor reads it without gradient, through its own trunk, as in DrQ-v2.
+    (Stable-Baselines3's share_features_extractor does the reverse: the actor's loss trains it.)"""
 
     learner = "critic"
 
@@ -211,7 +211,7 @@ class PPOPixelPolicy(PixelPolicy, ActorCriticPolicy):
     learner = "policy"
 
 
-# Those that know "PixelPolicy", and that objectives can be attached to.
+# The algorithms with "PixelPolicy", to which objectives can be attached.
 PIXEL_POLICIES: dict[type[BaseAlgorithm], type[PixelPolicy]] = {}
 
 

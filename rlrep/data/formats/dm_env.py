@@ -1,4 +1,4 @@
-"""Time steps as dm_env records them: row i holds what led to observation i. V-D4RL and DrQ-v2 store these."""
+"""Time steps in dm_env's form, as in V-D4RL and DrQ-v2: row i has the action and reward that led to observation i."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlrep.data.transitions import Transitions
 
 
 def led_here(rows: np.ndarray) -> np.ndarray:
-    """With a first row of zeros: nothing led to an episode's first frame."""
+    """Adds a first row of zeros, because no action led to an episode's first frame."""
     return np.concatenate([np.zeros_like(rows[:1]), rows])
 
 
@@ -40,7 +40,7 @@ def has_ended(file: Mapping[str, Any], frames: int) -> bool:
 
 
 def check_marks(name: str, array: np.ndarray, expected: np.ndarray) -> None:
-    """Refuses marks such as `is_first` that are not where an episode has them."""
+    """Refuses marks such as `is_first` at wrong places of an episode."""
     if array.shape not in (expected.shape, (*expected.shape, 1)) or array.dtype.kind not in "biuf":
         raise Unreadable(f"its {name} must be {expected.shape} marks, got {array.dtype} of shape {array.shape}")
     if not np.array_equal(array.reshape(-1), expected):
