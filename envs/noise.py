@@ -13,10 +13,10 @@ from rlrep.envs.arguments import at_least
 Kind = Literal["shapes", "pixels"]
 Frames = npt.NDArray[np.uint8]
 
-_MOVE = (0.05, 0.1)  # of the image's side, a step and axis, to either side (arXiv 2403.13765)
-_HUE_DRIFT = 0.05  # of the colour circle, at most
+MOVE = (0.05, 0.1)  # of the image's side, a step and axis, to either side (arXiv 2403.13765)
+HUE_DRIFT = 0.05  # of the colour circle, at most
 _VALUE_DRIFT = 0.1  # of a pixel's range, at most
-_DARK = 48  # of 255: below it a pixel counts as background
+DARK = 48  # of 255: below it a pixel counts as background
 _OUTLINES = ("disc", "square", "diamond", "ring")
 
 
@@ -108,9 +108,9 @@ class NoiseProcess:
             covered = np.broadcast_to(outline, patch.shape[:3])
             if self.background_only:
                 red, green, blue = np.moveaxis(patch, 3, 0)
-                covered = covered & (red < _DARK) & (green < _DARK) & (blue < _DARK)
+                covered = covered & (red < DARK) & (green < DARK) & (blue < DARK)
             chosen = np.nonzero(covered)
-            patch[chosen] = _colour(self.state[:, i, 2])[chosen[0]]
+            patch[chosen] = colour(self.state[:, i, 2])[chosen[0]]
             pixels[at] = patch
         return out
 
@@ -121,10 +121,10 @@ class NoiseProcess:
         if self.kind == "pixels":
             moved = state + _VALUE_DRIFT * (2 * self._fresh(state.shape) - 1)
             return 1 - np.abs(1 - np.abs(moved))  # reflected at 0 and 1, which keeps it uniform
-        low, high = _MOVE
+        low, high = MOVE
         far = low + (high - low) * self._fresh((*state.shape[:2], 2))
         side = np.where(self._fresh(far.shape) < 0.5, -1, 1).astype(np.float32)
-        drift = _HUE_DRIFT * (2 * self._fresh((*state.shape[:2], 1)) - 1)
+        drift = HUE_DRIFT * (2 * self._fresh((*state.shape[:2], 1)) - 1)
         moved = (state + np.concatenate([side * far, drift], 2)) % 1
         return np.where(moved < 1, moved, 0).astype(np.float32)  # float32 rounds the largest values up to 1
 
@@ -220,7 +220,7 @@ def _outline(number: int, side: int) -> npt.NDArray[np.bool_]:
     return (radius <= 1) if name == "disc" else (radius <= 1) & (radius >= 0.5)
 
 
-def _colour(hue: npt.NDArray[np.float32]) -> Frames:
+def colour(hue: npt.NDArray[np.float32]) -> Frames:
     """Bright colours (N, 3) uint8 for hues (N,) in [0, 1)."""
     ramp = np.abs((hue[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
     return (ramp.clip(0, 1) * 155 + 100).astype(np.uint8)
