@@ -101,7 +101,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     else:
         from rlrep.experiments.video_study import pixels
 
-        row = pixels.run(job, pixels.settings(job.domain, quick), folder)
+        row = pixels.run(job, pixels.settings_of(job, quick), folder)
         row["settings"] = job_settings(job, quick)
     machine = describe_machine("cpu")
     row = (
@@ -147,7 +147,7 @@ def job_settings(job: Job, quick: bool) -> Any:
     """As a cell keeps them, so in JSON's types."""
     from rlrep.experiments.video_study import pixels
 
-    return json.loads(json.dumps(asdict(pixels.settings(job.domain, quick))))
+    return json.loads(json.dumps(asdict(pixels.settings_of(job, quick))))
 
 
 def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick: bool) -> list[str]:
