@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m rlrep.experiments.video_theory", description="Which methods survive which noise."
     )
-    parser.add_argument("studies", nargs="*", default=["core"], help=f"of {', '.join(STUDIES)}; core by default")
+    parser.add_argument("studies", nargs="*", default=["tour"], help=f"of {', '.join(STUDIES)}; tour by default")
     parser.add_argument("--seeds", type=int, default=1, help="each with a map of its own; verdicts need several")
     parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; by default, those of the predictions")
     parser.add_argument("--out", type=as_path, default=Path("runs/theory"), help="folder of cells, pictures and report")

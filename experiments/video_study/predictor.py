@@ -1,9 +1,9 @@
 """Two numbers that are known before training: how much of a method's loss is about the noise.
 
-Nothing is trained and nothing is sampled: both follow from the grid world's table and the rules of the noise. The state
-S and the noise N evolve independently; a picture X shows both, the noise on what is dark. A pair is of one episode, k
-steps apart, k uniform in 1..K. After k steps each shape of the noise still moves with probability ρ^k, and has else been
-drawn afresh.
+Nothing is trained and nothing is sampled: both follow from the grid world's table and the rules of the noise. The
+state S and the noise N evolve independently; a picture X shows both, the noise on what is dark. A pair is of one
+episode, k steps apart, k uniform in 1..K. After k steps each shape of the noise still moves with probability ρ^k, and
+has else been drawn afresh.
 
 - **A forward model** is scored by its squared error in pixels, so it gains by whatever explains their variance:
 
@@ -28,18 +28,17 @@ in training they can only tell the order in which settings fail.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlrep.envs.noise import DARK, HUE_DRIFT, MOVE, NoiseProcess, colour
 from rlrep.experiments.video_study.cells import Array
 from rlrep.experiments.video_study.gridworld import GridDomain
 
-NUMBERS = {
-    "forward_model": "pixel variance that the noise explains, over what the state explains",
-    "temporal_contrastive": "share of the slowest features that noise has a part in",
-}
+NUMBERS = ("forward_model", "temporal_contrastive")
 HUES = 720  # of the colour circle
 FREQUENCIES = np.arange(-8, 9)  # of the functions of a shape's state: faster ones are forgotten within a step
 DIGITS = 9  # by which eigenvalues are told apart
@@ -49,7 +48,7 @@ def predict(method: str, place: GridDomain, noise: dict[str, Any] | None, horizo
     """The number of a method's kind of loss, 0 without noise; None for a method that has none.
 
     Args:
-        method: "forward_model" or "temporal_contrastive".
+        method: one of `NUMBERS` has one.
         place: the grid world.
         noise: of `NoiseProcess`: num_shapes, size, persistence, on what is dark only.
         horizon: K, the largest gap.
@@ -66,25 +65,40 @@ def predict(method: str, place: GridDomain, noise: dict[str, Any] | None, horizo
 
 def noise_to_state(place: GridDomain, noise: dict[str, Any], horizon: int) -> float:
     """V_N / V_S: pixel variance that the noise explains, over what the state explains; see above and `predict`."""
-    by_noise, by_state = np.mean([explained(place, noise, gap) for gap in range(1, horizon + 1)], axis=0)
-    return float(by_noise / by_state)
+    gaps = range(1, horizon + 1)
+    by_noise = sum(explained_by_noise(place, noise, gap) for gap in gaps)
+    # Single pictures are the same at any persistence.
+    shapes = {name: value for name, value in noise.items() if name != "persistence"}
+    return by_noise / sum(explained_by_state(place.layout, tuple(shapes.items()), gap) for gap in gaps)
 
 
-def explained(place: GridDomain, noise: dict[str, Any], gap: int) -> tuple[float, float]:
-    """The mean variance of a pixel that N_t and that S_t explain `gap` steps later, on the scale pixels / 255."""
+def explained_by_noise(place: GridDomain, noise: dict[str, Any], gap: int) -> float:
+    """The mean variance of a pixel that N_t explains `gap` steps later, on the scale pixels / 255."""
+    often = place.pairs(gap).sum(0)
+    frames, dark = pictures(place)
+    is_dark = np.tensordot(often, dark, 1)
+    below = np.tensordot(often, frames * dark, 1) / np.maximum(is_dark, 1e-12)  # what is seen where nothing covers it
+    return float((is_dark**2 * layer(place, noise, gap, below)[1]).mean())
+
+
+@lru_cache(maxsize=64)
+def explained_by_state(layout: int, shapes: tuple[tuple[str, Any], ...], gap: int) -> float:
+    """The same for S_t; `shapes` is the noise without its persistence."""
+    place = GridDomain(layout)
     pairs = place.pairs(gap)
     before, after = pairs.sum(1), pairs.sum(0)
-    frames = place.table.frames[place.seen] / 255
-    dark = (place.table.frames[place.seen] < DARK).all(1, keepdims=True)  # (states, 1, H, W)
-    is_dark = np.tensordot(after, dark, 1)
-    below = np.tensordot(after, frames * dark, 1) / np.maximum(is_dark, 1e-12)  # what is seen where nothing covers it
-    _, variance = layer(place, noise, gap, below)
-    on_black, on_white = layer(place, noise, gap, np.array([0.0, 1.0]))[0]
+    frames, dark = pictures(place)
+    on_black, on_white = layer(place, dict(shapes), gap, np.array([0.0, 1.0]))[0]
     expected = np.where(dark, on_black + (on_white - on_black) * frames, frames).reshape(len(frames), -1)
     known = before > 0
     later = (pairs @ expected)[known] / before[known, None]
-    spread = before[known] @ (later - after @ expected) ** 2
-    return float((is_dark**2 * variance).mean()), float(spread.mean())
+    return float((before[known] @ (later - after @ expected) ** 2).mean())
+
+
+def pictures(place: GridDomain) -> tuple[Array, NDArray[np.bool_]]:
+    """What is seen in each state before the goal, (states, 3, H, W) in [0, 1], and where noise may lie on it."""
+    frames = place.table.frames[place.seen]
+    return frames / 255, (frames < DARK).all(1, keepdims=True)
 
 
 def layer(place: GridDomain, noise: dict[str, Any], gap: int, below: Array) -> tuple[Array, Array]:

@@ -17,6 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rlrep.experiments.files import write_atomically
+from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import CORE_METHODS, METHODS, read_content
 from rlrep.experiments.video_study.jobs import NOISES, Job, LockJob
 from rlrep.experiments.video_study.origin import claim, stamp
@@ -68,10 +69,20 @@ def lock(methods: Methods, seeds: int) -> Iterator[LockJob]:
             yield LockJob(method, horizon, seed)
 
 
+def tour(methods: Methods, seeds: int) -> Iterator[Job]:
+    """What one seed can show in less than 20 minutes on two cores: the core's noise, and some of the phase diagram."""
+    for job in core("gridworld", methods, seeds):
+        if job.noise != "none" or job.method == "oracle":
+            yield job
+    yield from phase.cross_section(methods, seeds)
+
+
 STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
     "core": partial(core, "gridworld"),
     "size": sizes,
     "persistence": persistences,
+    "phase": phase.jobs,
+    "tour": tour,
     "lock": lock,
     "vizdoom_basic": partial(core, "vizdoom_basic"),
     "vizdoom_defend_the_center": partial(core, "vizdoom_defend_the_center"),
