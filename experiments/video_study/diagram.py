@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import product
 from math import isnan
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -45,7 +46,8 @@ def phase_diagram(
     shown = f"0 as from a random encoder, 1 as from one of labels, {seeds} seed{'s' * (seeds > 1)}"
     figure.suptitle(f"How much of the state is kept under noise ({shown})", fontsize=20)
     courses = found_courses(results, asked)
-    left, right = figure.subfigures(1, 2, width_ratios=(2.3, 1)) if courses else (figure, None)
+    parts: Any = figure.subfigures(1, 2, width_ratios=(2.3, 1)) if courses else (figure, None)
+    left, right = parts
     grid = left.subplots(len(lengths), len(methods), squeeze=False)
     for updates, panels in zip(lengths, grid, strict=True):
         for method, panel in zip(methods, panels, strict=True):
@@ -132,7 +134,7 @@ def progress(
     colours: Mapping[str, str],
 ) -> None:
     """What longer training brings, each method and setting a line with its name at its end."""
-    ends = []
+    ends: list[tuple[float, int, str, str]] = []
     for (method, size, rho), (updates, state) in courses.items():
         line = "--" if (size, rho) == phase.LONGEST[-1] else "-"
         panel.plot(updates, state, line, color=colours[method], linewidth=2.4, marker="o", markersize=7)
@@ -143,14 +145,11 @@ def progress(
     panel.set_ylim(-0.04, 1.04)
     panel.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     shares = dict(zip(asked.sizes, phase.coverages(results, asked), strict=True))
-    covered = sorted({shares[size] for _, size, _ in courses})
-    panel.set_title(
-        f"longer training, {' and '.join(f'{100 * share:.0f} %' for share in covered)} of the pixels", fontsize=16
-    )
+    covered = " and ".join(f"{100 * shares[size]:.0f} %" for size in sorted({size for _, size, _ in courses}))
+    panel.set_title(f"longer training, {covered} of the pixels", fontsize=16, pad=24)
     panel.set_xlabel("updates")
     height = -1.0
-    for state, updates, name, colour in sorted(ends):
-        height = max(state, height + 0.045)
-        panel.annotate(
-            name, (updates, height), (9, 0), textcoords="offset points", va="center", fontsize=13, color=colour
-        )
+    for end, last, name, colour in sorted(ends):
+        height = max(end, height + 0.045)  # names do not touch
+        where: dict[str, Any] = dict(textcoords="offset points", va="center")
+        panel.annotate(name, (last, height), (9, 0), fontsize=13, color=colour, **where)

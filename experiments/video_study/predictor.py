@@ -40,7 +40,7 @@ from rlrep.experiments.video_study.gridworld import GridDomain
 
 NUMBERS = ("forward_model", "temporal_contrastive")
 HUES = 720  # of the colour circle
-FREQUENCIES = np.arange(-8, 9)  # of the functions of a shape's state: faster ones are forgotten within a step
+FREQUENCIES = np.arange(-8.0, 9.0)  # of the functions of a shape's state: faster ones are forgotten within a step
 DIGITS = 9  # by which eigenvalues are told apart
 
 
@@ -98,7 +98,7 @@ def explained_by_state(layout: int, shapes: tuple[tuple[str, Any], ...], gap: in
 def pictures(place: GridDomain) -> tuple[Array, NDArray[np.bool_]]:
     """What is seen in each state before the goal, (states, 3, H, W) in [0, 1], and where noise may lie on it."""
     frames = place.table.frames[place.seen]
-    return frames / 255, (frames < DARK).all(1, keepdims=True)
+    return frames / 255, np.asarray((frames < DARK).all(1, keepdims=True))
 
 
 def layer(place: GridDomain, noise: dict[str, Any], gap: int, below: Array) -> tuple[Array, Array]:
@@ -114,9 +114,10 @@ def layer(place: GridDomain, noise: dict[str, Any], gap: int, below: Array) -> t
     shape = place.shape
     process = NoiseProcess(1, shape, seed=0, **noise)
     stays = process.persistence ** (2 * gap)
-    hues = colour(np.arange(HUES, dtype=np.float32) / HUES)[:, 0] / 255  # one channel: the others are the same, turned
-    bright, blurred = float(hues.mean()), mean_square(hues, drifts(np.fft.fftfreq(HUES, 1 / HUES)) ** gap)
-    moved = moves(np.fft.fftfreq(shape[1], 1 / shape[1])) ** gap
+    # One channel: the others are the same, turned.
+    hues = colour(np.linspace(0, 1, HUES, endpoint=False, dtype=np.float32))[:, 0] / 255
+    bright, blurred = float(hues.mean()), mean_square(hues, drifts(waves(HUES)) ** gap)
+    moved = moves(waves(shape[1])) ** gap
     mean, variance = np.asarray(below, float), np.zeros_like(below)
     for outline in reversed(process.outlines):  # none covers what is bright, so the first one lies on top
         place_of = np.zeros(shape[1:])
@@ -132,6 +133,11 @@ def layer(place: GridDomain, noise: dict[str, Any], gap: int, below: Array) -> t
 def mean_square(values: Array, factors: Array) -> float:
     """Of values on a circle or torus, once each of their frequencies is multiplied by its factor."""
     return float((np.abs(np.fft.fftn(values) * factors) ** 2).sum() / values.size**2)
+
+
+def waves(count: int) -> Array:
+    """(count,) the frequencies of so many values on a circle, in the order of NumPy's transform."""
+    return np.asarray(np.fft.fftfreq(count, 1 / count), float)
 
 
 def moves(frequency: Array) -> Array:
