@@ -17,7 +17,7 @@ INSTALLED := .venv/.installed
 DRAWS := .venv/.draws-$(MUJOCO_GL)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train theory test test-slow bench fuzz kills lint format type lock clean
+.PHONY: help setup train theory test test-slow bench fuzz kills docs lint format type lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ fuzz: $(INSTALLED) ## open 3,000 damaged and hostile files, some minutes; ARGS="
 
 kills: $(DRAWS) ## kill and resume 100 tiny runs at random moments, some 20 minutes; ARGS="--seed 1 --count 8 4 4 4"
 	@$(RUN) -m tests.kills $(ARGS)
+
+docs: $(INSTALLED) ## make the pages and a reference of the public interface, as HTML in build/docs
+	@$(RUN) -m docs.make $(ARGS)
 
 lint: $(INSTALLED) ## check style and formatting
 	@$(RUN) -m ruff check .
@@ -90,6 +93,9 @@ $(INSTALLED): pyproject.toml constraints.txt constraints-torch.txt | $(RUN)
 	  $(PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints-torch.txt)"; \
 	else $(PIP) --require-hashes --no-deps --requirement constraints-torch.txt; fi
 	@$(PIP) --no-deps --no-build-isolation --editable .
+	@# pip's own way is asked last, so that in the folder above a clone "rlrep" would be the clone, an empty package.
+	@mkdir -p .venv/clone && ln -sfn $(CURDIR)/rlrep .venv/clone/rlrep
+	@echo $(CURDIR)/.venv/clone > "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rlrep_clone.pth"
 	@$(RUN) -m pip check --disable-pip-version-check
 	@touch $@
 

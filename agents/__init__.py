@@ -36,14 +36,19 @@ AGENTS: dict[str, type[Agent]] = {
     "iql": IQL,
     "mrq": MRQ,
 }
+"""The agents that have names."""
 PATHS: dict[str, tuple[type[PixelEncoder], type[RandomShift]]] = {
     "fast": (PixelEncoder, RandomShift),
     "eager": (EagerEncoder, GridSampleShift),
 }
+"""The encoder and the augmentation of each path: "fast", or "eager" without accelerations."""
 
 
 def find_agent(name: str) -> type[Agent]:
-    """The class of an agent, by its name or its import path, ``package.module:Class``.
+    """The class of an agent.
+
+    Args:
+        name: in `AGENTS`, or an import path, ``package.module:Class``.
 
     Raises:
         ValueError: for an unknown name, with the nearest known ones, and a path that leads to no `Agent`.
@@ -66,7 +71,7 @@ def make_agent(
     path: str = "fast",
     **options: Any,
 ) -> Agent:
-    """An agent with its encoder and objectives on `device`.
+    """An agent with its encoder and objectives.
 
     Args:
         name: of the agent, see `find_agent`.
@@ -77,6 +82,7 @@ def make_agent(
         encoder_options: keyword arguments of `PixelEncoder`.
         freeze_encoder: no gradient reaches the encoder, and no optimizer steps it.
         shift: pixels that the random shift moves images by at most, for the agent and its objectives.
+        device: where they are.
         path: "fast", or "eager": the same in float32 with every acceleration off, to compare with.
         options: keyword arguments of the agent.
 

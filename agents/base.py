@@ -195,6 +195,7 @@ class Agent(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """The encoder's."""
         return next(self.encoder.parameters()).device
 
     @torch.no_grad()
@@ -296,9 +297,11 @@ class Agent(nn.Module):
         return [parameter for module in modules for parameter in module.parameters()]
 
     def get_extra_state(self) -> dict[str, Any]:
+        """What ``state_dict`` holds beside parameters: the optimizers' states."""
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """What ``load_state_dict`` does with that."""
         for name, optimizer in self.optimizers.items():
             # How Adam computes depends on the device and the path, which may be others than the saved agent's.
             own = {flag: optimizer.defaults[flag] for flag in ("foreach", "fused", "capturable")}

@@ -53,6 +53,7 @@ class CQL(SAC):
         self.cql_weight, self.num_samples = cql_weight, num_samples
 
     def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor) -> Metrics:
+        """One step of critic and encoder, with the penalty."""
         with torch.no_grad():
             next_action, _ = self.actor(next_features)
             target_q = batch["next", "reward"] + batch["discount"] * torch.min(

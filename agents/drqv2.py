@@ -105,6 +105,7 @@ class DrQV2(Agent):
         self.optimizers["actor"] = adam(self.actor.parameters(), self.lr)
 
     def encode_action(self, action: Tensor) -> Tensor:
+        """Actions (B, A) as the critic reads them: latent ones (B, U) with `latent_actions`."""
         return action if self.action_encoder is None else self.action_encoder(action)
 
     def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:
@@ -123,6 +124,7 @@ class DrQV2(Agent):
         return metrics
 
     def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor, next_action: Tensor) -> Metrics:
+        """One step of critic and encoder."""
         with torch.no_grad():
             target_q1, target_q2 = self.critic_target(next_features, self.encode_action(next_action))
             target_q = batch["next", "reward"] + batch["discount"] * torch.min(target_q1, target_q2)
@@ -138,6 +140,7 @@ class DrQV2(Agent):
         }
 
     def update_actor(self, batch: TensorDict, features: Tensor, stddev: float) -> Metrics:
+        """One step of the actor on detached features."""
         pre_activation = self.actor.pre_activation(features)
         mean = torch.tanh(pre_activation)
         q1, q2 = self.critic(features, self.encode_action(add_noise(mean, stddev, self.stddev_clip)))

@@ -27,8 +27,10 @@ def accelerate(agent: Agent) -> None:
     """Makes `agent.update` as fast as the agent's device can do it.
 
     On CUDA the encoder compiles shift, cast and layout into one pass, and each of the agent's `bodies` becomes one
-    graph; elsewhere, and when several ranks average their gradients or updates differ, they stay as they are. Call it
-    on an agent that has its final state: a graph does not notice another one being loaded.
+    graph; elsewhere, and when several ranks average their gradients or updates differ, they stay as they are.
+
+    Args:
+        agent: in its final state: a graph does not notice another one being loaded.
     """
     if agent.device.type != "cuda":
         return

@@ -131,12 +131,14 @@ class IQL(Agent):
         return metrics
 
     def update_value(self, data_q: Tensor, features: Tensor) -> Metrics:
+        """One step of the value on detached features; `data_q` (B, 1) is min_k Q̄_k of the data's actions."""
         value = self.value(features)
         loss = expectile_loss(data_q - value, self.expectile)
         self.step("value", loss)
         return {"value_loss": loss.detach(), "value": value.detach().mean()}
 
     def update_actor(self, batch: TensorDict, data_q: Tensor, features: Tensor) -> Metrics:
+        """One step of the actor on detached features."""
         with torch.no_grad():
             advantage = data_q - self.value(features)
             weight = (self.inverse_temperature * advantage).exp().clamp(max=MAX_WEIGHT)
@@ -145,6 +147,7 @@ class IQL(Agent):
         return {"actor_loss": loss.detach(), "advantage": advantage.mean(), "advantage_weight": weight.mean()}
 
     def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor) -> Metrics:
+        """One step of critic and encoder."""
         with torch.no_grad():
             target_q = batch["next", "reward"] + batch["discount"] * self.value(next_features)
         q1, q2 = self.critic(features, batch["action"])

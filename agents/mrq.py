@@ -68,7 +68,7 @@ class MRQ(Agent):
         scale_rewards: divide by r̄; False in DR.Q.
         prioritized: draw by priorities, which takes a replay with ``prioritized=True``.
         fade: weight of a row after n further ones, max(0.1, fadeⁿ); 0.9999 in DR.Q, 1 for none.
-        options: of `Agent`.
+        num_expl_steps, update_every_steps, options: of `Agent`.
 
     Raises:
         ValueError: for impossible numbers, and without a `LatentModel`.
@@ -206,6 +206,7 @@ class MRQ(Agent):
         return metrics | self.update_policy(state)
 
     def update_value(self, batch: TensorDict, state: Tensor, next_state: Tensor) -> Metrics:
+        """One step of the value on embeddings (B, D); the metric `priority` (B,) is that of each row."""
         with torch.no_grad():
             next_action = self.perturbed(self.activate(self.policy_target(next_state)), self.noise_clip)
             next_value = torch.min(*self.value_target(self.state_action_target(next_state, next_action)))
@@ -227,6 +228,7 @@ class MRQ(Agent):
         }
 
     def update_policy(self, state: Tensor) -> Metrics:
+        """One step of the policy on embeddings (B, D)."""
         raw = self.policy(state)
         q1, q2 = self.value(self.model.state_action(state, self.activate(raw)))
         loss = -0.5 * (q1 + q2).mean() + self.pre_activation_weight * raw.square().mean()

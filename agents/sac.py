@@ -123,6 +123,7 @@ class SAC(Agent):
         return metrics
 
     def update_critic(self, batch: TensorDict, features: Tensor, next_features: Tensor) -> Metrics:
+        """One step of critic and encoder."""
         with torch.no_grad():
             next_action, log_density = self.actor(next_features)
             target_q1, target_q2 = self.critic_target(next_features, next_action)
@@ -140,6 +141,7 @@ class SAC(Agent):
         }
 
     def update_actor_and_temperature(self, features: Tensor) -> Metrics:
+        """One step of the actor on detached features, and one of α."""
         action, log_density = self.actor(features)
         q1, q2 = self.critic(features, action)
         loss = (self.log_temperature.exp().detach() * log_density - torch.min(q1, q2)).mean()

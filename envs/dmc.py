@@ -1,11 +1,14 @@
 """dm_control seen through its pixels: every task of the suite, and `reach_duplo`."""
 
+from __future__ import annotations
+
 import difflib
 import importlib.util
 import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -130,6 +133,7 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
         buffer_size = max(image_size, render_size) if render_mode else image_size
         visual.global_.offwidth = visual.global_.offheight = buffer_size
         camera = _known_camera(physics.model, _usual_camera(task) if camera is None else camera)
+        self._camera = camera
         self._observer = _open_camera(physics, image_size, camera)
         self._viewer = _open_camera(physics, render_size, camera) if render_mode else None
         if fast:
@@ -196,11 +200,25 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
         """The picture of now, uint8 `(render_size, render_size, 3)`; None without a render mode."""
         return None if self._viewer is None else self._viewer.render().copy()
 
+    def background_mask(self) -> npt.NDArray[np.bool_]:
+        """Which pixels of the newest frame show the sky or a plane, such as the floor, bool (H, W)."""
+        from mujoco import mjtGeom, mjtObj
+
+        number, kind = self._segmenter.render(segmentation=True).transpose(2, 0, 1)
+        is_plane = self._environment.physics.model.geom_type == mjtGeom.mjGEOM_PLANE
+        return (kind == -1) | ((kind == mjtObj.mjOBJ_GEOM) & is_plane[number])
+
+    @cached_property
+    def _segmenter(self) -> Any:
+        """The camera that says what each pixel shows, with a buffer of its own, once somebody asks."""
+        return _open_camera(self._environment.physics, self._frames.shape[1], self._camera)
+
     def close(self) -> None:
         """Free the simulation and its OpenGL context; may be called twice."""
         if self._environment is not None:
             self._environment.physics.free()
         self._environment = self._observer = self._viewer = None
+        self.__dict__.pop("_segmenter", None)
         self._running = False
 
     def _info(self) -> dict[str, Any]:

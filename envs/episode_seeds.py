@@ -1,5 +1,7 @@
 """Episodes that can be replayed one by one."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import gymnasium as gym

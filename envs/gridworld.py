@@ -142,6 +142,7 @@ class GridWorld(gym.Env[Frames, np.int64]):
         render_mode: "rgb_array" for `render()`, what the agent sees as uint8 (56, 56, 3).
 
     Raises:
+        ValueError: for another render mode, and a layout below 0.
         ModuleNotFoundError: without minigrid.
     """
 
@@ -158,14 +159,17 @@ class GridWorld(gym.Env[Frames, np.int64]):
         self._state, self._steps = 0, MAX_STEPS
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frames, dict[str, Any]]:
+        """Start an episode, 5 to 10 moves from the goal."""
         super().reset(seed=seed)
         self._state, self._steps = int(self.np_random.choice(self.table.starts)), 0
         return self._observation, self._info
 
     def step(self, action: np.int64) -> tuple[Frames, float, bool, bool, dict[str, Any]]:
-        """Raises:
-        ValueError: for an action other than 0 (left), 1 (right), 2 (forward).
-        gymnasium.error.ResetNeeded: before the first reset and after an episode's end.
+        """Turn left (0) or right (1), or move forward (2).
+
+        Raises:
+            ValueError: for another action.
+            gymnasium.error.ResetNeeded: before the first reset and after an episode's end.
         """
         if not self.action_space.contains(action):
             raise ValueError(f"the action is {action!r}; expected 0 (left), 1 (right) or 2 (forward)")
@@ -177,6 +181,7 @@ class GridWorld(gym.Env[Frames, np.int64]):
         return self._observation, float(terminated) - STEP_COST, terminated, truncated, self._info
 
     def render(self) -> Frames | None:
+        """What the agent sees, uint8 (56, 56, 3); None without a render mode."""
         return None if self.render_mode is None else self._observation.transpose(1, 2, 0)
 
     @property
@@ -198,7 +203,7 @@ def _rooms(layout: int) -> Any:
         from minigrid.minigrid_env import MiniGridEnv
         from minigrid.utils.rendering import fill_coords, point_in_rect
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the grid world needs minigrid: {install('theory')}") from error
+        raise ModuleNotFoundError(f"the grid world needs minigrid: {install('minigrid')}") from error
 
     class Mark(WorldObj):
         """A coloured patch on a dark floor that tells cells apart."""

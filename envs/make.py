@@ -1,5 +1,7 @@
 """The one maker of environments: any Gymnasium id, seen as stacks of square pictures, acting in [-1, 1]."""
 
+from __future__ import annotations
+
 import difflib
 import importlib
 import inspect
@@ -39,7 +41,7 @@ _REGISTERED_BY = {
 }
 
 # The extra of ours that brings what environments need, by the start of the module that they are in.
-_EXTRAS = {"gymnasium.": "gymnasium", "ale_py": "gymnasium", "minigrid": "theory", "vizdoom": "theory"}
+_EXTRAS = {"gymnasium.": "gymnasium", "ale_py": "gymnasium", "minigrid": "minigrid", "vizdoom": "theory"}
 
 _USUAL_FPS = 30  # of environments that do not say theirs
 _FILM_SIZE = 256  # pixels, of environments that draw no picture of their own
@@ -72,7 +74,10 @@ def task_name(task: str) -> str:
 
 
 def environment_spec(task: str) -> EnvSpec:
-    """What Gymnasium knows of a task: a short name of ours, or an id.
+    """What Gymnasium knows of a task.
+
+    Args:
+        task: a short name of ours, or an id.
 
     Raises:
         ValueError: for an unknown task, with the nearest known names.
@@ -171,7 +176,11 @@ def pixel_env(
 
 
 def max_episode_steps(env: gym.Env[Any, Any]) -> float:
-    """The most steps that an episode of an environment made here takes; inf if nothing limits them."""
+    """The most steps that an episode takes; inf if nothing limits them.
+
+    Args:
+        env: made by `pixel_env` or `make_env`.
+    """
     if isinstance(env, RepeatAction):
         return math.ceil(inner / env.num_repeats) if (inner := max_episode_steps(env.env)) < math.inf else inner
     if isinstance(env, TimeLimit):

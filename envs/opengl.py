@@ -22,7 +22,7 @@ Check with `python -m rlrep.envs.check`. The cause was {cause}"""
 
 
 class OpenGLError(RuntimeError):
-    """OpenGL could not be opened; the message says which packages and variables mend it."""
+    """OpenGL could not be opened; the message says which packages to install and which variables to set."""
 
 
 def default_to_egl() -> None:

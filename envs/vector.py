@@ -1,5 +1,7 @@
 """Environments side by side, in this process or each in one of its own, which never wait for ever."""
 
+from __future__ import annotations
+
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,7 +32,7 @@ def make_vector_env(
     processes: bool | None = None,
     timeout: float = 60.0,
     **options: Any,
-) -> "InProcessVectorEnv | ProcessVectorEnv":
+) -> InProcessVectorEnv | ProcessVectorEnv:
     """Environments side by side, with Gymnasium's vector interface.
 
     They run in this process, one after another, or in a process each, which hand observations over in shared

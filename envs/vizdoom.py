@@ -1,5 +1,7 @@
 """ViZDoom seen through its pixels: the scenarios Basic and Defend the Center."""
 
+from __future__ import annotations
+
 import importlib.util
 import math
 import operator

@@ -8,6 +8,7 @@ measures one thing alone: update, act, replay, rendering, loop or roofline. Opti
 than one makes sense:
 
     agent=drqv2,taco,sac,sac+taco,mrq   batch=64,256,1024   path=fast,eager,sb3   update=separate,joint   device=auto
+    reference=FOLDER   TACO's own update beside ours, from a clone of https://github.com/FrankZheng2022/TACO
     image_size=84   channels=32   task=...   num_envs=...   threads=...
     seconds=...    time for each measured point     minutes=...    for all; what does not fit is listed as left out
 """

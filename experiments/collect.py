@@ -10,11 +10,12 @@ from omegaconf import DictConfig
 
 from rlrep.experiments.run.collection import CollectConfig, collect
 from rlrep.experiments.run.command import start, tell
+from rlrep.experiments.run.inspection import learning
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="collect")
 def main(composed: DictConfig) -> None:
-    tell(collect, composed, CollectConfig, stopped="stopped: nothing was written")
+    tell(collect, composed, CollectConfig, learning, stopped="stopped: nothing was written")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class ActionEncoder(nn.Module):
         self.apply(orthogonal_init)
 
     def forward(self, action: Tensor) -> Tensor:
+        """Latent actions (..., latent_dim) of actions."""
         return self.layers(action if self.discrete else action.float())
 
 
@@ -58,6 +59,10 @@ class ActionSequenceEncoder(nn.Module):
     """K latent actions to one vector: concatenate, then Linear(U·K, U·K) → LayerNorm → Tanh.
 
     Input: (B, K, U) float32. Output: (B, K·U) float32 in (-1, 1).
+
+    Args:
+        latent_dim: U.
+        horizon: K ≥ 1.
     """
 
     @checked_numbers
@@ -68,4 +73,5 @@ class ActionSequenceEncoder(nn.Module):
         self.apply(orthogonal_init)
 
     def forward(self, latent_actions: Tensor) -> Tensor:
+        """One vector (B, K·U) of K latent actions (B, K, U)."""
         return self.layers(torch.flatten(latent_actions, 1))

@@ -61,7 +61,10 @@ class RandomShift(nn.Module):
     """DrQ's random shift: each image moves by up to `pad` pixels in x and y, edges replicated (arXiv 2107.09645).
 
     Input and output: (B, C, H, W), any type; one shift a sample, the same for its stacked frames, drawn afresh at each
-    call from torch's global generator. ``RandomShift(0)`` is the identity.
+    call from torch's global generator.
+
+    Args:
+        pad: pixels, at most; 0 leaves images as they are.
     """
 
     @checked_numbers
@@ -70,6 +73,7 @@ class RandomShift(nn.Module):
         self.pad = pad
 
     def forward(self, observation: Tensor) -> Tensor:
+        """Shifted images (B, C, H, W)."""
         if self.pad == 0:
             return observation
         offset = torch.randint(0, 2 * self.pad + 1, (len(observation), 2), device=observation.device)

@@ -414,6 +414,9 @@ class PixelDecoder(nn.Module):
         in_dim: size of the features.
         image_shape: (C, H, W); H and W at least 16 and divisible by 4.
         channels: values of a patch; 16·C can show any patch.
+
+    Raises:
+        ValueError: for another height or width.
     """
 
     PATCH = 4
@@ -435,6 +438,7 @@ class PixelDecoder(nn.Module):
         self.apply(orthogonal_init)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Images (B, C, H, W) float32 of features (B, in_dim); `to_pixels` makes uint8 of them."""
         patches = self.patches(features).unflatten(1, self.grid[:2]).unflatten(3, (-1, self.PATCH, self.PATCH))
         return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 

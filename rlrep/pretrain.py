@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from rlrep.replay import Episodes
 
+__all__ = ["Pretrainer", "pretrain"]
+
 VALIDATION_SEED = 0
 
 
@@ -87,6 +89,7 @@ class Pretrainer:
 
     @property
     def device(self) -> torch.device:
+        """The objective's."""
         return next(self.objective.parameters()).device
 
     @property
@@ -167,6 +170,7 @@ class Pretrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to a state that `state_dict` gave."""
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.train.load_state_dict(state["train"])

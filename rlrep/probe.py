@@ -13,6 +13,17 @@ from rlrep.arguments import checked_numbers
 from rlrep.bounds import Count, NonNegative, Several
 from rlrep.encoders import PixelDecoder, PixelEncoder, mlp, to_pixels, to_unit_scale
 
+__all__ = [
+    "ProbeScore",
+    "alignment",
+    "effective_rank",
+    "encode",
+    "probe",
+    "probe_folds",
+    "reconstruction",
+    "uniformity",
+]
+
 NEGLIGIBLE = 1e-3  # of the typical spread
 PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))  # of ridge regression, per row
 
@@ -20,9 +31,15 @@ PENALTIES = tuple(10.0**exponent for exponent in range(-6, 3))  # of ridge regre
 @checked_numbers
 @torch.no_grad()
 def encode(encoder: PixelEncoder, observation: Tensor, batch_size: int = 512) -> Tensor:
-    """Features (N, repr_dim) float32 of pixels (N, C, H, W) uint8, a batch at a time, without a gradient.
+    """Features of many pictures, a batch at a time, without a gradient.
 
-    They lie where the pixels do; a batch is moved to the encoder's device.
+    Args:
+        encoder: on any device, to which each batch is moved.
+        observation: (N, C, H, W) uint8.
+        batch_size: pictures at once.
+
+    Returns:
+        (N, repr_dim) float32 on the device of `observation`.
     """
     device = next((parameter.device for parameter in encoder.parameters()), observation.device)
     return torch.cat([encoder(pixels.to(device)).to(pixels.device) for pixels in observation.split(batch_size)])

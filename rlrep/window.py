@@ -11,8 +11,8 @@ from rlrep.arguments import whole
 
 __all__ = ["ANY_N_STEP", "Gap", "Offset", "Window"]
 
-# An `n_step` for learners that read the n-step reward of whatever n their owner uses.
 ANY_N_STEP: Final = -1
+"""An `n_step` for learners that read the n-step reward of whatever n their owner uses."""
 
 
 def check_whole(made: Any, *names: str) -> None:
@@ -65,6 +65,7 @@ class Gap:
 
 
 Offset = int | Gap
+"""Steps from t to another observation."""
 
 
 def furthest(offset: Offset) -> int:

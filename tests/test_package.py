@@ -43,6 +43,15 @@ def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
+def test_the_clone_is_found_beside_a_folder_of_its_name(tmp_path: Path) -> None:
+    """As in the folder above it."""
+    (tmp_path / "rlrep").mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    program = [sys.executable, "-c", "from rlrep import TACO; import rlrep.experiments"]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stderr}make setup installs rlrep so that this works"
+
+
 def test_one_package_is_installed(installed: Path) -> None:
     names = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert names == {"rlrep"}

@@ -12,6 +12,7 @@ as `rlrep.experiments.plot` reads them, Stable-Baselines3's log `progress.csv`, 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -104,6 +105,7 @@ def learn(model: SAC, options: argparse.Namespace) -> None:
     model.save(folder / "model")
     logger.close()
     print(f"{folder} holds eval.csv, progress.csv and model.zip")
+    print(f"next: python -m rlrep.experiments.plot {shlex.quote(str(options.out))} --out curve.png")
 
 
 class Evaluations(BaseCallback):

@@ -145,7 +145,8 @@ class AgentRun(Run):
             self.stop.check()  # an evaluation takes minutes; it is played again when the run is resumed
             return self.act(observation, eval_mode=True)
 
-        evaluation = evaluate(policy, self.eval_env, config.num_eval_episodes, config.save_video, envs)
+        told = self.log.progress.during("evaluating", config.num_eval_episodes)
+        evaluation = evaluate(policy, self.eval_env, config.num_eval_episodes, config.save_video, envs, told)
         if not np.isfinite(evaluation.returns).all():
             raise TrainingError(
                 f"{config.task} gave rewards that are not finite in an evaluation at {self.counter} {self.count}: "

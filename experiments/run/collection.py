@@ -17,6 +17,7 @@ the expert without noise, which put them on a scale from 0 to 100.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from rlrep.experiments.run.checkpoint import CONFIG
 from rlrep.experiments.run.config_file import register, typed_as
 from rlrep.experiments.run.device import resolve_device
 from rlrep.experiments.run.evaluation import Policy, environment_options, evaluate
-from rlrep.experiments.run.log import Progress
+from rlrep.experiments.run.log import PATIENCE, Progress
 from rlrep.experiments.run.names import import_modules
 from rlrep.experiments.run.options import ConfigError, check, defaults, option, refusals
 from rlrep.experiments.run.policy import checkpoint_policy, random_policy
@@ -213,7 +214,9 @@ class Collector:
 
     def reference(self, name: str) -> float:
         """The mean return of the random policy or the expert, in the first of the episodes that are collected from."""
-        return float(evaluate(self.policy(name), self.env, self.config.reference_episodes).returns.mean())
+        count = self.config.reference_episodes
+        with closing(Progress(f"scoring {name}", count, 0, "episode", PATIENCE)) as progress:
+            return float(evaluate(self.policy(name), self.env, count, told=progress.advance).returns.mean())
 
     def episodes(self) -> Iterator[Transitions]:
         """The level's episodes, one after the other."""
@@ -298,6 +301,7 @@ def replayed(run: Path, trained: TrainConfig, until_frame: int | None) -> Iterat
         raise ConfigError(f"{run / 'replay'} can't be used: {error}") from error
     lanes = len(rows["step"])
     most = np.inf if until_frame is None else until_frame / trained.action_repeat / lanes
+    found: list[tuple[int, np.ndarray]] = []
     for lane in range(lanes):
         taken = 0
         for at in episodes_of(rows, lane):
@@ -309,13 +313,18 @@ def replayed(run: Path, trained: TrainConfig, until_frame: int | None) -> Iterat
             taken += len(at) - 1
             if taken > most:
                 break
+            found.append((lane, at))
+    total = sum(len(at) - 1 for _, at in found)
+    with closing(Progress("copying the replay", total, 0, "step", PATIENCE)) as progress:
+        for lane, at in found:
             yield Transitions(
                 frames=rows["frame"][lane, at],
                 action=rows["action"][lane, at[:-1]],
                 reward=rows["reward"][lane, at[:-1]],
                 terminated=bool(rows["terminated"][lane, at[-2]]),
-                name=f"environment {lane}, episode {number}",
+                name=f"environment {lane}, episode {rows['episode'][lane, at[0]]}",
             )
+            progress.advance(progress.count + len(at) - 1)
 
 
 def collect(composed: DictConfig) -> Path:
@@ -348,6 +357,6 @@ def collect(composed: DictConfig) -> Path:
             write_transitions(collector.episodes(), out, provenance, format=config.format)
     print(
         f"{trained.task} {config.level}: the random policy gets {collector.random_return:.1f}, the expert "
-        f"{collector.expert_return:.1f}; see python -m rlrep.experiments.data info {out}"
+        f"{collector.expert_return:.1f}; see python -m rlrep.experiments.data info {shlex.quote(str(out))}"
     )
     return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -259,9 +260,18 @@ def tell(
     train: Callable[[DictConfig], Path],
     composed: DictConfig,
     schema: type,
+    then: Callable[[Path, DictConfig], str],
     stopped: str = "stopped: resume with resume=true",
 ) -> None:
-    """Runs `train` and reports how it ended; what users can fix without a traceback."""
+    """Runs `train` and reports how it ended; what users can fix without a traceback.
+
+    Args:
+        train: from the configuration to the folder of what was made.
+        composed: the configuration.
+        schema: the dataclass of its options.
+        then: the command that uses what was made, from its folder and the configuration.
+        stopped: what is said after a signal, before there is anything to keep.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
@@ -289,3 +299,12 @@ def tell(
         sys.exit(f"error: {error}")
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
         print(f"finished: {folder}")
+        print(f"next: {then(folder, composed)}")
+
+
+def evaluation(run: Path, composed: DictConfig) -> str:
+    """The command that scores a run, which imports what the run names by its import path."""
+    names = [composed.get("task") or "", composed.agent.algorithm, *composed.objectives]
+    imported = [*composed.imports, *(name.partition(":")[0] for name in names if ":" in name)]
+    imports = f" --imports {' '.join(dict.fromkeys(imported))}" if imported else ""
+    return f"python -m rlrep.experiments.evaluate {shlex.quote(str(run))} --episodes 20{imports}"

@@ -15,6 +15,7 @@ from rlrep.data.formats import Format, make_format
 from rlrep.experiments.run import ranks
 from rlrep.experiments.run.checkpoint import CheckpointError
 from rlrep.experiments.run.device import check_storage
+from rlrep.experiments.run.log import reading
 from rlrep.experiments.run.options import ConfigError, options_of
 from rlrep.experiments.run.sections import FilesConfig
 from rlrep.replay import ReplayError
@@ -43,10 +44,9 @@ def open_data(path: str, config: Any, files: Any) -> Dataset:
     )
     if ranks.rank():
         ranks.from_first(None)
-    if config.replay_storage == "auto":
-        data = opened(storage=partial(auto_storage, config.device))
-    else:
-        data = opened(storage=config.device if config.replay_storage == "cuda" else config.replay_storage)
+    storage = config.device if config.replay_storage == "cuda" else config.replay_storage
+    with reading(path) as progress:
+        data = opened(progress=progress, storage=partial(auto_storage, config.device) if storage == "auto" else storage)
     if not ranks.rank():
         ranks.from_first(None)
         idle = [name for name in options_of(FilesConfig) if getattr(files, name) not in (None, False, {})]

@@ -23,6 +23,7 @@ from rlrep.experiments.run.train_config import TrainConfig
 EVALUATION_SEED = 1_000_003
 
 Policy = Callable[[np.ndarray], np.ndarray]
+Told = Callable[[int], object]
 
 
 @dataclass
@@ -47,7 +48,9 @@ class Evaluation:
         }
 
 
-def evaluate(policy: Policy, env: Any, episodes: int, film: bool = False, envs: Any = None) -> Evaluation:
+def evaluate(
+    policy: Policy, env: Any, episodes: int, film: bool = False, envs: Any = None, told: Told = lambda _: None
+) -> Evaluation:
     """Plays episodes 0 to `episodes` - 1 of an environment made by `make_evaluation_env`.
 
     Args:
@@ -56,6 +59,7 @@ def evaluate(policy: Policy, env: Any, episodes: int, film: bool = False, envs: 
         episodes: how many.
         film: keep the pictures of the first.
         envs: the same environment several times, side by side: plays all but the filmed one, faster.
+        told: called after each step, with how many episodes have ended.
     """
     alone = episodes if envs is None else int(film)
     returns, pictures = np.zeros(episodes), []
@@ -68,12 +72,13 @@ def evaluate(policy: Policy, env: Any, episodes: int, film: bool = False, envs: 
             observation, reward, terminated, truncated, _ = env.step(policy(observation[None])[0])
             returns[episode] += reward
             done = terminated or truncated
+            told(episode + done)
     if alone < episodes:
-        returns[alone:] = play_side_by_side(policy, envs, range(alone, episodes))
+        returns[alone:] = play_side_by_side(policy, envs, range(alone, episodes), told)
     return Evaluation(returns, pictures, env.metadata["render_fps"])
 
 
-def play_side_by_side(policy: Policy, envs: Any, episodes: range) -> np.ndarray:
+def play_side_by_side(policy: Policy, envs: Any, episodes: range, told: Told) -> np.ndarray:
     """The returns of `episodes`, at least as many as there are environments; each plays a stretch of them."""
     stretches = np.array_split(np.array(episodes), envs.num_envs)
     returns = np.zeros(episodes.stop)
@@ -86,6 +91,7 @@ def play_side_by_side(policy: Policy, envs: Any, episodes: range) -> np.ndarray:
         observation, reward, terminated, truncated, _ = envs.step_wait()
         returns[episode[playing]] += reward[playing]
         episode += playing & (terminated | truncated)
+        told(episodes.stop - int((last + 1 - episode).sum()))
     return returns[episodes.start :]
 
 
@@ -93,10 +99,10 @@ def environment_options(config: RunConfig) -> dict[str, Any]:
     """The keyword arguments that `envs` takes from a configuration.
 
     Raises:
-        ConfigError: for a setting given as an argument of the environment.
+        ConfigError: for a setting given as an argument of the environment, and videos that can't be read.
     """
     names = ("image_size", "action_repeat", "frame_stack", "camera", "rendering")
-    settings = {name: getattr(config, name) for name in names} | {"noise": config.noise.options}
+    settings = {name: getattr(config, name) for name in names} | {"noise": config.noise.options(config.image_size)}
     check_env(config.env, settings.keys())
     return settings | config.env
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ def info(files: TransitionFiles, picture: Path | None) -> None:
     title = f"{printable(files.root.name)}: from an episode's first frame to its last"
     write_atomically(target, png(named, columns, title))
     print(f"{'picture':<16}{target}")
+    print(f"{'next':<16}{learning(files.root, rewards=files.provenance.rewards, choices=summary.actions == 'choices')}")
 
 
 def lines(files: TransitionFiles, summary: Summary) -> Iterator[tuple[str, str]]:
@@ -131,4 +133,12 @@ def convert(files: TransitionFiles, target: str, format: str, known: dict[str, o
     write_transitions(files, target, provenance, format=format)
     for path, reason in files.skipped.items():
         print(f"skipped {path}: {reason}", file=sys.stderr)
-    print(f"wrote {target}")
+    print(f"wrote {target}\nnext: python -m rlrep.experiments.data info {shlex.quote(target)}")
+
+
+def learning(folder: Path, *_: object, rewards: bool = True, choices: bool = False) -> str:
+    """The command that learns from a data set."""
+    if choices:  # the offline agents' actions are continuous
+        return f"python -m rlrep.experiments.pretrain source={shlex.quote(str(folder))}"
+    agent = "td3_bc" if rewards else "bc"
+    return f"python -m rlrep.experiments.offline agent={agent} dataset={shlex.quote(str(folder))}"

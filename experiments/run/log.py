@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rlrep.data.reading import FileProgress
 from rlrep.experiments.files import CsvLog, write_atomically
 from rlrep.experiments.run import ranks
 from rlrep.experiments.run.config import RunConfig
@@ -21,6 +24,7 @@ from rlrep.experiments.run.options import ConfigError
 from rlrep.extras import install
 
 SECONDS_BETWEEN_LINES = 30
+PATIENCE = 3.0  # seconds; what ends earlier needs no progress
 
 
 class NonFiniteLoss(RuntimeError):
@@ -93,20 +97,24 @@ class Progress:
         total: where it ends.
         start: where it starts or goes on.
         unit: what is counted.
+        patience: seconds in which nothing is told.
     """
 
-    def __init__(self, name: str, total: int, start: int, unit: str) -> None:
+    def __init__(self, name: str, total: int, start: int, unit: str, patience: float = 0.0) -> None:
         self.name, self.total, self.start, self.count, self.unit = name, total, start, start, unit
         self.shown: dict[str, str] = {}
         self.advanced = False
-        self.start_time = self.next_line = time.monotonic()
+        self.start_time = time.monotonic()
+        self.first_line = self.next_line = self.start_time + patience
         self.bar = tqdm(
             total=total,
             initial=start,
             unit=unit,
-            unit_scale=True,
+            unit_scale=total >= 1000,
             dynamic_ncols=True,
             mininterval=0.5,
+            miniters=0,  # the time is told too, where the count stands still
+            delay=patience,
             desc=name,
             disable=not sys.stderr.isatty() or ranks.rank() > 0,
         )
@@ -125,10 +133,27 @@ class Progress:
         if not self.advanced:  # the time before, as of an evaluation, tells nothing of what is to come
             self.advanced, self.start, self.start_time = True, count, time.monotonic()
             self.bar.unpause()
+        self.tell(count)
+
+    def tell(self, count: int) -> None:
+        """Tells that the count is this, if it is time to; for what goes on while it stands still."""
         self.bar.update(count - self.count)
         self.count = count
         if self.bar.disable and time.monotonic() >= self.next_line:
             self.print_line()
+
+    def during(self, name: str, total: int) -> Callable[[int], None]:
+        """What to tell how far something is that happens in between, and is `total` in all; with `total` it is over.
+        A log has no line of it before it has taken a while: the next one says what came out."""
+        since = time.monotonic()
+
+        def told(count: int) -> None:
+            self.shown.pop(name, None)
+            self.show({name: f"{count} of {total}"} if count < total else {})
+            if not self.bar.disable or time.monotonic() >= since + SECONDS_BETWEEN_LINES / 3:
+                self.tell(self.count)
+
+        return told
 
     def print_line(self) -> None:
         if ranks.rank():
@@ -148,9 +173,31 @@ class Progress:
         self.next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def close(self) -> None:
-        if self.bar.disable and self.count > self.start:
+        if self.bar.disable and self.count > self.start and time.monotonic() >= self.first_line:
             self.print_line()
         self.bar.close()
+
+
+@contextmanager
+def reading(name: str) -> Iterator[FileProgress]:
+    """Tells how far reading files is, if that takes a while; to be handed on as `progress`.
+
+    Args:
+        name: of what is read.
+    """
+    opened: list[Progress] = []
+
+    def told(files: int, total: int, frames: int) -> None:
+        if not opened:
+            opened.append(Progress(f"reading {name}", total, 0, "file", PATIENCE))
+        opened[0].show({"frames": f"{frames:,}"})
+        opened[0].advance(files)
+
+    try:
+        yield told
+    finally:
+        for progress in opened:
+            progress.close()
 
 
 class Log:

@@ -146,7 +146,12 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
         if OmegaConf.is_missing(config, name):
             config[name] = value
     if config.noise.kind is None:
-        config.noise.update(provenance.made.get("distractors") or {})
+        config.noise.update((provenance.made.get("distractors") or {}) | {"videos": None})  # data name no other files
+        if config.noise.kind == "video":
+            raise ConfigError(
+                f"{asked.dataset} was collected with videos in the background, and evaluations need them too: give "
+                f"noise.kind=video noise.videos=FOLDER, or others in their place"
+            )
     if OmegaConf.is_missing(config, "run_dir"):
         level = provenance.level or level_of(config.dataset)
         config.run_dir = (

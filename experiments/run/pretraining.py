@@ -1,11 +1,13 @@
 """A pre-training: source, objective and encoder.
 
 The folder (run_dir) holds encoder/ (the best validation's, as safetensors with its configuration), config.yaml,
-train.csv, checkpoints/latest.pt and, for objectives that draw, reconstructions.png.
+train.csv, checkpoints/latest.pt, played/ (the episodes of an environment, if that is the source) and, for objectives
+that draw, reconstructions.png.
 """
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from pathlib import Path
@@ -33,7 +35,7 @@ from rlrep.experiments.run.config_file import load_as
 from rlrep.experiments.run.driver import Run, claim, conduct
 from rlrep.experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
 from rlrep.experiments.run.options import ConfigError
-from rlrep.experiments.run.pretrain_config import PretrainConfig, complete
+from rlrep.experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig, complete
 from rlrep.experiments.run.pretrained import DESCRIPTION, WEIGHTS
 from rlrep.experiments.run.reconstructions import draw_reconstructions, draws
 from rlrep.experiments.run.sources import open_source
@@ -60,7 +62,7 @@ class PretrainRun(Run):
         check_extras(config.use_wandb, use_tb=False)
         path = folder / CHECKPOINT
         state = load_checkpoint(path, config.device) if path.exists() else None
-        train, validation = open_source(config, actions)
+        train, validation = open_source(config, folder, actions)
         torch.manual_seed(config.seed)
         self.trainer = Pretrainer(
             build_objective(config, train.observation_shape, train.frames.shape[1], action_space(train)).to(
@@ -232,3 +234,16 @@ def open_pretraining(composed: DictConfig, opened: ExitStack) -> PretrainRun:
 def pretrain(composed: DictConfig) -> Path:
     """Trains an encoder; see `conduct`."""
     return conduct(open_pretraining, composed)
+
+
+def training(folder: Path, composed: DictConfig) -> str:
+    """The command that trains an agent on the encoder in a run's folder."""
+    source = str(composed.source)
+    settings = [
+        f"encoder={folder / ENCODER}",
+        f"image_size={composed.image_size}",
+        f"frame_stack={composed.frame_stack}",
+    ]
+    if source.startswith(ENVIRONMENT):
+        settings.insert(0, f"task={source.removeprefix(ENVIRONMENT)}")
+    return f"python -m rlrep.experiments.train {shlex.join(settings)}"

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrep.encoders import ACTIVATIONS, PRECISIONS
+from rlrep.envs.distractors import KINDS
+from rlrep.envs.noise import options_of
+from rlrep.experiments.run.clips import read_clips
 from rlrep.experiments.run.options import option, value_of
 
 # The keyword arguments of `PixelEncoder` that say what its weights are for.
 ARCHITECTURE = ("channels", "strides", "out_dim", "activation")
-
-# Settings of the noise that kind=pixels has no use for.
-OF_SHAPES = ("num_shapes", "background_only")
 
 
 @dataclass
@@ -57,9 +57,9 @@ class WandbConfig:
 
 @dataclass
 class NoiseConfig:
-    """Distractors on an environment's pictures, see envs/noise.py; none without a kind."""
+    """Distractors on an environment's pictures, see envs/distractors.py; none without a kind."""
 
-    kind: str | None = option(None, "distractors on the pictures; null is none", choices=("shapes", "pixels"))
+    kind: str | None = option(None, "distractors on the pictures; null is none", choices=tuple(KINDS))
     persistence: float = option(
         1.0,
         "0 draws the distractors afresh at each step (iid), 1 lets them move on their own (exogenous)",
@@ -72,14 +72,32 @@ class NoiseConfig:
         "of a shape, as a share of the image's side; of a pixel's offset, of 255",
         above=0,
     )
-    background_only: bool = option(False, "shapes cover dark pixels only, as on a black background")
+    strength: float = option(
+        0.5, "how far camera and color go; the share of a video in a pixel that it covers", least=0, most=1
+    )
+    videos: str | None = option(None, "folder or file of videos for the background, with kind=video", path=True)
+    background_only: bool = option(False, "shapes and videos cover dark pixels only, as on a black background")
 
     @property
-    def options(self) -> dict[str, Any] | None:
-        """The keyword arguments of `rlrep.envs.Noise`; None without noise."""
+    def settings(self) -> dict[str, Any] | None:
+        """The options that the kind has, as they were given; None without noise."""
         if self.kind is None:
             return None
-        return {name: value for name, value in vars(self).items() if self.kind == "shapes" or name not in OF_SHAPES}
+        return {name: getattr(self, name) for name in ("kind", "persistence", *options_of(self.kind))}
+
+    def options(self, image_size: int) -> dict[str, Any] | None:
+        """The keyword arguments of `rlrep.envs.Noise`; None without noise.
+
+        Args:
+            image_size: of the frames in pixels, which videos are brought to.
+
+        Raises:
+            ConfigError: if there are no videos that can be read.
+        """
+        found = self.settings
+        if found is None or self.kind != "video":
+            return found
+        return found | {"videos": read_clips(self.videos, image_size)}
 
 
 @dataclass
@@ -114,6 +132,12 @@ class OfflineShareConfig(FilesConfig):
 
 def idle_noise(plain: Mapping[str, Any]) -> dict[str, str]:
     """The options of noise that its kind has no use for, with the reason."""
-    if value_of(plain, "noise.kind") != "pixels":
+    kind = value_of(plain, "noise.kind")
+    if kind not in KINDS:
         return {}
-    return {f"noise.{name}": "with noise.kind=pixels, only with noise.kind=shapes" for name in OF_SHAPES}
+    users = {name: [each for each in KINDS if name in options_of(each)] for each in KINDS for name in options_of(each)}
+    return {
+        f"noise.{name}": f"with noise.kind={kind}, only with noise.kind={' or '.join(kinds)}"
+        for name, kinds in users.items()
+        if kind not in kinds
+    }

@@ -17,6 +17,7 @@ from rlrep.experiments.speed.measure import (
     Unavailable,
     act,
     peak_memory,
+    reference_update,
     rendering,
     replay,
     roofline,
@@ -68,6 +69,7 @@ def loop(**arguments: Any) -> list[Row]:
 MEASURED: dict[str, Callable[..., Subject | list[Row]]] = {
     "update": update,
     "sb3": sb3_update,
+    "reference": reference_update,
     "act": act,
     "replay": replay,
     "rendering": rendering,

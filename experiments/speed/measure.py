@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import resource
 import statistics
 import sys
@@ -39,6 +41,7 @@ EVENLY: dict[str, dict[str, int]] = {"mrq": {"target_every": 1}}
 FRAME_STACK, N_STEP, HORIZON, ACTION_DIM = 3, 3, 3, 6
 STEP = 10_000  # an agent step after exploration
 LONG_EPISODE = 250
+REFERENCE = Path("agents", "taco.py")  # in a clone of TACO's own code
 # Rows of the replay that sampling is timed on: more than it draws from by enumeration, as in a run.
 REPLAY_ROWS = 10_000
 
@@ -198,6 +201,47 @@ def sb3_update(batch_size: int, path: str, device: torch.device, image_size: int
     held.full = True
     known = {"precision": "float32", "encoder": type(model.actor.features_extractor).__name__}
     return Subject({"update": lambda: model.train(gradient_steps=1, batch_size=batch_size)}, known)
+
+
+def reference_update(
+    folder: Path, batch_size: int, path: str, device: torch.device, image_size: int, channels: int
+) -> Subject:
+    """One update of TACO's own agent, from a clone of its code, at the paper's sizes; its batch is ready, not drawn."""
+    if (image_size, channels) != (84, 32):
+        raise Unavailable("TACO's code knows no other sizes than image_size=84 channels=32")
+    sys.path.insert(0, str(folder))  # its `utils`; its `agents` is found by its file, as there may be others
+    spec = importlib.util.spec_from_file_location("taco", folder / REFERENCE)
+    assert spec is not None and spec.loader is not None
+    theirs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+    agent = theirs.TACOAgent(
+        obs_shape=(3 * FRAME_STACK, image_size, image_size),
+        action_shape=(ACTION_DIM,),
+        device=device,
+        lr=1e-4,
+        encoder_lr=1e-4,
+        feature_dim=50,
+        hidden_dim=1024,
+        critic_target_tau=0.01,
+        num_expl_steps=2000,
+        update_every_steps=1,
+        stddev_schedule="linear(1.0,0.1,500000)",
+        stddev_clip=0.3,
+        use_tb=False,
+        reward=True,
+        multistep=HORIZON,
+        latent_a_dim="none",
+        curl=True,
+    )
+    rng = np.random.default_rng(0)
+    now, n_steps_on, horizon_on = (
+        rng.integers(0, 256, (batch_size, 3 * FRAME_STACK, image_size, image_size), np.uint8) for _ in range(3)
+    )
+    actions = rng.uniform(-1, 1, (batch_size, HORIZON, ACTION_DIM)).astype(np.float32)
+    ones = np.ones((batch_size, 1), np.float32)
+    batches = itertools.repeat((now, actions[:, 0], actions, ones, 0.97 * ones, n_steps_on, horizon_on))
+    known = {"precision": "float32", "encoder": type(agent.encoder).__name__}
+    return Subject({"update": lambda: agent.update(batches, STEP)}, known)
 
 
 class Still(gymnasium.Env[np.ndarray, np.ndarray]):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 from rlrep.envs import environment_spec
 from rlrep.experiments.run.device import resolve_device
-from rlrep.experiments.speed.measure import AGENTS
+from rlrep.experiments.speed.measure import AGENTS, REFERENCE
 from rlrep.registry import look_up
 
 WHAT = ("update", "act", "replay", "rendering", "loop", "roofline")
@@ -58,6 +58,14 @@ def tasks(text: str) -> list[str]:
     return text.split(",")
 
 
+def clone(text: str) -> Path:
+    """The folder of TACO's own code."""
+    folder = Path(text).expanduser().resolve()
+    if not (folder / REFERENCE).is_file():
+        raise BadOption(f"a clone of https://github.com/FrankZheng2022/TACO, which has {REFERENCE}")
+    return folder
+
+
 @dataclass
 class Options:
     """What a person asked for, and how its text is read. None is what suits each measurement, 0 the device."""
@@ -67,6 +75,7 @@ class Options:
     batch: Annotated[list[int] | None, wholes] = None
     path: Annotated[list[str] | None, names("path", PATHS)] = None
     update: Annotated[list[str] | None, names("update", ("separate", "joint"))] = None
+    reference: Annotated[Path | None, clone] = None
     device: Annotated[str, str] = "auto"
     image_size: Annotated[int | None, whole(SMALLEST_IMAGE)] = None
     channels: Annotated[int | None, whole()] = None

@@ -72,6 +72,11 @@ def update_points(options: Options) -> Iterator[Point]:
             if "sb3" in (options.path or PATHS):
                 sb3 = {"batch_size": batch, "path": "sb3", "image_size": options.image_size or 84}
                 contenders.append(Contender("sb3", sb3, {"agent": agent, "batch_size": batch, "path": "sb3"}))
+            if options.reference and agent == "taco":
+                theirs = {"folder": options.reference, "batch_size": batch, "path": "reference", **network(options)}
+                contenders.append(
+                    Contender("reference", theirs, {"agent": agent, "batch_size": batch, "path": "reference"})
+                )
             main = agent == "taco" and batch != 64
             yield Point(f"update {agent} batch {batch}", 0 if main else 50, contenders, {"update": {"what": "update"}})
 

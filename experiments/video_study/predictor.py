@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlrep.envs.noise import DARK, HUE_DRIFT, MOVE, NoiseProcess, colour
+from rlrep.envs.distractors import HUE_DRIFT, MOVE, Shapes, colour, dark
 from rlrep.experiments.video_study.cells import Array
 from rlrep.experiments.video_study.gridworld import GridDomain
 
@@ -65,31 +65,34 @@ def predict(method: str, place: GridDomain, noise: dict[str, Any] | None, horizo
 
 def noise_to_state(place: GridDomain, noise: dict[str, Any], horizon: int) -> float:
     """V_N / V_S: pixel variance that the noise explains, over what the state explains; see above and `predict`."""
-    gaps = range(1, horizon + 1)
+    gaps, shapes = range(1, horizon + 1), tuple(shapes_of(noise).items())
     by_noise = sum(explained_by_noise(place, noise, gap) for gap in gaps)
-    # Single pictures are the same at any persistence.
-    shapes = {name: value for name, value in noise.items() if name != "persistence"}
-    return by_noise / sum(explained_by_state(place.layout, tuple(shapes.items()), gap) for gap in gaps)
+    return by_noise / sum(explained_by_state(place.layout, shapes, gap) for gap in gaps)
+
+
+def shapes_of(noise: dict[str, Any]) -> dict[str, Any]:
+    """What single pictures depend on: all but the persistence."""
+    return {name: value for name, value in noise.items() if name != "persistence"}
 
 
 def explained_by_noise(place: GridDomain, noise: dict[str, Any], gap: int) -> float:
     """The mean variance of a pixel that N_t explains `gap` steps later, on the scale pixels / 255."""
     often = place.pairs(gap).sum(0)
-    frames, dark = pictures(place)
-    is_dark = np.tensordot(often, dark, 1)
-    below = np.tensordot(often, frames * dark, 1) / np.maximum(is_dark, 1e-12)  # what is seen where nothing covers it
-    return float((is_dark**2 * layer(place, noise, gap, below)[1]).mean())
+    frames, bare = pictures(place)
+    is_bare = np.tensordot(often, bare, 1)
+    below = np.tensordot(often, frames * bare, 1) / np.maximum(is_bare, 1e-12)  # what is seen where nothing covers it
+    return float((is_bare**2 * layer(place, noise, gap, below)[1]).mean())
 
 
 @lru_cache(maxsize=64)
 def explained_by_state(layout: int, shapes: tuple[tuple[str, Any], ...], gap: int) -> float:
-    """The same for S_t; `shapes` is the noise without its persistence."""
+    """The same for S_t, whatever the persistence of the noise."""
     place = GridDomain(layout)
     pairs = place.pairs(gap)
     before, after = pairs.sum(1), pairs.sum(0)
-    frames, dark = pictures(place)
-    on_black, on_white = layer(place, dict(shapes), gap, np.array([0.0, 1.0]))[0]
-    expected = np.where(dark, on_black + (on_white - on_black) * frames, frames).reshape(len(frames), -1)
+    frames, bare = pictures(place)
+    on_black, on_white = layer(place, {**dict(shapes), "persistence": 0.0}, gap, np.array([0.0, 1.0]))[0]
+    expected = np.where(bare, on_black + (on_white - on_black) * frames, frames).reshape(len(frames), -1)
     known = before > 0
     later = (pairs @ expected)[known] / before[known, None]
     return float((before[known] @ (later - after @ expected) ** 2).mean())
@@ -98,7 +101,7 @@ def explained_by_state(layout: int, shapes: tuple[tuple[str, Any], ...], gap: in
 def pictures(place: GridDomain) -> tuple[Array, NDArray[np.bool_]]:
     """What is seen in each state before the goal, (states, 3, H, W) in [0, 1], and where noise may lie on it."""
     frames = place.table.frames[place.seen]
-    return frames / 255, np.asarray((frames < DARK).all(1, keepdims=True))
+    return frames / 255, dark(frames)[:, None]
 
 
 def layer(place: GridDomain, noise: dict[str, Any], gap: int, below: Array) -> tuple[Array, Array]:
@@ -111,15 +114,14 @@ def layer(place: GridDomain, noise: dict[str, Any], gap: int, below: Array) -> t
 
     as A and q do not depend on L. A shape's place is uniform on a torus, so all pixels are alike.
     """
-    shape = place.shape
-    process = NoiseProcess(1, shape, seed=0, **noise)
-    stays = process.persistence ** (2 * gap)
+    shape, stays = place.shape, noise["persistence"] ** (2 * gap)
     # One channel: the others are the same, turned.
     hues = colour(np.linspace(0, 1, HUES, endpoint=False, dtype=np.float32))[:, 0] / 255
     bright, blurred = float(hues.mean()), mean_square(hues, drifts(waves(HUES)) ** gap)
     moved = moves(waves(shape[1])) ** gap
     mean, variance = np.asarray(below, float), np.zeros_like(below)
-    for outline in reversed(process.outlines):  # none covers what is bright, so the first one lies on top
+    # None covers what is bright, so that the first one lies on top.
+    for outline in reversed(Shapes(shape, **shapes_of(noise)).outlines):
         place_of = np.zeros(shape[1:])
         place_of[: len(outline), : len(outline)] = outline
         area, overlap = float(place_of.mean()), mean_square(place_of, np.outer(moved, moved))

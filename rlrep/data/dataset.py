@@ -20,7 +20,7 @@ from rlrep.data import replay_files
 from rlrep.data.episodes import readable
 from rlrep.data.formats import Format, Wanted, make_format
 from rlrep.data.pictures import UNKNOWN, Layout
-from rlrep.data.reading import Unreadable
+from rlrep.data.reading import FileProgress, Unreadable, untold
 from rlrep.data.replay_files import DataSetFiles
 from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
 from rlrep.data.transition_files import TransitionFiles
@@ -36,7 +36,15 @@ COPIED_AT_ONCE = 4096
 
 
 class Dataset(Episodes):
-    """A finished data set; `sample` is that of the online replay.
+    """A finished data set; `sample` is that of the online replay. `open_dataset` makes it.
+
+    Args:
+        files: that hold it.
+        skipped: see below.
+        frame_stack: frames in an observation.
+        n_step, horizon: n and K of the window that `sample` serves unless asked for another.
+        storage: "disk", "cpu", "cuda", …: where the frames are; or a function that says so of their bytes.
+        options: of `Episodes`.
 
     Attributes:
         provenance: how it was made, as far as is known.
@@ -85,6 +93,7 @@ class Dataset(Episodes):
 
     @property
     def action_scale(self) -> ActionScale | None:
+        """What brings a policy's actions to the units of the recorded ones; None where these are the data's."""
         return self.provenance.action_scale
 
     @property
@@ -160,6 +169,7 @@ def open_dataset(
     channels_last: bool | None = None,
     frame_channels: int | None = None,
     format: str | Format | None = None,
+    progress: FileProgress = untold,
 ) -> Dataset:
     """Opens recorded episodes as a replay that is only read.
 
@@ -186,6 +196,7 @@ def open_dataset(
         skip_corrupt: leave out files that can't be used, with a warning that lists them; `skipped` has the reasons.
         channels_last, frame_channels: how pictures are laid out, see `open_video`; None where their shape tells.
         format: of the files, see `open_video`; None where the files tell.
+        progress: called while files are converted, see `TransitionFiles`.
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
@@ -207,7 +218,7 @@ def open_dataset(
         files = _opened(sources[0].path)
     else:
         folder = _cache_folder(root, format, cache)
-        files, skipped = _converted(root, sources, folder, skip_corrupt, layout)
+        files, skipped = _converted(root, sources, folder, skip_corrupt, layout, progress)
     dataset = Dataset(
         files,
         skipped,
@@ -240,7 +251,7 @@ def _cache_folder(root: Path, format: Format | None, cache: str | Path | None) -
 
 
 def _converted(
-    root: Path, sources: Sequence[Source], folder: Path, skip_corrupt: bool, layout: Layout
+    root: Path, sources: Sequence[Source], folder: Path, skip_corrupt: bool, layout: Layout, progress: FileProgress
 ) -> tuple[DataSetFiles, dict[str, str]]:
     """The converted files in `folder`, and what was left out; converts where it must."""
     made_from = json.loads(json.dumps([entry for source in sources for entry in source.fingerprint()]))
@@ -268,7 +279,7 @@ def _converted(
         with caches.locked(folder):
             found = cached()  # another process may have made it
             if found is None:
-                files = TransitionFiles.of(root, sources, skip_corrupt, layout)
+                files = TransitionFiles.of(root, sources, skip_corrupt, layout, progress)
                 about = dict(made_from=made_from, skipped=files.skipped, retry=files.retry)
                 with caches.replacing(folder) as temporary:
                     replay_files.write_dataset(files, temporary, files.provenance, about)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rlrep.data.cache import GrowingArray, Index, write_index
 from rlrep.data.episode import Episode
 from rlrep.data.formats import Wanted
 from rlrep.data.pictures import UNKNOWN, Layout, resize
-from rlrep.data.reading import Unavailable, Unreadable
+from rlrep.data.reading import FileProgress, Unavailable, Unreadable, untold
 from rlrep.data.sources import Source
 
 SAME_RATE = 0.01
@@ -43,9 +44,14 @@ class Options:
 
 
 def decode(
-    sources: Sequence[Source], options: Options, skip_corrupt: bool, folder: Path, made_from: dict[str, Any]
+    sources: Sequence[Source],
+    options: Options,
+    skip_corrupt: bool,
+    folder: Path,
+    made_from: dict[str, Any],
+    progress: FileProgress = untold,
 ) -> None:
-    """Writes a cache into `folder`.
+    """Writes a cache into `folder`; `progress` is called after each chunk of frames.
 
     Raises:
         ValueError: for a file that can't be used, unless `skip_corrupt`; for files that do not fit together.
@@ -55,13 +61,14 @@ def decode(
     action: list[np.ndarray] = []
     alike = Alike(options)
     with closing(GrowingArray(folder / "frames.npy")) as frames:
-        for source in sources:
+        for number, source in enumerate(sources):
             rows, episodes, first = frames.rows, len(index.lengths), dict(alike.first)
             remarks: list[str] = []
             try:
                 with source.named():
                     for episode in source.read(options.wanted):
-                        length, checksum = _append(frames, alike.chunks(source.path, episode, remarks))
+                        chunks = alike.chunks(source.path, episode, remarks)
+                        length, checksum = _append(frames, chunks, partial(progress, number, len(sources)))
                         index.lengths.append(length)
                         index.checksums.append(checksum)
                         index.files.append(str(source.path))
@@ -85,6 +92,7 @@ def decode(
                 alike.first = first
                 for held in (index.lengths, index.checksums, index.files, action):
                     del held[episodes:]
+        progress(len(sources), len(sources), frames.rows)
         frames.finish()
     if not index.lengths:
         path, reason = next(iter(index.skipped.items()))
@@ -95,12 +103,13 @@ def decode(
     write_index(folder, index)
 
 
-def _append(frames: GrowingArray, chunks: Iterator[np.ndarray]) -> tuple[int, int]:
-    """Appends an episode; how many frames it has, and their checksum."""
+def _append(frames: GrowingArray, chunks: Iterator[np.ndarray], progress: Callable[[int], object]) -> tuple[int, int]:
+    """Appends an episode; how many frames it has, and their checksum. Tells how many there are after each chunk."""
     before, checksum = frames.rows, 0
     for chunk in chunks:
         frames.append(chunk)
         checksum = zlib.crc32(np.ascontiguousarray(chunk).data, checksum)
+        progress(frames.rows)
     if frames.rows == before:
         raise Unreadable("it holds an episode without frames")
     return frames.rows - before, checksum

@@ -116,7 +116,12 @@ class EpisodeDataset(Episodes):
 
     @property
     def num_episodes(self) -> int:
+        """How many there are."""
         return len(self.lengths)
+
+    def videos(self) -> list[np.ndarray]:
+        """The frames of each episode, (T, C, H, W) uint8, without copying; `rlrep.envs.Noise` draws them."""
+        return [self.frames[first:end] for first, end in self.episodes]
 
     def stack(self, index: np.ndarray) -> Tensor:
         """Observations at rows `index` (B,) of `frames`: (B, F·C, H, W) uint8.

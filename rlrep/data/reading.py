@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,13 @@ ACTION_KEYS = ("action", "actions")
 UNPACKED_BYTES = 1 << 28
 UNPACKED_TIMES = 20
 LARGEST_TEXT = 1 << 26
+
+# What is told how far reading is: files read to their end, files in all, frames so far.
+FileProgress = Callable[[int, int, int], object]
+
+
+def untold(files: int, total: int, frames: int) -> None:
+    """Tells nobody how far reading is."""
 
 
 class Unreadable(ValueError):

@@ -17,7 +17,7 @@ from rlrep.arguments import as_path, checked_numbers
 from rlrep.data import cache as caches
 from rlrep.data.formats import WRITTEN, Format, Wanted, make_format
 from rlrep.data.pictures import Layout
-from rlrep.data.reading import Unavailable, Unreadable
+from rlrep.data.reading import FileProgress, Unavailable, Unreadable, untold
 from rlrep.data.sources import Source, find, locate
 from rlrep.data.transitions import Provenance, Transitions
 
@@ -36,6 +36,8 @@ class TransitionFiles:
             read; frames that take much memory are held in a temporary file until then.
         channels_last, frame_channels: how pictures are laid out, see `open_video`; None where their shape tells.
         format: of the files, see `open_video`; None where the files tell.
+        progress: called for each episode that is read, with how many files were, how many there are, and the frames
+            so far.
 
     Attributes:
         provenance: how the data were made, as far as the files tell.
@@ -55,21 +57,26 @@ class TransitionFiles:
         channels_last: bool | None = None,
         frame_channels: int | None = None,
         format: str | Format | None = None,
+        progress: FileProgress = untold,
     ) -> None:
         layout = Layout(channels_last, frame_channels)
         format = None if format is None else make_format(format)
         root = locate(path, format)
-        self._open(root, find(root, format), skip_corrupt, layout)
+        self._open(root, find(root, format), skip_corrupt, layout, progress)
 
     @classmethod
-    def of(cls, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout) -> TransitionFiles:
+    def of(
+        cls, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout, progress: FileProgress = untold
+    ) -> TransitionFiles:
         """Those in `sources`, which were found in `root`."""
         files = cls.__new__(cls)
-        files._open(root, sources, skip_corrupt, layout)
+        files._open(root, sources, skip_corrupt, layout, progress)
         return files
 
-    def _open(self, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout) -> None:
-        self.root, self.sources, self.skip_corrupt = root, sources, skip_corrupt
+    def _open(
+        self, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout, progress: FileProgress
+    ) -> None:
+        self.root, self.sources, self.skip_corrupt, self.progress = root, sources, skip_corrupt, progress
         self.wanted = Wanted(actions=True, rewards=True, layout=layout)
         self.skipped: dict[str, str] = {}
         self.retry: list[str] = []
@@ -83,11 +90,13 @@ class TransitionFiles:
 
     def __iter__(self) -> Iterator[Transitions]:
         first: dict[str, tuple[Any, Path]] = {}
-        for source in self.sources:
+        self._frames = 0
+        for number, source in enumerate(self.sources):
             if str(source.path) in self.skipped:
                 continue
             try:
-                for episode in _held(self._episodes(source)) if self.skip_corrupt else self._episodes(source):
+                episodes = self._counted(self._episodes(source), number)
+                for episode in _held(episodes) if self.skip_corrupt else episodes:
                     for what, kind in _kinds(episode).items():
                         expected, path = first.setdefault(what, (kind, source.path))
                         if kind != expected:
@@ -98,9 +107,17 @@ class TransitionFiles:
                     yield episode
             except Unreadable as error:
                 self._skip(source, error)
+        self.progress(len(self.sources), len(self.sources), self._frames)
         if len(self.skipped.keys() & {str(source.path) for source in self.sources}) == len(self.sources):
             name, reason = next(iter(self.skipped.items()))
             raise ValueError(f"none of the {len(self.sources)} files can be used; the first is {name}: {reason}")
+
+    def _counted(self, episodes: Iterator[Transitions], number: int) -> Iterator[Transitions]:
+        """Those of a source by its number, told as they are read."""
+        for episode in episodes:
+            self._frames += len(episode.frames)
+            self.progress(number, len(self.sources), self._frames)
+            yield episode
 
     def _skip(self, source: Source, error: Unreadable) -> None:
         """Leaves a file out, if that is wanted."""
@@ -121,7 +138,7 @@ class TransitionFiles:
                 transitions = episode.transitions()
                 if part:
                     if _in_part(source) not in self.skipped:
-                        warnings.warn(f"of {source.path} only whole episodes are kept, without {part}", stacklevel=3)
+                        warnings.warn(f"of {source.path} only whole episodes are kept, without {part}", stacklevel=4)
                     self.skipped[_in_part(source)] = part
                 yield transitions
         if empty:

@@ -70,6 +70,7 @@ class Transitions:
 
     @property
     def discrete(self) -> bool:
+        """Whether actions are choices."""
         return self.action.dtype == np.int64
 
     @property
@@ -86,6 +87,9 @@ def _kind(array: np.ndarray) -> str:
 class ActionScale:
     """What actions in [-1, 1] stand for in the units of whoever acted: -1 is `low` and 1 is `high`, in each dimension.
     A dimension whose bounds are equal is 0.
+
+    Attributes:
+        low, high: the bounds, one a dimension.
 
     Raises:
         ValueError: for bounds that are not finite, or not in order.
@@ -182,6 +186,7 @@ class Provenance:
         return ActionScale(tuple(self.action_low), tuple(self.action_high))
 
     def to_json(self) -> str:
+        """As text, with a checksum."""
         return sealed(asdict(self))
 
     @classmethod

@@ -19,6 +19,7 @@ from rlrep.data.decode import Options, decode
 from rlrep.data.episodes import EpisodeDataset
 from rlrep.data.formats import Format, make_format
 from rlrep.data.pictures import UNKNOWN, Layout
+from rlrep.data.reading import FileProgress, untold
 from rlrep.data.sources import CACHE_FOLDER, Source, each_once, find, locate
 
 __all__ = ["open_video"]
@@ -42,6 +43,7 @@ def open_video(
     channels_last: bool | None = None,
     frame_channels: int | None = None,
     format: str | Format | None = None,
+    progress: FileProgress = untold,
 ) -> EpisodeDataset:
     """Opens videos and episode files for learning without actions and rewards.
 
@@ -89,6 +91,7 @@ def open_video(
             frames stacked. None takes three channels and multiples of three for RGB.
         format: the name of a format in `rlrep.data.formats`, the import path of a class of your own
             (``package.module:Class``), or one with options. None tells formats by the files.
+        progress: called while files are decoded, with how many were, how many there are, and the frames so far.
 
     Raises:
         FileNotFoundError: if there is nothing at `source`.
@@ -122,7 +125,7 @@ def open_video(
             stored = _load(folder, made_from, sources, options)  # another process may have made it
             if stored is None:
                 with caches.replacing(folder) as temporary:
-                    decode(sources, options, skip_corrupt, temporary, made_from)
+                    decode(sources, options, skip_corrupt, temporary, made_from, progress)
                 stored = caches.load(folder, made_from)
         assert stored is not None
     short = _too_short(stored.index, max_gap)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -140,6 +141,7 @@ class PixelFeatures(BaseFeaturesExtractor):
         return super().apply(fn)
 
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
+        """Features (B, features_dim) float32 of pixels, followed by the vectors."""
         pixels = observations[self.pixel_key or ""] if isinstance(observations, dict) else observations
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.follows):
             features = self.encoder(pixels)
@@ -147,8 +149,10 @@ class PixelFeatures(BaseFeaturesExtractor):
         return torch.cat([self.trunk(features), *vectors], dim=1)
 
 
-class _Pixels:
+class PixelPolicy:
     """Defaults of the policies below; what a person gives in `policy_kwargs` goes before."""
+
+    learner: ClassVar[str]  # the model's attribute with the network that trains the encoder
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         extractor = kwargs.get("features_extractor_class", PixelFeatures)
@@ -169,39 +173,56 @@ class _Pixels:
             features.follow(self.encoder)
 
 
-class _ActorFollowsCritic(_Pixels):
+class ActorFollowsCritic(PixelPolicy):
     """The critic's loss trains the encoder; the actor reads it without gradient, through a trunk of its own, as in
     DrQ-v2. (Stable-Baselines3's share_features_extractor does the reverse: the actor's loss trains it.)"""
+
+    learner = "critic"
 
     def _build(self: Any, lr_schedule: Schedule) -> None:
         if self.share_features_extractor:
             raise ValueError("PixelPolicy has the actor read the critic's encoder: leave share_features_extractor out")
         super()._build(lr_schedule)  # type: ignore[misc]
-        self._share_if_frozen(self.critic, self.critic_target)
+        targets = [self.critic_target] if hasattr(self, "critic_target") else []
+        self._share_if_frozen(self.critic, *targets)
         self.actor.features_extractor.follow(self.critic.features_extractor.encoder)
         if hasattr(self, "actor_target"):
             self.actor_target.features_extractor.follow(self.critic_target.features_extractor.encoder)
         self.actor.optimizer = self.optimizer_class(self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
 
-class SACPixelPolicy(_ActorFollowsCritic, SACPolicy): ...
+class SACPixelPolicy(ActorFollowsCritic, SACPolicy): ...
 
 
-class TD3PixelPolicy(_ActorFollowsCritic, TD3Policy): ...
+class TD3PixelPolicy(ActorFollowsCritic, TD3Policy): ...
 
 
-class DQNPixelPolicy(_Pixels, DQNPolicy):
+class DQNPixelPolicy(PixelPolicy, DQNPolicy):
+    learner = "q_net"
+
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         self._share_if_frozen(self.q_net, self.q_net_target)
 
 
-class PPOPixelPolicy(_Pixels, ActorCriticPolicy): ...
+class PPOPixelPolicy(PixelPolicy, ActorCriticPolicy):
+    """One encoder for policy and value, which both losses train."""
+
+    learner = "policy"
 
 
-# How Stable-Baselines3 itself names "CnnPolicy"; DDPG takes TD3's.
-SAC.policy_aliases["PixelPolicy"] = SACPixelPolicy
-TD3.policy_aliases["PixelPolicy"] = TD3PixelPolicy
-DQN.policy_aliases["PixelPolicy"] = DQNPixelPolicy
-PPO.policy_aliases["PixelPolicy"] = PPOPixelPolicy
-A2C.policy_aliases["PixelPolicy"] = PPOPixelPolicy
+# Those that know "PixelPolicy", and that objectives can be attached to.
+PIXEL_POLICIES: dict[type[BaseAlgorithm], type[PixelPolicy]] = {}
+
+
+def add_pixel_policy(policy: Any, *algorithms: type[BaseAlgorithm]) -> None:
+    """Makes "PixelPolicy" a name of `policy`, as Stable-Baselines3 itself names "CnnPolicy"."""
+    for algorithm in algorithms:
+        algorithm.policy_aliases["PixelPolicy"] = policy
+        PIXEL_POLICIES[algorithm] = policy
+
+
+add_pixel_policy(SACPixelPolicy, SAC)
+add_pixel_policy(TD3PixelPolicy, TD3, DDPG)
+add_pixel_policy(DQNPixelPolicy, DQN)
+add_pixel_policy(PPOPixelPolicy, PPO, A2C)

@@ -46,13 +46,14 @@ class SequenceReplayBuffer(ReplayBuffer):
     Args:
         buffer_size: frames kept over all environments; an episode of T transitions takes T + 1.
         observation_space, action_space, device, n_envs, handle_timeout_termination: as Stable-Baselines3 has them.
+        optimize_memory_usage: to be left out, as every frame is kept once anyway.
         frame_stack: frames in an observation, oldest first. None takes stacks of RGB where three divides the channels,
             of grey frames otherwise. 1 is right for every environment, and keeps observations whole.
         pixel_key: which key of ``Dict`` observations holds the pixels; None if only one does.
 
     Raises:
-        ValueError: for spaces without pixels or with actions that are neither a vector nor one choice; in `add` for
-            observations that are no such stacks.
+        ValueError: for spaces without pixels or with actions that are neither a vector nor one choice, and for
+            `optimize_memory_usage`; in `add` for observations that are no such stacks.
         ReplayError: if the frames do not fit into memory.
     """
 
@@ -109,6 +110,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         return len(self.frames)
 
     def reset(self) -> None:
+        """Not supported: make a new buffer."""
         raise NotImplementedError("a SequenceReplayBuffer is not emptied: make a new one")
 
     def add(

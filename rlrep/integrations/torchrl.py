@@ -26,6 +26,8 @@ from rlrep.bounds import Share
 from rlrep.objectives.base import Objective
 from rlrep.window import ANY_N_STEP, Gap, Offset, Window
 
+__all__ = ["ObjectiveLoss"]
+
 TOLERANCE = 1e-5  # of rounding, where actions at a bound are scaled
 
 

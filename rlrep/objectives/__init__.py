@@ -56,10 +56,14 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "pixpro": PixPro,
     "sepclr": SepCLR,
 }
+"""The objectives that have names."""
 
 
 def find_objective(name: str) -> type[Objective]:
-    """The class of an objective, by its name or its import path, ``package.module:Class``.
+    """The class of an objective.
+
+    Args:
+        name: in `OBJECTIVES`, or an import path, ``package.module:Class``.
 
     Raises:
         ValueError: for an unknown name, with the nearest known ones, and a path that leads to no `Objective`.

@@ -47,6 +47,10 @@ class Objective(nn.Module):
     The encoder may be any module from pixels (B, C, H, W) uint8 to features (B, repr_dim) float32 that has the number
     `repr_dim`; an objective that draws pixels also reads its `observation_shape` (C, H, W).
 
+    Args:
+        encoder: the shared encoder.
+        augment: the image augmentation; a random shift by 4 pixels if None.
+
     Attributes:
         in_keys: which entries of a batch it takes.
         out_keys: what it returns.

@@ -48,6 +48,9 @@ class ForwardModel(Objective):
         latent_action_dim: size of one encoded action; int(1.25 · A) + 1 if None.
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation; a random shift by 4 pixels if None. Pixel targets are not augmented.
+
+    Raises:
+        ValueError: for another target.
     """
 
     @checked_numbers

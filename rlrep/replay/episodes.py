@@ -51,6 +51,9 @@ class Episodes:
         seed: of the sampler.
         prioritized: draw rows with a probability proportional to the column `priority` rather than uniformly.
         fade: with `prioritized`, the priority of a row after n further ones counts max(0.1, fadeⁿ) times.
+
+    Raises:
+        ValueError: for `fade` without `prioritized`.
     """
 
     @checked_numbers

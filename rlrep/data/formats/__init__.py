@@ -20,7 +20,6 @@ from rlrep.registry import check_options, find_class
 
 __all__ = ["FORMATS", "WRITTEN", "Episode", "Format", "Unreadable", "Wanted", "make_format", "named"]
 
-# What files are taken for: the first format that matches.
 FORMATS: tuple[type[Format], ...] = (
     DataSet,
     RunReplay,
@@ -33,9 +32,10 @@ FORMATS: tuple[type[Format], ...] = (
     DrQv2,
     Video,
 )
-
+"""What files are taken for: the first format that matches."""
 
 WRITTEN = tuple(each for each in FORMATS if each.is_written())
+"""The formats that `write_transitions` writes."""
 
 
 def make_format(
@@ -67,5 +67,9 @@ def make_format(
 
 
 def named(format: str | Format | None) -> Sequence[Format]:
-    """The formats that files may be of: the one that users name, or all."""
+    """The formats that files may be of.
+
+    Args:
+        format: see `make_format`; None for all.
+    """
     return [each() for each in FORMATS] if format is None else [make_format(format)]

@@ -144,7 +144,7 @@ def test_a_missing_extra_is_named_with_its_pip_command(
 
     find_spec = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == package else find_spec(name, *rest))
-    with pytest.raises(ConfigError, match=rf"{package} is not installed: run `pip install '\.\[{package}\]'`"):
+    with pytest.raises(ConfigError, match=rf"{package} is not installed: run `pip install -e '.*\[{package}\]'`"):
         run("agent=drqv2", f"{switch}=true")
 
 

@@ -19,6 +19,7 @@ from rlrep.experiments.video_study.predictor import (
     noise_share,
     noise_to_state,
     predict,
+    shapes_of,
 )
 
 DRAWS = 2_000
@@ -67,7 +68,7 @@ def test_explained_variance_is_what_two_futures_share(shared: str) -> None:
         later = (rng.random(DRAWS)[:, None] < follow[start]).argmax(1)
         drawn.append(process.draw(place.table.frames[place.seen[later]]))
     if shared == "state":
-        found = explained_by_state(place.layout, tuple(options.items()), 1)
+        found = explained_by_state(place.layout, tuple(shapes_of(options).items()), 1)
     else:
         found = explained_by_noise(place, options, 1)
     assert found == pytest.approx(covariance(*drawn), rel=0.05)
