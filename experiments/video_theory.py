@@ -1,8 +1,9 @@
 """Which methods survive which noise: `python -m rlrep.experiments.video_theory`, or `make theory`.
 
 Reruns the question of *Towards Principled Representation Learning from Videos for RL* (arXiv 2403.13765): encoders are
-trained on videos, probed, frozen, and used by PPO. Every cell (a method, a noise, a seed) is a file in OUT/cells; what
-is there is not run again, so that the study can be stopped and resumed. At its end it reports on all that is there.
+trained on videos, probed, frozen, and used by PPO. Every cell (a method, a noise, a length of training, a seed) is a
+file in OUT/cells; what is there is not run again, so that the study can be stopped and resumed. At its end it reports
+on all that is there.
 """
 
 from __future__ import annotations
