@@ -56,7 +56,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "pixpro": PixPro,
     "sepclr": SepCLR,
 }
-"""The objectives that have names."""
+"""The registered objectives by name."""
 
 
 def find_objective(name: str) -> type[Objective]:
@@ -66,7 +66,7 @@ def find_objective(name: str) -> type[Objective]:
         name: in `OBJECTIVES`, or an import path, ``package.module:Class``.
 
     Raises:
-        ValueError: for an unknown name, with the nearest known ones, and a path that leads to no `Objective`.
+        ValueError: for an unknown name, with the nearest known names, and a path that is not an `Objective`.
     """
     return find_class("objective", name, OBJECTIVES, Objective)
 
@@ -75,17 +75,17 @@ def find_objective(name: str) -> type[Objective]:
 def make_objective(
     name: str, encoder: PixelEncoder, action_space: Any, *, batch_size: int | None = None, **options: Any
 ) -> Objective:
-    """The objective called `name` around `encoder`.
+    """Builds the objective called `name` on `encoder`.
 
     Args:
         name: see `find_objective`.
         encoder: the shared encoder.
-        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None where there are no actions.
+        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None without actions.
         batch_size: see `Objective`.
         options: keyword arguments of the objective's class.
 
     Raises:
-        ValueError: for an unknown name or option, with the nearest known ones, and what the class refuses.
+        ValueError: for an unknown name or option, with the nearest known ones, and for options that the class refuses.
     """
     objective = find_objective(name)
     check_options("objective", name, objective, options)
