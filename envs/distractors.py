@@ -16,8 +16,8 @@ Frames = npt.NDArray[np.uint8]
 State = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-_MOVE = (0.05, 0.1)  # share of the image's side per step and axis, in either direction (arXiv 2403.13765)
-_HUE_DRIFT = 0.05  # of the colour circle, at most
+MOVE = (0.05, 0.1)  # share of the image's side per step and axis, in either direction (arXiv 2403.13765)
+HUE_DRIFT = 0.05  # of the colour circle, at most
 _VALUE_DRIFT = 0.1  # of a value's range, at most
 _DARK = 48  # of 255: below it a pixel counts as background
 _OUTLINES = ("disc", "square", "diamond", "ring")
@@ -86,10 +86,10 @@ class Shapes(Distractor):
         self.outlines = [_outline(i, round(size * min(frame_shape[1:]))) for i in range(num_shapes)]
 
     def move(self, state: State, rng: np.random.Generator) -> State:
-        low, high = _MOVE
+        low, high = MOVE
         far = low + (high - low) * rng.random((*state.shape[:2], 2), np.float32)
         side = np.where(rng.random(far.shape, np.float32) < 0.5, -1, 1).astype(np.float32)
-        drift = _HUE_DRIFT * (2 * rng.random((*state.shape[:2], 1), np.float32) - 1)
+        drift = HUE_DRIFT * (2 * rng.random((*state.shape[:2], 1), np.float32) - 1)
         moved = (state + np.concatenate([side * far, drift], 2)) % 1
         return np.where(moved < 1, moved, 0).astype(np.float32)  # float32 rounds the largest values to 1
 
@@ -105,9 +105,9 @@ class Shapes(Distractor):
             patch = pixels[at]
             covered = np.broadcast_to(outline, patch.shape[:3])
             if self.background_only:
-                covered = covered & _dark(np.moveaxis(patch, 3, 1))
+                covered = covered & dark(np.moveaxis(patch, 3, 1))
             chosen = np.nonzero(covered)
-            patch[chosen] = _colour(state[:, i, 2])[chosen[0]]
+            patch[chosen] = colour(state[:, i, 2])[chosen[0]]
             pixels[at] = patch
         return out
 
@@ -260,7 +260,7 @@ class Video(Distractor):
         video = np.stack([self.videos[i][t] for i, t in zip(which, shown, strict=True)])
         mixed = np.rint(frames + np.float32(self.strength) * (video.astype(np.float32) - frames)).astype(np.uint8)
         if background is None and self.background_only:
-            background = _dark(frames)
+            background = dark(frames)
         return mixed if background is None else np.where(background[:, None], mixed, frames)
 
     def _which(self, state: State) -> npt.NDArray[np.int64]:
@@ -293,10 +293,10 @@ def _check_coloured(frame_shape: tuple[int, ...], kind: str) -> None:
         raise ValueError(f"kind={kind!r} is coloured and needs 3 channels a frame, got {frame_shape[0]}: use 'pixels'")
 
 
-def _dark(frames: Frames) -> Mask:
+def dark(frames: Frames) -> Mask:
     """Which pixels of frames (N, C, H, W) are nearly black, (N, H, W)."""
-    dark: Mask = frames.max(axis=1) < _DARK
-    return dark
+    found: Mask = frames.max(axis=1) < _DARK
+    return found
 
 
 def _outline(number: int, side: int) -> Mask:
@@ -313,7 +313,7 @@ def _outline(number: int, side: int) -> Mask:
     return (radius <= 1) if name == "disc" else (radius <= 1) & (radius >= 0.5)
 
 
-def _colour(hue: State) -> Frames:
+def colour(hue: State) -> Frames:
     """Bright colours (N, 3) uint8 for hues (N,) in [0, 1)."""
     ramp = np.abs((hue[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
     return (ramp.clip(0, 1) * 155 + 100).astype(np.uint8)

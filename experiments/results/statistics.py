@@ -89,6 +89,36 @@ def holm(p: Array) -> Array:
     return corrected
 
 
+def rank_correlation(x: Array, y: Array) -> Estimate:
+    """Spearman's, of (n,) pairs: with the interval of Fisher's z, whose variance is 1.06 / (n - 3) (Fieller, Hartley
+    and Pearson, 1957), and p values from random permutations of one of both.
+
+    Returns:
+        Without an interval for fewer than five pairs or where all are in order; nan if either does not vary.
+    """
+    first, second = ranks(x), ranks(y)
+    if not (first.std() and second.std()):
+        return Estimate(nan)
+    first, second = ((r - r.mean()) / r.std() / sqrt(len(r)) for r in (first, second))
+    value = float(np.clip(first @ second, -1, 1))
+    shuffled = np.random.default_rng(0).permuted(np.tile(second, (RESAMPLES, 1)), axis=1) @ first
+    slack = 1e-9  # by which sums in another order may differ
+    above, below = (
+        (1 + int(found.sum())) / (1 + RESAMPLES) for found in (shuffled > value - slack, shuffled < value + slack)
+    )
+    if len(x) < 5 or abs(value) > 1 - slack:
+        return Estimate(value, p_not_above=above, p_not_below=below)
+    width = float(ndtri(0.975)) * sqrt(1.06 / (len(x) - 3))
+    low, high = np.tanh(np.arctanh(value) + np.array([-width, width]))
+    return Estimate(value, float(low), float(high), above, below)
+
+
+def ranks(values: Array) -> Array:
+    """(n,) from 1 on; equal values share the mean of theirs."""
+    _, number, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[number]
+
+
 def effects_needed(groups: Sequence[tuple[float, float, int]]) -> Array:
     """The true size of Σ cᵢ·mean(xᵢ) that puts its interval above 0, in each of many simulated tries; (tries,).
 

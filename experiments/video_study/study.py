@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrep.experiments.files import write_atomically
+from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import CORE_METHODS, METHODS, read_content
 from rlrep.experiments.video_study.jobs import NOISES, Job, LockJob
 from rlrep.experiments.video_study.origin import claim, stamp
@@ -67,10 +68,20 @@ def lock(methods: Methods, seeds: int) -> Iterator[LockJob]:
             yield LockJob(method, horizon, seed)
 
 
+def tour(methods: Methods, seeds: int) -> Iterator[Job]:
+    """What one seed can show in less than 20 minutes on two cores: the core's noise, and some of the phase diagram."""
+    for job in core("gridworld", methods, seeds):
+        if job.noise != "none" or job.method == "oracle":
+            yield job
+    yield from phase.cross_section(methods, seeds)
+
+
 STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
     "core": partial(core, "gridworld"),
     "size": sizes,
     "persistence": persistences,
+    "phase": phase.jobs,
+    "tour": tour,
     "lock": lock,
     "vizdoom_basic": partial(core, "vizdoom_basic"),
     "vizdoom_defend_the_center": partial(core, "vizdoom_defend_the_center"),
@@ -100,7 +111,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     else:
         from rlrep.experiments.video_study import pixels
 
-        row = pixels.run(job, pixels.settings(job.domain, quick), folder)
+        row = pixels.run(job, pixels.settings_of(job, quick), folder)
         row["settings"] = job_settings(job, quick)
     machine = describe_machine("cpu")
     row = (
@@ -146,7 +157,7 @@ def job_settings(job: Job, quick: bool) -> Any:
     """As a cell keeps them, so in JSON's types."""
     from rlrep.experiments.video_study import pixels
 
-    return json.loads(json.dumps(asdict(pixels.settings(job.domain, quick))))
+    return json.loads(json.dumps(asdict(pixels.settings_of(job, quick))))
 
 
 def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick: bool) -> list[str]:

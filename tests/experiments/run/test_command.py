@@ -94,9 +94,9 @@ def test_the_home_is_found_in_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("schema", "names"),
     [
-        (TrainConfig, {"run_dir", "init", "encoder", "encoder.path", "offline.data", "offline.cache"}),
-        (OfflineConfig, {"run_dir", "dataset", "cache", "encoder", "encoder.path"}),
-        (PretrainConfig, {"run_dir", "source", "cache"}),
+        (TrainConfig, {"run_dir", "noise.videos", "init", "encoder", "encoder.path", "offline.data", "offline.cache"}),
+        (OfflineConfig, {"run_dir", "noise.videos", "dataset", "cache", "encoder", "encoder.path"}),
+        (PretrainConfig, {"run_dir", "noise.videos", "source", "cache"}),
         (CollectConfig, {"run", "out"}),
     ],
 )
