@@ -60,7 +60,7 @@ class Child:
         except (EOFError, OSError) as error:
             self.process.join()
             code = self.process.exitcode
-            hint = ", often for want of memory" if code == -9 else ""
+            hint = ", often because memory ran out" if code == -9 else ""
             raise ChildFailed(f"its process ended with exit code {code}{hint}", fault=True) from error
         if kind in ("unavailable", "failed"):
             raise ChildFailed(answer, fault=kind == "failed")

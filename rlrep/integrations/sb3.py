@@ -106,7 +106,7 @@ def attach(
         raise ValueError("no objectives given, and this model was not saved with any: name some of rlrep.OBJECTIVES")
     if objectives is not None and attached is not None:
         raise ValueError(
-            f"this model was saved with {', '.join(attached.settings['objectives'])}: attach(model) goes on with "
+            f"this model was saved with {', '.join(attached.settings['objectives'])}: attach(model) continues with "
             f"them; `del model.train` first to begin with others"
         )
     given = {"coefficient": coefficient, "lr": lr, "batch_size": batch_size, "seed": seed}

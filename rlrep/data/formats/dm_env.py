@@ -33,7 +33,7 @@ def has_ended(file: Mapping[str, Any], frames: int) -> bool:
         told.append(~_flags("discount", np.asarray(pick(file, "discount", "is_terminal")), frames))
     for ended in told:
         if ended[:-1].any():
-            raise Unreadable(f"an episode goes on after its end at step {np.flatnonzero(ended)[0]}")
+            raise Unreadable(f"an episode continues after its end at step {np.flatnonzero(ended)[0]}")
     if len({bool(ended[-1]) for ended in told}) > 1:
         raise Unreadable("its discount and is_terminal contradict each other on whether the episode ended")
     return bool(told[0][-1])
@@ -50,5 +50,5 @@ def check_marks(name: str, array: np.ndarray, expected: np.ndarray) -> None:
 def _flags(name: str, array: np.ndarray, frames: int) -> np.ndarray:
     values = one_each(name, array, frames)[len(array) - frames + 1 :]  # those of the steps
     if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
-        raise Unreadable(f"its {name} must hold 0 and 1 alone, which tell whether an episode goes on")
+        raise Unreadable(f"its {name} must hold 0 and 1 alone, which tell whether an episode continues")
     return values.astype(bool)

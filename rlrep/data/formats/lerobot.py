@@ -154,7 +154,7 @@ class _Files:
             episode.reward = own[REWARD] if REWARD in own else np.zeros(len(own["index"]), np.float32)
         if DONE in own:
             if own[DONE][:-1].any():
-                raise Unreadable(f"{episode.name} goes on after its end")
+                raise Unreadable(f"{episode.name} continues after its end")
             episode.terminated = bool(own[DONE][-1])
         return episode
 

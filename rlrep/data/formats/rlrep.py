@@ -101,5 +101,5 @@ def _episodes(rows: dict[str, np.ndarray], wanted: Wanted) -> Iterator[tuple[Epi
 def _has_ended(terminated: np.ndarray, name: str) -> bool:
     ended = bool(terminated[-2])
     if terminated.sum() != ended:
-        raise Unreadable(f"{name} goes on after its end")
+        raise Unreadable(f"{name} continues after its end")
     return ended

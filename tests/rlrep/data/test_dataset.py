@@ -261,7 +261,7 @@ def changed(name: str, at: int, value: float) -> dict[str, Any]:
         ({"reward": np.zeros(4, np.float32)}, "one value for each of 6 frames"),
         (changed("action", 2, 1.5), r"lie in \[-1, 1\], and one of step 1 is 1.5"),
         (changed("action", 2, np.nan), "and one of step 1 is nan"),
-        (changed("discount", 2, 0), "goes on after its end"),
+        (changed("discount", 2, 0), "continues after its end"),
         (changed("discount", 2, 0.5), "must hold 0 and 1 alone"),
         ({"observation": ARRAYS["observation"].astype(np.int8)}, "must be uint8"),
         ({"observation": ARRAYS["observation"][:1]}, "its discount must have one value for each of 1 frames"),
