@@ -250,7 +250,8 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         if len(observation_shape) != 3 or observation_shape[0] < 1 or min(observation_shape[1:]) < smallest:
             raise ValueError(
                 f"observation_shape must be (channels, height, width) with at least {smallest} pixels a side, "
-                f"got {tuple(observation_shape)}"
+                f"got {tuple(observation_shape)}; rlrep.envs.make_env(ID, image_size=84) gives them from any Gymnasium "
+                f"environment"
             )
         for name, choice, known in (
             ("precision", precision, list(PRECISIONS)),

@@ -68,7 +68,8 @@ def info(files: TransitionFiles, picture: Path | None) -> None:
     title = f"{printable(files.root.name)}: from an episode's first frame to its last"
     write_atomically(target, png(named, columns, title))
     print(f"{'picture':<16}{target}")
-    print(f"{'next':<16}{learning(files.root, rewards=files.provenance.rewards, choices=summary.actions == 'choices')}")
+    known = files.provenance
+    print(f"{'next':<16}{learning(files.root, known.task, known.rewards, choices=summary.actions == 'choices')}")
 
 
 def lines(files: TransitionFiles, summary: Summary) -> Iterator[tuple[str, str]]:
@@ -136,9 +137,9 @@ def convert(files: TransitionFiles, target: str, format: str, known: dict[str, o
     print(f"wrote {target}\nnext: python -m rlrep.experiments.data info {shlex.quote(target)}")
 
 
-def learning(folder: Path, *_: object, rewards: bool = True, choices: bool = False) -> str:
+def learning(folder: Path, task: str | None, rewards: bool = True, *, choices: bool = False) -> str:
     """The command that learns from a data set."""
-    if choices:  # the offline agents' actions are continuous
+    if choices or task is None:  # the offline agents' actions are continuous, and they are evaluated in a task
         return f"python -m rlrep.experiments.pretrain source={shlex.quote(str(folder))}"
     agent = "td3_bc" if rewards else "bc"
     return f"python -m rlrep.experiments.offline agent={agent} dataset={shlex.quote(str(folder))}"

@@ -134,7 +134,11 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
         )
     told = {"task": provenance.task, "action_repeat": action_repeat, "camera": camera, "image_size": image_size}
     if told["task"] is None and OmegaConf.is_missing(asked, "task"):
-        raise ConfigError(f"{asked.dataset} does not say which task it is of: name it, as in task=cheetah_run")
+        raise ConfigError(
+            f"{asked.dataset} does not say which task it is of: name one, as in task=cheetah_run. Data of a robot "
+            f"without a simulator train an agent in Python (experiments/README.md, Offline data) or an encoder "
+            f"(rlrep.experiments.pretrain)"
+        )
     if (made_with := provenance.made.get("env") or {}) != asked.env:
         print(
             f"{asked.dataset} was collected in an environment made with env={made_with}; evaluations make it with "

@@ -200,6 +200,11 @@ def check_source(config: PretrainConfig) -> bool:
     shape = (3 * config.frame_stack, config.image_size, config.image_size)
     objective = build_objective(config, shape, 3, spaces.Box(-1, 1, (1,)))
     if "reward" in objective.window.needs:
+        if transition := [key for key in objective.in_keys if key[0] == "next" and key[1] != "reward"]:
+            raise ConfigError(
+                f"objective={config.objective} reads {transition[0]}, which belongs to an agent's n-step transition, "
+                f"not to a pre-training: read 'future_observation' in in_keys, which is `horizon` steps later"
+            )
         raise ConfigError(
             f"objective={config.objective} reads rewards, which the sources of a pre-training do not have: use it in "
             f"rlrep.experiments.train (objectives=[{config.objective}]), or choose one that reads frames and actions "

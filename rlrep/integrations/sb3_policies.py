@@ -109,7 +109,8 @@ class PixelFeatures(BaseFeaturesExtractor):
         if encoder is not None and tuple(encoder.observation_shape) != pixels.shape:
             raise ValueError(
                 f"the encoder reads observations of shape {encoder.observation_shape}, the environment's are "
-                f"{pixels.shape}: choose an encoder or image_size and frame_stack that fit"
+                f"{pixels.shape}: choose an encoder that fits, or make the environment by "
+                f"rlrep.envs.make_env(ID, image_size=…, frame_stack=…)"
             )
         self.pixel_key, self.vector_keys = key, list(vectors)
         if encoder is None:

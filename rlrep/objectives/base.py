@@ -88,6 +88,11 @@ class Objective(nn.Module):
                 f"{type(self).__name__} needs an encoder with the attribute repr_dim, the size of its features "
                 f"(B, repr_dim): {type(encoder).__name__} has none"
             )
+        if augment is not None and not callable(augment):
+            raise TypeError(
+                f"augment must be an image augmentation, such as RandomShift(4), got a {type(augment).__name__}: an "
+                f"objective of your own calls super().__init__(encoder, augment=augment)"
+            )
         self.encoder = encoder
         self.augment = RandomShift(4) if augment is None else augment
         self._window: Window | None = None
@@ -140,11 +145,11 @@ class Objective(nn.Module):
         for copy, online, _ in self._copies:
             ema_(copy, online, 1.0)
 
-    def encode(self, observation: Tensor, offset: int | None = None, encoder: nn.Module | None = None) -> Tensor:
+    def encode(self, observation: Tensor, offset: int | None = None, *, encoder: nn.Module | None = None) -> Tensor:
         """Features (B, repr_dim) float32 of an augmented view of the pixels; arguments as in `view`."""
-        return flat(self.view(observation, offset, encoder))
+        return flat(self.view(observation, offset, encoder=encoder))
 
-    def view(self, observation: Tensor, offset: int | None = None, encoder: nn.Module | None = None) -> Tensor:
+    def view(self, observation: Tensor, offset: int | None = None, *, encoder: nn.Module | None = None) -> Tensor:
         """An augmented view of the pixels (B, C, H, W) uint8, for a `projection`: its features (B, repr_dim) float32,
         or the encoder's feature map without a copy.
 
@@ -155,6 +160,8 @@ class Objective(nn.Module):
                 views without an offset, are augmented and encoded again.
             encoder: encodes the view instead of the shared encoder; for example its momentum copy.
         """
+        if isinstance(offset, nn.Module):
+            raise TypeError("offset is a number of steps: give another encoder as encoder=…")
         if offset is not None and encoder is None:
             features = self._encoded.get(offset)
             if features is not None and (features.requires_grad or not torch.is_grad_enabled()):
@@ -362,6 +369,12 @@ def check_declared(objective: Objective) -> None:
     if not any(key.startswith("loss_") for key in objective.out_keys):
         raise ValueError(
             f"{name} returns nothing to minimise: name a loss in out_keys loss_…, got {objective.out_keys}"
+        )
+    window = objective.window
+    if objective.horizon > 0 and not (window.observations or window.actions > 1 or window.rewards):
+        raise ValueError(
+            f"{name} has horizon={objective.horizon}, and reads nothing that many steps ahead: in_keys with "
+            f"'future_observation' or 'action_sequence' do, ('next', …) are the agent's n-step transition"
         )
 
 

@@ -257,7 +257,7 @@ def test_what_does_not_fit_the_data_is_refused(run: Run, tmp_path: Path) -> None
 
 def test_data_that_do_not_name_their_task_need_it_named(tmp_path: Path) -> None:
     data = write_data(tmp_path / "unnamed", Provenance())
-    with pytest.raises(ConfigError, match=r"does not say which task it is of: name it, as in task=cheetah_run"):
+    with pytest.raises(ConfigError, match=r"does not say which task it is of: name one, as in task=cheetah_run"):
         run_offline(data, tmp_path / "run")
     folder = run_offline(data, tmp_path / "run", "task=cartpole_balance", "action_repeat=50", "num_updates=1")
     assert load(folder / "config.yaml").action_repeat == 50
