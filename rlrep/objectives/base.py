@@ -68,6 +68,7 @@ class Objective(nn.Module):
             replay it. A method that calls ``item()``, or counts in Python, sets it to False.
 
     Raises:
+        TypeError: for an augmentation that cannot be called, such as an action space.
         ValueError: for an encoder without `repr_dim`.
     """
 
