@@ -102,3 +102,16 @@ def test_the_objective_of_the_plugins_page_learns_and_reads_what_the_page_says()
     loss.backward()
     assert 0 < loss < 4 and all(each.grad.abs().sum() > 0 for each in objective.encoder.parameters() if each.ndim > 1)
     assert all(parameter.grad is None for parameter in objective.target.parameters())
+
+
+def test_an_encoder_is_probed_and_becomes_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = [each for each in blocks(ROOT / "experiments" / "plugins" / "README.md") if "probe_folds" in each]
+    short = block.replace("2_000", "40").replace("=84", "=40").replace("// 250", "// 8")
+    assert "range(40)" in short and "// 8" in short and "image_size=40" in short
+    monkeypatch.chdir(tmp_path)
+    PixelEncoder((9, 40, 40), channels=4).save_pretrained("my_encoder")
+    found: dict[str, Any] = {}
+    exec(compile(short, "README.md", "exec"), found)
+    pixels = torch.stack(found["frames"][:3])
+    features = found["module"](TensorDict({"pixels": pixels}, batch_size=[3]))["features"]
+    assert torch.allclose(features, found["features"][:3], atol=1e-4) and not features.requires_grad
