@@ -69,7 +69,8 @@ class Shapes(Distractor):
         frame_shape: (3, H, W).
         num_shapes: how many, at least 1.
         size: of a shape, as a share of the image's side, in (0, 1].
-        background_only: whether shapes cover dark pixels only, or everything.
+        background_only: whether shapes cover the background only, or everything. The background is what the environment
+            reports, and dark pixels in environments that do not report it.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Shapes(Distractor):
     ) -> None:
         num_shapes, size = at_least(1, num_shapes, "num_shapes"), _size(size)
         _check_coloured(frame_shape, "shapes")
-        self.background_only = background_only
+        self.background_only = self.reads_background = background_only
         self.state_shape = num_shapes, 3
         self.outlines = [_outline(i, round(size * min(frame_shape[1:]))) for i in range(num_shapes)]
 
@@ -98,14 +99,17 @@ class Shapes(Distractor):
         pixels = out.transpose(0, 2, 3, 1)
         height, width = frames.shape[2:]
         image = np.arange(len(frames))[:, None, None]
+        free = np.ones((len(frames), height, width), bool)
+        if self.background_only:
+            free = dark(frames) if background is None else background.copy()
         for i, outline in enumerate(self.outlines):
             side = np.arange(len(outline))
             x, y = (state[:, i, :2] * (width, height)).astype(int).T
             at = (image, ((y[:, None] + side) % height)[:, :, None], ((x[:, None] + side) % width)[:, None, :])
             patch = pixels[at]
-            covered = np.broadcast_to(outline, patch.shape[:3])
+            covered = outline & free[at]
             if self.background_only:
-                covered = covered & dark(np.moveaxis(patch, 3, 1))
+                free[at] &= ~covered
             chosen = np.nonzero(covered)
             patch[chosen] = colour(state[:, i, 2])[chosen[0]]
             pixels[at] = patch

@@ -75,7 +75,7 @@ class NoiseProcess:
 
         Args:
             frames: (N, C, H, W).
-            background: (N, H, W), which pixels are only background, for videos; None if unknown.
+            background: (N, H, W), which pixels are only background; None if unknown or not read.
         """
         return self._distractor.draw(frames, self.state, background)
 
@@ -106,7 +106,8 @@ class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
     step. The noise does not affect the wrapped environment.
 
     Args:
-        env: the environment. If it has a method `background_mask()`, (H, W) bool, videos are drawn where it is true.
+        env: the environment. If it has a method `background_mask()`, (H, W) bool, videos are drawn where it is true, and
+            so are shapes with `background_only`.
         frame_channels: C.
         channels_last: whether observations are (H, W, F·C); None decides by their shape.
         options: of `NoiseProcess`: kind, persistence and those of the kind.

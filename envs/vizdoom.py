@@ -23,10 +23,7 @@ from rlrep.extras import install
 
 _TICS_PER_SECOND = 35
 _UNIT = 512.0  # map units
-_FULL_HEALTH = 100.0
-_BASIC_AMMO = 50.0  # rounds at the start
-_DEFEND_AMMO = 26.0
-_MONSTERS = 5  # the number that Defend the Center keeps alive
+_MONSTERS = 2  # of those in view; more are rare
 _HEIGHTS = {120: "RES_160X120", 240: "RES_320X240", 480: "RES_640X480", 960: "RES_1280X960"}
 
 # Runs in the engine's process before the engine. Without it, an engine whose parent is killed would wait for ever and
@@ -57,17 +54,18 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
     state of such an episode repeat the previous ones. After `reset(seed=s)`, everything is a pure function of `s` and
     the actions, bit for bit, on one machine.
 
-    `info["simulator_steps"]` counts the tics in this episode. `info["state"]` is the latent state, float32 `(S,)`;
-    `state_names` names its entries. Lengths are in units of 512 map units (the room of Basic is about 1 wide, a new
-    monster of Defend the Center 1.5 away), velocities in such units per second; ammunition and health, which no
-    picture shows, are shares of what an episode starts with.
+    `info["simulator_steps"]` counts the tics in this episode. `info["state"]` is what the last pictures show of the
+    state, as the player sees it, float32 `(S,)`; `state_names` names its entries. It lacks what no picture shows:
+    monsters out of view, ammunition and health. A monster's side is where it stands in the picture, from 1 at the left
+    edge to -1 at the right edge. Lengths are in units of 512 map units: the room of Basic is about 1 wide, a new
+    monster of Defend the Center 1.5 away.
 
-    - "basic": `player_y`, `player_velocity_y` and `monster_y` along the wall, positive to the left, and `ammo`. A dying
-      monster keeps its position.
-    - "defend_the_center": the player's place `player_x`, `player_y`, and direction `player_sin`, `player_cos`; `ammo`,
-      `health`; and for the five nearest monsters, the nearest first, `monster<i>_present` (0 or 1; with 0, all its
-      values are 0), the sine and cosine of its direction from the player's line of sight, positive to the left, and its
-      distance.
+    - "basic": `monster_side`, or where it was last in view; `player_y`, the player's place along the wall, positive to
+      the left, which the other walls show; and `player_velocity_y`, in units per second, which takes two frames.
+    - "defend_the_center": of the two nearest monsters in view, the nearest first, `monster<i>_seen` (0 or 1; with 0,
+      all its values are 0), `monster<i>_side`, and `monster<i>_nearness`, 1 / (1 + its distance).
+
+    `background_mask()` says where the newest frame shows walls, floor and ceiling: all but monsters, shots and weapon.
 
     The engine is a separate process. It leaves no files in the working folder, and on Linux it always ends with this
     process.
@@ -121,13 +119,14 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
         self.metadata = {**self.metadata, "render_fps": _TICS_PER_SECOND / self.action_repeat}
         self._frames = np.zeros(self.observation_space.shape, np.uint8)
         self._picture = np.zeros((3, height, height * 4 // 3), np.uint8)
+        self._things = np.zeros(self._picture.shape[1:], bool)  # the pixels of the picture that show one
         self._state = np.zeros(len(self.state_names), np.float32)
         self._simulator_steps = 0
         self._running = False
 
     @property
     def state(self) -> npt.NDArray[np.float32]:
-        """The latent state now, as in ``info["state"]``."""
+        """What is seen of the state now, as in ``info["state"]``."""
         return self._state.copy()
 
     @property
@@ -142,6 +141,7 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
         super().reset(seed=seed)
         self._game.set_seed(int(self.np_random.integers(2**32, dtype=np.uint32)))
         self._game.new_episode()
+        self._state = np.zeros(len(self.state_names), np.float32)
         self._look()
         self._frames = np.concatenate([self._shrink(self._picture)] * (self._frames.shape[0] // 3))
         self._simulator_steps = 0
@@ -174,6 +174,10 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
         """The newest frame, uint8 `(render_size, render_size, 3)`; None without a render mode."""
         return None if self.render_mode is None else self._enlarge(self._picture).transpose(1, 2, 0).copy()
 
+    def background_mask(self) -> npt.NDArray[np.bool_]:
+        """Which pixels of the newest frame show nothing but walls, floor, ceiling or sky, bool (H, W)."""
+        return self._shrink(self._things[None] * np.uint8(255))[0] == 0
+
     def close(self) -> None:
         """End the engine; may be called twice."""
         if self._game is not None:
@@ -184,6 +188,7 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
     def _look(self) -> None:
         now = self._game.get_state()
         self._picture = now.screen_buffer
+        self._things = np.isin(now.labels_buffer, [label.value for label in now.labels])
         self._state = np.array(self._read_state(now, self._state), np.float32)
 
     def _info(self) -> dict[str, Any]:
@@ -208,38 +213,33 @@ class _Scenario(NamedTuple):
 
 def _basic_state(now: Any, before: npt.NDArray[np.float32]) -> list[float]:
     player, monsters = _player_and_monsters(now)
-    velocity = player.velocity_y * _TICS_PER_SECOND / _UNIT
-    monster = monsters[0].position_y / _UNIT if monsters else before[_BASIC_NAMES.index("monster_y")]
-    ammo, _ = now.game_variables
-    return [player.position_y / _UNIT, velocity, monster, ammo / _BASIC_AMMO]
+    side = monsters[0][1] if monsters else before[_BASIC_NAMES.index("monster_side")]
+    return [side, player.position_y / _UNIT, player.velocity_y * _TICS_PER_SECOND / _UNIT]
 
 
 def _defend_state(now: Any, before: npt.NDArray[np.float32]) -> list[float]:
-    player, monsters = _player_and_monsters(now)
-    direction = math.radians(player.angle)
-    ammo, health = now.game_variables
-    state = [player.position_x / _UNIT, player.position_y / _UNIT, math.sin(direction), math.cos(direction)]
-    state += [ammo / _DEFEND_AMMO, health / _FULL_HEALTH]
-    seen = []
-    for monster in monsters:
-        ahead, aside = monster.position_x - player.position_x, monster.position_y - player.position_y
-        bearing = math.atan2(aside, ahead) - direction
-        seen.append((math.hypot(ahead, aside) / _UNIT, math.sin(bearing), math.cos(bearing)))
-    for distance, sine, cosine in sorted(seen)[:_MONSTERS]:
-        state += [1.0, sine, cosine, distance]
+    _, monsters = _player_and_monsters(now)
+    state = [value for distance, side in monsters[:_MONSTERS] for value in (1.0, side, 1 / (1 + distance))]
     return state + [0.0] * (len(_DEFEND_NAMES) - len(state))
 
 
-def _player_and_monsters(now: Any) -> tuple[Any, list[Any]]:
+def _player_and_monsters(now: Any) -> tuple[Any, list[tuple[float, float]]]:
+    """The player, and the distance and side of each monster in view, the nearest first; dead ones do not count."""
     player = next(thing for thing in now.objects if thing.category == "Self")
-    return player, [thing for thing in now.objects if thing.category == "Monster"]  # dead ones do not count
+    cos, sin = math.cos(math.radians(player.angle)), math.sin(math.radians(player.angle))
+    monsters = []
+    for label in now.labels:
+        if label.object_category == "Monster":
+            x, y = label.object_position_x - player.position_x, label.object_position_y - player.position_y
+            ahead, left = x * cos + y * sin, y * cos - x * sin
+            # The view is 90° wide. The middle of a monster at the edge may be outside.
+            side = min(1.0, max(-1.0, left / max(ahead, 1.0)))
+            monsters.append((math.hypot(x, y) / _UNIT, side))
+    return player, sorted(monsters)
 
 
-_BASIC_NAMES = ("player_y", "player_velocity_y", "monster_y", "ammo")
-_DEFEND_NAMES = (
-    *("player_x", "player_y", "player_sin", "player_cos", "ammo", "health"),
-    *(f"monster{i}_{what}" for i in range(_MONSTERS) for what in ("present", "sin", "cos", "distance")),
-)
+_BASIC_NAMES = ("monster_side", "player_y", "player_velocity_y")
+_DEFEND_NAMES = tuple(f"monster{i}_{what}" for i in range(_MONSTERS) for what in ("seen", "side", "nearness"))
 _SCENARIOS = {
     "basic": _Scenario(_BASIC_NAMES, _basic_state),
     "defend_the_center": _Scenario(_DEFEND_NAMES, _defend_state),
@@ -267,8 +267,8 @@ def _start_game(scenario: str, resolution: str) -> tuple[Any, int]:
     game.load_config(str(Path(vizdoom.scenarios_path) / f"{scenario}.cfg"))
     limit = game.get_episode_timeout()
     game.set_episode_timeout(0)  # the engine would hide the last picture
-    game.set_available_game_variables([vizdoom.GameVariable.AMMO2, vizdoom.GameVariable.HEALTH])
     game.set_objects_info_enabled(True)
+    game.set_labels_buffer_enabled(True)
     game.set_screen_format(vizdoom.ScreenFormat.CRCGCB)
     game.set_screen_resolution(getattr(vizdoom.ScreenResolution, resolution))
     game.set_window_visible(False)

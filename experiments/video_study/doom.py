@@ -17,24 +17,10 @@ from rlrep.envs.noise import Noise, NoiseProcess
 from rlrep.experiments.video_study.domain import Samples, Settings, noise_picture
 
 NUM_ENVS = 8
-IMAGE_SIZE = 56
+IMAGE_SIZE, STACK = 56, 3
+FRAME_SHAPE = (3, IMAGE_SIZE, IMAGE_SIZE)
 REWARD_SCALE = {"basic": 100.0, "defend_the_center": 1.0}
-# What no picture shows can't be asked of an encoder.
-UNSEEN = ("ammo", "health", "player_velocity_y")
-OBSERVATIONS, APART = 1_000, 5
-OPTIMAL = 0.5  # the probability that the recorded behaviour does as `aim` says, rather than at random
-LEFT, RIGHT, SHOOT = range(3)
-
-
-def aim(scenario: str, state: dict[str, float]) -> int:
-    """Turn to the (nearest) monster, or move before it, and shoot."""
-    if scenario == "basic":
-        aside, narrow, ahead = state["monster_y"] - state["player_y"], 0.05, True
-    else:
-        aside, narrow, ahead = state["monster0_sin"], 0.1, state["monster0_cos"] > 0
-    if abs(aside) < narrow and ahead:
-        return SHOOT
-    return LEFT if aside > 0 else RIGHT
+LABELLED, STEPS = 200, 5_000  # observations for each label a state asked for; steps that they are at least chosen from
 
 
 class Latent(gym.Wrapper[Any, Any, Any, Any]):
@@ -53,14 +39,26 @@ class Latent(gym.Wrapper[Any, Any, Any, Any]):
         return info["state"], reward, terminated, truncated, info
 
 
-class DoomDomain:
-    """See `domain.Domain`. Half of the actions in the videos are random, half those of a player that
-    knows the state, as in the grid world; a state's label is what of it can be seen.
+class WithBackground(gym.ObservationWrapper[Any, Any, Any]):
+    """A single frame and, as its fourth channel, where it shows only background (255)."""
 
-    Shapes lie on everything, as little of these pictures is dark. Returns of Basic are in units of 100.
+    def __init__(self, env: DoomPixels) -> None:
+        super().__init__(env)
+        self.observation_space = gym.spaces.Box(0, 255, (4, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return np.concatenate([observation, self.get_wrapper_attr("background_mask")()[None] * np.uint8(255)])
+
+
+class DoomDomain:
+    """See `domain.Domain`. Observations are stacks of three frames, shapes lie behind monsters, shots and weapon, and a
+    state's label is what can be seen of it, see `DoomPixels`.
+
+    Recorded actions are uniform: a player that knows more than the pictures show would give away what they lack, and
+    the action could be predicted from one picture alone. Returns of Basic are in units of 100.
     """
 
-    shape: tuple[int, ...] = (3, IMAGE_SIZE, IMAGE_SIZE)
+    shape: tuple[int, ...] = (STACK * 3, IMAGE_SIZE, IMAGE_SIZE)
     action_space = gym.spaces.Discrete(3)
     state_chance = 0.0
     records: tuple[str, ...] = ("action", "label")
@@ -68,43 +66,43 @@ class DoomDomain:
     def __init__(self, scenario: str) -> None:
         self.scenario = scenario
 
-    def make(self) -> DoomPixels:
-        return DoomPixels(self.scenario, image_size=IMAGE_SIZE, frame_stack=1)
-
-    def make_noisy(self, noise: dict[str, Any] | None) -> gym.Env[Any, Any]:
-        env = self.make()
-        return env if noise is None else Noise(env, **noise)
+    def make(self, frame_stack: int = STACK) -> DoomPixels:
+        return DoomPixels(self.scenario, image_size=IMAGE_SIZE, frame_stack=frame_stack)
 
     def record(self, noise: dict[str, Any] | None, settings: Settings, seed: int) -> EpisodeDataset:
-        rng = np.random.default_rng([seed, 2])
-        with closing(self.make_noisy(noise)) as env:
-            doom: Any = env.unwrapped
-
-            def act(_: np.ndarray) -> int:
-                if rng.random() >= OPTIMAL:
-                    return int(rng.integers(3))
-                return aim(self.scenario, dict(zip(doom.state_names, doom.state, strict=True)))
-
-            return record(env, act, settings.frames, max_gap=settings.horizon, seed=seed)
+        env = self.make(frame_stack=1)
+        with closing(env if noise is None else Noise(env, **noise)) as noisy:
+            return record(noisy, None, settings.frames, frame_stack=STACK, max_gap=settings.horizon, seed=seed)
 
     def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
-        frames, state = _observations(self.scenario, OBSERVATIONS, int(held_out))
-        repeats = -(-per_state // 5)  # 5 labels a state, the usual number, are each observation once
-        frames, state = np.tile(frames, (repeats, 1, 1, 1)), np.tile(state, (repeats, 1))
-        latent = None
-        if noise is not None:
-            process = NoiseProcess(len(frames), self.shape, seed=seed, **noise)
-            frames, latent = process.draw(frames), noise_picture(process)
-        return Samples(torch.from_numpy(frames), torch.from_numpy(state), latent)
+        count = LABELLED * per_state
+        steps = max(STEPS, count)
+        data = _recording(self.scenario, steps, int(held_out))
+        assert data.state is not None
+        rows = np.arange(count) * (steps // count)
+        starts = data.episodes[:, 0]
+        start = starts[np.searchsorted(starts, rows, "right") - 1]
+        process = None if noise is None else NoiseProcess(count, FRAME_SHAPE, seed=seed, **noise)
+        observation = np.zeros((count, *self.shape), np.uint8)
+        for age in reversed(range(STACK)):
+            pictures = data.frames[np.maximum(rows - age, start)]
+            frames = pictures[:, :3]
+            if process is not None:
+                process.step()
+                frames = process.draw(frames, pictures[:, 3] > 0)
+            newest = 3 * (STACK - age)
+            observation[:, newest - 3 : newest] = frames
+        latent = None if process is None else noise_picture(process)
+        return Samples(torch.from_numpy(observation), torch.from_numpy(data.state[rows]), latent)
 
     def environment(self, noise: dict[str, Any] | None, oracle: bool, seed: int) -> DummyVecEnv:
         def make() -> gym.Env[Any, Any]:
-            scale = REWARD_SCALE[self.scenario]
+            scale, clean = REWARD_SCALE[self.scenario], self.make()
+            env: gym.Env[Any, Any] = clean
             if oracle:
-                clean = self.make()
-                env: gym.Env[Any, Any] = Latent(clean, len(clean.state_names))
-            else:
-                env = self.make_noisy(noise)
+                env = Latent(clean, len(clean.state_names))
+            elif noise is not None:
+                env = Noise(clean, **noise)
             return gym.wrappers.TransformReward(env, lambda reward: float(reward) / scale)
 
         venv = DummyVecEnv([make] * NUM_ENVS)
@@ -112,16 +110,12 @@ class DoomDomain:
         return venv
 
     def coverage(self, noise: dict[str, Any]) -> float:
-        frames = np.zeros((256, *self.shape), np.uint8)
-        drawn = NoiseProcess(256, self.shape, seed=0, **noise).draw(frames)
-        return float(drawn.any(1).mean())
+        clean, noisy = (self.samples(options, 1, 0, held_out=False).observation for options in (None, noise))
+        return float((clean != noisy)[:, -3:].any(1).float().mean())
 
 
-@lru_cache
-def _observations(scenario: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3, 56, 56) uint8 frames without noise, a few steps apart, and the (N, T) float32 states in them."""
+@lru_cache(maxsize=2)
+def _recording(scenario: str, steps: int, seed: int) -> EpisodeDataset:
+    """So many steps without noise; frames (N, 4, 56, 56) uint8 have their background as the fourth channel."""
     with closing(DoomPixels(scenario, image_size=IMAGE_SIZE, frame_stack=1)) as env:
-        data = record(env, None, APART * count, seed=seed)
-        seen = [i for i, name in enumerate(env.state_names) if name not in UNSEEN]
-    assert data.state is not None
-    return data.frames[::APART], data.state[::APART][:, seen].astype(np.float32)
+        return record(WithBackground(env), None, steps, frame_channels=4, channels_last=False, seed=seed)

@@ -67,8 +67,7 @@ class Job:
         """The keyword arguments of the job's `NoiseProcess`; None without noise."""
         if self.noise == "none":
             return None
-        black = self.domain == "gridworld"  # what it shows lies on black
-        return dict(num_shapes=self.num_shapes, size=self.size, persistence=self.persistence, background_only=black)
+        return dict(num_shapes=self.num_shapes, size=self.size, persistence=self.persistence, background_only=True)
 
 
 @dataclass(frozen=True)

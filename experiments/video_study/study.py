@@ -34,12 +34,10 @@ Methods = Sequence[str] | None  # None: those that a study has by default
 
 def core(domain: str, methods: Methods, seeds: int) -> Iterator[Job]:
     """Methods × {no noise, iid, exogenous} × seeds, a whole seed after the other."""
-    # In ViZDoom shapes lie on everything, not on what is dark only; where they cover more, ACRO, the reference, fails.
-    num_shapes, size = (8, 0.3) if domain == "gridworld" else (4, 0.15)
     for seed, method, (noise, persistence) in product(range(seeds), methods or CORE_METHODS, NOISES.items()):
         if method == "oracle" and noise != "none":
             continue  # it sees no noise
-        yield Job(domain, "core", method, noise, seed, persistence, num_shapes, size)
+        yield Job(domain, "core", method, noise, seed, persistence)
 
 
 def sizes(methods: Methods, seeds: int) -> Iterator[Job]:

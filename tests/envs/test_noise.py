@@ -80,6 +80,19 @@ def test_shapes_lie_on_dark_pixels_only_when_told_so() -> None:
     assert (everywhere[:, :, :16] != before[:, :, :16]).any()
 
 
+def test_shapes_lie_on_the_background_that_is_named_alike() -> None:
+    frames = np.full((4, *SHAPE), 90, np.uint8)
+    process = NoiseProcess(4, SHAPE, num_shapes=8, size=0.5, background_only=True, seed=0)
+    assert (process.draw(frames) == frames).all()  # no pixel is dark
+    background = np.zeros((4, 32, 32), bool)
+    background[:, :, 16:] = True
+    named, black = process.draw(frames, background), process.draw(np.zeros_like(frames))
+    assert (named[..., :16] == 90).all()
+    right = black[..., 16:]
+    assert (named[..., 16:] == np.where(right.any(1, keepdims=True), right, 90)).all()
+    assert process.reads_background and not NoiseProcess(4, SHAPE).reads_background
+
+
 def test_drawing_does_not_depend_on_the_layout_in_memory() -> None:
     frames = np.random.default_rng(0).integers(0, 100, (4, *SHAPE), np.uint8)
     channels_last = np.ascontiguousarray(frames.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)

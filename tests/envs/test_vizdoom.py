@@ -1,4 +1,5 @@
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
 from stable_baselines3.common.env_checker import check_env as stable_baselines3_check_env
 
-from rlrep.envs import SCENARIOS, DoomPixels
+from rlrep.envs import SCENARIOS, DoomPixels, Noise
 
 pytest.importorskip("vizdoom")
 LEFT, RIGHT, SHOOT = range(3)
@@ -46,6 +47,14 @@ def play(env: gym.Env, seed: int | None, steps: int = 40) -> tuple[np.ndarray, n
         if terminated:
             break
     return np.array(observations), np.array(states), np.array(rewards)
+
+
+def play_one(env: gym.Env, steps: int) -> np.ndarray:
+    """The observation after so many steps to the left."""
+    observation, _ = env.reset(seed=3)
+    for _ in range(steps):
+        observation, *_ = env.step(LEFT)
+    return observation
 
 
 def entry(env: DoomPixels, info: dict, name: str) -> float:
@@ -102,7 +111,7 @@ def test_observations_and_states_stay_what_they_were(env):
     assert not (env.step(LEFT)[0][:3] == 7).all()
 
 
-def test_moving_left_changes_the_players_place_alone(shared):
+def test_moving_left_changes_the_players_place_and_what_is_seen_from_there(shared):
     env = shared["basic"]
     for action, side in ((LEFT, 1), (RIGHT, -1)):
         _, first = env.reset(seed=0)
@@ -110,7 +119,7 @@ def test_moving_left_changes_the_players_place_alone(shared):
             *_, info = env.step(action)
         assert side * (entry(env, info, "player_y") - entry(env, first, "player_y")) > 0.05
         assert side * entry(env, info, "player_velocity_y") > 0.05
-        assert entry(env, info, "monster_y") == entry(env, first, "monster_y")
+        assert side * (entry(env, info, "monster_side") - entry(env, first, "monster_side")) < -0.05
 
 
 def test_the_speed_is_how_fast_the_place_changes(shared):
@@ -130,8 +139,8 @@ def test_a_shot_at_the_monster_ends_basic_and_its_place_is_where_it_is_seen(shar
         returns.append(0.0)
         terminated = truncated = False
         while not (terminated or truncated):
-            ahead = entry(env, info, "monster_y") - entry(env, info, "player_y")
-            action = SHOOT if abs(ahead) < 0.03 else LEFT if ahead > 0 else RIGHT
+            side = entry(env, info, "monster_side")
+            action = SHOOT if abs(side) < 0.04 else LEFT if side > 0 else RIGHT
             observation, reward, terminated, truncated, info = env.step(action)
             returns[-1] += reward
         assert terminated and not truncated
@@ -141,45 +150,68 @@ def test_a_shot_at_the_monster_ends_basic_and_its_place_is_where_it_is_seen(shar
     assert np.mean(returns) > 30
 
 
-def test_a_shot_costs_one_round(shared):
-    for env in shared.values():
-        _, info = env.reset(seed=0)
-        assert entry(env, info, "ammo") == 1
-        for _ in range(3):
-            *_, info = env.step(SHOOT)
-        assert 0.9 < entry(env, info, "ammo") < 1
-
-
-def test_turning_changes_the_direction_and_the_monsters_bearings(shared):
+def test_turning_left_moves_what_is_seen_to_the_right_by_as_much_of_the_angle(shared):
     env = shared["defend_the_center"]
     for action, side in ((LEFT, 1), (RIGHT, -1)):
-        _, first = env.reset(seed=0)
-        *_, info = env.step(action)
-        turned = np.arctan2(entry(env, info, "player_sin"), entry(env, info, "player_cos"))
-        assert 0.05 < side * turned < 0.5
-        assert entry(env, first, "player_sin") == 0 and entry(env, info, "player_x") == 0
-
-        def bearings(info):
-            return np.sort([np.arctan2(*info["state"][slot + 1 : slot + 3]) for slot in range(6, 26, 4)])
-
-        assert info["state"][6::4].tolist() == [1] * 5
-        moved = (bearings(info) - bearings(first) + turned + np.pi) % (2 * np.pi) - np.pi
-        assert np.abs(moved).max() < 0.05  # the monsters walk, a little
+        env.reset(seed=0)
+        seen, turned = [], []
+        for _ in range(2):
+            *_, info = env.step(action)
+            seen.append(math.atan(entry(env, info, "monster0_side")))
+            turned.append(next(t.angle for t in env._game.get_state().objects if t.category == "Self"))
+        far = math.remainder(math.radians(turned[1] - turned[0]), 2 * math.pi)
+        assert side * far > 0.05 and abs(seen[1] - seen[0] + far) < 0.05  # the monsters walk, a little
 
 
-def test_monsters_are_sorted_by_distance_and_those_shot_are_gone(shared):
+def test_what_is_in_view_is_sorted_by_distance_and_nothing_else_is_told(shared):
     env = shared["defend_the_center"]
     _, info = env.reset(seed=2)
     total, counts, terminated = 0.0, [], False
     while not terminated and len(counts) < 150:
-        present, sine, cosine, distance = info["state"][6:].reshape(5, 4).T
-        counts.append(int(present.sum()))
-        assert (np.diff(distance[: counts[-1]]) >= 0).all() and not info["state"][6:].reshape(5, 4)[counts[-1] :].any()
-        np.testing.assert_allclose(sine[: counts[-1]] ** 2 + cosine[: counts[-1]] ** 2, 1, atol=1e-5)
-        action = SHOOT if abs(sine[0]) < 0.09 and cosine[0] > 0 else LEFT if sine[0] > 0 else RIGHT
+        seen, side, nearness = info["state"].reshape(-1, 3).T
+        counts.append(int(seen.sum()))
+        assert (np.diff(nearness) <= 0).all() and not info["state"].reshape(-1, 3)[counts[-1] :].any()
+        assert (np.abs(side) <= 1).all() and (nearness < 1).all()
+        labels = [label for label in env._game.get_state().labels if label.object_category == "Monster"]
+        assert counts[-1] == min(2, len(labels))
+        action = SHOOT if seen[0] and abs(side[0]) < 0.09 else LEFT if side[0] >= 0 else RIGHT
         _, reward, terminated, _, info = env.step(action)
         total += reward
-    assert total >= 3 and min(counts) < 5
+    assert total >= 3 and set(counts) == {0, 1, 2}
+
+
+def test_a_monster_is_seen_where_the_state_says_and_is_no_background(env):
+    info, found = env.reset(seed=1)[1], 0
+    for action in np.random.default_rng(1).integers(3, size=60):
+        names = dict(zip(env.state_names, info["state"], strict=True))
+        side = names.get("monster_side", names.get("monster0_side"))
+        if names.get("monster0_seen", 1) and abs(side) < 0.9:
+            column = int((1 - side) / 2 * 32)
+            found += 1
+            assert not env.background_mask()[10:24, max(0, column - 1) : column + 2].all()
+        _, _, terminated, truncated, info = env.step(action)
+        if terminated or truncated:
+            _, info = env.reset()
+    assert found > 20
+
+
+def test_the_background_is_all_but_monsters_and_the_weapon(env):
+    env.reset(seed=0)
+    background = env.background_mask()
+    assert (background.shape, background.dtype) == ((32, 32), bool)
+    assert background[:8].all() and background[:, :4].mean() > 0.9  # the ceiling or sky, and the left edge
+    assert not background[29:, 15:17].any()  # the weapon
+    assert 0.85 < background.mean() < 0.98
+
+
+def test_shapes_lie_behind_monsters_and_the_weapon(env):
+    shapes = {"num_shapes": 12, "size": 0.5, "persistence": 0.0}
+    noisy = Noise(env, **shapes, background_only=True)
+    shown = [(play_one(noisy, steps), env.background_mask()) for steps in range(3)]
+    for steps, (observation, background) in enumerate(shown):
+        clean = play_one(env, steps)
+        changed = (observation != clean)[6:].any(0)
+        assert not changed[~background].any() and changed[background].mean() > 0.7
 
 
 def test_death_terminates_and_costs_one(shared):
