@@ -106,8 +106,8 @@ class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
     step. The noise does not affect the wrapped environment.
 
     Args:
-        env: the environment. If it has a method `background_mask()`, (H, W) bool, videos are drawn where it is true, and
-            so are shapes with `background_only`.
+        env: the environment. If it has a method `background_mask()`, (H, W) bool, videos are drawn where it is true, as
+            are shapes with `background_only`.
         frame_channels: C.
         channels_last: whether observations are (H, W, F·C); None decides by their shape.
         options: of `NoiseProcess`: kind, persistence and those of the kind.

@@ -76,9 +76,7 @@ class NoiseConfig:
         0.5, "size of changes of camera and color; a video's share of a covered pixel", least=0, most=1
     )
     videos: str | None = option(None, "folder or file of videos for the background, with kind=video", path=True)
-    background_only: bool = option(
-        False, "shapes cover the background only; videos, dark pixels where no background is known"
-    )
+    background_only: bool = option(False, "shapes and videos cover the background only, dark pixels if unknown")
 
     @property
     def settings(self) -> dict[str, Any] | None:
