@@ -66,15 +66,18 @@ def domain(name: str, layout: int = 0) -> Domain:
 
 def settings(name: str, quick: bool = False) -> Settings:
     """Of a domain; `quick` ones only show that everything runs."""
+    # A monster may be two pixels wide: a first stride of 4 would step over it.
+    doom = Settings(steps=4_000, encoder=dict(channels=16, strides=(2, 2, 2), out_dim=128))
     usual = {
         "gridworld": Settings(),
-        "vizdoom_basic": Settings(steps=2_000, ppo=Schedule(steps=40_000, evaluations=4, episodes=40)),
-        "vizdoom_defend_the_center": Settings(steps=2_000, ppo=Schedule(steps=60_000, evaluations=4, episodes=40)),
+        "vizdoom_basic": replace(doom, ppo=Schedule(steps=40_000, evaluations=4, episodes=40)),
+        "vizdoom_defend_the_center": replace(doom, ppo=Schedule(steps=60_000, evaluations=4, episodes=40)),
     }
     chosen = look_up("domain", name, usual)
     if not quick:
         return chosen
-    return Settings(
+    return replace(
+        chosen,
         frames=1_000,
         steps=5,
         batch_size=16,

@@ -40,6 +40,13 @@ def core(domain: str, methods: Methods, seeds: int) -> Iterator[Job]:
         yield Job(domain, "core", method, noise, seed, persistence)
 
 
+def under_noise(domain: str, methods: Methods, seeds: int) -> Iterator[Job]:
+    """The core's jobs that verdicts compare: without noise only the oracle's, which never sees any."""
+    for job in core(domain, methods, seeds):
+        if job.noise != "none" or job.method == "oracle":
+            yield job
+
+
 def sizes(methods: Methods, seeds: int) -> Iterator[Job]:
     """How the methods fall as exogenous noise, for autoencoders also iid noise, covers more; the core has one point."""
     yield from core("gridworld", methods or ("oracle", "autoencoder", *SWEPT), seeds)
@@ -68,9 +75,7 @@ def lock(methods: Methods, seeds: int) -> Iterator[LockJob]:
 
 def tour(methods: Methods, seeds: int) -> Iterator[Job]:
     """What one seed can show in less than 20 minutes on two cores: the core's noise, and some of the phase diagram."""
-    for job in core("gridworld", methods, seeds):
-        if job.noise != "none" or job.method == "oracle":
-            yield job
+    yield from under_noise("gridworld", methods, seeds)
     yield from phase.cross_section(methods, seeds)
 
 
@@ -81,8 +86,8 @@ STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
     "phase": phase.jobs,
     "tour": tour,
     "lock": lock,
-    "vizdoom_basic": partial(core, "vizdoom_basic"),
-    "vizdoom_defend_the_center": partial(core, "vizdoom_defend_the_center"),
+    "vizdoom_basic": partial(under_noise, "vizdoom_basic"),
+    "vizdoom_defend_the_center": partial(under_noise, "vizdoom_defend_the_center"),
 }
 
 
