@@ -53,7 +53,8 @@ class Cell:
     Returns are means over episodes; `state_*` are accuracies in [0, 1], in ViZDoom R² like `noise_*`; `reconstruction`
     is a mean squared error; `coverage` is the share of pixels under noise, `size` a shape's share of the image's side.
     `criteria` and `code` are digests of what the cell is judged and was made by, `made` when, in ISO format.
-    `layout` is the map; `returns` has one of each PPO on the encoder, `final_return` is their mean.
+    `layout` is the map, or which recordings are labelled; `returns` has one of each PPO on the encoder; `final_return`
+    is their mean.
     `state_head` is the linear probe of the layer behind the features that the method's loss reads. `updates` are those
     of the training, 0 for as many as the domain has; `predictor` was computed before it, see `predictor`. Cells of the
     phase diagram have returns on a cross-section only.

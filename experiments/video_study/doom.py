@@ -56,6 +56,10 @@ class DoomDomain:
 
     Recorded actions are uniform: a player that knows more than the pictures show would give away what they lack, and
     the action could be predicted from one picture alone. Returns of Basic are in units of 100.
+
+    Args:
+        scenario: see `DoomPixels`.
+        layout: which recordings are labelled; no other recordings are like them.
     """
 
     shape: tuple[int, ...] = (STACK * 3, IMAGE_SIZE, IMAGE_SIZE)
@@ -63,8 +67,8 @@ class DoomDomain:
     state_chance = 0.0
     records: tuple[str, ...] = ("action", "label")
 
-    def __init__(self, scenario: str) -> None:
-        self.scenario = scenario
+    def __init__(self, scenario: str, layout: int = 0) -> None:
+        self.scenario, self.layout = scenario, layout
 
     def make(self, frame_stack: int = STACK) -> DoomPixels:
         return DoomPixels(self.scenario, image_size=IMAGE_SIZE, frame_stack=frame_stack)
@@ -77,7 +81,7 @@ class DoomDomain:
     def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
         count = LABELLED * per_state
         steps = max(STEPS, count)
-        data = _recording(self.scenario, steps, int(held_out))
+        data = _recording(self.scenario, steps, 1_000_000 + 2 * self.layout + held_out)
         assert data.state is not None
         rows = np.arange(count) * (steps // count)
         starts = data.episodes[:, 0]

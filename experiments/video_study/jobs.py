@@ -55,8 +55,8 @@ class Job:
 
     @property
     def layout(self) -> int:
-        """The map: each seed has its own in the grid world; ViZDoom has one."""
-        return self.seed if self.domain == "gridworld" else 0
+        """The map in the grid world, the labelled recordings in ViZDoom: each seed has its own."""
+        return self.seed
 
     @property
     def description(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def domain(name: str, layout: int = 0) -> Domain:
         return GridDomain(layout)
     from rlrep.experiments.video_study.doom import DoomDomain
 
-    return DoomDomain(name.removeprefix("vizdoom_"))
+    return DoomDomain(name.removeprefix("vizdoom_"), layout)
 
 
 def settings(name: str, quick: bool = False) -> Settings:

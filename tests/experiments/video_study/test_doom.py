@@ -35,16 +35,24 @@ def place(request: pytest.FixtureRequest) -> doom.DoomDomain:
 
 def test_samples_are_the_stacks_of_a_recording_with_what_was_seen(place: doom.DoomDomain) -> None:
     settings = pixels.Settings(frames=100)
-    samples, data = place.samples(None, 2, 5, held_out=True), place.record(None, settings, seed=1)
+    samples, data = place.samples(None, 2, 5, held_out=True), place.record(None, settings, seed=1_000_001)
     rows = np.arange(40) * 2
     assert torch.equal(samples.observation, data.stack(rows)) and samples.noise is None
     assert data.state is not None and torch.equal(samples.state, torch.from_numpy(data.state[rows]))
 
 
+def test_each_seed_has_its_own_labelled_recordings() -> None:
+    places = [
+        pixels.domain("vizdoom_basic", Job("vizdoom_basic", "core", "random", "none", seed).layout) for seed in (0, 1)
+    ]
+    states = [place.samples(None, 1, 0, held_out).state for place in places for held_out in (False, True)]
+    assert len({state.numpy().tobytes() for state in states}) == 4
+
+
 def test_noise_lies_behind_what_moves_and_lasts_within_a_stack(place: doom.DoomDomain) -> None:
     clean, noisy = place.samples(None, 2, 0, False), place.samples(NOISE, 2, 0, False)
     assert torch.equal(clean.state, noisy.state) and noisy.noise is not None and noisy.noise.shape == (40, 48)
-    background = torch.from_numpy(doom._recording(place.scenario, 100, 0).frames[::2][:40, 3] > 0)
+    background = torch.from_numpy(doom._recording(place.scenario, 100, 1_000_000).frames[::2][:40, 3] > 0)
     changed = (clean.observation != noisy.observation).unflatten(1, (3, 3)).any(2)
     assert not changed[:, 2][~background].any() and 0.3 < changed[:, 2].float().mean() < 0.5
 
