@@ -67,10 +67,10 @@ def test_noise_lies_behind_what_moves_and_lasts_within_a_stack(place: doom.DoomD
 
 
 def test_recordings_have_uniform_actions_and_the_same_play_under_any_noise(place: doom.DoomDomain) -> None:
-    settings = pixels.Settings(frames=300, horizon=2)
+    settings = pixels.Settings(frames=100, horizon=2)
     clean, noisy = place.record(None, settings, 3), place.record(NOISE, settings, 3)
     assert clean.action is not None and noisy.action is not None and (clean.action == noisy.action).all()
-    assert np.bincount(clean.action, minlength=3).min() > 70 and not np.array_equal(clean.frames, noisy.frames)
+    assert np.bincount(clean.action, minlength=3).min() > 20 and not np.array_equal(clean.frames, noisy.frames)
     assert clean.stack(np.array([5])).shape[1:] == place.shape
 
 
@@ -82,8 +82,3 @@ def test_the_oracle_sees_what_the_label_says_and_encoders_see_the_noise(place: d
         with closing(place.environment(noise, oracle=False, seed=0)) as venv:
             shown.append(np.asarray(venv.reset()))
     assert shown[0].shape[1:] == place.shape and 0.3 < (shown[0] != shown[1]).mean() < 0.5
-
-
-def test_both_domains_have_the_same_noise_on_their_backgrounds() -> None:
-    options = [Job(domain, "core", "random", "iid", 0).noise_options for domain in ("gridworld", "vizdoom_basic")]
-    assert options[0] == options[1] == NOISE | {"persistence": 0.0}

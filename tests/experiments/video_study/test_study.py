@@ -217,6 +217,14 @@ def test_cells_have_names_of_their_own() -> None:
     assert any(isinstance(job, LockJob) for job in jobs)
 
 
+@pytest.mark.parametrize("name", ["vizdoom_basic", "vizdoom_defend_the_center"])
+def test_a_vizdoom_study_has_what_verdicts_compare_under_the_grid_worlds_noise(name: str) -> None:
+    own = list(study.STUDIES[name](None, 5))
+    assert len(own) == 5 * (2 * 6 + 1) and {job.method for job in own if job.noise == "none"} == {"oracle"}
+    noises = [{str(job.noise_options) for job in jobs} for jobs in (own, study.STUDIES["core"](None, 1))]
+    assert noises[0] == noises[1]
+
+
 @pytest.mark.parametrize("method", ["temporal_contrastive", "supervised"])
 def test_a_shorter_training_is_the_beginning_of_a_longer_one(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With probes of a head in between, validations that come as often in both, and steps that make the loss worse."""
