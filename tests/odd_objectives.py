@@ -57,6 +57,38 @@ class MinimisesNothing(Odd):
         self.out_keys = ["brightness"]
 
 
+class ForgetsHorizon(Objective):
+    in_keys, out_keys = ["observation", "future_observation"], ["loss_future"]
+
+    def __init__(self, encoder: PixelEncoder, action_space: Any = None, augment: RandomShift | None = None) -> None:
+        super().__init__(encoder, augment)
+
+
+class UnknownEntry(Odd):
+    def __init__(self, encoder: PixelEncoder, action_space: Any = None, **options: Any) -> None:
+        super().__init__(encoder, action_space, **options)
+        self.in_keys = ["obs"]
+
+
+class Returns(Odd):
+    """Returns what it was given, in place of a loss."""
+
+    returned: Any = None
+
+    def losses(self, observation: Tensor) -> Any:  # type: ignore[override]
+        return self.returned
+
+
+class Follows(Odd):
+    """Has a momentum copy."""
+
+    def __init__(
+        self, encoder: PixelEncoder, action_space: Any = None, momentum: float = 0.5, augment: RandomShift | None = None
+    ) -> None:
+        super().__init__(encoder, action_space, augment=augment)
+        self.target = self.momentum_copy(encoder, momentum)
+
+
 class ReturnsAnother(Odd):
     def losses(self, observation: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         return {"loss_another": self.encode(observation).mean()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +24,8 @@ from rlrep import (
     make_objective,
 )
 from rlrep.data import EpisodeDataset
-from tests.odd_objectives import MinimisesNothing, ReturnsAnother, SaysNothing
+from rlrep.objectives.base import FORGOTTEN
+from tests.odd_objectives import Follows, MinimisesNothing, Returns, ReturnsAnother, SaysNothing
 
 SHAPE = (9, 20, 20)
 BOX = spaces.Box(-1, 1, (2,))
@@ -509,3 +511,38 @@ def test_arguments_in_each_others_places_are_refused() -> None:
         Objective(encoder, spaces.Box(-1, 1, (2,)))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="offset is a number of steps: give another encoder as encoder="):
         Objective(encoder).encode(torch.zeros(1, 3, 20, 20, dtype=torch.uint8), encoder)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (torch.ones(()), TypeError, "must return a dictionary of .* got a Tensor"),
+        (
+            {"loss_returns": torch.ones(5)},
+            ValueError,
+            r"must be a scalar tensor, the mean over the batch, got shape \(5,\)",
+        ),
+        ({"loss_returns": 1.0}, ValueError, "must be a scalar tensor, .* got a float"),
+        ({"loss_returns": torch.ones(())}, ValueError, "no loss of Returns has a gradient"),
+    ],
+)
+def test_what_is_no_loss_is_refused(returned: Any, error: type[Exception], message: str, encoder: PixelEncoder) -> None:
+    objective = Returns(encoder)
+    objective.returned = returned
+    with pytest.raises(error, match=message):
+        objective(make_batch())
+
+
+def test_momentum_copies_that_never_move_are_reported_once(encoder: PixelEncoder) -> None:
+    batch = make_batch()
+    for forgets in (True, False):
+        objective = Follows(encoder)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2 * FORGOTTEN):
+                objective(batch)
+                if not forgets:
+                    objective.after_step()
+        reminders = [each for each in caught if "call its after_step()" in str(each.message)]
+        assert len(reminders) == forgets
+        assert not reminders or reminders[0].filename == __file__
