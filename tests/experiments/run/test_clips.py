@@ -1,4 +1,4 @@
-"""Videos for the background of environments, as the commands read them."""
+"""How the commands read videos for the background of environments."""
 
 import pickle
 from contextlib import closing
@@ -35,7 +35,7 @@ def videos(tmp_path: Path) -> Path:
 
 
 def test_videos_of_any_size_and_rate_are_read_at_the_size_of_the_frames(videos: Path) -> None:
-    clips = pickle.loads(pickle.dumps(read_clips(str(videos), 20)))  # as they reach an environment's process
+    clips = pickle.loads(pickle.dumps(read_clips(str(videos), 20)))  # as for an environment's process
     shades = sorted((len(clip.frames()), int(clip.frames().mean())) for clip in clips)
     assert all(clip.frames().shape[1:] == (3, 20, 20) for clip in clips)
     np.testing.assert_allclose(shades, [(4, 200), (6, 50)], atol=3)

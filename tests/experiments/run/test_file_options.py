@@ -1,4 +1,4 @@
-"""How files are read is said by the same names in every command as in the library's messages."""
+"""The options for reading files have the same names in every command and in the library's messages."""
 
 from __future__ import annotations
 

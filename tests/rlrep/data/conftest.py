@@ -1,4 +1,4 @@
-"""Small videos whose pictures say which one they are."""
+"""Small videos whose pictures show their number."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WriteVideo = Callable[..., Path]
 
 @pytest.fixture
 def write_video(tmp_path: Path) -> WriteVideo:
-    """Writes `name` in the test's folder: picture i is grey, of value `start` + `step` * i, with some `detail`."""
+    """Writes `name` in the test's folder: picture i is grey, of value `step` * i, plus random `detail`."""
 
     def write(
         name: str, frames: int = 8, size: tuple[int, int] = (32, 32), fps: int = 10, step: int = 20, detail: int = 0

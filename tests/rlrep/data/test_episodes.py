@@ -1,4 +1,4 @@
-"""What the sampler of episodes hands out."""
+"""The samples of the sampler of episodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def numbered(lengths: list[int] = LENGTHS, channels: int = 1, **options: Any) ->
 
 
 def ends(lengths: list[int] = LENGTHS) -> np.ndarray:
-    """For each row, where its episode ends."""
+    """The end of the episode of each row."""
     return np.repeat(np.cumsum(lengths), lengths)
 
 
