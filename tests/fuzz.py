@@ -131,7 +131,7 @@ def make_transitions(kind: str, folder: Path) -> None:
 
 
 def make_run(folder: Path) -> None:
-    """The replay of a run."""
+    """Writes the replay of a run."""
     from gymnasium import spaces
 
     from rlrep.replay import ReplayBuffer
@@ -503,7 +503,7 @@ class Worker:
             )
         self.process.stdin.write(json.dumps(dict(kind=kind, number=number, seed=self.seed)).encode() + b"\n")
         self.process.stdin.flush()
-        begun = self.answer(10 * SECONDS)  # it loads its packages
+        begun = self.answer(10 * SECONDS)  # it loads its packages first
         if "how" not in begun:
             raise RuntimeError(f"the whole files of {kind} can't be made or read: {begun or 'no answer'}")
         found = self.answer(SECONDS)

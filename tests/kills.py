@@ -447,7 +447,7 @@ def make_reference(command: str, kind: int, place: Path) -> Reference:
 def make_kill(
     command: str, number: int, seed: int, place: Path, references: dict[tuple[str, int], Reference]
 ) -> Result:
-    """Starts a run, kills and resumes it until it ends, and compares it."""
+    """Starts a run, kills and resumes it until it ends, and compares it with its reference."""
     rng = random.Random(f"{seed} {command} {number}")
     result = Result(command, number, number % len(KINDS[command]))
     reference = references[command, result.kind]

@@ -189,7 +189,7 @@ def test_import_rlrep_is_light() -> None:
 
 
 def test_environments_load_no_pytorch() -> None:
-    """Each of their processes would take 250 MB and some seconds more."""
+    """PyTorch would cost each of their processes 250 MB and a few seconds."""
     program = "import sys, rlrep.envs; print([name for name in ('torch', 'tensordict') if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     assert out.stdout.strip() == "[]", f"import rlrep.envs loads {out.stdout}"

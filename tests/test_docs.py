@@ -127,5 +127,5 @@ def test_everything_is_made_without_a_link_that_leads_nowhere(tmp_path: Path) ->
     make.make(tmp_path)
     assert dangling(tmp_path) == []
     reference = (tmp_path / "rlrep" / "objectives.html").read_text("utf-8")
-    assert "class=" in reference and 'id="SPR"' in reference  # a class with a name, though not in `__all__`
-    assert "Initialize internal Module state" not in reference  # torch's
+    assert "class=" in reference and 'id="SPR"' in reference  # in the registry, but not in `__all__`
+    assert "Initialize internal Module state" not in reference  # from torch

@@ -99,7 +99,7 @@ def test_what_the_replay_holds_once_is_one_input(horizon: int, shared: bool) -> 
     assert len(inputs) == leaves - shared
     static = batch.apply(lambda tensor: inputs[id(tensor)])
     assert (static["future_observation"] is static["next", "observation"]) == shared
-    # The next batch has other tensors, in the same order.
+    # The next batch has different tensors, in the same order.
     for first, second in zip(inputs.values(), distinct(sampler.sample(4)).values(), strict=True):
         assert (first.shape, first.dtype) == (second.shape, second.dtype) and first is not second
 
@@ -220,7 +220,7 @@ class Tape:
             assert self.captured is None, "captured twice"
             self.captured = (batch, step)
             return self.metrics
-        assert self.captured is None, "an update beside the graph"
+        assert self.captured is None, "an update outside the graph"
         return self.plain_update(batch, step)
 
     def replay(self) -> None:

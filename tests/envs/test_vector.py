@@ -116,7 +116,7 @@ def test_a_step_comes_in_two_halves(kind, request):
             call()
     for half, one in zip(env.step_wait(), whole, strict=True):
         assert_same(half, one)
-    assert env.get_attr("next_episode") == (2,)  # as the step has ended the episode
+    assert env.get_attr("next_episode") == (2,)  # because the step ended the episode
 
 
 @pytest.mark.timeout(60)
@@ -284,7 +284,7 @@ def test_a_death_is_noticed_where_another_process_keeps_the_pipe_open(toys):
     started = time.monotonic()
     with pytest.raises(EnvironmentDied, match=r"environment 0 .*SIGKILL"):
         toys.step(actions(first=6))
-    assert time.monotonic() - started < 3.5  # before the other ends
+    assert time.monotonic() - started < 3.5  # before the other process ends
 
 
 @pytest.mark.timeout(60)

@@ -27,7 +27,7 @@ def write(path: Path, shade: int, length: int = 6, side: int = 32, rate: int = 1
 
 @pytest.fixture
 def videos(tmp_path: Path) -> Path:
-    """Two of different lengths, sizes and rates, below a folder."""
+    """A folder with two videos of different lengths, sizes and rates."""
     (tmp_path / "videos" / "more").mkdir(parents=True)
     write(tmp_path / "videos" / "dark.mp4", shade=50)
     write(tmp_path / "videos" / "more" / "bright.mp4", shade=200, length=4, side=64, rate=25)

@@ -67,7 +67,7 @@ def write_audio(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture
 def write_timed(tmp_path: Path) -> Callable[..., Path]:
     """Writes pictures that are shown at the given times, in milliseconds; their grey value counts hundredths of
-    a second. `sound` is as long, in milliseconds.
+    a second. `sound` is the length of the sound, in milliseconds.
     """
 
     def write(name: str, times: list[int], sound: int = 0) -> Path:

@@ -15,7 +15,7 @@ LENGTHS = [3, 1, 10, 6]
 
 
 def numbered(lengths: list[int] = LENGTHS, channels: int = 1, **options: Any) -> EpisodeDataset:
-    """Every pixel of a frame holds its row."""
+    """Frames whose pixels all hold the number of the row."""
     rows = sum(lengths)
     frames = np.broadcast_to(np.arange(rows, dtype=np.uint8)[:, None, None, None], (rows, channels, 2, 2)).copy()
     return EpisodeDataset(frames, lengths, **options)
