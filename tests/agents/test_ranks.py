@@ -128,7 +128,7 @@ def test_ranks_of_mrq_stay_one_agent_on_replays_of_their_own(of_ranks: list[dict
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_half_a_batch_alone_makes_a_different_update(case: str, of_ranks: list[dict[str, Any]]) -> None:
+def test_half_a_batch_alone_makes_another_update(case: str, of_ranks: list[dict[str, Any]]) -> None:
     """So the test above would notice gradients that are not averaged, or negatives that ranks do not share."""
     alone = two_updates(case, slice(0, BATCH // RANKS))["gradients"]
     together = of_ranks[0][case]["two updates"]["gradients"]

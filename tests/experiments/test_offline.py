@@ -184,7 +184,7 @@ def test_other_values_or_other_data_are_another_run(run: Run, tmp_path: Path) ->
             run_offline(data, folder, "num_updates=3", "resume=true")
 
 
-def test_a_run_resumes_after_its_data_were_moved(data: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_where_its_data_were_moved(data: Path, tmp_path: Path) -> None:
     before = shutil.copytree(data, tmp_path / "before")
     run_offline(before, tmp_path / "run", "num_updates=3")
     before.rename(tmp_path / "after")

@@ -107,7 +107,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(file: str, saved: Path) -> 
     assert refused >= 55
 
 
-def test_an_encoder_from_a_version_without_checksums_is_read(saved: Path) -> None:
+def test_an_encoder_from_before_there_were_checksums_is_read(saved: Path) -> None:
     encoder = PixelEncoder.from_pretrained(saved)
     change_weights(saved, lambda weights: weights)
     loaded = PixelEncoder.from_pretrained(saved)

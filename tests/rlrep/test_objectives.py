@@ -490,7 +490,7 @@ class Wrong(Objective):
         self.horizon = horizon
 
 
-def test_a_horizon_at_which_nothing_is_read_is_refused() -> None:
+def test_a_horizon_that_nothing_is_read_at_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"Wrong has horizon=5, and reads nothing that many steps ahead: .*'future_obs"
     ):

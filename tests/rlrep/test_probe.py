@@ -173,7 +173,7 @@ def test_values_of_one_axis_are_refused() -> None:
         probe((x, y[:, 0]), (x, y[:, 0]))
 
 
-def test_folds_show_the_noise_of_a_score() -> None:
+def test_folds_tell_the_noise_of_a_score() -> None:
     x, y = readable(100)
     noisy = y + torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
     score, exact = probe_folds(x, noisy, folds=5), probe_folds(x, y, folds=5)

@@ -89,7 +89,7 @@ def test_pairs_are_as_often_in_the_recordings() -> None:
     assert counted[likely].sum() == pytest.approx(pairs[likely].sum(), rel=0.05)
 
 
-def test_noise_without_memory_predicts_nothing() -> None:
+def test_noise_that_is_drawn_afresh_predicts_nothing() -> None:
     place = GridDomain()
     assert noise_to_state(place, noise(persistence=0.0), 1) == 0.0
     assert noise_share(place, noise(persistence=0.0), 3, 64) == 0.0

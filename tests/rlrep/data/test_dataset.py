@@ -392,7 +392,7 @@ def test_a_damaged_data_set_of_our_own_is_named(tmp_path: Path) -> None:
             open_dataset(tmp_path / name)
 
 
-def test_a_damaged_cache_is_rebuilt(tmp_path: Path) -> None:
+def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     write_transitions(episodes(), tmp_path / "data", format="drqv2")
     expected = open_dataset(tmp_path / "data").frames.clone()
     frames = next((tmp_path / "data/.rlrep-cache").glob("*/frame.npy"))

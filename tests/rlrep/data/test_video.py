@@ -295,7 +295,7 @@ def test_a_cache_that_can_not_be_written_says_where_else(write_video: WriteVideo
         open_video(video, cache=tmp_path / "file", **SMALL)
 
 
-def test_a_cache_names_its_sources(write_video: WriteVideo) -> None:
+def test_a_cache_tells_what_it_was_made_from(write_video: WriteVideo) -> None:
     video = write_video("a.mp4")
     open_video(video, **SMALL)
     (index,) = video.parent.glob(".rlrep-cache/*/index.json")
@@ -471,7 +471,7 @@ def test_where_no_duration_is_stated_a_missing_end_is_refused_or_reported(write_
 
 
 @pytest.mark.parametrize("part", ["frames", "index", "action"])
-def test_a_cache_with_a_flipped_bit_is_rebuilt(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_flipped_bit_in_a_cache_makes_it_anew(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (6, 16, 16, 3), np.uint8)
     np.savez(tmp_path / "a.npz", observation=pictures, action=rng.normal(size=(5, 2)))

@@ -241,7 +241,7 @@ def test_a_batch_size_of_its_own_is_refused() -> None:
         ObjectiveLoss(curl, slice_len=3)
 
 
-def test_impossible_spaces_and_discounts_are_refused() -> None:
+def test_spaces_and_discounts_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="a space whose bounds differ"):
         continuous_loss(action_space=spaces.Box(1, 1, (2,)))
     for discount in (2.0, float("nan")):

@@ -239,7 +239,7 @@ def test_kept_targets_are_those_of_the_same_observations_until_the_targets_move(
     assert encoded[3:] == [15]
 
 
-def test_kept_targets_are_saved() -> None:
+def test_what_is_kept_is_saved() -> None:
     model, given = made(keep=20), batch()
     given["sequence", "name"] = torch.arange(15).view(5, 3)
     model(given)

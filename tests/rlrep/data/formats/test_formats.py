@@ -106,7 +106,7 @@ def test_a_format_that_is_not_available_is_refused_by_everything(tmp_path: Path,
         write_transitions(episodes(), tmp_path / "new", format=format)
 
 
-def test_a_format_without_a_name_is_refused_at_its_definition() -> None:
+def test_a_format_without_a_name_is_refused_where_it_is_written_down() -> None:
     with pytest.raises(TypeError, match="has no name"):
         type("Nameless", (Format,), {})
 

@@ -102,7 +102,7 @@ def test_the_whole_episodes_of_a_cut_file_are_kept(
         assert len(data.episode_lengths) == len(kept) + 4 * beside
 
 
-def test_pictures_of_incomplete_episodes_are_still_video(tmp_path: Path) -> None:
+def test_pictures_of_incomplete_episodes_are_video_all_the_same(tmp_path: Path) -> None:
     write_transitions(episodes(), tmp_path / "data", format="vd4rl_84")
     cut(tmp_path / "data/data.hdf5", slice(4, 27), step_type=2)
     data = open_video(tmp_path / "data", image_size=8, frame_stack=1, max_gap=2)
@@ -186,7 +186,7 @@ def write_vd4rl(path: Path, lengths: list[int], **changes: Any) -> Path:
     return path
 
 
-def test_vd4rl_files_are_split_into_their_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vd4rl_files_fall_into_their_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = []
     newest_frames = vd4rl.newest_frames
     monkeypatch.setattr(vd4rl, "AT_ONCE", 4)
