@@ -164,7 +164,7 @@ def test_turning_changes_the_direction_and_the_monsters_bearings(shared):
 
         assert info["state"][6::4].tolist() == [1] * 5
         moved = (bearings(info) - bearings(first) + turned + np.pi) % (2 * np.pi) - np.pi
-        assert np.abs(moved).max() < 0.05  # the monsters move a little
+        assert np.abs(moved).max() < 0.05  # the monsters walk, a little
 
 
 def test_monsters_are_sorted_by_distance_and_those_shot_are_gone(shared):
