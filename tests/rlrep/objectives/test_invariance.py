@@ -31,7 +31,7 @@ def test_batches_say_which_episode_rows_are_from_where_the_window_asks() -> None
     assert "episode" not in data.sample(5, Window())
     assert Window(episode=True).join(Window()).episode and not Window().holds("episode")
     mixed = Mixture(data, world(episodes=3).data, 0.5).sample(60, Window(episode=True))["episode"]
-    assert (mixed[:30] >= 0).all() and (mixed[30:] < 0).all()  # the two sources share no numbers
+    assert (mixed[:30] >= 0).all() and (mixed[30:] < 0).all()  # no number is of both
     assert Objectives([invariance()]).window.episode
 
 
