@@ -1,4 +1,4 @@
-"""Objectives of users that read unusual things, or are wrong, by their import paths: `tests.odd_objectives:Back`."""
+"""User-defined objectives that read unusual things or are wrong, for import paths: `tests.odd_objectives:Back`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlrep import Objective, PixelEncoder, RandomShift, Window
 
 
 class Odd(Objective):
-    """How bright the features are."""
+    """Minimises the mean square of the features."""
 
     def __init__(
         self, encoder: PixelEncoder, action_space: Any = None, horizon: int = 2, augment: RandomShift | None = None
@@ -38,7 +38,7 @@ class Far(Odd):
 
 
 class CURL(Odd):
-    """Has the name of one of the package's."""
+    """Has the same name as an objective of the package."""
 
 
 class TakesNoActionSpace(Objective):

@@ -1,4 +1,4 @@
-"""An objective of a user, which the package does not know: its import path is `tests.own_objective:Own`."""
+"""A user-defined objective, which the package does not know: its import path is `tests.own_objective:Own`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `pip install .` puts where."""
+"""What `pip install .` installs, and where."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ print(rlrep.__file__, rlrep.agents.__file__, rlrep.envs.__file__)
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the package was installed into, from a wheel, and nothing else."""
+    """A folder with nothing but the package, installed from a wheel."""
     folder = tmp_path_factory.mktemp("package")
     for name in ("rlrep", *NAMES):
         left_out = shutil.ignore_patterns("__pycache__", "*.png", "*.csv", "*.json", "*.mp4")
@@ -37,14 +37,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python, started in a folder."""
+    """Runs Python in a folder."""
     environment = os.environ | {"PYTHONPATH": str(installed)}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_the_clone_is_found_beside_a_folder_of_its_name(tmp_path: Path) -> None:
-    """As in the folder above it."""
+    """As in the folder above the clone."""
     (tmp_path / "rlrep").mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     program = [sys.executable, "-c", "from rlrep import TACO; import rlrep.experiments"]

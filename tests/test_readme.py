@@ -1,4 +1,4 @@
-"""What the README shows can be typed."""
+"""The README's examples work as they are written."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 
-import rlrep.experiments.run.train_config  # noqa: F401  its options become known to Hydra
+import rlrep.experiments.run.train_config  # noqa: F401  makes its options known to Hydra
 from rlrep import PixelEncoder
 from tests.rlrep.data.lerobot_files import write_lerobot
 from tests.rlrep.integrations.sb3_environments import Counter

@@ -1,4 +1,4 @@
-"""What is saved is what is loaded, or an error."""
+"""Loading an encoder gives what was saved, or an error."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def change_config(folder: Path, change: Callable[[dict[str, Any]], Any], checksum: bool = True) -> None:
-    """As a foreign tool may write it; without a checksum, as rlrep 0.1.0 wrote it."""
+    """Rewrites the configuration as another tool might; without a checksum, as in rlrep 0.1.0."""
     config = json.loads((folder / "config.json").read_text())
     config = {name: value for name, value in config.items() if name not in ("format", "sha256")}
     change(config)
@@ -38,7 +38,7 @@ def change_config(folder: Path, change: Callable[[dict[str, Any]], Any], checksu
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    """Without checksums, as rlrep 0.1.0 wrote them."""
+    """Rewrites the weights without checksums, as in rlrep 0.1.0."""
     save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors")
     change_config(folder, lambda config: None, checksum=False)
 
@@ -182,7 +182,7 @@ def test_a_folder_without_one_of_its_files_is_refused(name: str, saved: Path) ->
     (saved / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"has no {name}"):
         PixelEncoder.from_pretrained(saved)
-    os.mkfifo(saved / name)  # and is not waited for
+    os.mkfifo(saved / name)  # the reader must not wait for it
     with pytest.raises(FileNotFoundError, match=f"has no {name}"):
         PixelEncoder.from_pretrained(saved)
 
@@ -192,7 +192,7 @@ def test_a_path_that_does_not_exist_is_no_question_to_the_hub(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("asked the network"))
+    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("used the network"))
     for given in (place, tmp_path / place / "x"):
         with pytest.raises(FileNotFoundError, match=r"no encoder at .*hf://OWNER/NAME"):
             PixelEncoder.from_pretrained(given)

@@ -1,4 +1,4 @@
-"""What goes wrong is told in a line that says what to do, and costs nothing that was written before."""
+"""Errors are reported in one line that says what to do, and earlier results stay."""
 
 import csv
 import errno
@@ -313,10 +313,10 @@ def test_weights_that_are_nan_never_replace_a_checkpoint(run: Run, monkeypatch: 
 
 
 def test_a_checkpoint_with_one_bit_flipped_is_refused(tmp_path: Path) -> None:
-    """Wherever the bit is: ZIP files have checksums that torch does not compare, and none of their own headers."""
+    """Any bit: ZIP files have checksums of their content, which torch does not compare, and none of their headers."""
     path = tmp_path / "latest.pt"
     save_checkpoint(path, {"step": 7, "agent": {"weight": torch.arange(50.0)}, "text": "x"})
-    assert torch.load(path, weights_only=True)["step"] == 7  # as any file of torch's
+    assert torch.load(path, weights_only=True)["step"] == 7  # as any file of torch
     whole = path.read_bytes()
     for at in range(0, 8 * len(whole), 37):
         damaged = bytearray(whole)

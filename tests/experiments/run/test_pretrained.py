@@ -1,4 +1,4 @@
-"""Runs that start from an encoder which rlrep.experiments.pretrain made."""
+"""Runs that start from an encoder of rlrep.experiments.pretrain."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ SHORT = ("agent=drqv2", "num_train_frames=1000")
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
-    """An encoder of another architecture than the runs' own, for their observations."""
+    """An encoder for the observations of runs, with a different architecture than theirs."""
     torch.manual_seed(7)
     folder = tmp_path / "pretrained" / "encoder"
     PixelEncoder((9, 20, 20), channels=3, out_dim=6).save_pretrained(folder)

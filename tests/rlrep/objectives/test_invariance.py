@@ -1,4 +1,4 @@
-"""Invariance across recordings: which episode rows are from, the penalty, and what it drops."""
+"""Invariance across recordings: the episodes of rows, the penalty, and which information it drops."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_gradient_reaches_the_encoder_from_the_penalty_too() -> None:
 
 
 def test_the_penalty_makes_recordings_as_hard_as_each_other() -> None:
-    """In half of the recordings the noise identifies pairs, in the others it is drawn afresh."""
+    """In half of the recordings the noise identifies pairs; in the others the second frame has new noise."""
 
     def draw(rows: int = 64) -> TensorDict:
         nonlocal state
