@@ -38,7 +38,8 @@ class EncoderConfig:
 class AgentEncoderConfig(EncoderConfig):
     path: str | None = option(
         None,
-        "folder of an encoder that rlrep.experiments.pretrain made, which the run starts from (encoder=FOLDER)",
+        "folder of an encoder that rlrep.experiments.pretrain made, which the run starts from (encoder=FOLDER), or "
+        "encoder=rlrep://NAME for one that comes with rlrep",
         path=True,
     )
     freeze: bool = option(False, "nothing trains the encoder", needs=("encoder.path", "init"))
