@@ -28,7 +28,7 @@ train: $(DRAWS) ## learn a task from pixels on this machine, or go on where it s
 	@preset=$$($(RUN) -c 'import torch; print("paper" if torch.cuda.is_available() else "cpu")') && \
 	  $(RUN) -m rlrep.experiments.train preset=$$preset resume=true $(ARGS)
 
-theory: $(DRAWS) ## which methods survive which noise: the grid-world study and its report; ARGS="core lock --seeds 5" for more
+theory: $(DRAWS) ## which methods survive which noise: a tour and its report; ARGS="core phase --seeds 5" for more
 	@$(RUN) -m rlrep.experiments.video_theory $(ARGS)
 
 test: $(DRAWS) ## run the tests, but for the slow ones

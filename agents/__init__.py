@@ -36,7 +36,7 @@ AGENTS: dict[str, type[Agent]] = {
     "iql": IQL,
     "mrq": MRQ,
 }
-"""The agents that have names."""
+"""The registered agents by name."""
 PATHS: dict[str, tuple[type[PixelEncoder], type[RandomShift]]] = {
     "fast": (PixelEncoder, RandomShift),
     "eager": (EagerEncoder, GridSampleShift),
@@ -51,7 +51,7 @@ def find_agent(name: str) -> type[Agent]:
         name: in `AGENTS`, or an import path, ``package.module:Class``.
 
     Raises:
-        ValueError: for an unknown name, with the nearest known ones, and a path that leads to no `Agent`.
+        ValueError: for an unknown name, with the nearest known names, and a path that is not an `Agent`.
     """
     return find_class("agent", name, AGENTS, Agent)
 
@@ -71,19 +71,19 @@ def make_agent(
     path: str = "fast",
     **options: Any,
 ) -> Agent:
-    """An agent with its encoder and objectives.
+    """Builds an agent with its encoder and objectives.
 
     Args:
         name: of the agent, see `find_agent`.
         observation_shape: (F·C, H, W).
-        action_space: ``Box`` of one axis with values in [-1, 1]; ``Discrete`` too for agents that take choices.
-        objectives: names or import paths, see `rlrep.objectives.find_objective`; the agent's own come before them.
-        objective_options: keyword arguments of each objective, by its name, and its `batch_size`.
+        action_space: ``Box`` of one axis with values in [-1, 1]; also ``Discrete`` for agents with discrete actions.
+        objectives: names or import paths, see `rlrep.objectives.find_objective`; the agent's own objectives come first.
+        objective_options: keyword arguments of each objective by name, `batch_size` included.
         encoder_options: keyword arguments of `PixelEncoder`.
-        freeze_encoder: no gradient reaches the encoder, and no optimizer steps it.
-        shift: pixels that the random shift moves images by at most, for the agent and its objectives.
-        device: where they are.
-        path: "fast", or "eager": the same in float32 with every acceleration off, to compare with.
+        freeze_encoder: the encoder gets no gradient and no optimizer step.
+        shift: largest random shift in pixels, for the agent and its objectives.
+        device: of the agent and its objectives.
+        path: "fast", or "eager": the same in float32 without accelerations, for comparison.
         options: keyword arguments of the agent.
 
     Raises:

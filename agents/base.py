@@ -1,4 +1,4 @@
-"""What all agents are: an encoder, objectives on it, and the protocol `act`, `update`, `state_dict`."""
+"""The base of all agents: an encoder, objectives on it, and the protocol `act`, `update`, `state_dict`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Space(Protocol):
 
 
 class Replay(Protocol):
-    """What agents learn from: a `rlrep.ReplayBuffer`, finished data, or a `rlrep.replay.Mixture` of both."""
+    """The data that agents learn from: a `rlrep.ReplayBuffer`, finished data, or a `rlrep.replay.Mixture` of both."""
 
     @property
     def prioritized(self) -> bool: ...
@@ -50,7 +50,7 @@ def mean_over_ranks(value: float, device: torch.device) -> float:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """The mean over all ranks of torch.distributed, in one message; nothing without it."""
+    """Averages gradients over all ranks of torch.distributed, in one message; without it, does nothing."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -64,18 +64,18 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 class Agent(nn.Module):
     """Base of the agents: owns the encoder and the objectives, and steps the objectives.
 
-    An agent of one's own sets `window`, what it reads around a step, and computes one update of everything but the
-    objectives in `learn`. The objectives have an Adam of their own over the encoder and their heads: the encoder is
-    stepped by two optimizers, as in TACO's reference. With `joint` they are a part of the critic's step instead: one
-    encoding of the observation, one backward pass, one Adam.
+    A subclass says in `own_window` what it reads around a step, and computes one update of everything except the
+    objectives in `learn`. The objectives have a separate Adam for the encoder and their heads: two optimizers step the
+    encoder, as in TACO's reference. With `joint`, the objectives are part of the critic's step: one encoding of the
+    observation, one backward pass, one Adam.
 
-    Under torch.distributed each rank updates on a batch of its own, and steps down the mean of the ranks' gradients.
+    Under torch.distributed, each rank draws its own batch, and steps along the mean of the ranks' gradients.
 
     Args:
         encoder: the shared encoder.
         action_space: ``Box`` of one axis with values in [-1, 1].
         objectives: representation losses built around `encoder`.
-        joint: update the objectives in the critic's step, on the same encodings, rather than in a step of their own.
+        joint: update the objectives in the critic's step, on the same encodings, rather than in a separate step.
         lr: Adam's step size.
         batch_size: rows of a batch, on each rank.
         n_step: n of the critic's n-step target.
@@ -84,18 +84,18 @@ class Agent(nn.Module):
         augment: the image augmentation; a random shift by 4 pixels if None.
 
     Attributes:
-        window: what `learn` reads around a step, the objectives' parts that share its batch included.
-        own_batches: the windows of the batches that objectives do not share, by their size.
-        bodies: the methods that do an update's work on batches, each of which a CUDA graph can stand for.
-        same_every_update: whether each call of them makes the same operations, so that one graph stands for all.
+        window: what `learn` and the objectives that share its batch read around a step.
+        own_batches: the windows of the separate batches of objectives, by batch size.
+        bodies: the methods that update on batches; a CUDA graph can replay each of them.
+        same_every_update: whether each call of a body runs the same operations, so that one graph replays all calls.
         takes_choices: whether its actions may be ``Discrete``.
-        own_objectives: names of the objectives that it can't be without.
-        initial_weights: what gives a new encoder its weights, for ``Module.apply``; None leaves it as it is built.
+        own_objectives: names of the objectives that it always needs.
+        initial_weights: initialises a new encoder, for ``Module.apply``; None leaves it unchanged.
         waits_for_exploration: whether the first update comes after `num_expl_steps`.
-        prioritized: whether it draws by priorities, and so needs a replay that does.
+        prioritized: whether it samples by priority, and so needs a prioritized replay.
 
     Raises:
-        ValueError: for an action space or numbers that can't work, and objectives that can't be combined.
+        ValueError: for an invalid action space or number, and objectives that cannot be combined.
     """
 
     bodies: tuple[str, ...] = ("learn", "step_objectives")
@@ -159,14 +159,14 @@ class Agent(nn.Module):
         return Window(n_step)
 
     def check(self, replay: Any, source: str = "this replay") -> None:
-        """Refuses a replay that can't serve the agent or one of its objectives, before anything is drawn.
+        """Refuses a replay that can't serve the agent or one of its objectives, before the first batch.
 
         Args:
             replay: a `rlrep.ReplayBuffer`, finished data, or a `rlrep.replay.Mixture`.
-            source: what it is, for the message.
+            source: a name for the replay, for the message.
 
         Raises:
-            ValueError: naming who reads what, and what is missing.
+            ValueError: naming the reader, the window and the missing entry.
         """
         if self.prioritized and not replay.prioritized:
             raise ValueError(
@@ -178,7 +178,7 @@ class Agent(nn.Module):
 
     @property
     def learners(self) -> list[tuple[str, Window, int]]:
-        """Who reads what in batches of which size: each on its own, then those that share a batch together."""
+        """Each reader with its window and batch size: first each alone, then those that share a batch."""
         name = type(self).__name__
         found = [(name, self.own_window(self.n_step), self.batch_size)]
         for objective in self.objectives:
@@ -190,12 +190,12 @@ class Agent(nn.Module):
 
     @property
     def replay_options(self) -> dict[str, Any]:
-        """Keyword arguments of the `rlrep.ReplayBuffer` that it wants."""
+        """Keyword arguments of the `rlrep.ReplayBuffer` that it needs."""
         return {}
 
     @property
     def device(self) -> torch.device:
-        """The encoder's."""
+        """The encoder's device."""
         return next(self.encoder.parameters()).device
 
     @torch.no_grad()
@@ -205,7 +205,7 @@ class Agent(nn.Module):
         Args:
             observation: (N, F·C, H, W) uint8.
             step: agent steps taken so far; schedules follow it.
-            eval_mode: the best action rather than an exploring one.
+            eval_mode: take the best action, without exploration.
 
         Returns:
             (N, A) float32 in [-1, 1], or (N,) int64.
@@ -218,14 +218,14 @@ class Agent(nn.Module):
         return self.select_action(features, step, eval_mode).cpu().numpy()
 
     def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:
-        """(N, repr_dim) features to (N, A) actions in [-1, 1], or to (N,) choices."""
+        """Actions (N, A) in [-1, 1], or discrete ones (N,), from features (N, repr_dim)."""
         raise NotImplementedError
 
     def update(self, replay: Replay, step: int) -> Metrics:
-        """One gradient step of everything, on batches that it draws from the replay.
+        """One gradient step of all parts, on batches from the replay.
 
         Args:
-            replay: what to learn from, on the agent's device.
+            replay: the data to learn from, on the agent's device.
             step: agent steps taken so far; schedules follow it.
 
         Returns:
@@ -238,19 +238,19 @@ class Agent(nn.Module):
         return metrics | self.step_objectives(self.objectives_batches(batch, replay), step)
 
     def objectives_batches(self, shared: TensorDict, replay: Replay) -> TensorDict:
-        """What `step_objectives` reads: the batch that they share, and those drawn for the ones with their own."""
+        """The batches of `step_objectives`: the shared batch, and a separate one for each size in `own_batches`."""
         own = {str(size): replay.sample(size, window) for size, window in self.own_batches.items()}
         return TensorDict({"shared": shared, **own})
 
     def learn(self, batch: TensorDict, step: int) -> Metrics:
-        """One step of everything but the objectives (with `joint`, of these too) on a batch of `window`."""
+        """One step of all parts except the objectives (with `joint`, including them) on a batch of `window`."""
         raise NotImplementedError
 
     def step_objectives(self, batches: TensorDict, step: int) -> Metrics:
         """One step on the unweighted sum of the objectives' losses.
 
         Args:
-            batches: the agent's batch as `shared`, and those of the objectives that have their own, by their size.
+            batches: the agent's batch as `shared`, and the separate batches of objectives, by batch size.
             step: not used; all bodies of an update have these two arguments.
         """
         own = {size: batches[str(size)] for size in self.own_batches}
@@ -260,8 +260,8 @@ class Agent(nn.Module):
         return metrics
 
     def view(self, observation: Tensor) -> Tensor:
-        """Features of an augmented view of (B, F·C, H, W) uint8, for a `projection` to read: (B, repr_dim) float32, or
-        the encoder's feature map."""
+        """Features of an augmented view of (B, F·C, H, W) uint8, for a `projection`: (B, repr_dim) float32, or the
+        encoder's feature map."""
         return self.encoder.encode_view(observation, self.augment)
 
     def step_encoder(
@@ -279,31 +279,31 @@ class Agent(nn.Module):
         return metrics
 
     def step(self, name: str, loss: Tensor, max_norm: float = 0.0) -> None:
-        """One step of the optimizer `name` down the gradient of `loss`, the mean over all ranks, whose norm is cut to
-        `max_norm` unless that is 0."""
+        """One step of the optimizer `name` on `loss`. Its gradient is averaged over all ranks, and its norm is clipped
+        to `max_norm` unless that is 0."""
         optimizer = self.optimizers[name]
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for parameter in parameters:
             parameter.grad = None
-        loss.backward(inputs=parameters)  # no others: the actor's loss reaches the critic too
+        loss.backward(inputs=parameters)  # only these parameters: the actor's loss reaches the critic too
         average_gradients(parameters)
         if max_norm:
             nn.utils.clip_grad_norm_(parameters, max_norm)
         optimizer.step()
 
     def trained_with_encoder(self, *parts: nn.Module) -> list[nn.Parameter]:
-        """What the optimizer steps that trains the encoder: the encoder, `parts`, and with `joint` the objectives."""
+        """The modules that the encoder's optimizer steps: the encoder, `parts`, and with `joint` the objectives."""
         modules = [self.encoder, *parts, *(self.objectives if self.joint else ())]
         return [parameter for module in modules for parameter in module.parameters()]
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What ``state_dict`` holds beside parameters: the optimizers' states."""
+        """The entries of ``state_dict`` besides parameters: the optimizers' states."""
         return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        """What ``load_state_dict`` does with that."""
+        """Restores the optimizers' states in ``load_state_dict``."""
         for name, optimizer in self.optimizers.items():
-            # How Adam computes depends on the device and the path, which may be others than the saved agent's.
+            # Adam's implementation depends on the device and the path, which may differ from the saved agent's.
             own = {flag: optimizer.defaults[flag] for flag in ("foreach", "fused", "capturable")}
             groups = [group | own for group in state[name]["param_groups"]]
             optimizer.load_state_dict(state[name] | {"param_groups": groups})

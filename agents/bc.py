@@ -23,7 +23,7 @@ class BC(Agent):
     One update, f = encoder(shifted pixels):
 
     - actor and encoder: ‖μ(f) - a‖², the mean over batch and dimensions;
-    - objectives: the sum of their losses, with an Adam of its own (with `joint`, added to the actor's loss).
+    - objectives: the sum of their losses, with a separate Adam (with `joint`, added to the actor's loss).
 
     Args:
         encoder: the shared encoder.
@@ -31,7 +31,7 @@ class BC(Agent):
         objectives: representation losses built around `encoder`.
         feature_dim: size of the trunk's output.
         hidden_dim: width of the actor's hidden layers.
-        stddev_schedule: exploration noise where it acts online, see `parse_schedule`.
+        stddev_schedule: exploration noise if it acts online, see `parse_schedule`.
         options: of `Agent`.
     """
 
@@ -53,7 +53,7 @@ class BC(Agent):
         self.optimizers["actor"] = adam(self.trained_with_encoder(self.actor), self.lr)
 
     def own_window(self, n_step: int) -> Window:
-        """The observation, and the action taken there."""
+        """The observation and its action."""
         return Window(actions=1)
 
     def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:

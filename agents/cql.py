@@ -18,9 +18,9 @@ from rlrep.bounds import NonNegative
 
 
 class CQL(SAC):
-    """CQL(H): SAC whose critic is pushed down on actions that the data do not hold.
+    """CQL(H): SAC with a penalty that lowers the critic on actions that are not in the data.
 
-    `SAC`, but for the critic's loss, equation 4 of the paper with its importance samples (appendix F):
+    `SAC`, except for the critic's loss, equation 4 of the paper with its importance samples (appendix F):
 
     - critic and encoder: Σ_k (Q_k(f, a) - y)² + cql_weight · (log Σ_a' exp Q_k(f, a') - Q_k(f, a)),
       with y = Σ γⁱ r + γⁿ min_k Q̄_k(f', a'), a' ~ π(f'), without SAC's entropy in the target.
@@ -30,10 +30,10 @@ class CQL(SAC):
 
     Args:
         encoder, action_space, objectives: see `SAC`.
-        cql_weight: of the penalty, ≥ 0.
-        num_samples: actions of each kind, ≥ 1; the penalty evaluates three times as many a row of the batch.
-        init_temperature: α at the start, > 0. The penalty makes Q so steep around the data's actions that with SAC's
-            0.1 the policy saturates at once, and never follows them.
+        cql_weight: weight of the penalty, ≥ 0.
+        num_samples: actions of each kind, ≥ 1; the penalty evaluates three times as many per row of the batch.
+        init_temperature: α at the start, > 0. The penalty makes Q very steep around the data's actions: with SAC's 0.1
+            the policy saturates at once, and never follows the data.
         options: of `SAC`.
     """
 
@@ -91,7 +91,7 @@ class CQL(SAC):
 
 
 def conservative(values: Tensor, log_density: Tensor, data_q: Tensor) -> Tensor:
-    """log of the importance-sampled ∫ exp Q(f, a) da, less Q(f, a) of the data's action; the mean over the batch.
+    """log of the importance-sampled ∫ exp Q(f, a) da, minus Q(f, a) of the data's action; the mean over the batch.
 
     Args:
         values: (N, B, 1) Q of the sampled actions.

@@ -40,7 +40,8 @@ class Actor(nn.Module):
 
 
 def add_noise(mean: Tensor, stddev: float, clip: float | None) -> Tensor:
-    """μ + ε, ε ~ N(0, stddev²) cut to ±clip, kept inside (-1, 1) with a gradient as if it had not been."""
+    """μ + ε, ε ~ N(0, stddev²) clipped to ±clip; the sum is clipped to (-1, 1), with the gradient of the unclipped
+    sum."""
     noise = torch.randn_like(mean) * stddev
     action = mean + (noise if clip is None else noise.clamp(-clip, clip))
     return action + (action.clamp(-1 + ACTION_MARGIN, 1 - ACTION_MARGIN) - action).detach()
@@ -49,26 +50,26 @@ def add_noise(mean: Tensor, stddev: float, clip: float | None) -> Tensor:
 class DrQV2(Agent):
     """DrQ-v2, with any objectives on its encoder.
 
-    One update, equations (1) to (3) of the paper, a in the critic replaced by the latent action u(a) for TACO:
+    One update, equations (1) to (3) of the paper; for TACO, the latent action u(a) replaces a in the critic:
 
     - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2, with y = Σ γⁱ r + γⁿ min_k Q̄_k(f', a'), a' = μ(f') + ε;
     - actor: -min_k Q_k(f, μ(f) + ε), f detached;
     - target: Q̄ ← (1 - τ) Q̄ + τ Q;
-    - objectives: the sum of their losses, with an Adam of their own (with `joint`, added to the critic's loss).
+    - objectives: the sum of their losses, with a separate Adam (with `joint`, added to the critic's loss).
 
     Args:
         encoder: the shared encoder.
         action_space: ``Box`` of one axis with values in [-1, 1].
         objectives: representation losses built around `encoder`.
-        latent_actions: the critic reads actions through the action encoder of the TACO among the objectives.
+        latent_actions: the critic reads actions through the action encoder of the objective TACO.
         feature_dim: size of the trunks' output.
         hidden_dim: width of the actor's and critic's hidden layers.
         critic_target_tau: τ.
         stddev_schedule: exploration noise, see `parse_schedule`.
         stddev_clip: bound of the noise in updates.
         pre_activation_weight: λ of a penalty λ x² on the actor's output x before its tanh, as in MR.Q (arXiv
-            2501.16142); 0 in DrQ-v2. It keeps a small network with a large step size from saturating before
-            its critic knows better.
+            2501.16142); 0 in DrQ-v2. It prevents a small network with a large step size from saturating while its
+            critic is still poor.
         options: of `Agent`.
     """
 
@@ -105,7 +106,7 @@ class DrQV2(Agent):
         self.optimizers["actor"] = adam(self.actor.parameters(), self.lr)
 
     def encode_action(self, action: Tensor) -> Tensor:
-        """Actions (B, A) as the critic reads them: latent ones (B, U) with `latent_actions`."""
+        """The critic's input for actions (B, A): latent actions (B, U) with `latent_actions`."""
         return action if self.action_encoder is None else self.action_encoder(action)
 
     def select_action(self, features: Tensor, step: int, eval_mode: bool) -> Tensor:
@@ -151,7 +152,7 @@ class DrQV2(Agent):
         return metrics | {"actor_loss": loss.detach(), "actor_mean_abs": mean.detach().abs().mean()}
 
     def actor_loss(self, batch: TensorDict, mean: Tensor, q1: Tensor, q2: Tensor) -> tuple[Tensor, Metrics]:
-        """The loss of the actor's μ (B, A), whose values are q1 and q2 (B, 1), and metrics of it."""
+        """The actor's loss, from its μ (B, A) and their values q1 and q2 (B, 1), with metrics."""
         return -torch.min(q1, q2).mean(), {}
 
 

@@ -22,10 +22,10 @@ def bc_weighted(q: Tensor, action: Tensor, data_action: Tensor, alpha: float) ->
         q: (B, 1) values of `action`.
         action: (B, A) of the policy.
         data_action: (B, A) of the data.
-        alpha: α > 0; the larger, the less it imitates.
+        alpha: α > 0; a larger value means less imitation.
 
     Returns:
-        The loss, and its imitating part.
+        The loss, and its imitation part.
     """
     imitation = F.mse_loss(action, data_action)
     weight = alpha / q.detach().abs().mean().clamp_min(1e-6)
@@ -33,13 +33,13 @@ def bc_weighted(q: Tensor, action: Tensor, data_action: Tensor, alpha: float) ->
 
 
 class DrQV2BC(DrQV2):
-    """DrQ-v2 whose actor also imitates the data: `DrQV2`, but for the actor's loss.
+    """DrQ-v2 whose actor also imitates the data: `DrQV2`, except for the actor's loss.
 
     - actor: -λ min_k Q_k(f, μ(f) + ε) + ‖μ(f) - a‖², λ = α / mean |min_k Q_k|, f detached.
 
     Args:
         encoder, action_space, objectives: see `DrQV2`.
-        alpha: α > 0; the larger, the less it imitates.
+        alpha: α > 0; a larger value means less imitation.
         options: of `DrQV2`.
     """
 

@@ -1,4 +1,4 @@
-"""The plain update that speed is measured against: the same agents in float32 with every acceleration off."""
+"""The plain update, the reference for speed: the same agents in float32 without accelerations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlrep.encoders import ACTIVATIONS
 
 
 class EagerEncoder(PixelEncoder):
-    """`PixelEncoder` as it is written down: float32, channels first, one operation after the other."""
+    """A plain `PixelEncoder`: float32, channels first, one operation after the other."""
 
     def forward(self, observation: Tensor, as_map: bool = False) -> Tensor:
         x = observation / 255 - 0.5
@@ -24,7 +24,7 @@ class EagerEncoder(PixelEncoder):
 
 
 class GridSampleShift(RandomShift):
-    """`RandomShift` by bilinear interpolation on a shifted grid, as the papers' code draws it. Returns float32."""
+    """`RandomShift` by bilinear interpolation on a shifted grid, as in the papers' code. Returns float32."""
 
     def forward(self, observation: Tensor) -> Tensor:
         if self.pad == 0:

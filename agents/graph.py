@@ -19,18 +19,18 @@ from rlrep.agents.base import Agent, Metrics
 
 Body = Callable[[TensorDict, int], Metrics]
 
-# Calls before the capture: cuDNN chooses its kernels in them, the compiler works, and Adam makes its state.
+# Calls before the capture: cuDNN chooses kernels, the compiler runs, and Adam creates its state.
 WARM_UP = 3
 
 
 def accelerate(agent: Agent) -> None:
-    """Makes `agent.update` as fast as the agent's device can do it.
+    """Makes `agent.update` as fast as the agent's device allows.
 
     On CUDA the encoder compiles shift, cast and layout into one pass, and each of the agent's `bodies` becomes one
-    graph; elsewhere, and when several ranks average their gradients or updates differ, they stay as they are.
+    graph. On other devices, with several ranks, or if updates differ, the bodies do not change.
 
     Args:
-        agent: in its final state: a graph does not notice another one being loaded.
+        agent: in its final state: a graph does not see a state that is loaded later.
     """
     if agent.device.type != "cuda":
         return
@@ -49,7 +49,7 @@ def accelerate(agent: Agent) -> None:
 
 
 def can_capture(agent: Agent, body: str) -> bool:
-    """Whether one CUDA graph can stand for all calls of a body: no message to other ranks, no value that the host waits
+    """Whether one CUDA graph can replay all calls of a body: no message to other ranks, no value that the host waits
     for."""
     ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
     objectives = all(objective.same_every_update for objective in agent.objectives)
@@ -59,7 +59,7 @@ def can_capture(agent: Agent, body: str) -> bool:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether there is Triton, which torch.compile uses on CUDA, and it finds what it needs."""
+    """Whether Triton, which torch.compile uses on CUDA, is installed and finds its dependencies."""
     compiler = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
     headers = Path(sysconfig.get_path("include"), "Python.h").exists()
     triton = importlib.util.find_spec("triton") is not None
@@ -67,15 +67,15 @@ def can_compile(device: torch.device) -> bool:
 
 
 def compile_encoder(agent: Agent) -> None:
-    """Lets the compiler make one pass of what surrounds the convolutions of the agent's and its objectives' views."""
+    """Compiles the steps around the convolutions into one pass, for the views of the agent and its objectives."""
     agent.encoder.encode_view = torch.compile(agent.encoder.encode_view, dynamic=False)  # type: ignore[method-assign]
 
 
 class CudaGraph:
-    """A body of an update without a word from the host: captured once, then replayed on new batches.
+    """A body of an update, captured once and replayed on new batches without work of the host.
 
-    The first `WARM_UP` calls run as they are. All batches must have the shapes of the first; entries that are one
-    tensor in it must be one in all. The metrics of a call hold until the next.
+    The first `WARM_UP` calls run normally. All batches must have the shapes of the first; if entries of the first batch
+    share one tensor, they must do so in all batches. The next call overwrites the metrics of a call.
     """
 
     def __init__(self, body: Body, device: torch.device) -> None:
@@ -120,6 +120,6 @@ class CudaGraph:
 
 
 def distinct(batch: TensorDict) -> dict[int, Tensor]:
-    """The tensors of a batch, each once, in the order of its keys, by their identity."""
+    """The distinct tensors of a batch by identity, in the order of its keys."""
     leaves = batch.values(include_nested=True, leaves_only=True)
     return {id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}

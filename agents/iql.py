@@ -25,7 +25,7 @@ MAX_WEIGHT = 100.0
 
 
 class Actor(MeanActor):
-    """Gaussian policy: a mean in (-1, 1), (B, A), and a standard deviation that is the same in all states."""
+    """Gaussian policy: a mean in (-1, 1), (B, A), and one standard deviation for all states."""
 
     def __init__(self, repr_dim: int, action_dim: int, feature_dim: int, hidden_dim: int) -> None:
         super().__init__(repr_dim, action_dim, feature_dim, hidden_dim)
@@ -57,7 +57,7 @@ def expectile_loss(error: Tensor, expectile: float) -> Tensor:
     """Mean |τ - 1(u < 0)| u² (equation 4 of the paper), whose minimum is the expectile τ; 0.5 is half the mean square.
 
     Args:
-        error: u, target less prediction, any shape.
+        error: u, target minus prediction, any shape.
         expectile: τ in (0, 1).
     """
     weight = torch.where(error < 0, 1 - expectile, expectile)
@@ -73,13 +73,13 @@ class IQL(Agent):
     - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2, with y = Σ γⁱ r + γⁿ V(f');
     - actor: -min(exp(β (min_k Q̄_k(f, a) - V(f))), 100) · log π(a|f), f detached;
     - target: Q̄ ← (1 - τ) Q̄ + τ Q;
-    - objectives: the sum of their losses, with an Adam of their own (with `joint`, added to the critic's loss).
+    - objectives: the sum of their losses, with a separate Adam (with `joint`, added to the critic's loss).
 
     Args:
         encoder: the shared encoder.
         action_space: ``Box`` of one axis with values in [-1, 1].
         objectives: representation losses built around `encoder`.
-        expectile: τ of the value, in (0, 1); 0.5 evaluates the data's policy, towards 1 the best of its actions.
+        expectile: τ of the value, in (0, 1); 0.5 evaluates the data's policy, values near 1 its best actions.
         inverse_temperature: β ≥ 0; 0 is behaviour cloning.
         feature_dim: size of the trunks' output.
         hidden_dim: width of the hidden layers.

@@ -38,22 +38,23 @@ class Value(nn.Module):
 
 
 class MRQ(Agent):
-    """MR.Q: a `LatentModel` trains the embeddings in bursts, value and policy learn on them in between.
+    """MR.Q: a `LatentModel` trains the embeddings in bursts; between bursts, value and policy learn from them.
 
-    With f and g the model's embeddings of a state and of a state and action, f̄, ḡ, Q̄, π̄ copies that stand still
-    between bursts, and r̄, r̄' the mean |reward| of the replay at the last burst and at the one before, an update is
+    With f and g the model's embeddings of a state and of a state and action, f̄, ḡ, Q̄, π̄ copies that are fixed
+    between bursts, and r̄, r̄' the mean |reward| of the replay at the last burst and at the previous one, an update is
 
     - value: mean over k = 1, 2 of the smooth L1 of Q_k(g(f(s), a)) - y, with
       y = (Σ γⁱ r + γⁿ r̄' min_k Q̄_k(ḡ(f̄(s'), a'))) / r̄ and a' = clip(π̄(f̄(s')) + ε), f and g without gradient;
     - policy: -mean_k Q_k(g(f(s), π(f(s)))) + λ x², x the policy's output before its tanh;
     - priority of each row: max(1, max_k |Q_k - y|)^0.4 (LAP, arXiv 2007.06049).
 
-    Each `target_every` updates, the first included, the copies are made anew, and then as many steps on the objectives'
-    losses follow in a row. Other objectives are added to the model's loss. Continuous actions are tanh(x); choices are
-    vectors, Gumbel-softmax(x) for the policy's gradient and the one-hot vector of the largest entry to act.
+    Every `target_every` updates, starting with the first, the copies are renewed, and then the same number of steps on
+    the objectives' losses follow in a row. Other objectives are added to the model's loss. Continuous actions are
+    tanh(x). Discrete actions are vectors: Gumbel-softmax(x) for the policy's gradient, and the one-hot vector of the
+    largest entry for acting.
 
     Args:
-        encoder: the shared encoder; for the paper's start, ``encoder.apply(rlrep.encoders.xavier_init)``.
+        encoder: the shared encoder; for the paper's initial weights, ``encoder.apply(rlrep.encoders.xavier_init)``.
         action_space: ``Box`` of one axis with values in [-1, 1], or ``Discrete``.
         objectives: built around `encoder`, one of them a `LatentModel`.
         lr: step size for encoder, model and other objectives; 3e-4 in DR.Q.
@@ -61,12 +62,12 @@ class MRQ(Agent):
         weight_decay: of AdamW; 0.01 in DR.Q.
         hidden_dim: width of the value's and policy's hidden layers.
         target_every: updates between two bursts, and steps of a burst.
-        noise: standard deviation of ε and of the exploration, for actions in [-1, 1]; half of it for choices.
-        noise_clip: bound of ε, alike.
+        noise: standard deviation of ε and of the exploration, for actions in [-1, 1]; half of it for discrete actions.
+        noise_clip: bound of ε, halved in the same way.
         pre_activation_weight: λ; 0 in DR.Q.
         value_grad_clip: bound of the norm of the value's gradient; 0 for none, as in DR.Q.
         scale_rewards: divide by r̄; False in DR.Q.
-        prioritized: draw by priorities, which takes a replay with ``prioritized=True``.
+        prioritized: sample by priority, which needs a replay with ``prioritized=True``.
         fade: weight of a row after n further ones, max(0.1, fadeⁿ); 0.9999 in DR.Q, 1 for none.
         num_expl_steps, update_every_steps, options: of `Agent`.
 
@@ -111,7 +112,7 @@ class MRQ(Agent):
         if fade < 1 and not prioritized:
             raise ValueError("fade is a part of the priorities: it needs prioritized=true")
         self.model = _latent_model(objectives)
-        self.model.moves_copies = False  # each burst makes them anew
+        self.model.moves_copies = False  # each burst renews them
         self.target_every, self.updates = target_every, 0
         scale = 0.5 if self.discrete else 1.0
         self.noise, self.noise_clip = noise * scale, noise_clip * scale
@@ -149,11 +150,11 @@ class MRQ(Agent):
         return {"prioritized": True, "fade": self.fade} if self.prioritized else {}
 
     def activate(self, raw: Tensor) -> Tensor:
-        """The policy's output (B, A) to actions."""
+        """Converts the policy's output (B, A) to actions."""
         return F.gumbel_softmax(raw, tau=GUMBEL_TEMPERATURE) if self.discrete else torch.tanh(raw)
 
     def perturbed(self, action: Tensor, bound: float | None = None) -> Tensor:
-        """Actions (B, A) with noise, which is cut to ±`bound`, as the environment would take them."""
+        """Actions (B, A) with noise clipped to ±`bound`, in the environment's range."""
         noise = torch.randn_like(action) * self.noise
         action = action + (noise if bound is None else noise.clamp(-bound, bound))
         return F.one_hot(action.argmax(1), self.action_dim).float() if self.discrete else action.clamp(-1, 1)
@@ -178,7 +179,7 @@ class MRQ(Agent):
         return metrics
 
     def renew_targets(self, replay: Replay) -> None:
-        """f̄, ḡ, Q̄, π̄ ← f, g, Q, π; r̄' ← r̄, and r̄ is measured anew."""
+        """f̄, ḡ, Q̄, π̄ ← f, g, Q, π; r̄' ← r̄, and r̄ is measured again."""
         self.model.restart_copies()
         self.kept_states.forget()
         ema_(self.state_action_target, self.model.state_action, 1.0)
@@ -190,7 +191,7 @@ class MRQ(Agent):
             self.reward_scale.fill_(max(size, SMALLEST_SCALE))
 
     def burst(self, replay: Replay, step: int) -> Metrics:
-        """`target_every` steps on the objectives' losses; their means."""
+        """Makes `target_every` steps on the objectives' losses; returns the mean losses."""
         sums: Metrics = {}
         for _ in range(self.target_every):
             shared = replay.sample(self.batch_size, self.shared_window)

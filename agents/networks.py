@@ -11,7 +11,7 @@ from rlrep.encoders import mlp, orthogonal_init, projection
 class Critic(nn.Module):
     """Two Q functions of (features, action) on one trunk (arXiv 2107.09645, section 3).
 
-    Input: features (B, repr_dim), action (B, A), or whatever encodes it. Output: Q₁ and Q₂, (B, 1) each.
+    Input: features (B, repr_dim), action (B, A) or its encoding. Output: Q₁ and Q₂, (B, 1) each.
     """
 
     def __init__(self, repr_dim: int, action_dim: int, feature_dim: int, hidden_dim: int) -> None:

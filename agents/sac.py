@@ -49,7 +49,7 @@ class Actor(nn.Module):
 
 
 def squash(mean: Tensor, log_stddev: Tensor) -> tuple[Tensor, Tensor]:
-    """tanh of draws from the Gaussian, and their log-densities, summed over the last axis."""
+    """tanh of samples from the Gaussian, and their log-densities, summed over the last axis."""
     noise = torch.randn_like(mean)
     raw = mean + log_stddev.exp() * noise
     gaussian = -0.5 * noise.square() - log_stddev - 0.5 * math.log(2 * math.pi)
@@ -68,7 +68,7 @@ class SAC(Agent):
     - actor: α log π(a|f) - min_k Q_k(f, a), a ~ π(f), f detached;
     - temperature: α (-log π(a|f) - H̄), H̄ = -A;
     - target: Q̄ ← (1 - τ) Q̄ + τ Q;
-    - objectives: the sum of their losses, with an Adam of their own (with `joint`, added to the critic's loss).
+    - objectives: the sum of their losses, with a separate Adam (with `joint`, added to the critic's loss).
 
     Args:
         encoder: the shared encoder.

@@ -1,4 +1,4 @@
-"""Schedules written as text, as DrQ-v2's users know them."""
+"""Schedules written as text, as in DrQ-v2's code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NUMBER = r"\s*([-+.\deE]+)\s*"
 
 
 def parse_schedule(text: str | float) -> Callable[[Any], Any]:
-    """A function of the agent step: of a number a number, of a tensor (as in a CUDA graph) a tensor.
+    """A function of the agent step: a number gives a number, a tensor (in a CUDA graph) gives a tensor.
 
     Args:
         text: a number, or ``linear(start, end, duration)``: from start to end in `duration` agent steps, then

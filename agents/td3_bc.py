@@ -24,18 +24,18 @@ class TD3BC(DrQV2BC):
     One update, f = encoder(shifted pixels):
 
     - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2, with y = Σ γⁱ r + γⁿ min_k Q̄_k(f', a'),
-      a' = μ̄(f') + ε, ε ~ N(0, policy_noise²) cut to ±stddev_clip;
+      a' = μ̄(f') + ε, ε ~ N(0, policy_noise²) clipped to ±stddev_clip;
     - every `policy_delay` updates, the actor: -λ Q₁(f, μ(f)) + ‖μ(f) - a‖², λ = α / mean |Q₁|, f detached; and the
       targets: Q̄ ← (1 - τ) Q̄ + τ Q, μ̄ ← (1 - τ) μ̄ + τ μ;
-    - objectives: the sum of their losses, with an Adam of their own (with `joint`, added to the critic's loss).
+    - objectives: the sum of their losses, with a separate Adam (with `joint`, added to the critic's loss).
 
-    The paper standardises states; from pixels the encoder's input is on one scale already.
+    The paper standardises states; pixels are already on one scale.
 
     Args:
         encoder, action_space, objectives: see `DrQV2`.
-        policy_noise, stddev_clip: of the smoothed target.
-        policy_delay: updates of the critic for each of the actor, ≥ 1.
-        stddev_schedule: exploration noise where it acts online, see `parse_schedule`.
+        policy_noise, stddev_clip: noise of the smoothed target, and its bound.
+        policy_delay: updates of the critic per update of the actor, ≥ 1.
+        stddev_schedule: exploration noise if it acts online, see `parse_schedule`.
         options: of `DrQV2BC`, α among them.
     """
 

@@ -47,7 +47,8 @@ def public_names(module: ModuleType) -> list[str]:
     """What a module shows: `__all__`, and of the objectives all that have a name."""
     names = list(module.__all__)
     if module.__name__ == "rlrep.objectives":
-        names += [kind.__name__ for kind in module.OBJECTIVES.values() if kind.__name__ not in names]
+        ours = [kind for kind in module.OBJECTIVES.values() if kind.__module__.startswith(f"{module.__name__}.")]
+        names += [kind.__name__ for kind in ours if kind.__name__ not in names]
     return names
 
 

@@ -1,9 +1,9 @@
 """Gymnasium environments from pixels: dm_control, ViZDoom, a grid world and any other, and noise for all of them.
 
-Importing this registers `rlrep/<task>-v0` for every task of dm_control, `rlrep/vizdoom_<scenario>-v0` and
+Importing this package registers `rlrep/<task>-v0` for every task of dm_control, `rlrep/vizdoom_<scenario>-v0` and
 `rlrep/gridworld-v0`, so that `gymnasium.make("rlrep/walker_walk-v0")` works; without the import,
 `gymnasium.make("rlrep.envs:rlrep/walker_walk-v0")` does.
-Where there is neither a display nor a choice of `MUJOCO_GL`, it also sets `MUJOCO_GL=egl`.
+Without a display and without `MUJOCO_GL`, it also sets `MUJOCO_GL=egl`.
 """
 
 import gymnasium as gym

@@ -18,7 +18,7 @@ def at_least(smallest: int, value: int, name: str) -> int:
 
 
 def whole(value: int, name: str) -> int:
-    """`value` as an int; True and False are none.
+    """`value` as an int; True and False are not allowed.
 
     Raises:
         ValueError: if it is not a whole number.

@@ -21,7 +21,7 @@ _FRAMES = 40
 
 
 class Comparison(NamedTuple):
-    """The renderings of a task: median seconds a frame takes to draw, mean difference of their pixels, of 255."""
+    """The renderings of a task: median seconds per frame, and mean difference of their pixels, of 255."""
 
     exact_seconds: float
     fast_seconds: float
@@ -34,7 +34,8 @@ class Comparison(NamedTuple):
 
 
 def compare(task: str, image_size: int, frames: int = _FRAMES) -> Comparison:
-    """Draw an episode's start under random actions both ways, frame by frame in turns, so that both share the noise."""
+    """Draw an episode's start under random actions with both renderings in turn, so that both share the machine's
+    load."""
     exact, fast = (
         PixelControl(task, action_repeat=4, frame_stack=1, image_size=image_size, rendering=rendering)
         for rendering in ("exact", "fast")

@@ -1,24 +1,26 @@
-"""A combination lock that videos cannot tell how to open: the lower bound of arXiv 2403.13765 as an environment.
+"""A combination lock that cannot be learned from videos: the lower bound of arXiv 2403.13765 as an environment.
 
 At each of `horizon` levels one of two actions is right. A controlled bit starts on and stays on as long as every action
-was right; once off, it stays off. The reward, 1, comes at the end if it is still on. Beside it an exogenous bit starts
-on and stays on as long as a fair coin, tossed at each level, says so. Both are shown, by the same two glyphs, one on
+was right; once off, it stays off. If it is on at the end, the reward is 1. An exogenous bit also starts on, and stays
+on as long as a fair coin, tossed at each level, shows heads. The picture shows both bits by the same two glyphs, one on
 the left and one on the right.
 
 Why this family is hard:
 
 - Under uniform actions, whether an action is right is itself a fair coin. Both bits are then independent copies of one
-  process, whatever the state a recording starts from, and the law of the pictures doesn't change when the places are
-  swapped: no method can tell from videos which bit is controlled. Action labels tell it at once.
-- An encoder with as many codes a level as one bit has states keeps at most one of the two. One that keeps the exogenous
-  bit shows nothing of the actions: the lock must be opened blind, 2^horizon episodes on average.
-- With the controlled bit, a wrong action is seen at once; tabular learning with optimism needs polynomially many.
+  process, from any initial state, and the distribution of the pictures does not change when the places are swapped: no
+  method can tell from videos which bit is controlled. Action labels show it at once.
+- An encoder whose codes per level are as many as one bit's states keeps at most one of the two bits. If it keeps the
+  exogenous bit, it shows nothing of the actions: the learner must open the lock blindly, in 2^horizon episodes on
+  average.
+- With the controlled bit, a wrong action is visible at once; tabular learning with optimism needs polynomially many
+  episodes.
 
-An off bit has to be final: whatever leads back on would let a blind learner recover. But then uniform actions from the
-start show level h still on in one of 2^h episodes, so recordings may begin anywhere (`reset(options=...)`). That is the
-coverage which the paper assumes of its videos, and it needs no collector who knows the combination. Started with fair
-coins for bits, each bit alone is also what a binary code does best to keep, by squared error and by mutual information
-with the future; with other odds "both on" or "either on" can beat it, and would tell a learner something of both.
+A bit that is off must stay off: otherwise a blind learner could recover. But then, under uniform actions from the
+start, only one of 2^h episodes is still on at level h. So recordings may begin anywhere (`reset(options=...)`). The
+paper assumes this coverage of its videos, and the collector need not know the combination. If fair coins choose the
+initial bits, a binary code is best when it keeps one bit, by squared error and by mutual information with the future.
+With other odds, "both on" or "either on" can be better, and would tell a learner something about both bits.
 """
 
 from __future__ import annotations
@@ -44,18 +46,18 @@ _LEVEL_ROWS = slice(18, 22)
 
 
 class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
-    """See the module's docstring. Which action is right, the glyphs and the places are drawn from `instance`.
+    """See the module's docstring. `instance` seeds the right actions, the glyphs and the places.
 
     Observations are uint8 (3, 24, 24): a glyph for each bit, on the left and on the right, a mark below whose column is
-    the level, and Gaussian noise of its own in every pixel. Actions: 0 or 1. An episode terminates after `horizon`
+    the level, and independent Gaussian noise in every pixel. Actions: 0 or 1. An episode terminates after `horizon`
     steps with a reward of 1 if all actions were right, else 0. ``info["state"]`` is (level, controlled bit) int64,
     ``info["noise"]`` (exogenous bit,) float32.
 
     Args:
         horizon: number of levels, 1 to 23.
         instance: the member of the family, 0 or more.
-        controlled_place: "left" or "right" shows the controlled bit there; None leaves it to `instance`. Two locks that
-            differ in this alone have the same combination and glyphs.
+        controlled_place: "left" or "right" shows the controlled bit there; None lets `instance` decide. Two locks that
+            differ only in this have the same combination and glyphs.
 
     Attributes:
         combination: (horizon,) int64, the right action of each level.
@@ -74,7 +76,7 @@ class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
         drawn: Place = "left" if rng.random() < 0.5 else "right"
         self.controlled_place = controlled_place or drawn
         self.combination = rng.integers(2, size=self.horizon)
-        # Half of the cells are lit, and the other bit lights the other half: no glyph is brighter than the other.
+        # One glyph lights half of the cells, the other glyph the other half: both are equally bright.
         lit = rng.permutation(np.repeat([-1.0, 1.0], _GLYPH)).reshape(4, 4).repeat(2, 0).repeat(2, 1)
         self._glyphs = _GREY + _CONTRAST * np.stack([-lit, lit])
         self.action_space = gym.spaces.Discrete(2)
@@ -85,7 +87,7 @@ class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
-        """Start at level 0 with both bits on, or where `options` says: "level", "controlled" and "exogenous".
+        """Start at level 0 with both bits on, or as in `options`: "level", "controlled" and "exogenous".
 
         Raises:
             ValueError: for an option that is not known or out of range.
@@ -153,7 +155,7 @@ class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
 
 
 def _bit(value: Any) -> Any:
-    """True and False as 1 and 0."""
+    """Converts True and False to 1 and 0."""
     return int(value) if isinstance(value, bool) else value
 
 

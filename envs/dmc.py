@@ -1,4 +1,4 @@
-"""dm_control seen through its pixels: every task of the suite, and `reach_duplo`."""
+"""dm_control with pixel observations: every task of the suite, and `reach_duplo`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -68,35 +69,35 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
     """A dm_control task observed as a stack of its last pictures.
 
     Observations are uint8 `(frame_stack * 3, image_size, image_size)`, RGB, the oldest frame first; a reset
-    repeats the first frame. Actions are float32 in [-1, 1], mapped affinely to the task's own bounds (used as
-    they are where the task has none: `lqr`). An action is held for `action_repeat` control steps of the task,
-    or until the episode ends; the reward is the sum over them. Only the last of them is drawn.
+    repeats the first frame. Actions are float32 in [-1, 1], mapped affinely to the task's own bounds (unchanged if the
+    task has none: `lqr`). An action is held for `action_repeat` control steps of the task, or until the episode ends;
+    the reward is their sum. Only the last step is drawn.
 
-    The task's time limit truncates; a real end (discount 0) terminates. What follows `reset(seed=s)` is a
-    pure function of `s` and the actions, bit for bit, on one machine.
+    The task's time limit truncates; a real end (discount 0) terminates. After `reset(seed=s)`, everything is a pure
+    function of `s` and the actions, bit for bit, on one machine.
 
     `info["simulator_steps"]` counts the task's control steps in this episode, and `info["state"]` is the state of the
-    simulation, float32 `(S,)`: positions, then velocities, then activations of muscles, where there are any, in
-    MuJoCo's units and order.
+    simulation, float32 `(S,)`: positions, then velocities, then activations of muscles, if any, in MuJoCo's units and
+    order.
 
     Args:
         task: one of `TASKS`.
         image_size: height and width of a frame in pixels, at least 8.
         action_repeat: control steps an action is held, at least 1.
         frame_stack: frames in an observation, at least 1.
-        camera: name or number of a fixed camera, -1 for the free one. None is what the literature uses: 2 for
-            quadruped, `front_close` for `reach_duplo`, else 0.
+        camera: name or number of a fixed camera, -1 for the free one. None is the literature's choice: 2 for quadruped,
+            `front_close` for `reach_duplo`, else 0.
         rendering: "exact" is dm_control's own picture. "fast" has a smaller shadow map and fewer triangles:
-            without a GPU, at 84×84, it draws 2.6 times faster (the median over the tasks; 1.2 times where meshes
-            or hills take the time, dog and quadruped_escape, 4.9 at most), and moves the pixels by 0.04 of 255 on
-            average, 0.082 at most. "auto" is "exact" where there is a GPU, else "fast".
+            without a GPU, at 84×84, it draws 2.6 times faster (the median over the tasks; 1.2 times for dog and
+            quadruped_escape, whose meshes or hills take the time; 4.9 at most), and changes the pixels by 0.04 of 255
+            on average, 0.082 at most. "auto" is "exact" with a GPU, else "fast".
         render_mode: "rgb_array" for `render()`, the current picture as uint8 `(render_size, render_size, 3)`.
         render_size: height and width of that picture in pixels, at least 8.
 
     Raises:
         ValueError: for an unknown task, camera, rendering or render mode, or a number that is too small.
         ModuleNotFoundError: if dm_control is not installed.
-        OpenGLError: if no picture can be drawn on this machine; it says what to install.
+        OpenGLError: if this machine cannot draw; it says what to install.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}  # noqa: RUF012  (as gymnasium)
@@ -132,6 +133,7 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
         buffer_size = max(image_size, render_size) if render_mode else image_size
         visual.global_.offwidth = visual.global_.offheight = buffer_size
         camera = _known_camera(physics.model, _usual_camera(task) if camera is None else camera)
+        self._camera = camera
         self._observer = _open_camera(physics, image_size, camera)
         self._viewer = _open_camera(physics, render_size, camera) if render_mode else None
         if fast:
@@ -155,13 +157,13 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
 
     @property
     def max_episode_steps(self) -> float:
-        """Steps of this environment until the time limit; inf where the task has none."""
+        """Steps of this environment until the time limit; inf if the task has none."""
         return math.ceil(self._step_limit / self.action_repeat) if self._step_limit < math.inf else math.inf
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
-        """Start an episode; with a seed, everything that follows depends on it alone."""
+        """Start an episode; with a seed, everything that follows depends only on the seed."""
         super().reset(seed=seed)
         _random_state(self._environment).seed(self.np_random.integers(2**32, dtype=np.uint32))
         self._environment.reset()
@@ -195,14 +197,28 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
         return self._frames.copy(), reward, terminated, truncated, self._info()
 
     def render(self) -> npt.NDArray[np.uint8] | None:
-        """The picture of now, uint8 `(render_size, render_size, 3)`; None without a render mode."""
+        """The current picture, uint8 `(render_size, render_size, 3)`; None without a render mode."""
         return None if self._viewer is None else self._viewer.render().copy()
+
+    def background_mask(self) -> npt.NDArray[np.bool_]:
+        """Which pixels of the newest frame show the sky or a plane, such as the floor, bool (H, W)."""
+        from mujoco import mjtGeom, mjtObj
+
+        number, kind = self._segmenter.render(segmentation=True).transpose(2, 0, 1)
+        is_plane = self._environment.physics.model.geom_type == mjtGeom.mjGEOM_PLANE
+        return (kind == -1) | ((kind == mjtObj.mjOBJ_GEOM) & is_plane[number])
+
+    @cached_property
+    def _segmenter(self) -> Any:
+        """The segmentation camera, which says what each pixel shows; created with its own buffer at the first call."""
+        return _open_camera(self._environment.physics, self._frames.shape[1], self._camera)
 
     def close(self) -> None:
         """Free the simulation and its OpenGL context; may be called twice."""
         if self._environment is not None:
             self._environment.physics.free()
         self._environment = self._observer = self._viewer = None
+        self.__dict__.pop("_segmenter", None)
         self._running = False
 
     def _info(self) -> dict[str, Any]:
@@ -217,7 +233,7 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
         expected = f"{self.task} expects shape {self.action_space.shape}, all in [-1, 1]"
         if array.shape != self.action_space.shape:
             raise ValueError(f"the action has shape {array.shape}; {expected}")
-        if not (np.abs(array) <= 1 + _ACTION_TOLERANCE).all():  # not true of NaN either
+        if not (np.abs(array) <= 1 + _ACTION_TOLERANCE).all():  # also false for NaN
             raise ValueError(f"the action is {array}; {expected}: clip or squash it first")
         return array.clip(-1, 1)
 
@@ -244,7 +260,7 @@ def _known_camera(model: Any, camera: int | str) -> int | str:
 
 
 def _load(task: str) -> Any:
-    """The dm_control environment of a task, whose randomness is seeded later, at each reset."""
+    """The dm_control environment of a task; each reset seeds its randomness."""
     if importlib.util.find_spec("dm_control") is None:
         raise ModuleNotFoundError(f"dm_control is not installed: {install('dmc')}")
     with opening_opengl():
@@ -254,14 +270,14 @@ def _load(task: str) -> Any:
     from dm_control import suite
 
     domain, name = _DOMAIN_AND_TASK[task]
-    # This seed decides only what is drawn once, when the model is made: the springs of lqr.
+    # This seed decides only what is drawn once with the model: the springs of lqr.
     with _without_deprecations():
         return suite.load(domain, name, task_kwargs={"random": 0})
 
 
 @contextmanager
 def _without_deprecations() -> Iterator[None]:
-    """MuJoCo's, of dm_control's own models: nothing that who trains on them can mend."""
+    """Silences deprecation warnings from dm_control's own models, which users cannot fix."""
 
     def is_news(record: logging.LogRecord) -> bool:
         return "is deprecated and will be removed" not in record.getMessage()
@@ -287,22 +303,22 @@ def _load_reach_duplo() -> Any:
 
 
 def _random_state(environment: Any) -> np.random.RandomState:
-    """What dm_control draws its episodes from: the task's in the suite, the environment's in manipulation."""
+    """The random state of dm_control's episodes: the task's in the suite, the environment's in manipulation."""
     return environment.task.random if hasattr(environment.task, "random") else environment.random_state
 
 
 def _step_limit(environment: Any) -> float:
     """Control steps until the time limit, inf without one."""
-    if hasattr(environment, "_step_limit"):  # the suite tells it in no other way
+    if hasattr(environment, "_step_limit"):  # the suite does not report it otherwise
         return environment._step_limit
     return _REACH_SECONDS / environment.control_timestep()
 
 
 def _fast_shadow_map(model: Any) -> int:
-    """Pixels a side of a shadow map small enough to be fast that moves pixels by less than 0.1 of 255 on average.
+    """The side, in pixels, of a fast small shadow map that changes pixels by less than 0.1 of 255 on average.
 
-    The more geoms, the more edges of shadows there are, and the smaller is the map's share in a frame's time. Hills
-    are all edges: they keep the map they have.
+    More geoms have more shadow edges, and make the map's share of a frame's time smaller. Hills consist of edges: they
+    keep their map.
     """
     from mujoco import mjtGeom
 
@@ -312,7 +328,7 @@ def _fast_shadow_map(model: Any) -> int:
 
 
 def _open_camera(physics: Any, size: int, camera: int | str) -> Any:
-    """A dm_control camera kept for all frames: `physics.render` would build one, and a scene, for each."""
+    """A dm_control camera for all frames: `physics.render` would build a camera and a scene for each frame."""
     from dm_control.mujoco import Camera
 
     with opening_opengl():

@@ -13,10 +13,10 @@ from rlrep.envs.arguments import at_least
 class EpisodeSeeds(gym.Wrapper[Any, Any, Any, Any]):
     """Makes episode k of a run a pure function of the run's seed and k.
 
-    `reset()` goes on to the next episode, `reset(seed=s)` starts the run of seed `s` at episode 0, and
+    `reset()` starts the next episode, `reset(seed=s)` starts the run of seed `s` at episode 0, and
     `reset(options={"episode": k})` jumps to episode k, as a resumed run does. Each inner reset is seeded from
-    `numpy.random.SeedSequence([seed, k])`, so an environment whose reset is a function of its seed behaves in
-    episode k as if it had been walked to. `info["episode_index"]` is k after a reset.
+    `numpy.random.SeedSequence([seed, k])`, so an environment whose reset is a function of its seed behaves in episode k
+    as if all earlier episodes had been played. `info["episode_index"]` is k after a reset.
 
     In a vector environment all sub-environments get the same options; there, set the next episodes with
     `vector_env.set_attr("next_episode", [k0, k1, ...])`.

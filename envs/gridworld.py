@@ -27,13 +27,13 @@ COLOURS = ("red", "blue", "purple", "yellow", "green")
 
 @dataclass(frozen=True)
 class GridTable:
-    """All there is to know of a grid world with S states and 3 actions: left, right, forward.
+    """A complete table of a grid world with S states and 3 actions: left, right, forward.
 
     Attributes:
         states: (S, 3) int64: x, y in cells and the direction 0..3 (right, down, left, up).
         next_state: (S, 3) int64.
         distance: (S,) int64, moves to the goal; 0 at it.
-        frames: (S, 3, 56, 56) uint8, what is seen in each state.
+        frames: (S, 3, 56, 56) uint8, the observation in each state.
     """
 
     states: npt.NDArray[np.int64]
@@ -70,16 +70,16 @@ def grid_table(layout: int = 0) -> GridTable:
         next_state[i, LEFT] = number[x, y, (direction - 1) % 4]
         next_state[i, RIGHT] = number[x, y, (direction + 1) % 4]
         next_state[i, FORWARD] = number.get((*ahead, direction), i)
-    # Channels last in memory, as convolutions and the drawing of noise like it.
+    # Channels last in memory, which is fast for convolutions and for drawing noise.
     frames = np.stack([_look(rooms, *state) for state in states.tolist()]).transpose(0, 3, 1, 2)
     return GridTable(states, next_state, _distances(next_state, goal), frames)
 
 
 class VectorGridWorld:
-    """N grid worlds at once, with noise or without, from a table: some 10,000 steps/s with noise on one core.
+    """N grid worlds at once from a table, with or without noise: about 10,000 steps/s with noise on one core.
 
-    An episode starts 5 to 10 moves from the goal; it ends there with reward 1 - 0.01, every other step costs 0.01, and
-    12 steps are its limit. Finished episodes start anew in the same call of `step`.
+    An episode starts 5 to 10 moves from the goal; it ends at the goal with reward 1 - 0.01, every other step costs
+    0.01, and its limit is 12 steps. The same call of `step` restarts finished episodes.
 
     Args:
         num_envs: N.
@@ -107,14 +107,15 @@ class VectorGridWorld:
         self._start(np.ones(self.num_envs, bool))
 
     def observe(self) -> Frames:
-        """What is seen now, (N, 3, 56, 56) uint8."""
+        """The current observations, (N, 3, 56, 56) uint8."""
         frames = self.table.frames.transpose(0, 2, 3, 1)[self.state].transpose(0, 3, 1, 2)
         return frames if self.noise is None else self.noise.draw(frames)
 
     def step(
         self, action: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Takes actions (N,) in 0..2; returns (reward, terminated, truncated), (N,) each; starts what ended anew."""
+        """Takes actions (N,) in 0..2; returns (reward, terminated, truncated), (N,) each; restarts finished
+        episodes."""
         self.state = self.table.next_state[self.state, action]
         self.steps += 1
         terminated = self.table.distance[self.state] == 0
@@ -132,7 +133,7 @@ class VectorGridWorld:
 
 
 class GridWorld(gym.Env[Frames, np.int64]):
-    """One grid world as a Gymnasium environment; `VectorGridWorld` tells its rules, `Noise` around it adds noise.
+    """One grid world as a Gymnasium environment; see `VectorGridWorld` for its rules; the wrapper `Noise` adds noise.
 
     Observations are uint8 (3, 56, 56), the agent's 7×7 cells at 8 pixels each, looking up. ``info["state"]`` is (x, y,
     direction), int64.
@@ -194,7 +195,7 @@ class GridWorld(gym.Env[Frames, np.int64]):
 
 
 def _rooms(layout: int) -> Any:
-    """The minigrid environment, with the agent somewhere."""
+    """The minigrid environment, with the agent at any place."""
     try:
         from minigrid.core.constants import COLORS, OBJECT_TO_IDX
         from minigrid.core.grid import Grid
@@ -203,10 +204,10 @@ def _rooms(layout: int) -> Any:
         from minigrid.minigrid_env import MiniGridEnv
         from minigrid.utils.rendering import fill_coords, point_in_rect
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"the grid world needs minigrid: {install('theory')}") from error
+        raise ModuleNotFoundError(f"the grid world needs minigrid: {install('minigrid')}") from error
 
     class Mark(WorldObj):
-        """A coloured patch on a dark floor that tells cells apart."""
+        """A coloured patch on a dark floor, which makes cells distinguishable."""
 
         def __init__(self, colour: str) -> None:
             super().__init__("floor", colour)
@@ -257,7 +258,7 @@ def _is_free(rooms: Any, x: int, y: int) -> bool:
 
 
 def _look(rooms: Any, x: int, y: int, direction: int) -> Frames:
-    """What is seen from a cell, (56, 56, 3), without minigrid's veil over what is in sight: dark floors stay dark."""
+    """The view from a cell, (56, 56, 3), without minigrid's highlight of visible cells: dark floors stay dark."""
     rooms.agent_pos, rooms.agent_dir = (x, y), direction
     view, _ = rooms.gen_obs_grid()
     picture = view.render(TILE, (VIEW // 2, VIEW - 1), 3, np.zeros((VIEW, VIEW), bool))

@@ -1,4 +1,4 @@
-"""The one maker of environments: any Gymnasium id, seen as stacks of square pictures, acting in [-1, 1]."""
+"""The maker of environments: any Gymnasium id, with stacks of square pictures and actions in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from rlrep.extras import install
 
 Frames = npt.NDArray[np.uint8]
 
-# Packages that register their environments when they are imported, by the start of their ids.
+# Packages that register environments at their import, by the start of the ids.
 _REGISTERED_BY = {
     "ALE/": "ale_py",
     "MiniGrid-": "minigrid",
@@ -40,23 +40,23 @@ _REGISTERED_BY = {
     "Vizdoom": "vizdoom.gymnasium_wrapper",
 }
 
-# The extra of ours that brings what environments need, by the start of the module that they are in.
-_EXTRAS = {"gymnasium.": "gymnasium", "ale_py": "gymnasium", "minigrid": "theory", "vizdoom": "theory"}
+# The extra that installs the dependencies of environments, by the start of their module's name.
+_EXTRAS = {"gymnasium.": "gymnasium", "ale_py": "gymnasium", "minigrid": "minigrid", "vizdoom": "theory"}
 
-_USUAL_FPS = 30  # of environments that do not say theirs
-_FILM_SIZE = 256  # pixels, of environments that draw no picture of their own
+_USUAL_FPS = 30  # for environments that state none
+_FILM_SIZE = 256  # pixels, for environments that draw no picture
 
 
 def task_name(task: str) -> str:
-    """The name of a task that somebody typed, as configurations keep it.
+    """The name under which configurations store a task that a user typed.
 
     Args:
         task: `walker_walk`, short for `rlrep/walker_walk-v0`; the id of any Gymnasium environment, `CarRacing-v3`; or
-            `PACKAGE:ID`, which imports the package that registers the id. Never pass what was read from a file: it
-            would say what is imported.
+            `PACKAGE:ID`, which imports the package that registers the id. Never pass text from a file: the file would
+            choose what is imported.
 
     Returns:
-        `walker_walk` for `rlrep/walker_walk-v0` too, and the id without the package.
+        `walker_walk` also for `rlrep/walker_walk-v0`; ids without the package.
 
     Raises:
         ValueError: for an unknown task, with the nearest known names.
@@ -74,10 +74,10 @@ def task_name(task: str) -> str:
 
 
 def environment_spec(task: str) -> EnvSpec:
-    """What Gymnasium knows of a task.
+    """Gymnasium's spec of a task.
 
     Args:
-        task: a short name of ours, or an id.
+        task: a short name such as `walker_walk`, or an id.
 
     Raises:
         ValueError: for an unknown task, with the nearest known names.
@@ -126,35 +126,35 @@ def pixel_env(
     noise: dict[str, Any] | None = None,
     **options: Any,
 ) -> gym.Env[Frames, Any]:
-    """Any Gymnasium environment as this project's agents and recordings want it.
+    """Any Gymnasium environment in the form that this project's agents and recordings need.
 
     Observations are uint8 `(frame_stack * 3, image_size, image_size)`, RGB, the oldest frame first; a reset repeats the
-    first frame. Continuous actions are in [-1, 1], and discrete ones as they are. An action is held for `action_repeat`
-    steps, or until the episode ends, and the rewards are summed; only the last step is shown.
+    first frame. Continuous actions are in [-1, 1], and discrete ones do not change. An action is held for
+    `action_repeat` steps, or until the episode ends, and the rewards are summed; only the last step is shown.
 
-    An environment whose constructor takes `image_size`, `action_repeat` and `frame_stack`, as `PixelControl` and
-    `DoomPixels` do, does all that itself. Around any other are Gymnasium's wrappers. There a frame is the observation
-    if that is a picture, `Box(0, 255, uint8)` of shape (H, W), (H, W, C) or (C, H, W) with C 1 or 3, and otherwise what
-    the environment renders as `rgb_array`; it is made square by averaging. From the `info` of other packages'
-    environments nothing is kept, since nothing says which entries keep their shape.
+    An environment whose constructor takes `image_size`, `action_repeat` and `frame_stack`, such as `PixelControl` and
+    `DoomPixels`, does all this itself. Others get Gymnasium's wrappers. Then the frame is the observation if it is a
+    picture, `Box(0, 255, uint8)` of shape (H, W), (H, W, C) or (C, H, W) with C 1 or 3; otherwise, it is the
+    environment's `rgb_array` rendering. Frames are made square by averaging. The `info` of other packages' environments
+    is dropped, because the shapes of its entries may vary.
 
     Args:
-        task: a short name of ours, a Gymnasium id, or a spec.
+        task: a short name such as `walker_walk`, a Gymnasium id, or a spec.
         image_size: height and width of a frame in pixels, at least 8.
         action_repeat: steps an action is held, at least 1; None is the environment's own default, 1 for most.
         frame_stack: frames in an observation, at least 1.
-        camera: for `PixelControl` and Gymnasium's MuJoCo environments, whose camera it is by name or number.
+        camera: name or number of the camera, for `PixelControl` and Gymnasium's MuJoCo environments.
         rendering: for `PixelControl`.
-        render_mode: "rgb_array" for `render()`: the environment's picture, uint8 (H, W, 3). Beside it, where there is
-            noise, is what the agent sees; that alone, if the environment draws no picture.
+        render_mode: "rgb_array" for `render()`: the environment's picture, uint8 (H, W, 3). With noise, the agent's
+            view is beside it; if the environment draws no picture, the agent's view is alone.
         noise: keyword arguments of `Noise`, which puts distractors on the frames; None for none.
-        options: keyword arguments of `gymnasium.make`: `max_episode_steps`, and those of the environment.
+        options: keyword arguments of `gymnasium.make`: `max_episode_steps`, and the environment's arguments.
 
     Raises:
         ValueError: for an unknown task, an option that the environment does not have or refuses, actions without
             bounds, or an environment without pictures.
         ModuleNotFoundError: if a package that it needs is not installed.
-        OpenGLError: if no picture can be drawn on this machine; it says what to install.
+        OpenGLError: if this machine cannot draw; it says what to install.
     """
     spec = environment_spec(task) if isinstance(task, str) else task
     known_render_mode(render_mode)
@@ -195,14 +195,14 @@ def _full(short: str) -> str:
 
 
 def _not_installed(task: str, source: object, error: Exception) -> ModuleNotFoundError:
-    """What to do about a missing package, if `source`, a module or an entry point, belongs to one of our extras."""
+    """The advice for a missing package, if `source`, a module or an entry point, belongs to one of our extras."""
     extra = next((extra for package, extra in _EXTRAS.items() if str(source).startswith(package)), None)
     advice = "install that package" if extra is None else install(extra)
     return ModuleNotFoundError(f"{task} needs a package that is not installed ({error}): {advice}")
 
 
 def _parameters(spec: EnvSpec) -> set[str]:
-    """The keyword arguments of an environment; where its class hands others on, `**options`, those of its bases too."""
+    """The keyword arguments of an environment; if its class passes on `**options`, its bases' arguments too."""
     if spec.entry_point is None:
         raise ValueError(f"{spec.id} is registered without an entry point")
     try:
@@ -222,7 +222,7 @@ def _parameters(spec: EnvSpec) -> set[str]:
 
 
 def _view(spec: EnvSpec, takes: set[str], camera: int | str | None, rendering: str) -> dict[str, Any]:
-    """`camera` and `rendering` as the environment calls them."""
+    """`camera` and `rendering` under the environment's names."""
     options: dict[str, Any] = {}
     if camera is not None:
         name = "camera" if "camera" in takes else "camera_name" if isinstance(camera, str) else "camera_id"
@@ -275,7 +275,7 @@ def _wrapped(
 
 
 class _Foreign(gym.Wrapper[Any, Any, Any, Any]):
-    """Another package's environment: plain rewards and flags, no `info`, and seeds that old generators take too."""
+    """Another package's environment: plain rewards and flags, no `info`, and seeds that old generators also accept."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, _ = self.env.reset(seed=None if seed is None else seed % 2**31, options=options)
@@ -287,7 +287,7 @@ class _Foreign(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _in_unit_box(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """With continuous actions mapped affinely from [-1, 1] to the environment's own bounds, never past them."""
+    """Maps continuous actions affinely from [-1, 1] to the environment's own bounds, and clips them there."""
     space = env.action_space
     if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.floating):
         return env
@@ -303,8 +303,8 @@ def _in_unit_box(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 
 
 def _channel_axis(space: gym.Space[Any]) -> int | None:
-    """The axis that holds the 1 or 3 channels of the pictures in an observation space, 2 for those without one; None
-    for a space of anything else."""
+    """The channel axis of pictures with 1 or 3 channels in an observation space, 2 for pictures without one; None for
+    other spaces."""
     if not isinstance(space, Box) or space.dtype != np.uint8 or len(space.shape) not in (2, 3):
         return None
     if space.low.any() or (space.high != 255).any():
@@ -317,7 +317,7 @@ def _channel_axis(space: gym.Space[Any]) -> int | None:
 
 
 def _square(env: gym.Env[Any, Any], image_size: int) -> gym.Env[Frames, Any]:
-    """With pictures (3, image_size, image_size) for the environment's own."""
+    """Resizes the environment's pictures to (3, image_size, image_size)."""
     space = env.observation_space
     axis = _channel_axis(space)
     if axis is None or space.shape is None:
@@ -334,7 +334,7 @@ def _square(env: gym.Env[Any, Any], image_size: int) -> gym.Env[Frames, Any]:
 
 
 class _AgentView(gym.Wrapper[Frames, Any, Frames, Any]):
-    """Renders, beside the environment's picture if it draws one, the newest frame of the observation."""
+    """Renders the newest frame of the observation, beside the environment's picture if it draws one."""
 
     _observation: Frames
 

@@ -1,4 +1,4 @@
-"""OpenGL without a screen: which backend, whether there is a GPU, what to do when nothing opens, fewer triangles."""
+"""OpenGL without a screen: the backend, the search for a GPU, advice when OpenGL fails, and fewer triangles."""
 
 import itertools
 import math
@@ -26,15 +26,15 @@ class OpenGLError(RuntimeError):
 
 
 def default_to_egl() -> None:
-    """Choose EGL, which needs no screen, where neither `MUJOCO_GL` nor a display says otherwise.
+    """Choose EGL, which needs no screen, without `MUJOCO_GL` and without a display.
 
-    dm_control reads the variable when it is first imported, and without a display picks a backend that aborts
-    the process; so `import rlrep.envs` calls this. Where dm_control came first it is too late, and nothing changes.
+    dm_control reads the variable at its first import, and without a display picks a backend that aborts the process; so
+    `import rlrep.envs` calls this function. If dm_control was imported first, it is too late, and nothing changes.
     """
     if sys.platform == "linux" and "DISPLAY" not in os.environ and "dm_control" not in sys.modules:
         os.environ.setdefault("MUJOCO_GL", "egl")
-    # Mesa's software renderer then draws in the calling thread: its own threads do not survive the fork of Gymnasium's
-    # process environments, which would wait for them for ever, and small pictures are not drawn faster by them.
+    # Mesa's software renderer then draws in the calling thread. Its own threads do not survive the fork of Gymnasium's
+    # process environments, which would wait for them for ever; and they do not draw small pictures faster.
     os.environ.setdefault("LP_NUM_THREADS", "0")
 
 
@@ -49,7 +49,7 @@ def has_gpu() -> bool:
 
 @contextmanager
 def opening_opengl() -> Iterator[None]:
-    """Turn whatever the OpenGL stack raises while it opens into an `OpenGLError` that says what to do."""
+    """Convert all errors of the OpenGL stack while it opens to an `OpenGLError` that says what to do."""
     try:
         yield
     except Exception as error:  # drivers, PyOpenGL and MuJoCo each have their own kinds of error
@@ -62,7 +62,7 @@ def opening_opengl() -> Iterator[None]:
 
 _SLICES, _STACKS = 28, 16  # MuJoCo's own: triangles around a round shape, and rings of them from pole to pole
 _POLAR_STACK = 5  # of the 8 from the equator to a pole: from here a sphere has only half as many slices
-_CYLINDER_RINGS = 2  # in place of `_STACKS`; one would move the light, which OpenGL computes at the corners
+_CYLINDER_RINGS = 2  # replaces `_STACKS`; with one, the light would change, which OpenGL computes at the corners
 _DISPLAY_LISTS = 8  # in a MuJoCo context, in this order: sphere, its upper half, its lower half, cylinder, tube, 3 more
 
 _Ring = tuple[float, float, float, float, int]  # radius, height, the normal's two components, slices to a triangle
@@ -71,12 +71,12 @@ _Ring = tuple[float, float, float, float, int]  # radius, height, the normal's t
 def draw_fewer_triangles(context: Any) -> None:
     """Redefine the round shapes of a MuJoCo rendering context, which must be current, with half the triangles.
 
-    Without a GPU a frame's time is mostly that of its triangles, each of which is drawn four times: mirrored in the
-    floor, into the shadow map, unlit and lit. MuJoCo spends most where they show least, along straight cylinders and
-    near the poles of spheres, and its `numstacks` and `numslices` would take them from the outline as well.
+    Without a GPU, triangles take most of a frame's time. Each is drawn four times: mirrored in the floor, into the
+    shadow map, unlit and lit. MuJoCo uses most triangles where they are least visible, along straight cylinders and
+    near the poles of spheres. Its options `numstacks` and `numslices` would also remove triangles from the outline.
 
-    A context laid out in an unknown way, by another version of MuJoCo, stays as it is. Texture coordinates are left
-    out: on round shapes these tasks have no textures, and the sky has its own.
+    A context with an unknown layout, of another MuJoCo version, does not change. Texture coordinates are left out:
+    round shapes have no textures in these tasks, and the sky has its own coordinates.
     """
     if context.rangeBuiltin != _DISPLAY_LISTS:
         return
@@ -92,7 +92,7 @@ def draw_fewer_triangles(context: Any) -> None:
         tube,
     )
     GL.glPushClientAttrib(GL.GL_CLIENT_VERTEX_ARRAY_BIT)
-    GL.glBindBuffer(GL.GL_ARRAY_BUFFER, 0)  # a model with a skin leaves its own bound
+    GL.glBindBuffer(GL.GL_ARRAY_BUFFER, 0)  # a model with a skin leaves its own buffer bound
     for display_list, rings in enumerate(shapes, context.baseBuiltin):
         corners = _triangles(rings)
         GL.glInterleavedArrays(GL.GL_N3F_V3F, 0, corners)

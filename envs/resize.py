@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 
 class AreaResize:
-    """Pictures (C, height, width) uint8 to (C, new_height, new_width) uint8.
+    """Resizes pictures (C, height, width) uint8 to (C, new_height, new_width) uint8.
 
-    Each new pixel is the mean of what it covers. The aspect ratio is not kept: nothing is cut off and nothing is added.
+    Each new pixel is the mean of the area that it covers. The aspect ratio may change: nothing is cut off or added.
 
     Args:
         height, width: of the pictures, in pixels.
@@ -22,7 +22,7 @@ class AreaResize:
         self._columns = _covered(width, new_width)
 
     def __call__(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        # As products with two matrices, which would be nearly all zeros, it took five times as long.
+        # Products with two matrices, which are mostly zeros, took five times as long.
         channels, (height, width) = len(picture), self._new_size
         short = np.zeros((channels, height, picture.shape[2]), np.float32)
         for row, share in self._rows:

@@ -1,4 +1,4 @@
-"""Environments side by side, in this process or each in one of its own, which never wait for ever."""
+"""Environments side by side, in this process or in separate processes, which never block for ever."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rlrep.envs.arguments import at_least
 from rlrep.envs.make import environment_spec, make_env
 from rlrep.envs.workers import PATIENCE, EnvironmentDied, Line, spawning, work
 
-_STARTING = 5  # times as long as an answer, a process may take to start: it imports a simulator
+_STARTING = 5  # a process may take this many times longer to start than to answer: it imports a simulator
 
 _warned_of_few_processors = False
 
@@ -35,31 +35,31 @@ def make_vector_env(
 ) -> InProcessVectorEnv | ProcessVectorEnv:
     """Environments side by side, with Gymnasium's vector interface.
 
-    They run in this process, one after another, or in a process each, which hand observations over in shared
-    memory; what they compute is the same, bit for bit. An episode that ends is followed at once by the next
-    (autoreset mode `SAME_STEP`): its last observation is in `infos["final_obs"]`. Environment i is seeded by
-    `seed` and i, so `reset()` needs no seed.
+    They run in this process, one after another, or each in its own process, which passes observations in shared memory.
+    The results are the same, bit for bit. When an episode ends, the next one starts at once (autoreset mode
+    `SAME_STEP`); its last observation is in `infos["final_obs"]`. `seed` and i seed environment i, so `reset()` needs
+    no seed.
 
-    `step(actions)` is `step_async(actions)` and `step_wait()`; between the two this process is free, while the others
-    simulate and draw.
+    `step(actions)` is `step_async(actions)` and `step_wait()`; between the two calls, this process is free while the
+    others simulate and draw.
 
     The processes are spawned, so that they inherit neither threads nor OpenGL, and do not import the program's
-    `__main__`. They end with this process, however it ends, and Ctrl-C in a terminal reaches this process only.
+    `__main__`. They end when this process ends for any reason, and Ctrl-C in a terminal reaches only this process.
 
     Args:
         task: as in `make_env`.
         num_envs: at least 1.
         seed: of the run, at least 0.
-        processes: True for a process each, even for a single environment; False for none. None means a process
-            each where there are several.
+        processes: True gives each environment a process, even a single one; False gives none. None uses processes only
+            for several environments.
         timeout: seconds without an answer after which a process counts as dead; its start may take five times as long.
-            Time in which this process itself is stopped does not count.
+            Time while this process itself is stopped does not count.
         options: of `make_env`, `noise` among them.
 
     Raises:
         ValueError: if `num_envs`, `seed` or `timeout` is too small; and whatever `make_env` raises.
-        EnvironmentDied: if a process ended while it started. Every method but `close` raises it, too, as soon
-            as it needs a process that has ended, and from then on.
+        EnvironmentDied: if a process ended while it started. Every method except `close` also raises it when it needs a
+            process that has ended, and from then on.
 
     Warns:
         RuntimeWarning: once, if there are more environment processes than processors for this process.
@@ -68,7 +68,7 @@ def make_vector_env(
     if not timeout > 0:
         raise ValueError(f"timeout is {timeout}; expected seconds, more than 0")
     seeds = [np.random.SeedSequence([seed, i]).generate_state(1, np.uint64).item() for i in range(num_envs)]
-    # A process that is spawned has not imported what registered the id.
+    # A spawned process has not imported the package that registered the id.
     makers = [partial(make_env, environment_spec(task), seed=env_seed, **options) for env_seed in seeds]
     if processes is None:
         processes = num_envs > 1
@@ -81,7 +81,7 @@ def make_vector_env(
 class InProcessVectorEnv(SyncVectorEnv):
     """Gymnasium's `SyncVectorEnv` with a step in two halves.
 
-    It steps when it is waited for: by then a learner may have given a GPU its work.
+    It steps in `step_wait`: before that, a learner can start work on a GPU.
     """
 
     _actions: npt.NDArray[Any] | None = None
@@ -97,7 +97,7 @@ class InProcessVectorEnv(SyncVectorEnv):
         self._actions = np.array(actions)
 
     def step_wait(self) -> Any:
-        """End it; returns as `step`."""
+        """End the step; returns the results of `step`."""
         actions, self._actions = self._actions, None
         if actions is None:
             raise gym.error.NoAsyncCallError("no step has begun: call step_async() first", "step")
@@ -127,7 +127,7 @@ class ProcessVectorEnv(AsyncVectorEnv):
             raise
 
     def _check_spaces(self) -> None:
-        """What Gymnasium does first when the processes have been started."""
+        """Gymnasium calls this first after the start of the processes."""
         self._surroundings.close()
         names = [f"environment {i} ({self._task}, process {process.pid})" for i, process in enumerate(self.processes)]
         started = zip(self.parent_pipes, self.processes, names, strict=True)

@@ -1,4 +1,4 @@
-"""ViZDoom seen through its pixels: the scenarios Basic and Defend the Center."""
+"""ViZDoom with pixel observations: the scenarios Basic and Defend the Center."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _UNIT = 512.0  # map units
 _FULL_HEALTH = 100.0
 _BASIC_AMMO = 50.0  # rounds at the start
 _DEFEND_AMMO = 26.0
-_MONSTERS = 5  # as many as Defend the Center keeps alive
+_MONSTERS = 5  # the number that Defend the Center keeps alive
 _HEIGHTS = {120: "RES_160X120", 240: "RES_320X240", 480: "RES_640X480", 960: "RES_1280X960"}
 
-# Run in the engine's process before the engine. Without it, one whose parent is killed would wait for ever, and keep
-# the parent's output open; and Ctrl-C in a terminal would end it under its parent's hands.
+# Runs in the engine's process before the engine. Without it, an engine whose parent is killed would wait for ever and
+# keep the parent's output open, and Ctrl-C in a terminal would end the engine while its parent uses it.
 _PREPARE = """
 import ctypes, os, sys
 if sys.platform == "linux":
@@ -50,26 +50,27 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
       with 26 rounds. Each one killed brings 1; the player's death costs 1 and is the end. 2100 tics at most.
 
     Observations are uint8 `(frame_stack * 3, image_size, image_size)`, RGB, the oldest frame first; a reset
-    repeats the first frame. A frame is all of the engine's 4:3 picture, made square. Actions are 0, 1 and 2, in the
+    repeats the first frame. A frame is the engine's whole 4:3 picture, made square. Actions are 0, 1 and 2, in the
     order above. An action is held for `action_repeat` tics, or until the episode ends; the reward is the sum over them.
 
-    The time limit truncates; a real end terminates. The engine shows nothing of what follows a real end, so that the
-    last frame and state of such an episode repeat those before. What follows `reset(seed=s)` is a pure function of `s`
-    and the actions, bit for bit, on one machine.
+    The time limit truncates; a real end terminates. The engine shows nothing after a real end, so the last frame and
+    state of such an episode repeat the previous ones. After `reset(seed=s)`, everything is a pure function of `s` and
+    the actions, bit for bit, on one machine.
 
     `info["simulator_steps"]` counts the tics in this episode. `info["state"]` is the latent state, float32 `(S,)`;
     `state_names` names its entries. Lengths are in units of 512 map units (the room of Basic is about 1 wide, a new
     monster of Defend the Center 1.5 away), velocities in such units per second; ammunition and health, which no
     picture shows, are shares of what an episode starts with.
 
-    - "basic": `player_y`, `player_velocity_y` and `monster_y` along the wall, positive to the left, and `ammo`. A
-      monster that is dying stays where it was.
+    - "basic": `player_y`, `player_velocity_y` and `monster_y` along the wall, positive to the left, and `ammo`. A dying
+      monster keeps its position.
     - "defend_the_center": the player's place `player_x`, `player_y`, and direction `player_sin`, `player_cos`; `ammo`,
-      `health`; and for the five nearest monsters, the nearest first, `monster<i>_present` (0 or 1; with 0, all of it is
-      0), the sine and cosine of its direction from the player's line of sight, positive to the left, and its distance.
+      `health`; and for the five nearest monsters, the nearest first, `monster<i>_present` (0 or 1; with 0, all its
+      values are 0), the sine and cosine of its direction from the player's line of sight, positive to the left, and its
+      distance.
 
-    The engine is another process. It leaves no files in the working folder, and on Linux it ends with this process,
-    however that ends.
+    The engine is a separate process. It leaves no files in the working folder, and on Linux it always ends with this
+    process.
 
     Args:
         scenario: one of `SCENARIOS`.
@@ -77,8 +78,8 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
         action_repeat: tics an action is held, at least 1.
         frame_stack: frames in an observation, at least 1.
         render_mode: "rgb_array" for `render()`, the newest frame as uint8 `(render_size, render_size, 3)`.
-        render_size: height and width of that picture in pixels, at least 8; it is made of what the engine draws for the
-            observation, and so no sharper.
+        render_size: height and width of that picture in pixels, at least 8; it is made from the observation's picture,
+            and so not sharper.
 
     Raises:
         ValueError: for an unknown scenario or render mode, or a number out of range.
@@ -137,7 +138,7 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
-        """Start an episode; with a seed, everything that follows depends on it alone."""
+        """Start an episode; with a seed, everything that follows depends only on the seed."""
         super().reset(seed=seed)
         self._game.set_seed(int(self.np_random.integers(2**32, dtype=np.uint32)))
         self._game.new_episode()
@@ -199,7 +200,7 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
 
 
 class _Scenario(NamedTuple):
-    """What the entries of a scenario's state are called, and how vizdoom's `GameState` and the state before tell it."""
+    """The names of a scenario's state entries, and their values from vizdoom's `GameState` and the previous state."""
 
     state_names: tuple[str, ...]
     read_state: Callable[[Any, npt.NDArray[np.float32]], list[float]]
@@ -231,7 +232,7 @@ def _defend_state(now: Any, before: npt.NDArray[np.float32]) -> list[float]:
 
 def _player_and_monsters(now: Any) -> tuple[Any, list[Any]]:
     player = next(thing for thing in now.objects if thing.category == "Self")
-    return player, [thing for thing in now.objects if thing.category == "Monster"]  # the dead are none
+    return player, [thing for thing in now.objects if thing.category == "Monster"]  # dead ones do not count
 
 
 _BASIC_NAMES = ("player_y", "player_velocity_y", "monster_y", "ammo")
@@ -257,7 +258,7 @@ def _resolution(image_size: int) -> tuple[int, str]:
 
 
 def _start_game(scenario: str, resolution: str) -> tuple[Any, int]:
-    """A running `vizdoom.DoomGame`, which knows no time limit, and the scenario's limit in tics."""
+    """A running `vizdoom.DoomGame` without a time limit, and the scenario's limit in tics."""
     if importlib.util.find_spec("vizdoom") is None:
         raise ModuleNotFoundError(f"vizdoom is not installed: {install('theory')}")
     import vizdoom
@@ -273,7 +274,7 @@ def _start_game(scenario: str, resolution: str) -> tuple[Any, int]:
     game.set_window_visible(False)
     game.set_doom_config_path(os.devnull)
     engine = Path(vizdoom.__file__).parent / "vizdoom"
-    with tempfile.TemporaryDirectory(prefix="rlrep-vizdoom-") as folder:  # the engine makes a folder where it starts
+    with tempfile.TemporaryDirectory(prefix="rlrep-vizdoom-") as folder:  # the engine creates a folder at its start
         launcher = Path(folder) / "launch"
         command = shlex.join([sys.executable, "-ISc", _PREPARE, str(engine)])
         launcher.write_text(f'#!/bin/sh\ncd {shlex.quote(folder)} && exec {command} "$@"\n')
@@ -281,5 +282,5 @@ def _start_game(scenario: str, resolution: str) -> tuple[Any, int]:
         game.set_vizdoom_path(str(launcher))
         game.init()
     for memory in Path("/dev/shm").glob(f"ViZDoom*{game.get_instance_id()}"):
-        memory.unlink()  # both processes have it open; else it would stay if they were killed
+        memory.unlink()  # both processes have it open; otherwise it would stay after a kill
     return game, limit

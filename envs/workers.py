@@ -1,4 +1,4 @@
-"""The processes that environments run in: how they start, how they die, and how long we wait for them."""
+"""The processes of environments: how they start and end, and how long we wait for them."""
 
 import os
 import signal
@@ -18,27 +18,27 @@ import gymnasium as gym
 from gymnasium.vector.async_vector_env import _async_worker
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-LOOK_EVERY = 1.0  # seconds between looks at whether the process that we wait for lives
-PATIENCE = 5.0  # seconds that a process gets to end by itself
+LOOK_EVERY = 1.0  # seconds between two checks that the process is alive
+PATIENCE = 5.0  # seconds that a process has to end by itself
 
 
 class EnvironmentDied(RuntimeError):
     """The process of an environment has ended, or no longer answers.
 
-    The message says whose it is, and how it ended: by a signal, a code, an exception, or in silence. The exception's
-    traceback, where there is one, is shown as the cause.
+    The message names the environment, and says how the process ended: by a signal, a code, an exception, or without an
+    answer. The exception's traceback, if any, is shown as the cause.
     """
 
 
 class LastWords(NamedTuple):
-    """What a process that an exception ends says of it: text alone, as not every exception can be sent."""
+    """A process's report of the exception that ends it; only text, because not every exception can be sent."""
 
     error: str
     trace: str
 
 
 class Line:
-    """This process's end of the pipe to a worker, which raises `EnvironmentDied` in place of waiting for ever.
+    """This process's end of the pipe to a worker; it raises `EnvironmentDied` instead of waiting for ever.
 
     Args:
         pipe, process: of the worker.
@@ -46,7 +46,7 @@ class Line:
         timeout: seconds without an answer.
 
     Attributes:
-        obituary: how the worker died, once that is known.
+        obituary: how the worker died, once known.
     """
 
     def __init__(self, pipe: Connection, process: BaseProcess, name: str, timeout: float) -> None:
@@ -77,18 +77,18 @@ class Line:
         return answer
 
     def _wait(self) -> None:
-        """Until there is an answer."""
+        """Waits for an answer."""
         waited = 0.0
         while not self._pipe.poll(look := min(LOOK_EVERY, self.timeout - waited)):
-            # Where a third process inherited the other end, the pipe alone would not tell.
+            # If a third process inherited the other end, the pipe alone would not show it.
             if not self._process.is_alive() and not self._pipe.poll():
                 raise EOFError
-            waited += look  # not by the clock: this process may have been stopped as well
+            waited += look  # counts checks, not time: this process may have been stopped too
             if waited >= self.timeout:
                 raise self._died(f"has not answered for {self.timeout:g} s: {silence(self._process.pid)}")
 
     def _ended(self) -> EnvironmentDied:
-        with suppress(EOFError, OSError):  # it may have said why before it ended
+        with suppress(EOFError, OSError):  # it may have reported the reason before it ended
             while self._pipe.poll():
                 if isinstance(answer := self._pipe.recv(), LastWords):
                     return self._died(f"died: {answer.error}")
@@ -101,7 +101,7 @@ class Line:
 
 
 def silence(process: int | None) -> str:
-    """What the kernel says of a process that is silent, where it can be asked."""
+    """The kernel's state of a process that does not answer, if available."""
     with suppress(OSError, IndexError):
         if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "Tt":
             return f"it is stopped; `kill -CONT {process}` would have let it go on"
@@ -114,7 +114,7 @@ def ending(exit_code: int | None) -> str:
         return "it closed its pipe"
     if exit_code >= 0:
         return f"exited with code {exit_code}"
-    name = next((each.name for each in signal.Signals if each == -exit_code), "unnamed")  # as real-time signals are
+    name = next((each.name for each in signal.Signals if each == -exit_code), "unnamed")  # such as real-time signals
     hint = ": often the kernel's out-of-memory killer" if name == "SIGKILL" else ""
     return f"killed by signal {-exit_code} ({name}){hint}"
 
@@ -128,8 +128,8 @@ def work(
     error_queue: Any,
     *options: Any,
 ) -> None:
-    """Gymnasium's worker, which reports an exception in `maker` too, all through one pipe."""
-    parent_pipe.close()  # this process's copy, which would keep the pipe open when the parent has ended
+    """Gymnasium's worker; it also reports an exception in `maker`, and uses one pipe for everything."""
+    parent_pipe.close()  # this process's copy, which would keep the pipe open after the parent's end
     errors: Any = SimpleNamespace(put=partial(report, pipe))
     try:
         _async_worker(index, maker, pipe, parent_pipe, observations, errors, *options)
@@ -138,9 +138,9 @@ def work(
 
 
 def report(pipe: Connection, error: tuple[int, type[BaseException], BaseException, str]) -> None:
-    """Ends a worker by an exception, without a word where the parent has ended.
+    """Ends a worker after an exception; silently if the parent has ended.
 
-    Gymnasium's worker does this before it sends that it failed.
+    Gymnasium's worker calls it before it reports its failure.
     """
     _, kind, value, trace = error
     with suppress(ConnectionError):
@@ -150,11 +150,11 @@ def report(pipe: Connection, error: tuple[int, type[BaseException], BaseExceptio
 
 @contextmanager
 def spawning() -> Iterator[None]:
-    """Start processes inside with one thread each, out of reach of Ctrl-C, and without the program's `__main__`.
+    """Start processes inside with one thread each, shielded from Ctrl-C, and without the program's `__main__`.
 
-    They need nothing of it, and a training program's would cost each of them a PyTorch: seconds, and 250 MB.
+    They do not need `__main__`, and a training program's would load PyTorch in each of them: seconds, and 250 MB.
     """
-    resource_tracker.ensure_running()  # starting it inside would unblock the signal
+    resource_tracker.ensure_running()  # if it started inside, it would unblock the signal
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     main, variables = sys.modules["__main__"], {name: os.environ.get(name) for name in ONE_THREAD}
     sys.modules["__main__"] = ModuleType("__main__")
@@ -165,4 +165,4 @@ def spawning() -> Iterator[None]:
         for name, value in variables.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         sys.modules["__main__"] = main
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # one that was pressed acts here
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a Ctrl-C from inside acts here

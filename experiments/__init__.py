@@ -13,7 +13,7 @@ _EXTRA = ("hydra", "gymnasium", "dm_control", "av", "matplotlib", "tqdm")
 
 
 def _obstacle() -> str | None:
-    """What keeps the commands from starting, with what to do; None if nothing does."""
+    """The reason why the commands cannot start, with advice; None if they can."""
     missing = [name for name in _EXTRA if find_spec(name) is None]
     if missing:
         return f"the commands need {' and '.join(missing)}, which the extra `train` brings: {install('train')}"
@@ -21,14 +21,14 @@ def _obstacle() -> str | None:
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C needs no traceback, which Python shows otherwise while modules are imported."""
+    """Hides the traceback of Ctrl-C, which Python would show while modules are imported."""
     if issubclass(kind, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
 
-if sys.argv[:1] == ["-m"]:  # as `python -m` has it while it looks for the module
+if sys.argv[:1] == ["-m"]:  # the value during `python -m`, while it searches the module
     sys.excepthook = _report
     if obstacle := _obstacle():
         sys.exit(f"error: {obstacle}")

@@ -1,13 +1,13 @@
 """Measures how fast everything is, on this machine, in one run: python -m rlrep.experiments.benchmark
 
-Prints one table, with ratios, and writes a JSON list of rows (out=benchmark.json), anew after each measured point.
+Prints one table, with ratios, and rewrites a JSON list of rows (out=benchmark.json) after each measured point.
 
     python -m rlrep.experiments.benchmark update agent=taco batch=256 out=taco.json
 
-measures one thing alone: update, act, replay, rendering, loop or roofline. Options, each with a comma list where more
-than one makes sense:
+measures only one thing: update, act, replay, rendering, loop or roofline. Options, some with a comma list:
 
     agent=drqv2,taco,sac,sac+taco,mrq   batch=64,256,1024   path=fast,eager,sb3   update=separate,joint   device=auto
+    reference=FOLDER   TACO's own update beside ours, from a clone of https://github.com/FrankZheng2022/TACO
     image_size=84   channels=32   task=...   num_envs=...   threads=...
     seconds=...    time for each measured point     minutes=...    for all; what does not fit is listed as left out
 """

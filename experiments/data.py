@@ -1,4 +1,4 @@
-"""What offline data hold, and from one format to another.
+"""Shows the content of offline data, and converts formats.
 
 python -m rlrep.experiments.data info PATH: format, episodes, returns, actions, provenance, and a picture of frames
 python -m rlrep.experiments.data convert SRC DST --format vd4rl_84
@@ -17,8 +17,9 @@ from rlrep.data.transition_files import check_target
 from rlrep.experiments.files import as_path
 from rlrep.experiments.results.runs import as_finite
 from rlrep.experiments.run.inspection import convert, info
+from rlrep.experiments.run.log import reading
 
-# What messages of the library call the command's options.
+# The library's names for the command's options, as in its messages.
 OPTIONS = {
     "skip_corrupt=True": "--skip-corrupt",
     "frame_channels=": "--frame-channels=",
@@ -93,18 +94,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if source_format is None:
                 raise ValueError("options of a format need its name, too, such as lerobot")
             source_format = make_format(source_format, options=dict(options.format_options))
-        files = TransitionFiles(
-            options.source,
-            options.skip_corrupt,
-            channels_last=options.channels_last,
-            frame_channels=options.frame_channels,
-            format=source_format,
-        )
-        if options.command == "info":
-            info(files, options.picture)
-        else:
-            known = {name: getattr(options, name) for name in ("task", "level", "random_return", "expert_return")}
-            convert(files, options.target, options.format, known)
+        with reading(options.source) as progress:
+            files = TransitionFiles(
+                options.source,
+                options.skip_corrupt,
+                channels_last=options.channels_last,
+                frame_channels=options.frame_channels,
+                format=source_format,
+                progress=progress,
+            )
+            if options.command == "info":
+                info(files, options.picture)
+            else:
+                known = {name: getattr(options, name) for name in ("task", "level", "random_return", "expert_return")}
+                convert(files, options.target, options.format, known)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         message = f"error: {error}"
         for name, option in OPTIONS.items():

@@ -1,4 +1,4 @@
-"""Scores a run's checkpoint, or the random policy: python -m rlrep.experiments.evaluate RUN --episodes 20"""
+"""Evaluates a run's checkpoint, or the random policy: python -m rlrep.experiments.evaluate RUN --episodes 20"""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rlrep.experiments.files import as_path, check_writable, write_atomically
 from rlrep.experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError
 from rlrep.experiments.run.device import resolve_device
 from rlrep.experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, write_video
+from rlrep.experiments.run.log import PATIENCE, Progress
 from rlrep.experiments.run.names import import_modules
 from rlrep.experiments.run.offline_config import load
 from rlrep.experiments.run.options import ConfigError, refusals
@@ -66,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 policy, trained_for = checkpoint_policy(config, checkpoint, env)
                 name = f"{config.agent['name']} after {trained_for}"
-            evaluation = evaluate(policy, env, options.episodes, film=True)
+            with closing(Progress(f"evaluating {name}", options.episodes, 0, "episode", PATIENCE)) as progress:
+                evaluation = evaluate(policy, env, options.episodes, film=True, told=progress.advance)
         with refusals():
             write_returns(folder / f"{stem}.csv", evaluation)
             write_video(video, evaluation.film, evaluation.frames_per_second)
@@ -78,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{config.task}, {name}: return {row['episode_return']:.1f} ± {row['episode_return_std']:.1f} over "
         f"{row['episodes']} episodes ({row['episode_return_min']:.1f} to {row['episode_return_max']:.1f}); {video}"
     )
+    if not (options.random or (folder / "random.csv").exists()):
+        print("next: the same command with --random, to compare with")
     return 0
 
 

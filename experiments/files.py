@@ -1,4 +1,4 @@
-"""Writing files so that a kill or a full disk never leaves half of one."""
+"""Writes files so that a kill or a full disk never leaves an incomplete file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-# Of a file that is being written, with the number of the process that writes it.
+# The name of an unfinished file, with the number of its process.
 TEMPORARY = re.compile(r"\..+\.partial-(\d+)", re.DOTALL)
 
 
 def as_path(text: str) -> Path:
     """An argument of a command that is a file or folder."""
-    from rlrep import arguments  # with torch, which takes a second or two to import
+    from rlrep import arguments  # it imports torch, which takes a second or two
 
     try:
         return arguments.as_path(text)
@@ -33,15 +33,15 @@ class FolderInUse(OSError):
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes a folder and holds it for this process; a lock ends with its process, however that ends. Files that
-    processes were killed in the middle of writing are removed first, and at the end a folder that nothing was put in.
-    On a file system without locks it is not held, with a warning.
+    """Makes a folder and locks it for this process; the lock always ends with its process. First removes unfinished
+    files of killed processes; at the end removes the folder if it is empty. Without locks in the file system, warns and
+    does not lock.
 
     Raises:
         FolderInUse: if another process holds it.
         OSError: if it can't be made; the message says what to do.
     """
-    from rlrep.data.locks import InUse, held  # takes a second to import, and most that write files need no lock
+    from rlrep.data.locks import InUse, held  # takes a second to import, and most writers of files need no lock
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Removes what is left of files that were being written by processes that have ended, sub-folders included."""
+    """Removes unfinished files of ended processes, including sub-folders."""
     for path in folder.rglob(".*"):
         found = TEMPORARY.fullmatch(path.name)
         if found is not None and not is_running(int(found[1])):
@@ -74,7 +74,7 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether there is another process of that number: this one has its number since it started."""
+    """Whether another process has this number; this process's own number does not count."""
     try:
         os.kill(process, 0)
     except (OverflowError, ProcessLookupError):
@@ -99,7 +99,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes a folder if it is not there, and writes in it, before the work is done whose result goes there.
+    """Makes a folder if necessary, and checks before long work that its result can be written there.
 
     Raises:
         OSError: if that is not possible, naming the folder.
@@ -112,7 +112,7 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Gives errors of the operating system the name of the file; those of writing have none."""
+    """Adds the file's name to system errors; errors of writing have none."""
     try:
         yield
     except OSError as error:
@@ -125,13 +125,13 @@ class CsvLog:
     """A table that grows by a row at a time; columns may join later.
 
     Args:
-        path: of the file; what it holds is kept, up to `until`.
-        until: rows with a later `counter` are dropped: they were written after the checkpoint that a run resumes from,
-            and will be written again.
-        counter: the column that tells when a row was written.
+        path: of the file; its rows up to `until` stay.
+        until: rows with a later `counter` are dropped: the run wrote them after the checkpoint that it resumes from,
+            and will repeat them.
+        counter: the column with the time of a row.
 
     Raises:
-        ValueError: if the file at `path` is no such table.
+        ValueError: if the file at `path` is not such a table.
     """
 
     def __init__(self, path: Path, until: int | None = None, counter: str = "frame") -> None:
@@ -143,7 +143,7 @@ class CsvLog:
         self._rewrite()
 
     def append(self, row: dict[str, Any]) -> None:
-        """Adds a row: the counter and whatever else was measured."""
+        """Adds a row: the counter and all measured values."""
         row = {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
         self.rows.append(row)
         new = [name for name in row if name not in self.columns]
@@ -160,7 +160,7 @@ class CsvLog:
             raise
 
     def _read(self, until: int) -> None:
-        """Line by line, so that a stray quote can't swallow the lines after it."""
+        """Reads line by line, so that a stray quote does not join the following lines."""
         number = 1
         try:
             complete = self.path.read_text(encoding="utf-8").rpartition("\n")[0]  # a kill may cut the last line short
@@ -170,7 +170,7 @@ class CsvLog:
                     self.columns = values
                     continue
                 row = dict(zip(self.columns, values, strict=True))
-                numbers = [float(value) for value in values if value]  # each, before it is believed
+                numbers = [float(value) for value in values if value]  # checks each value before its use
                 if numbers and int(row[self.counter]) <= until:
                     self.rows.append(row)
         except (KeyError, ValueError, csv.Error) as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from rlrep.experiments.run.command import start, tell
+from rlrep.experiments.run.command import evaluation, start, tell
 from rlrep.experiments.run.offline_config import OfflineConfig
 
 
@@ -20,7 +20,7 @@ from rlrep.experiments.run.offline_config import OfflineConfig
 def main(composed: DictConfig) -> None:
     from rlrep.experiments.run.offline import train_offline
 
-    tell(train_offline, composed, OfflineConfig)
+    tell(train_offline, composed, OfflineConfig, evaluation)
 
 
 if __name__ == "__main__":

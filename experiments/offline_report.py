@@ -1,6 +1,6 @@
 """Offline runs in one table and one picture: python -m rlrep.experiments.offline_report RUN [RUN ...] --out FOLDER
 
-A run is the folder of a finished rlrep.experiments.offline; a folder of runs stands for all runs in it.
+A run is the folder of a finished rlrep.experiments.offline; a folder of runs means all runs in it.
 """
 
 from __future__ import annotations

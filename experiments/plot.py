@@ -1,7 +1,7 @@
 """Learning curves: `python -m rlrep.experiments.plot RUN [RUN ...] --group agent --out curve.png`.
 
-A run is a folder with `config.yaml` and `eval.csv`; a folder of runs stands for all runs in it, and a table that this
-command wrote for its curves. Runs with the same label are seeds of one curve: their mean, with its 95 % t interval.
+A run is a folder with `config.yaml` and `eval.csv`; a folder of runs means all runs in it, and a table of this command
+means its curves. Runs with the same label are seeds of one curve: their mean, with its 95 % t interval.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from rlrep.experiments.run.pretrain_config import PretrainConfig
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="pretrain")
 def main(composed: DictConfig) -> None:
-    from rlrep.experiments.run.pretraining import pretrain
+    from rlrep.experiments.run.pretraining import pretrain, training
 
-    tell(pretrain, composed, PretrainConfig)
+    tell(pretrain, composed, PretrainConfig, training)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A long study: `python -m rlrep.experiments.study experiments/reports/dmc100k/study.yaml`.
 
-Makes the runs of a protocol that are missing, one process a core, in runs/NAME/ARM/TASK/seed_N. What a finished run
-measured is kept beside the protocol, and the report is drawn anew. Stopped or killed, the same command continues.
+Makes the missing runs of a protocol, one process per core, in runs/NAME/ARM/TASK/seed_N. Stores each finished run's
+evaluations beside the protocol, and rewrites the report. After a stop or a kill, the same command continues.
 """
 
 from __future__ import annotations

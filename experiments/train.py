@@ -10,7 +10,7 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from rlrep.experiments.run.command import start, tell
+from rlrep.experiments.run.command import evaluation, start, tell
 from rlrep.experiments.run.train_config import TrainConfig
 
 
@@ -18,7 +18,7 @@ from rlrep.experiments.run.train_config import TrainConfig
 def main(composed: DictConfig) -> None:
     from rlrep.experiments.run.online import train
 
-    tell(train, composed, TrainConfig)
+    tell(train, composed, TrainConfig, evaluation)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Which methods survive which noise: `python -m rlrep.experiments.video_theory`, or `make theory`.
 
 Reruns the question of *Towards Principled Representation Learning from Videos for RL* (arXiv 2403.13765): encoders are
-trained on videos, probed, frozen, and used by PPO. Every cell (a method, a noise, a seed) is a file in OUT/cells; what
-is there is not run again, so that the study can be stopped and resumed. At its end it reports on all that is there.
+trained on videos, probed, frozen, and used by PPO. Every cell (a method, a noise, a length of training, a seed) is a
+file in OUT/cells. Existing cells are not run again, so that the study can be stopped and resumed. At its end it reports
+on all cells.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m rlrep.experiments.video_theory", description="Which methods survive which noise."
     )
-    parser.add_argument("studies", nargs="*", default=["core"], help=f"of {', '.join(STUDIES)}; core by default")
+    parser.add_argument("studies", nargs="*", default=["tour"], help=f"of {', '.join(STUDIES)}; tour by default")
     parser.add_argument("--seeds", type=int, default=1, help="each with a map of its own; verdicts need several")
     parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; by default, those of the predictions")
     parser.add_argument("--out", type=as_path, default=Path("runs/theory"), help="folder of cells, pictures and report")

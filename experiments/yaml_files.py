@@ -1,4 +1,4 @@
-"""Configurations that others wrote, read as plain values and compared."""
+"""Reads untrusted configurations as plain values, and compares them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class UnusableYaml(ValueError):
 
 
 def read_yaml(path: Path, resolve: bool = True) -> dict[str, Any]:
-    """The mapping in a YAML file, which may be anybody's.
+    """The mapping in an untrusted YAML file.
 
-    Aliases are refused, since nested ones unpack without bound. A value `${key}` stands for the plain value of a key of
-    the same file; other interpolations are refused, since resolvers such as `${oc.env:X}` read what is not in the file.
-    Without `resolve` all of them stay texts, which OmegaConf must not get.
+    Aliases are refused, because nested aliases unpack without bound. A value `${key}` means the plain value of a key of
+    the same file; other interpolations are refused, because resolvers such as `${oc.env:X}` read data outside the file.
+    Without `resolve`, all interpolations stay texts, which OmegaConf must not get.
 
     Raises:
         OSError: if it can't be opened.
         UnusableYaml: if it is not a regular file, larger than 128 KiB, nested deeper than 40 levels, with null bytes,
-            not YAML or no mapping.
+            not YAML, or not a mapping.
     """
     about = path.stat()
     if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
@@ -52,7 +52,7 @@ def read_yaml(path: Path, resolve: bool = True) -> dict[str, Any]:
 
 
 def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`: names as they are typed in overrides."""
+    """Converts `{"a": {"b": 1}}` to `{"a.b": 1}`, the names in overrides."""
     out: dict[str, Any] = {}
     for name, value in nested.items():
         out |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -62,7 +62,7 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def differences(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], free: Iterable[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two configurations differ, and the values of both; `free` ones do not count."""
+    """The settings that differ between two configurations, with both values, without `free` ones."""
     new, old, ignored = flat(ours), flat(theirs), set(free)
     return {
         name: (new.get(name), old.get(name))

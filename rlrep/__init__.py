@@ -1,6 +1,6 @@
 """Contrastive representation learning for visual reinforcement learning.
 
-What is named here is imported when it is used first, so that `rlrep.envs`, whose processes need no PyTorch, is light.
+Each name is imported at its first use, so that processes of `rlrep.envs` do not load PyTorch.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""Actions, and sequences of them, to latent actions."""
+"""Encoders of actions and of action sequences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def action_spec(action_space: Any) -> tuple[int, bool]:
 
 
 class ActionEncoder(nn.Module):
-    """An action to a latent action u, TACO's φ: Linear(A, 64) → Tanh → Linear(64, latent_dim).
+    """Encodes an action as a latent action u, TACO's φ: Linear(A, 64) → Tanh → Linear(64, latent_dim).
 
     Input: (..., A) float32 in [-1, 1] for continuous actions, (...,) int64 in 0..A-1 for discrete ones (read as one-hot
     vectors, so that the first layer is a table). Output: (..., latent_dim) float32.
@@ -56,7 +56,7 @@ class ActionEncoder(nn.Module):
 
 
 class ActionSequenceEncoder(nn.Module):
-    """K latent actions to one vector: concatenate, then Linear(U·K, U·K) → LayerNorm → Tanh.
+    """Encodes K latent actions as one vector: concatenate, then Linear(U·K, U·K) → LayerNorm → Tanh.
 
     Input: (B, K, U) float32. Output: (B, K·U) float32 in (-1, 1).
 

@@ -1,4 +1,4 @@
-"""The checks of numbers and paths that users give."""
+"""Checks numbers and paths that users give."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SEVERAL = ("Sequence[int]", "tuple[int, ...]")
 
 
 def whole(name: str, value: Any) -> int:
-    """A whole number of any type, NumPy's for one, as Python's.
+    """Converts a whole number of any type, such as NumPy's, to Python's int.
 
     Raises:
-        ValueError: for other values; truth values and floats are no whole numbers.
+        ValueError: for other values; booleans and floats are not whole numbers.
     """
     if not isinstance(value, bool):
         try:
@@ -35,10 +35,10 @@ def whole(name: str, value: Any) -> int:
 
 
 def real(name: str, value: Any) -> float:
-    """A number of any type as Python's float.
+    """Converts a number of any type to Python's float.
 
     Raises:
-        ValueError: for other values; truth values and texts are no numbers.
+        ValueError: for other values; booleans and texts are not numbers.
     """
     if not isinstance(value, bool | str | bytes):
         try:
@@ -49,7 +49,7 @@ def real(name: str, value: Any) -> float:
 
 
 def checked_numbers(function: F) -> F:
-    """Lets a function check its arguments that are annotated as numbers, and gives it Python's.
+    """A decorator that checks arguments annotated as numbers, and converts them to Python's numbers.
 
     Annotations are ``int``, ``float``, those of `rlrep.bounds`, ``… | None``, and ``Sequence[int]``. Numbers without
     bounds are greater than 0.
@@ -65,7 +65,7 @@ def checked_numbers(function: F) -> F:
         try:
             bound = signature.bind(*given, **named)
         except TypeError:
-            return function(*given, **named)  # whose own error it is
+            return function(*given, **named)  # raises its own error
         for name, value in bound.arguments.items():
             if name in kinds:
                 bound.arguments[name] = kinds[name](name, value)
@@ -75,10 +75,10 @@ def checked_numbers(function: F) -> F:
 
 
 def as_path(value: str | Path) -> Path:
-    """A path as users give it; `~` is the home, if there is one.
+    """A user's text as a path; `~` is the home folder, if it exists.
 
     Raises:
-        ValueError: for one with a null byte, which no file can have in its name.
+        ValueError: for a path with a null byte, which no file name can have.
     """
     if "\0" in os.fspath(value):
         raise ValueError(f"a path can't hold a null byte, got {str(value)!r}")
@@ -86,7 +86,7 @@ def as_path(value: str | Path) -> Path:
 
 
 def kind_of(annotation: Any) -> Callable[[str, Any], Any] | None:
-    """The check that an annotation asks for, of an argument's name and value; None if it is not of numbers."""
+    """The check for an annotation, a function of an argument's name and value; None if it annotates no number."""
     if annotation in SEVERAL:
         return several
     word, _, rest = str(annotation).partition(" | ")
@@ -107,7 +107,7 @@ def within(allowed: Bounds, parse: Callable[[str, Any], float], optional: bool, 
 
 
 def several(name: str, values: Any) -> tuple[int, ...]:
-    """Whole numbers, each as `whole` has it.
+    """Several whole numbers, each converted by `whole`.
 
     Raises:
         ValueError: for anything else.

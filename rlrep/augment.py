@@ -24,13 +24,13 @@ def shift(observation: Tensor, offset: Tensor, pad: int) -> Tensor:
         raise ValueError(f"pad must be less than the image's side, got {pad} for shape {tuple(observation.shape)}")
     move = offset - pad
     if observation.device.type == "cpu" and observation.dtype == torch.uint8 and not torch.compiler.is_compiling():
-        pixels = observation.contiguous(memory_format=torch.channels_last)  # what convolutions want; copied faster, too
+        pixels = observation.contiguous(memory_format=torch.channels_last)  # fast for convolutions, and fast to copy
         return torch.from_numpy(_shift_by_slices(pixels.numpy(), move.tolist()))
     return _shift_by_index(observation, move)
 
 
 def _shift_by_index(images: Tensor, move: Tensor) -> Tensor:
-    """Each image moved by its (dx, dy): every pixel gathered at once, as accelerators like it."""
+    """Each image moved by its (dx, dy): gathers every pixel at once, which is fast on a GPU."""
     batch_size, _, height, width = images.shape
     rows = (torch.arange(height, device=move.device) + move[:, 1:]).clamp_(0, height - 1)
     columns = (torch.arange(width, device=move.device) + move[:, :1]).clamp_(0, width - 1)
@@ -39,7 +39,7 @@ def _shift_by_index(images: Tensor, move: Tensor) -> Tensor:
 
 
 def _shift_by_slices(images: np.ndarray, moves: list[list[int]]) -> np.ndarray:
-    """Each image moved by its (dx, dy): one copy of what stays in sight, then the edges; no padded image is made."""
+    """Each image moved by its (dx, dy): copies what stays visible, then the edges, without a padded image."""
     height, width = images.shape[-2:]
     out = np.empty_like(images)
     for image, target, (dx, dy) in zip(images, out, moves, strict=True):
@@ -60,8 +60,8 @@ def _shift_by_slices(images: np.ndarray, moves: list[list[int]]) -> np.ndarray:
 class RandomShift(nn.Module):
     """DrQ's random shift: each image moves by up to `pad` pixels in x and y, edges replicated (arXiv 2107.09645).
 
-    Input and output: (B, C, H, W), any type; one shift a sample, the same for its stacked frames, drawn afresh at each
-    call from torch's global generator.
+    Input and output: (B, C, H, W), any type. Each call draws one shift per sample, the same for its stacked frames,
+    from torch's global generator.
 
     Args:
         pad: pixels, at most; 0 leaves images as they are.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What a number may be."""
+    """The range that a number must be in."""
 
     above: float | None = None
     least: float | None = None
@@ -30,7 +30,7 @@ class Bounds:
 
     @property
     def bounds(self) -> str:
-        """In words; empty without any."""
+        """The bounds in words; empty without bounds."""
         words = {"greater than": self.above, "at least": self.least, "less than": self.below, "at most": self.most}
         return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
 
@@ -45,7 +45,7 @@ Rate = Annotated[float, Bounds(above=0, most=1)]
 
 
 def of(hint: Any, otherwise: Bounds | None = None) -> Bounds:
-    """Those in an annotation, `NonNegative` or ``int | None``; `otherwise` for numbers without bounds, or > 0."""
+    """The bounds in an annotation, `NonNegative` or ``int | None``; without any, `otherwise`, by default > 0."""
     parts = [each for part in (hint, *get_args(hint)) for each in (part, *getattr(part, "__metadata__", ()))]
     declared = [each for each in parts if isinstance(each, Bounds)]
     return declared[0] if declared else otherwise or (Bounds(least=1) if int in parts else Bounds(above=0))

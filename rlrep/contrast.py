@@ -25,11 +25,11 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(local: Tensor, all_ranks: bool = True) -> tuple[Tensor, int]:
-    """The rows of all ranks, and where this rank's begin: (B, D) to (R·B, D) and r·B.
+    """Gathers the rows of all ranks, and says where this rank's rows begin: (B, D) to (R·B, D) and r·B.
 
-    Every rank must bring as many rows. The gradient of a row is the sum over the losses of all ranks, so that, once the
-    ranks' parameter gradients are averaged, they equal those of one process on the joined batch. Without
-    torch.distributed, or with `all_ranks=False`, `local` itself and 0.
+    Every rank must give the same number of rows. The gradient of a row is the sum over the losses of all ranks. So the
+    average of the ranks' parameter gradients equals the gradient of one process on the joined batch. Without
+    torch.distributed, or with `all_ranks=False`, the result is `local` itself and 0.
     """
     if not (all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized()):
         return local, 0
@@ -56,9 +56,9 @@ def info_nce(
         key: (B, D) float; row i is the positive of query i.
         temperature: τ > 0.
         all_ranks: under torch.distributed, whether the keys of all ranks are negatives: then every rank must call this,
-            with as many rows.
+            with the same number of rows.
         reduction: "mean", or "none" for each row's own term.
-        group: (B,) int64 of each row, if only rows of its own group are to be its negatives; the same on all ranks.
+        group: (B,) int64, each row's group, if only rows of its own group are its negatives; the same on all ranks.
 
     Returns:
         The loss, a scalar or (B,), and the accuracy: the share of rows whose positive has the largest logit, detached.
@@ -71,11 +71,11 @@ def info_nce(
 
 
 def info_nce_of(logits: Tensor, first: int = 0, reduction: str = "mean") -> tuple[Tensor, Tensor]:
-    """`info_nce` of similarities that the caller computes.
+    """`info_nce` with similarities from the caller.
 
     Args:
         logits: (B, N) of queries and keys, divided by the temperature.
-        first: which key is the positive of query 0; that of query i is i further.
+        first: the index of query 0's positive key; query i has the key `first` + i.
         reduction: as of `info_nce`.
     """
     labels = torch.arange(first, first + len(logits), device=logits.device)

@@ -1,8 +1,8 @@
 """Encoders on disk: ``config.json`` holds the constructor's arguments, ``model.safetensors`` the weights.
 
-Each file has a checksum of what it says, so that a changed bit is noticed and each can be replaced on its own. Folders
-of rlrep 0.1.0 without a format number have none; they are read as well, if every entry, shape and number is as it must
-be.
+Each file has a checksum of its content, so that a changed bit is detected and each file can be replaced separately.
+Folders of rlrep 0.1.0 without a format number have no checksums; they are read too, if every entry, shape and number is
+valid.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FORMAT = 1
 MAX_CONFIG_BYTES = 10_000
 # Encoders that come with this package: rlrep://NAME is a folder in this one.
 SHIPPED, SHIPPED_FOLDER = "rlrep://", Path(__file__).parent / "pretrained"
-# Arguments that older folders do not name, and what they were then.
+# Arguments that older folders lack, with their values at that time.
 ADDED = {"activation": "relu"}
 
 
@@ -46,15 +46,15 @@ def place_of(encoder: str | Path) -> Path:
 
 
 def write_encoder(folder: Path, options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Writes both files aside, then renames them.
+    """Writes both files under temporary names, then renames them.
 
     Args:
-        folder: exists.
-        options: the constructor's arguments, as JSON can hold them.
+        folder: an existing folder.
+        options: the constructor's arguments, in JSON's types.
         weights: the state dictionary, float32.
 
     Raises:
-        ValueError: for weights of another type, or that are not finite.
+        ValueError: for weights of another type, and for weights that are not finite.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     for name, value in tensors.items():
@@ -81,16 +81,16 @@ def write_encoder(folder: Path, options: Mapping[str, Any], weights: Mapping[str
 
 
 def read_encoder(folder: Path, build: Callable[..., Encoder], names: Iterable[str], **changes: Any) -> Encoder:
-    """The encoder that `write_encoder` put into `folder`.
+    """Reads the encoder that `write_encoder` wrote to `folder`.
 
     Args:
         build: the encoder's class.
-        names: of its arguments, exactly those that the folder must hold.
-        changes: arguments that replace those in the folder, and leave the weights' shapes as they are.
+        names: of the class's arguments; the folder must hold exactly these.
+        changes: arguments that replace those in the folder, without changing the weights' shapes.
 
     Raises:
         FileNotFoundError: without such a folder, or one of the two files.
-        ValueError: for anything else than what `write_encoder` wrote.
+        ValueError: if `write_encoder` did not write the content of the files.
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
@@ -107,7 +107,7 @@ def read_encoder(folder: Path, build: Callable[..., Encoder], names: Iterable[st
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{folder / CONFIG} describes no encoder ({_first_line(error)}): save it again") from error
     weights = _read_weights(folder / WEIGHTS, expected, has_checksum)
-    with torch.random.fork_rng([]):  # the initialisation is replaced, so its random numbers do not count
+    with torch.random.fork_rng([]):  # the weights are replaced, so the initialisation must not use up random numbers
         encoder = build(**arguments)
     encoder.load_state_dict(weights)
     return encoder

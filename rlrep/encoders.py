@@ -1,4 +1,4 @@
-"""Pixels to features and back."""
+"""Encoders of pixels to features, and a decoder back."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def xavier_init(module: nn.Module) -> None:
 
 
 def flat(features: Tensor) -> Tensor:
-    """Features (B, D) float32 of a feature map (B, C, h, w), see `PixelEncoder.encode_view`; features as they are."""
+    """Flattens a map (B, C, h, w) of `PixelEncoder.encode_view` to (B, D) float32; leaves features unchanged."""
     return features.flatten(1).float() if features.ndim == 4 else features
 
 
 class FeatureLinear(nn.Linear):
-    """A linear layer that also reads feature maps as the convolutions leave them.
+    """A linear layer that also reads the convolutions' feature maps directly.
 
     Input: features (…, in_features); or a map (B, C, h, w) with C·h·w = in_features, channels-last, of any precision.
-    A map of 39,200 features is neither reordered nor cast: the weight is, which has fewer rows, and the product has the
-    map's precision. Output: (…, out_features) in the weight's type. Parameters are those of ``nn.Linear``.
+    The layer does not reorder or cast a map of 39,200 features; it does so with the weight, which has fewer rows. The
+    product has the map's precision. Output: (…, out_features) in the weight's type. The parameters are ``nn.Linear``'s.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def supports_bfloat16(device: torch.device | str) -> bool:
 
 
 class _Layers(NamedTuple):
-    """The convolutions of an encoder: of each its stride, and the precision, memory layout and activation of all."""
+    """The convolutions of an encoder: the stride of each, and the precision, memory layout and activation of all."""
 
     strides: tuple[int, ...]
     dtype: torch.dtype
@@ -116,12 +116,12 @@ def convolve(
     Args:
         pixels: (B, C, H, W) in 0..255, of any type.
         parameters: weight and bias of each convolution in turn, float32.
-        layers: what they are.
-        fused: let oneDNN make the ReLU inside the convolution, which spares a large batch a pass longer than the
-            convolution. Only for what is finite (oneDNN's ReLU of nan is 0) and needs no gradient.
+        layers: their strides, precision, layout and activation.
+        fused: let oneDNN compute the ReLU inside the convolution. In a large batch, a separate ReLU takes longer than
+            the convolution. Only for finite pixels (oneDNN's ReLU of nan is 0) that need no gradient.
 
     Returns:
-        What each convolution reads, and at the end the last one's output; and their weights.
+        The input of each convolution, followed by the last output; and the convolutions' weights.
     """
     # Two steps: a cast that also moves the channels takes twice as long on the CPU.
     maps = [pixels.to(layers.dtype).contiguous(memory_format=layers.layout)]
@@ -144,10 +144,10 @@ def convolve(
 
 
 class _FusedConvolutions(torch.autograd.Function):
-    """`convolve` with `fused`, for pixels that need no gradient, to the last map.
+    """The last map of `convolve` with `fused`, for pixels that need no gradient.
 
-    One node of the graph: as nodes of their own the casts of weights and gradients take as long as a convolution of a
-    small image.
+    This is one node of the graph: the casts of weights and gradients, as separate nodes, take as long as a convolution
+    of a small image.
     """
 
     @staticmethod
@@ -168,7 +168,8 @@ class _FusedConvolutions(torch.autograd.Function):
             return None, None, *_plain_gradients(pixels, parameters, layers, grad, wanted)
         gradients: list[Tensor | None] = [None] * len(wanted)
         for i in reversed(range(wanted.index(True) // 2, count)):
-            # A flattened map has its gradient in another order than the map, and two orders in one loop are slow.
+            # The gradient of a flattened map has another memory order than the map, and two orders in one loop are
+            # slow.
             grad = grad.contiguous(memory_format=layers.layout)
             if layers.activation == "relu":
                 grad = torch.ops.aten.threshold_backward(grad, maps[i + 1], 0)
@@ -181,7 +182,7 @@ class _FusedConvolutions(torch.autograd.Function):
             )
             of_weight = of_weight.to(parameters[2 * i].dtype, memory_format=torch.contiguous_format)
             of_bias = of_bias.to(parameters[2 * i].dtype)
-            if i == 0:  # back through what `convolve` does to these two
+            if i == 0:  # the gradient of what `convolve` does to these two
                 of_weight = of_weight / 255 - 0.5 * of_bias[:, None, None, None]
             gradients[2 * i : 2 * i + 2] = of_weight, of_bias
         return None, None, *gradients
@@ -190,7 +191,7 @@ class _FusedConvolutions(torch.autograd.Function):
 def _plain_gradients(
     pixels: Tensor, parameters: Sequence[Tensor], layers: _Layers, grad: Tensor, wanted: Sequence[bool]
 ) -> list[Tensor | None]:
-    """The gradients of `parameters` that are wanted, with a graph of their own."""
+    """The wanted gradients of `parameters`, with a graph for second gradients."""
     maps, _ = convolve(pixels, parameters, layers, fused=False)
     chosen = [parameter for parameter, needed in zip(parameters, wanted, strict=True) if needed]
     found = iter(torch.autograd.grad(maps[-1], chosen, grad, create_graph=True))
@@ -198,7 +199,7 @@ def _plain_gradients(
 
 
 def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN has the convolution with the ReLU inside, and is fast at it."""
+    """Whether oneDNN has a fast convolution with the ReLU inside."""
     return (
         device.type == "cpu"
         and not torch.compiler.is_compiling()
@@ -211,14 +212,14 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
     """The convolutional encoder of DrQ-v2 (arXiv 2107.09645): `x / 255 - 0.5`, then four 3×3 convolutions with ReLU.
 
     Input: (…, C, H, W) uint8 in 0..255. Output: (…, repr_dim) float32; `repr_dim` is 39 200 for (9, 84, 84), 32
-    channels and the default strides. Share a trained one with ``encoder.save_pretrained(folder)`` (safetensors and a
-    JSON configuration, both with checksums) and `from_pretrained`.
+    channels and the default strides. Share a trained encoder by ``encoder.save_pretrained(folder)`` (safetensors
+    and a JSON configuration, both with checksums) and `from_pretrained`.
 
     Args:
         observation_shape: (C, H, W) of the stacked frames; with the default strides H and W are at least 17.
         channels: filters of every convolution.
         precision: "float32", or "bfloat16" for the convolutions alone: parameters and output stay float32.
-        strides: of the convolutions, one each. (2, 2, 2, 2) makes features of few dimensions at less cost.
+        strides: one per convolution. (2, 2, 2, 2) is cheaper and gives features of few dimensions.
         out_dim: size of the features: Linear → LayerNorm follows the convolutions. None leaves them as they are.
         activation: after each convolution: "relu", or "elu" as in MR.Q (arXiv 2501.16142).
 
@@ -249,7 +250,8 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         if len(observation_shape) != 3 or observation_shape[0] < 1 or min(observation_shape[1:]) < smallest:
             raise ValueError(
                 f"observation_shape must be (channels, height, width) with at least {smallest} pixels a side, "
-                f"got {tuple(observation_shape)}"
+                f"got {tuple(observation_shape)}; rlrep.envs.make_env(ID, image_size=84) gives them from any Gymnasium "
+                f"environment"
             )
         for name, choice, known in (
             ("precision", precision, list(PRECISIONS)),
@@ -285,7 +287,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments that build such an encoder; a subclass keeps its own as attributes of their names."""
+        """The keyword arguments that rebuild this encoder; a subclass stores its own as attributes of their names."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -299,15 +301,15 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
 
         Args:
             pretrained_model_name_or_path: its folder; ``rlrep://NAME`` for one that comes with this package, such as
-                ``rlrep://cheetah_run_noisy``; or ``hf://OWNER/NAME`` for one on the Hugging Face Hub, which nothing
-                else asks.
-            precision: as of `PixelEncoder`; the saved one's if None.
+                ``rlrep://cheetah_run_noisy``; or ``hf://OWNER/NAME`` for one on the Hugging Face Hub. Only this prefix
+                contacts the Hub.
+            precision: see `PixelEncoder`; None keeps the saved one.
             hub_options: of ``huggingface_hub.snapshot_download``: `revision`, `token`, `cache_dir` and so on.
 
         Raises:
             FileNotFoundError: if the folder, its configuration or its weights do not exist.
-            ValueError: if they were not written by ``save_pretrained``, or changed since: a missing or unknown entry, a
-                shape or number that can't be, a checksum that does not match.
+            ValueError: if they were not written by ``save_pretrained``, or changed since: a missing or unknown entry,
+                an impossible shape or number, a checksum mismatch.
         """
         place = str(pretrained_model_name_or_path)
         if place.startswith(HUB):
@@ -326,10 +328,10 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         return height, width
 
     def encode_view(self, observation: Tensor, augment: Callable[[Tensor], Tensor]) -> Tensor:
-        """Features of an augmented view for a `FeatureLinear` or `flat` to read: the map of the last convolution, or
-        what the head makes of it.
+        """Features of an augmented view, for a `FeatureLinear` or `flat` to read: the last convolution's map, or the
+        head's output.
 
-        One function, so that a compiler can make one pass of what comes before the convolutions.
+        One function, so that a compiler can fuse all steps before the convolutions into one pass.
         """
         return self(augment(observation), as_map=True)
 
@@ -337,8 +339,8 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         """Features (…, repr_dim) float32 of pixels (…, C, H, W) in 0..255.
 
         Args:
-            as_map: return the last convolution's output (B, channels, h, w) as it is, channels-last and in `precision`;
-                an encoder with a head returns the head's output all the same.
+            as_map: return the last convolution's output (B, channels, h, w) unchanged, channels-last and in
+                `precision`; an encoder with a head still returns the head's output.
         """
         if not isinstance(observation, Tensor):
             raise TypeError(f"pixels must be a tensor, got {type(observation).__name__}: use torch.as_tensor(pixels)")
@@ -357,11 +359,11 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         return features if as_map else flat(features)
 
     def feature_map(self, pixels: Tensor) -> Tensor:
-        """The last convolution's output (B, channels, h, w) float32 of pixels (B, C, H, W) in 0..255, head or not."""
+        """The last convolution's output (B, channels, h, w) float32 of pixels (B, C, H, W) in 0..255, no head."""
         return self._convolve(pixels).float()
 
     def _check_scale(self, pixels: Tensor) -> None:
-        """Refuses pixels that were scaled to 1 already; looks at the first batch of floats alone, for speed."""
+        """Refuses pixels that are already scaled to 0..1; checks only the first batch of floats, for speed."""
         busy = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
         if busy or (pixels.is_cuda and torch.cuda.is_current_stream_capturing()):
             return
@@ -379,7 +381,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         for convolution in self.convolutions:
             assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
             parameters += convolution.weight, convolution.bias
-        transformed = torch._C._are_functorch_transforms_active()  # vmap knows no channels-last, and no fused function
+        transformed = torch._C._are_functorch_transforms_active()  # vmap supports neither
         layout = torch.contiguous_format if transformed else torch.channels_last
         layers = _Layers(self.strides, PRECISIONS[self.precision], layout, self.activation)
         if transformed or pixels.requires_grad or not can_fuse(pixels.device, layers.dtype) or not finite(parameters):
@@ -396,7 +398,7 @@ def finite(tensors: Sequence[Tensor]) -> bool:
 
 
 def to_unit_scale(pixels: Tensor) -> Tensor:
-    """uint8 pixels on the scale that encoders and decoders work in: pixels / 255 - 0.5, float32."""
+    """Scales uint8 pixels for encoders and decoders: pixels / 255 - 0.5, float32."""
     return pixels.float().div_(255).sub_(0.5)
 
 
@@ -408,13 +410,13 @@ def to_pixels(images: Tensor) -> Tensor:
 class PixelDecoder(nn.Module):
     """Features (B, in_dim) to an image (B, C, H, W) float32 on the encoder's scale, pixels / 255 - 0.5.
 
-    One hidden layer gives `channels` values for each patch of 4×4 pixels, from which the patch is a linear function,
-    the same everywhere. On a CPU that takes half the time of transposed convolutions.
+    One hidden layer gives `channels` values for each patch of 4×4 pixels. The patch is a linear function of these
+    values, the same everywhere. On a CPU this takes half the time of transposed convolutions.
 
     Args:
         in_dim: size of the features.
         image_shape: (C, H, W); H and W at least 16 and divisible by 4.
-        channels: values of a patch; 16·C can show any patch.
+        channels: values per patch; 16·C values can represent any patch.
 
     Raises:
         ValueError: for another height or width.
@@ -446,8 +448,8 @@ class PixelDecoder(nn.Module):
     def error(self, features: Tensor, image: Tensor) -> Tensor:
         """Mean squared error against images (B, C, H, W) uint8, on the encoder's scale; a scalar.
 
-        The patches are compared where they are: laid out as an image, and back for the gradient, they make an update
-        of `ForwardModel` 1.15 times slower on a CPU.
+        The patches are compared without forming an image: to reorder them, and back for the gradient, would make an
+        update of `ForwardModel` 1.15 times slower on a CPU.
         """
         rows, columns, _ = self.grid
         fours = image.contiguous().view(torch.int32)  # a patch's row, (B, C, H, columns)

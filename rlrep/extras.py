@@ -1,4 +1,4 @@
-"""What users do about a package that is missing."""
+"""The command that installs a missing package."""
 
 import json
 import shlex
@@ -8,12 +8,12 @@ from urllib.parse import unquote, urlparse
 
 
 def install(extra: str) -> str:
-    """The command that installs one of this project's extras, from any folder: it says where the project came from."""
+    """The command that installs one of this project's extras, from any folder: it names the project's origin."""
     return f"run `pip install {_requirement(extra)}`"
 
 
 def _requirement(extra: str) -> str:
-    """What pip is to install, as a shell takes it."""
+    """The requirement for pip, quoted for a shell."""
     clone = Path(__file__).resolve().parents[1]
     if (clone / "pyproject.toml").is_file():
         return f"-e {shlex.quote(f'{clone}[{extra}]')}"

@@ -1,4 +1,4 @@
-"""Embeddings that are kept while their encoder stands still."""
+"""A cache of embeddings, valid while their encoder does not change."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ NOBODY = torch.iinfo(torch.int64).min  # the name of no observation
 
 
 class KeptEmbeddings(nn.Module):
-    """Embeddings of observations by their names, each computed once until all are forgotten.
+    """A cache of observations' embeddings by name; each is computed once until the cache is cleared.
 
-    An observation goes to the place of its name modulo `size`, and drives out who was there. Checkpoints hold them.
+    An observation is stored at its name modulo `size`, and replaces the previous entry. Checkpoints hold the cache.
 
     Args:
-        size: how many there is room for; 4·`dim` bytes each. With 0 nothing is kept.
+        size: the number of entries, 4·`dim` bytes each. With 0 nothing is stored.
         dim: D, size of an embedding.
     """
 
@@ -30,8 +30,7 @@ class KeptEmbeddings(nn.Module):
 
     @torch.no_grad()
     def of(self, observation: Tensor, name: Tensor | None, embed: Callable[[Tensor], Tensor]) -> Tensor:
-        """Embeddings (B, D) without gradient; `embed` is asked for those of (B, …) whose name (B,) is new. Without
-        names, for all."""
+        """Embeddings (B, D) without gradient; `embed` computes those with a new name (B,), or all without names."""
         if name is None or not self.size:
             return embed(observation)
         place = name % self.size

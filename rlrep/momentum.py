@@ -12,7 +12,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def momentum_copy(module: M) -> M:
-    """A copy that no gradient reaches, to be moved by `ema_`."""
+    """A copy without gradients; `ema_` moves it."""
     return deepcopy(module).requires_grad_(False)
 
 
@@ -22,7 +22,7 @@ def ema_(target: nn.Module, online: nn.Module, rate: float) -> None:
 
     Args:
         target: a `momentum_copy` of `online`.
-        online: what is trained.
+        online: the trained module.
         rate: τ in [0, 1]; a momentum m is a rate of 1 - m.
     """
     torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), rate)

@@ -1,4 +1,4 @@
-"""Optimizers as everything here uses them."""
+"""The optimizer that the whole project uses."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import nn
 
 
 def adam(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float | None = None) -> torch.optim.Adam:
-    """Adam, or AdamW with a `weight_decay`, fused into one kernel where there is one, and fit for CUDA graphs; a
-    parameter named twice counts once, a frozen one not at all."""
+    """Adam, or AdamW with a `weight_decay`, fused into one kernel where possible, and usable in CUDA graphs.
+
+    A parameter that is given twice counts once, and a frozen parameter is left out.
+    """
     parameters = [parameter for parameter in dict.fromkeys(parameters) if parameter.requires_grad]
     kinds = {parameter.device.type for parameter in parameters}
     how: dict[str, Any] = dict(lr=lr, fused=kinds <= {"cpu", "cuda"}, capturable=kinds == {"cuda"})

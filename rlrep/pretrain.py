@@ -24,22 +24,22 @@ VALIDATION_SEED = 0
 
 
 class Pretrainer:
-    """Steps an objective and its encoder down the sum of its losses, and remembers the weights of the best validation.
+    """Minimises the sum of an objective's losses, and stores the weights of the best validation.
 
-    Validations are comparable: each draws the same pairs and the same augmentation, with dropout and running averages
-    off, and leaves the random stream of the training alone. Augmentation draws on torch's global generator: whoever
-    wants a resumed run to equal one that was not stopped saves that generator beside `state_dict`.
+    Validations are comparable: each draws the same pairs and the same augmentation, without dropout and running
+    averages, and does not change the training's random numbers. Augmentation uses torch's global generator: for an
+    exact resume, save that generator's state beside `state_dict`.
 
     Args:
-        objective: what to minimise, on the device to train on; its encoder is `objective.encoder`.
-        train: pairs to learn from.
+        objective: the objective to minimise, on the training device; its encoder is `objective.encoder`.
+        train: training pairs.
         validation: held-out pairs.
         steps: updates, at least 1.
         batch_size: pairs in an update, unless the objective has a `batch_size` of its own.
         lr: Adam's step size.
         validate_every: updates between two validations.
-        validation_batches: batches a validation takes the mean over.
-        patience: validations in a row without a better one after which training has finished; None never stops early.
+        validation_batches: batches that a validation averages over.
+        patience: training ends after this many validations in a row without a better one; None never stops early.
 
     Attributes:
         updates: made so far.
@@ -47,9 +47,9 @@ class Pretrainer:
         validation_start: state of `validation` that every validation starts from.
 
     Raises:
-        ValueError: for numbers that can't work, data of another shape, and data that can't serve the objective's
-            window, such as video where it reads actions; under torch.distributed, if the objective takes negatives from
-            all ranks, as each trains an encoder of its own here.
+        ValueError: for invalid numbers, data of another shape, and data that lack what the objective's window reads,
+            such as video without actions; under torch.distributed, if the objective takes negatives from all ranks,
+            because each rank trains a separate encoder here.
 
     Example:
         >>> train, validation = open_video("videos/").split()
@@ -89,17 +89,17 @@ class Pretrainer:
 
     @property
     def device(self) -> torch.device:
-        """The objective's."""
+        """The objective's device."""
         return next(self.objective.parameters()).device
 
     @property
     def finished(self) -> bool:
-        """Whether all updates are made, or `patience` is at its end."""
+        """Whether all updates are made, or `patience` is used up."""
         return self.updates >= self.steps or (self.patience is not None and self._stale >= self.patience)
 
     @property
     def validation_due(self) -> bool:
-        """Whether a validation belongs after the update that was made last."""
+        """Whether a validation must follow the last update."""
         return self.updates > 0 and (self.updates % self.validate_every == 0 or self.updates == self.steps)
 
     def step(self) -> dict[str, Tensor]:
@@ -123,12 +123,13 @@ class Pretrainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The mean of losses and metrics on held-out pairs, and `loss`, their sum; keeps the weights if it is the best.
+        """The mean of losses and metrics on held-out pairs, and `loss`, the losses' sum; stores the weights if it is
+        the best.
 
         Raises:
             FloatingPointError: if the loss is not finite.
         """
-        before = self.validation.state_dict()  # it may be what is trained on too
+        before = self.validation.state_dict()  # the training data may be the same object
         self.validation.load_state_dict(self.validation_start)
         self.objective.eval()
         devices = [self.device] if self.device.type == "cuda" else []
@@ -158,7 +159,7 @@ class Pretrainer:
             self.objective.load_state_dict(self._best)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on exactly, but for torch's generator."""
+        """All that a run needs for an exact resume, except torch's generator."""
         return {
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -170,7 +171,7 @@ class Pretrainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a state that `state_dict` gave."""
+        """Restores a state that `state_dict` returned."""
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.train.load_state_dict(state["train"])
@@ -182,7 +183,7 @@ class Pretrainer:
 
 @checked_numbers
 def pretrain(objective: Objective, train: Episodes, validation: Episodes, *, steps: int, **options: Any) -> Pretrainer:
-    """Trains to the end; the objective and its encoder hold the best validation's weights then.
+    """Trains to the end, and loads the best validation's weights into the objective and its encoder.
 
     Args:
         objective, train, validation, steps, options: see `Pretrainer`.

@@ -55,17 +55,17 @@ def probe(
     weight_decay: NonNegative = 1e-2,
     seed: Count = 0,
 ) -> float:
-    """How well a target can be read from frozen features: fitted on one part of the data, scored on the other.
+    """How well a probe predicts a target from frozen features: fitted on one part of the data, scored on the other.
 
-    The features are standardised, see `standardised`. Values are read by ridge regression, whose penalty has the least
-    error when each row of `train` is left out in turn; classes, and anything through a hidden layer, by full-batch
-    AdamW. A single score says nothing of its noise: see `probe_folds`.
+    The features are standardised, see `standardised`. Ridge regression predicts values; its penalty has the least
+    leave-one-out error on `train`. Full-batch AdamW trains the probe of classes, and any probe with a hidden layer. A
+    single score does not show its noise: see `probe_folds`.
 
     Args:
         train, test: (features, target): (N, D) float with (N,) int64 classes 0..C-1, or with (N, T) float values.
         hidden_dim: width of the hidden layer; None for a linear probe.
         steps, lr, weight_decay: of AdamW.
-        seed: of the first weights, where AdamW trains them.
+        seed: of the initial weights, if AdamW trains them.
 
     Returns:
         For classes the accuracy on the test, in 0..1. For values the mean over targets of R² = 1 - error / variance: 1
@@ -121,7 +121,7 @@ class ProbeScore(NamedTuple):
 
     Attributes:
         mean: of the scores.
-        std: their standard deviation (over folds - 1), what a single score may be off by.
+        std: their standard deviation (over folds - 1), the error of a single score.
         scores: one a fold.
     """
 
@@ -137,12 +137,12 @@ class ProbeScore(NamedTuple):
 def probe_folds(
     features: Tensor, target: Tensor, groups: Tensor | None = None, folds: Several = 5, seed: Count = 0, **options: Any
 ) -> ProbeScore:
-    """`probe` with its noise: the data are cut into `folds` parts at random, and each is the test once.
+    """`probe` with its noise: the data are split at random into `folds` parts, and each part is the test once.
 
     Args:
         features, target: as of `probe`, (N, D) and (N,) or (N, T).
-        groups: (N,) int64, rows of one group are in one part: the episode of each frame, as neighbouring frames are
-            almost equal. None for rows that are independent.
+        groups: (N,) int64; rows of one group are in one part. Use each frame's episode, because neighbouring frames are
+            almost equal. None for independent rows.
         folds: at least 2, at most the number of groups.
         seed: of the parts, and of `probe`.
         options: of `probe`.
@@ -169,11 +169,11 @@ def probe_folds(
 
 
 def standardised(features: Tensor, *others: Tensor) -> list[Tensor]:
-    """Features (N, D) with mean 0 and spread 1, and others by the same numbers.
+    """Scales features (N, D) to mean 0 and spread 1, and others by the same numbers.
 
     A feature that hardly varies in the first part, such as a unit that is almost never active, would be huge in the
-    others: its spread counts as at least a thousandth of the typical one, and values count as far as the first part's
-    range and once as much on either side. One that is constant there becomes 0 everywhere.
+    others. So its spread counts as at least a thousandth of the typical spread, and values are clipped to the first
+    part's range, extended by its length on either side. A feature that is constant there becomes 0 everywhere.
     """
     spread = features.std(0, unbiased=False)
     varying = spread[spread > 0]
@@ -188,7 +188,7 @@ def standardised(features: Tensor, *others: Tensor) -> list[Tensor]:
 def _ridge(features: Tensor, target: Tensor, test_features: Tensor) -> Tensor:
     """Predictions (M, T) of ridge regression on standardised features and targets.
 
-    The penalty of each target is the one of `PENALTIES` with the least leave-one-out error, which has a closed form:
+    Each target has the penalty of `PENALTIES` with the least leave-one-out error, which has a closed form:
     residual / (1 - leverage).
     """
     x, y = features.double(), target.double()
@@ -220,7 +220,7 @@ def _trained(
     weight_decay: float,
     seed: int,
 ) -> nn.Module:
-    """A readout of standardised features, without gradients from now on."""
+    """A trained readout of standardised features, frozen."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         readout = mlp(features.shape[1], [hidden_dim] if hidden_dim else [], out_dim).to(features.device)
@@ -248,10 +248,10 @@ def alignment(early: Tensor, late: Tensor) -> float:
 
 
 def uniformity(features: Tensor) -> float:
-    """log E exp(-2 ‖z_i - z_j‖²) over pairs i ≠ j on the unit sphere (arXiv 2005.10242): the lower the more spread out.
+    """log E exp(-2 ‖z_i - z_j‖²) over pairs i ≠ j on the unit sphere (arXiv 2005.10242): lower is more spread out.
 
     Args:
-        features: (N, D) float, N ≥ 2; a few thousand are enough, it takes N² distances.
+        features: (N, D) float, N ≥ 2; a few thousand are enough, as it computes N² distances.
 
     Raises:
         ValueError: for fewer than two rows.
@@ -287,13 +287,13 @@ def reconstruction(
     lr: float = 1e-3,
     seed: Count = 0,
 ) -> tuple[float, Tensor]:
-    """What can be drawn from frozen features: a decoder fitted on one part of the data, scored on the other.
+    """How well a decoder draws frames from frozen features: fitted on one part of the data, scored on the other.
 
     Args:
         train, test: (features, frames): (N, D) float and (N, C, H, W) uint8.
         channels: of the `PixelDecoder`.
         steps, batch_size, lr: of Adam.
-        seed: of the decoder's first weights and the batches.
+        seed: of the decoder's initial weights and the batches.
 
     Returns:
         The mean squared error on the test, on the scale pixels / 255; and its reconstructions, (N, C, H, W) uint8.

@@ -1,4 +1,4 @@
-"""Names that people type: of what the package knows, or import paths of their own classes."""
+"""Names that users type: registered names, or import paths of their own classes."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def import_module(name: str, typed: str, example: str = "my_package.my_file") ->
     """The module called `name`, which may register objectives, agents and environments.
 
     Args:
-        name: with dots.
-        typed: what asked for it, for messages.
-        example: of what could have been typed.
+        name: the module's name, with dots.
+        typed: what the user typed, for messages.
+        example: a valid import path, for messages.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is no such module.
     """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # a package that the module itself needs
+            raise  # the module itself needs a missing package
         raise ValueError(
             f"{typed}: there is no module {error.name!r} on the import path; start the command where the module can "
             f"be imported, or add its folder to PYTHONPATH"
@@ -52,19 +52,17 @@ def import_module(name: str, typed: str, example: str = "my_package.my_file") ->
 
 
 def find_class(kind: str, name: str, known: Mapping[str, type[T]], base: type[T]) -> type[T]:
-    """The class called `name`: one in `known`, or a class of one's own by its import path, ``package.module:Class``.
+    """The class called `name`: one in `known`, or the user's own class by its import path, ``package.module:Class``.
 
     Raises:
-        ValueError: for an unknown name or what is none, and for a path whose module, class or base is wrong: it says
-            which.
+        ValueError: for an unknown name, for a value that is not a name, and for a path whose module, class or base is
+            wrong: the error says which.
     """
     if not isinstance(name, str):
         raise ValueError(f"{kind} must be a name, got {name!r}")
     if ":" not in name:
         if name not in known and "." in name:
-            raise ValueError(
-                f"unknown {kind} {name!r}: a class of one's own is named with a colon, my_package.my_file:MyClass"
-            )
+            raise ValueError(f"unknown {kind} {name!r}: name your own class with a colon, my_package.my_file:MyClass")
         return look_up(kind, name, known)
     module_name, _, class_name = name.partition(":")
     module = import_module(module_name, f"{kind} {name!r}", "my_package.my_file:MyClass")
@@ -81,7 +79,7 @@ def find_class(kind: str, name: str, known: Mapping[str, type[T]], base: type[T]
 
 
 def check_options(kind: str, name: str, built: type, options: Iterable[str]) -> None:
-    """Refuses keyword arguments that a class does not take, with the nearest that it does.
+    """Refuses keyword arguments that a class does not take, and suggests the nearest valid names.
 
     Raises:
         ValueError: naming the option.
@@ -93,7 +91,7 @@ def check_options(kind: str, name: str, built: type, options: Iterable[str]) -> 
 
 
 def parameters_of(built: type) -> dict[str, inspect.Parameter]:
-    """The arguments of a class; where it hands others on, ``**options``, those of its base too."""
+    """The arguments of a class; if it passes ``**options`` to its base, the base's arguments too."""
     found: dict[str, inspect.Parameter] = {}
     for each in built.__mro__[:-1]:
         if "__init__" in vars(each):

@@ -12,21 +12,21 @@ from rlrep.arguments import whole
 __all__ = ["ANY_N_STEP", "Gap", "Offset", "Window"]
 
 ANY_N_STEP: Final = -1
-"""An `n_step` for learners that read the n-step reward of whatever n their owner uses."""
+"""An `n_step` for learners that use their owner's n."""
 
 
 def check_whole(made: Any, *names: str) -> None:
-    """Replaces the values of a frozen dataclass by whole numbers of Python's; refuses others."""
+    """Converts values of a frozen dataclass to Python's whole numbers; refuses other values."""
     for name in names:
         object.__setattr__(made, name, whole(name, getattr(made, name)))
 
 
 @dataclass(frozen=True)
 class Gap:
-    """A number of steps that is drawn anew for each row of a batch, k + `plus` with k in 1..`most`.
+    """A random number of steps, k + `plus` with k in 1..`most`; each row of a batch draws its own k.
 
-    All gaps of one batch with the same `most` and `linear` share one k a row, so that ``Gap(8)`` and ``Gap(8, plus=1)``
-    are two consecutive observations.
+    All gaps of one batch with the same `most` and `linear` share one k per row, so that ``Gap(8)`` and
+    ``Gap(8, plus=1)`` are two consecutive observations.
 
     Args:
         most: K ≥ 1.
@@ -53,7 +53,7 @@ class Gap:
 
     @property
     def drawn(self) -> Gap:
-        """The gap without `plus`: what shares its k."""
+        """The gap without `plus`; equal results share one k."""
         return Gap(self.most, linear=self.linear)
 
     def draw(self, rng: np.random.Generator, size: int) -> np.ndarray:
@@ -69,27 +69,28 @@ Offset = int | Gap
 
 
 def furthest(offset: Offset) -> int:
-    """The most steps that an offset can be."""
+    """The largest number of steps of an offset."""
     return offset.most + offset.plus if isinstance(offset, Gap) else offset
 
 
 @dataclass(frozen=True)
 class Window:
-    """What a learner reads around step t of an episode, as offsets in steps; whoever has data serves it.
+    """What a learner reads around step t of an episode, as offsets in steps; any data source serves it.
 
-    The observation at t belongs to every window. Its batches hold, under their plain names,
+    Every window contains the observation at t. Batches have these entries:
 
     - `observation`, `index`, and `action` where the data have actions;
     - with `n_step`: `discount` and the entries of `next`;
     - with `actions` = K: `action_sequence`, the actions at t, ..., t + K - 1;
     - with one entry in `observations`: `future_observation` and `gap`, the steps to it;
     - with `rewards` = T: (`sequence`, `reward`), (`sequence`, `terminated`) and (`sequence`, `valid`), (B, T, 1) each;
-    - with `names`: (`name`, …), (B,) int64, which observation is which, by its offset and "0": equal names are equal
-      observations of one store, for whoever keeps what was computed of them;
-    - with `episode`: `episode`, (B,) int64, a number of its own for each episode that rows are from.
+    - with `names`: (`name`, …), (B,) int64, a name for each observation, by its offset or "0": equal names mean equal
+      observations of one store, so that a cache can use them;
+    - with `episode`: `episode`, (B,) int64, the number of each row's episode.
 
     Args:
-        n_step: n of the transition (t, t + n) with its summed reward; 0 for none, `ANY_N_STEP` for the owner's n.
+        n_step: n of the transition (t, t + n) with its summed reward; 0 for no transition, `ANY_N_STEP` for the owner's
+            n.
         observations: further observations, each some steps after t (before it, if negative) or a `Gap`.
         actions: how many actions from t on.
         rewards: how many single rewards from t on.
@@ -120,23 +121,23 @@ class Window:
 
     @classmethod
     def ahead(cls, n_step: int, horizon: int) -> Window:
-        """The common case: a transition of `n_step` steps and, with K = `horizon` ≥ 1, K actions and where they led."""
+        """The common case: a transition of `n_step` steps and, with K = `horizon` ≥ 1, K actions and their result."""
         return cls(n_step, (horizon,) if horizon else (), actions=horizon)
 
     @property
     def span(self) -> int:
-        """Steps after t that the window reaches."""
+        """The number of steps that the window reaches after t."""
         return max(self.n_step, self.actions, self.rewards, *map(furthest, self.observations), 0)
 
     @property
     def least_span(self) -> int:
-        """Steps after t that it reaches with every gap at its shortest."""
+        """The number of steps that it reaches after t if every gap is shortest."""
         steps = (1 + offset.plus if isinstance(offset, Gap) else offset for offset in self.observations)
         return max(self.n_step, self.actions, self.rewards, *steps, 0)
 
     @property
     def lookback(self) -> int:
-        """Steps before t that it reaches, stacked frames not counted."""
+        """The number of steps that it reaches before t, without stacked frames."""
         return max([0, *(-offset for offset in self.observations if isinstance(offset, int))])
 
     @property
@@ -169,12 +170,12 @@ class Window:
         )
 
     def with_n_step(self, n_step: int) -> Window:
-        """This window with `n_step` where it takes any."""
+        """This window, with `n_step` in place of `ANY_N_STEP`."""
         return replace(self, n_step=n_step) if self.n_step == ANY_N_STEP else self
 
     @property
     def reach(self) -> str:
-        """What it reads furthest from t, in words."""
+        """The furthest entries that it reads, in words."""
         parts = {f"n_step={self.n_step}": self.n_step, f"{self.actions} actions": self.actions}
         parts |= {f"{self.rewards} rewards": self.rewards}
         parts |= {f"an observation {offset} steps away": furthest(offset) for offset in self.observations}
@@ -183,7 +184,7 @@ class Window:
         return ahead if not self.lookback else f"{ahead} and {back}" if self.span else back
 
     def holds(self, key: Any) -> bool:
-        """Whether its batches have an entry of that name."""
+        """Whether its batches have an entry of this name."""
         has: dict[Any, bool] = {
             "observation": True,
             "index": True,

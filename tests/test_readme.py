@@ -2,6 +2,7 @@
 
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from tensordict import TensorDict
 
 import rlrep.experiments.run.train_config  # noqa: F401  its options become known to Hydra
 from rlrep import PixelEncoder
@@ -95,3 +97,30 @@ def test_options_of_the_references_have_the_names_that_their_page_says() -> None
     unknown = object()
     assert len(names) > 20
     assert [name for name in names if OmegaConf.select(config, name, default=unknown) is unknown] == []
+
+
+def test_the_objective_of_the_plugins_page_learns_and_reads_what_the_page_says() -> None:
+    (block,) = [each for each in blocks(ROOT / "experiments" / "plugins" / "README.md") if "class BYOL" in each]
+    found: dict[str, Any] = {"__name__": "byol"}
+    exec(compile(textwrap.dedent(block), "README.md", "exec"), found)
+    objective = found["BYOL"](PixelEncoder((3, 20, 20), channels=4), horizon=2)
+    assert objective.window.observations == (2,)
+    pixels = torch.randint(0, 256, (2, 4, 3, 20, 20), dtype=torch.uint8)
+    batch = TensorDict({"observation": pixels[0], "future_observation": pixels[1]}, batch_size=[4])
+    loss = objective(batch)["loss_byol"]
+    loss.backward()
+    assert 0 < loss < 4 and all(each.grad.abs().sum() > 0 for each in objective.encoder.parameters() if each.ndim > 1)
+    assert all(parameter.grad is None for parameter in objective.target.parameters())
+
+
+def test_an_encoder_is_probed_and_becomes_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = [each for each in blocks(ROOT / "experiments" / "plugins" / "README.md") if "probe_folds" in each]
+    short = block.replace("2_000", "40").replace("=84", "=40").replace("// 250", "// 8")
+    assert "range(40)" in short and "// 8" in short and "image_size=40" in short
+    monkeypatch.chdir(tmp_path)
+    PixelEncoder((9, 40, 40), channels=4).save_pretrained("my_encoder")
+    found: dict[str, Any] = {}
+    exec(compile(short, "README.md", "exec"), found)
+    pixels = torch.stack(found["frames"][:3])
+    features = found["module"](TensorDict({"pixels": pixels}, batch_size=[3]))["features"]
+    assert torch.allclose(features, found["features"][:3], atol=1e-4) and not features.requires_grad

@@ -1,1 +1,1 @@
-"""What offline_report stands on: finished offline runs, compared with and without an objective."""
+"""The code behind offline_report: compares finished offline runs with and without an objective."""

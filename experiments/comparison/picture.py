@@ -24,7 +24,7 @@ LABELS = {"bc": "BC", "td3_bc": "TD3+BC", "drqv2_bc": "DrQ-v2+BC", "cql": "CQL",
 
 @styled()
 def draw(lines: Sequence[Line], out: Path, objective: str) -> None:
-    """Draws what `scores.summarize` gives: scores, or returns where there are no scores."""
+    """Draws the results of `scores.summarize`: scores, or returns without scores."""
     title = objective.upper()
     statistic = "score" if any(line.statistic == "score" for line in lines) else "return"
     agents = unique(line.agent for line in lines if line.agent != ALL)
@@ -64,7 +64,7 @@ def draw(lines: Sequence[Line], out: Path, objective: str) -> None:
 
 
 def draw_improvements(panel: Axes, lines: Sequence[Line], agents: Sequence[str], title: str) -> None:
-    """The probability that a run is better with the objective, before where chance alone would put it."""
+    """The probability that a run is better with the objective, in front of the range by chance."""
     for line in lines:
         if line.agent in agents and line.chance:
             low, high = line.chance

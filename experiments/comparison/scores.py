@@ -1,4 +1,4 @@
-"""How finished offline runs ended, and what that says of an objective: scores, means, probabilities.
+"""The results of finished offline runs, and the effect of an objective: scores, means, probabilities.
 
 Returns are those of the last evaluation; scores put the random policy at 0 and the expert of the data at 100. Runs of
 one agent on one data set are seeds of it; an agent with the objective is compared with the same one without.
@@ -42,13 +42,13 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Result:
-    """How one run ended.
+    """The result of one run.
 
     Attributes:
         data: task and level, such as "cheetah_run medium".
         agent: its name without the objective.
         added: whether it had the objective.
-        score: 0 for the random policy, 100 for the data's expert; nan if the data do not tell their returns.
+        score: 0 for the random policy, 100 for the data's expert; nan if the data do not have these returns.
     """
 
     folder: Path
@@ -65,7 +65,8 @@ class Result:
 class Line:
     """One number of the report: a statistic of an agent on a data set, or on all.
 
-    `chance` is where a probability of improvement ends in 95 of 100 such experiments if the objective changes nothing.
+    `chance` is the range of a probability of improvement in 95 of 100 such experiments if the objective changes
+    nothing.
     """
 
     data: str
@@ -78,10 +79,10 @@ class Line:
 
 
 def read_result(folder: Path, objective: str) -> Result:
-    """How the run in `folder` ended.
+    """The result of the run in `folder`.
 
     Raises:
-        RunError: it is no run on offline data, or has not reached its end.
+        RunError: if it is not a run on offline data, or has not finished.
     """
     run = read_run(folder)
     config, updates, returns = run.config, run.frames, run.returns
@@ -106,7 +107,7 @@ def read_result(folder: Path, objective: str) -> Result:
 
 
 def score(value: float, bottom: float | None, top: float | None) -> float:
-    """A return on the scale from the random policy's, 0, to the expert's, 100; nan where they are not known."""
+    """A return on the scale from the random policy's, 0, to the expert's, 100; nan if they are unknown."""
     if bottom is None or top is None or bottom == top:
         return np.nan
     return float(100 * (value - bottom) / (top - bottom))
@@ -116,7 +117,7 @@ def read_table(path: Path, objective: str) -> list[Result]:
     """The results in a `runs.csv` that a report wrote.
 
     Raises:
-        RunError: it is no such table, or of another objective.
+        RunError: if it is not such a table, or has another objective.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -138,8 +139,7 @@ def read_table(path: Path, objective: str) -> list[Result]:
 
 
 def read_results(paths: Sequence[Path], objective: str) -> list[Result]:
-    """The results of all runs at and below `paths`, and in tables of runs; what can't be used is left out, with a
-    warning.
+    """The results of all runs at and below `paths`, and in tables of runs; unusable runs are left out, with a warning.
 
     Raises:
         RunError: if none can be used.
@@ -165,8 +165,7 @@ def read_results(paths: Sequence[Path], objective: str) -> list[Result]:
 
 
 def warn_of_mixtures(results: Iterable[Result]) -> None:
-    """Says which runs are compared though their data hold something else, or their configurations differ in more than
-    the objective."""
+    """Warns of compared runs whose data differ, or whose configurations differ in more than the objective."""
     by_data: dict[str, Result] = {}
     by_agent: dict[tuple[str, str], Result] = {}
     for result in results:
@@ -191,10 +190,10 @@ def warn_of_mixtures(results: Iterable[Result]) -> None:
 def summarize(results: Sequence[Result]) -> list[Line]:
     """All numbers of the report.
 
-    Of each agent, with and without the objective: mean return and score on each data set; mean and interquartile mean
-    of the scores on all of them; and, where both are there, the probability that it is better with the objective. What
-    is said of all data sets is so of those that an agent has both with and without the objective, if there are both;
-    others are left out, with a warning. All agents together stand last, as "all".
+    For each agent, with and without the objective: mean return and score on each data set; mean and interquartile mean
+    of the scores on all data sets; and, if both exist, the probability that it is better with the objective. Values
+    over all data sets use only data sets on which the agent has runs both with and without the objective, if it has
+    both; other data sets are left out, with a warning. The last rows are all agents together, as "all".
     """
     lines = []
     kept = paired([result for result in results if not np.isnan(result.score)])
@@ -225,7 +224,7 @@ def summarize(results: Sequence[Result]) -> list[Line]:
 
 
 def paired(results: Sequence[Result]) -> list[Result]:
-    """Without the data sets that an agent has only with or only without the objective, if it has runs of both kinds."""
+    """Removes data sets that an agent has only with or only without the objective, if it has runs of both kinds."""
     kept = []
     for agent in unique(result.agent for result in results):
         plain, added = (

@@ -1,1 +1,1 @@
-"""What `rlrep.experiments.study` stands on: the protocol of a study, its runs, what is kept of them, its report."""
+"""The code behind `rlrep.experiments.study`: a study's protocol, runs, stored results and report."""

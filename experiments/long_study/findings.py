@@ -1,4 +1,4 @@
-"""What the finished runs of a study say: differences between arms, and answers by the protocol's criteria.
+"""The findings of a study's finished runs: differences between arms, and answers by the protocol's criteria.
 
 A run's score is the area under its evaluation curve, 0 for the random policy and 1 for the best published return.
 """
@@ -16,8 +16,8 @@ from rlrep.experiments.long_study.records import FINISHED, Record, strangers
 from rlrep.experiments.results.runs import Array
 from rlrep.experiments.results.statistics import Estimate, contrast, effects_needed, improvement, improvement_by_chance
 
-FOUND = 0.8  # of the tries: an effect that is found in so many is called one that the design finds
-EXAMPLE = 0.25  # of the mean: the effect whose power is stated
+FOUND = 0.8  # of the tries: the design "finds" an effect that is detected in this share
+EXAMPLE = 0.25  # of the mean: the effect whose power is reported
 ENOUGH_SEEDS = 2  # of each arm and task, for an interval
 
 
@@ -29,8 +29,8 @@ class Finding:
         difference: of the means over tasks of the scores, with an interval stratified by task.
         by_task: the same on each task.
         level: the mean over tasks of the arm that is compared with.
-        better: the probability that a run of `arm` beats one of `than`, and where it ends by chance.
-        detectable: the difference that such runs find in 80 of 100 tries; nan if it is not known.
+        better: the probability that a run of `arm` beats one of `than`, and its range by chance.
+        detectable: the difference that such runs detect in 80 of 100 tries; nan if unknown.
     """
 
     comparison: Comparison
@@ -43,7 +43,7 @@ class Finding:
 
     @property
     def answer(self) -> str:
-        """In one sentence."""
+        """The answer in one sentence."""
         c, found = self.comparison, self.difference
         if found.low > c.helps_above:
             verdict = f"yes: {c.arm} scores higher than {c.than}"
@@ -95,7 +95,7 @@ def compare(study: Study, records: Sequence[Record], comparison: Comparison) -> 
 
 
 def obstacles(study: Study, records: Sequence[Record]) -> list[str]:
-    """Why there is no answer yet."""
+    """The reasons why there is no answer yet."""
     found = [] if study.frozen else ["the protocol is a draft (frozen: false)"]
     if not study.comparisons:
         found.append("the protocol compares nothing (comparisons: [])")
@@ -112,10 +112,10 @@ def obstacles(study: Study, records: Sequence[Record]) -> list[str]:
 
 
 def power_text(study: Study, spreads: Sequence[float], level: float | None = None) -> str:
-    """What the design finds if scores vary as much over seeds, a line for each comparison.
+    """The effect that the design finds for given spreads over seeds, a line for each comparison.
 
     Args:
-        spreads: standard deviation of the score over seeds: of each task, or one of all.
+        spreads: standard deviation of the score over seeds: one per task, or one for all.
         level: the mean score of the arm that is compared with, for effects in percent.
     """
     tasks = list(study.tasks)

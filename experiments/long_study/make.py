@@ -1,4 +1,4 @@
-"""Makes what is missing of a study, and keeps each run as soon as it has ended."""
+"""Makes the missing runs of a study, and stores each run's results at its end."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rlrep.experiments.run.stop import EarlyStop
 
 
 def make_missing(study: Study, workers: int, command: Command = train_command) -> int:
-    """Makes the runs that have neither finished nor diverged; returns how many of all have not finished then.
+    """Makes the runs that have neither finished nor diverged; returns the number of unfinished runs.
 
     Raises:
-        StudyError: a folder holds runs of another protocol, or would hold those that are made and those that are kept.
-        FolderInUse: another process makes this study.
-        KeyboardInterrupt: after a signal, once all runs have written a checkpoint.
+        StudyError: if a folder has runs of another protocol, or if runs and stored results would share a folder.
+        FolderInUse: if another process makes this study.
+        KeyboardInterrupt: after a signal, when all runs have written a checkpoint.
     """
     if study.runs.resolve().is_relative_to(study.kept.resolve()):
         raise StudyError(

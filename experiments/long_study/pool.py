@@ -1,4 +1,4 @@
-"""Makes the runs of a study that are missing: a list, and a pool of processes with a thread each."""
+"""Makes the missing runs of a study in a pool of processes with one thread each."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from rlrep.experiments.long_study.records import DIVERGED, FAILED, FINISHED, Rec
 from rlrep.experiments.results.runs import EPISODES
 from rlrep.experiments.speed.machine import describe_machine
 
-# How `rlrep.experiments.train` says that a loss, an action or a reward was NaN or infinite.
+# The message of `rlrep.experiments.train` when a loss, an action or a reward was NaN or infinite.
 NOT_FINITE = re.compile(r"=(-?inf|nan)\b|\bnot finite\b|must be finite")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-POLL = 2.0  # seconds between looks at a folder that another process works in
+POLL = 2.0  # seconds between checks of a folder that another process uses
 
 Command = Callable[[Study, Job], list[str]]
 
@@ -36,8 +36,9 @@ class Pool:
     """Runs that are made side by side.
 
     Args:
-        workers: how many.
-        command: of a run; it must be finished when that ends with 0, and go on where it was stopped otherwise.
+        workers: the number of processes.
+        command: the command of a run. The exit code 0 means that the run has finished; otherwise, the command resumes
+            it.
     """
 
     def __init__(self, study: Study, workers: int, command: Command = train_command) -> None:
@@ -48,7 +49,7 @@ class Pool:
         self.machine = "{processor}, {cores} cores, torch {torch}".format(**describe_machine("cpu"))
 
     def make(self, jobs: Sequence[Job]) -> Generator[Record]:
-        """Makes runs, and yields how each ended. Where that breaks off, all stop, with a checkpoint."""
+        """Makes runs, and yields the outcome of each. If the caller stops early, all runs stop with a checkpoint."""
         with ThreadPoolExecutor(self.workers) as threads:
             try:
                 for future in as_completed([threads.submit(self.run, job) for job in jobs]):
@@ -63,7 +64,7 @@ class Pool:
             child.terminate()
 
     def run(self, job: Job) -> Record | None:
-        """Makes one run, after whoever is at it already; None if the pool stops."""
+        """Makes one run, after waiting for another process that makes it; None if the pool stops."""
         folder = job.run_dir(self.study.runs)
         while not self.stopping.is_set() and in_use(folder):
             self.stopping.wait(POLL)
@@ -80,7 +81,7 @@ class Pool:
                 stdout=file,
                 stderr=file,
                 env={**os.environ, **ONE_THREAD},
-                start_new_session=True,  # Ctrl-C reaches this process alone, which then stops them all
+                start_new_session=True,  # only this process gets Ctrl-C, and then stops them all
             )
             self.children.add(child)
             if self.stopping.is_set():
@@ -95,11 +96,11 @@ class Pool:
 
 
 def outcome(code: int, log: Path, start: int) -> tuple[str, str]:
-    """The state that a process leaves its run in, and why: the last line that it wrote.
+    """The state of a run after its process, and the reason: the last line of its output.
 
     Args:
         code: its exit code.
-        log: what it wrote, from the byte `start` on.
+        log: the file of its output, from the byte `start` on.
     """
     if code == 0:
         return FINISHED, ""
@@ -114,7 +115,7 @@ def outcome(code: int, log: Path, start: int) -> tuple[str, str]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether another process works in a run's folder: a study that was killed leaves its runs running."""
+    """Whether another process works in a run's folder: runs of a killed study continue."""
     try:
         with locked(folder):
             return False
@@ -123,14 +124,14 @@ def in_use(folder: Path) -> bool:
 
 
 class Attempts:
-    """The processes that a run took, in a file beside its folder."""
+    """The record of a run's processes, in a file beside its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.file = folder, folder.with_name(f"{folder.name}.json")
         self.rows: list[dict[str, Any]] = []
         if self.file.exists():
             self.rows = json.loads(self.file.read_text(encoding="utf-8"))
-        if self.rows and self.rows[-1]["seconds"] is None:  # this process was killed: its run wrote until then
+        if self.rows and self.rows[-1]["seconds"] is None:  # this process was killed: its run's last write is its end
             last = folder / EPISODES
             written = last.stat().st_mtime if last.exists() else 0.0
             self.rows[-1]["seconds"] = max(0.0, written - self.rows[-1]["started"])

@@ -1,4 +1,4 @@
-"""The protocol of a study: a file that says what is run, how it is scored, and what counts as an answer."""
+"""The protocol of a study: a file with the runs, their scores, and the criteria for answers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ OWN = ("seed", "run_dir", "resume", "task")  # settings that the study itself ma
 
 
 class StudyError(ValueError):
-    """A study that can't be run or reported as asked; the message says what to do."""
+    """A study cannot be run or reported as requested; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared.
+    """A compared configuration.
 
     Attributes:
-        seeds: how many.
-        overrides: as `rlrep.experiments.train` takes them.
+        seeds: the number of seeds.
+        overrides: of `rlrep.experiments.train`.
     """
 
     seeds: int
@@ -41,7 +41,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Task:
-    """Where it is compared.
+    """A task of the comparison.
 
     Attributes:
         random: the random policy's return, the score 0.
@@ -58,7 +58,7 @@ class Comparison:
     """A question, and its answer by the 95 % interval of the difference of two arms' mean scores.
 
     Attributes:
-        question: it is asked with these words in the report.
+        question: its wording in the report.
         arm, than: the arm that may be better, and the one that it is compared with.
         helps_above: it helps if the interval's lower end is above this.
         hurts_below: it hurts if the interval's upper end is below this.
@@ -91,11 +91,11 @@ class Study:
     """A protocol.
 
     Attributes:
-        frozen: whether it may be judged: the report of a draft gives no answer.
-        first_seed: the seeds are this one and those that follow; 1 unless it is given.
+        frozen: whether it is final: the report of a draft gives no answer.
+        first_seed: the first of consecutive seeds, by default 1.
         overrides: of all runs.
-        file: where it was read.
-        content: what it says, as plain values.
+        file: its file.
+        content: its content, as plain values.
     """
 
     name: str
@@ -110,7 +110,7 @@ class Study:
 
     @property
     def jobs(self) -> Iterator[Job]:
-        """All runs; first the first seed of everything, so that a study that is cut short has some of each."""
+        """All runs, ordered by seed, so that an incomplete study has runs of every arm and task."""
         for number in range(max(arm.seeds for arm in self.arms.values())):
             for task in self.tasks:
                 having = (name for name, arm in self.arms.items() if number < arm.seeds)
@@ -118,12 +118,12 @@ class Study:
 
     @property
     def runs(self) -> Path:
-        """Where the runs are made."""
+        """The folder of the runs."""
         return Path("runs") / self.name
 
     @property
     def kept(self) -> Path:
-        """Where their evaluations are kept, in the tree."""
+        """The folder of the stored evaluations, in the repository."""
         return self.file.parent / "runs"
 
     def overrides_of(self, job: Job) -> list[str]:
@@ -135,7 +135,7 @@ class Study:
         """Refuses a folder that holds runs of another protocol.
 
         Raises:
-            StudyError: with what differs.
+            StudyError: naming the differences.
         """
         if not (folder / PROTOCOL).exists():
             if folder.is_dir() and any(path.is_dir() for path in folder.iterdir()):
@@ -155,7 +155,7 @@ class Study:
             )
 
     def claim(self, folder: Path) -> None:
-        """Says in a folder which protocol its runs follow; refuses one of another protocol."""
+        """Records in a folder the protocol of its runs; refuses a folder with another protocol."""
         self.check_folder(folder)
         if not (folder / PROTOCOL).exists():
             write_atomically(folder / PROTOCOL, OmegaConf.to_yaml(OmegaConf.create(dict(self.content))).encode())
@@ -214,7 +214,7 @@ def mapping(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def made(kind: type[T], name: str, values: Any) -> T:
-    """A dataclass of the values at `name`."""
+    """Builds a dataclass from the values at `name`."""
     hints = get_type_hints(kind)
     values = mapping(name, values)
     for key in values:

@@ -1,6 +1,6 @@
-"""What is kept of a study's runs, in the tree: for each its evaluations and how it came about.
+"""The stored results of a study's runs, in the repository: each run's evaluations and provenance.
 
-ARM/TASK/SEED.csv is the `eval.csv` of a finished run. SEED.json says how it ended, at which commit, where and how long.
+ARM/TASK/SEED.csv is the `eval.csv` of a finished run. SEED.json records its end, commit, machine and time.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from rlrep.experiments.results.runs import EVALUATIONS, Run, RunError, read_conf
 from rlrep.experiments.yaml_files import flat
 
 ROOT = Path(__file__).resolve().parents[2]
-# What a run computes with: everything but the reports, among which finished runs are committed.
+# The code of a run: everything except the reports, where finished runs are committed.
 CODE = ("rlrep", "agents", "envs", "experiments", "pyproject.toml", "constraints*.txt", ":!experiments/reports")
 FINISHED, DIVERGED, FAILED, MISSING = "finished", "diverged", "failed", "missing"
 
 
 @dataclass(frozen=True)
 class Record:
-    """How one run stands.
+    """The record of one run.
 
     Attributes:
-        state: "finished"; "diverged", which is as final; "failed", which is tried again; or "missing".
+        state: "finished"; "diverged", which is also final; "failed", which is tried again; or "missing".
         reason: why it is not finished.
-        commit: the last one that changed code, "+changes" behind it if there were any; several if it was resumed at
-            another one.
-        machine: processor, cores and torch; several likewise.
-        seconds: that its processes took.
+        commit: the last commit that changed code, with "+changes" for uncommitted changes; several if it resumed at
+            another commit.
+        machine: processor, cores and torch; several in the same way.
+        seconds: the time of its processes.
         config: a hash of its configuration without the seed.
         run: its evaluations, if it finished.
     """
@@ -69,7 +69,7 @@ def path_of(study: Study, job: Job, ending: str) -> Path:
 
 
 def read_record(study: Study, job: Job) -> Record:
-    """What is kept of a run; what can't be used is "missing", with the reason."""
+    """The record of a run; an unusable record is "missing", with the reason."""
     path = path_of(study, job, "json")
     try:
         record = Record(job, **json.loads(path.read_text(encoding="utf-8")))
@@ -91,13 +91,13 @@ def read_records(study: Study) -> list[Record]:
 
 
 def strangers(study: Study) -> list[Path]:
-    """Files of runs that the protocol does not have."""
+    """Files of runs that are not in the protocol."""
     known = {path_of(study, job, ending) for job in study.jobs for ending in ("csv", "json")}
     return sorted(path for path in study.kept.glob("*/*/*") if path not in known and path.name[0] != ".")
 
 
 def keep(study: Study, record: Record) -> Record:
-    """Keeps how a run ended and, if it finished, its evaluations; a finished run with a NaN in them has diverged."""
+    """Stores a run's outcome and, if it finished, its evaluations; a finished run with a NaN in them has diverged."""
     folder = record.job.run_dir(study.runs)
     if record.state == FINISHED:
         try:
@@ -112,7 +112,7 @@ def keep(study: Study, record: Record) -> Record:
 
 
 def config_hash(folder: Path) -> str:
-    """Of a run's configuration without its seed and its place."""
+    """A hash of a run's configuration without its seed and folder."""
     settings = {name: value for name, value in flat(read_config(folder)).items() if name not in ("seed", "run_dir")}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -131,5 +131,5 @@ def code_commit() -> str:
 
 
 def joined(values: Sequence[str]) -> str:
-    """Different ones, in their order."""
+    """The distinct values in order."""
     return ", ".join(dict.fromkeys(values))

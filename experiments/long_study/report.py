@@ -35,10 +35,10 @@ class Published:
 
 
 def read_published(study: Study) -> list[Published]:
-    """Those of the study's tasks; none if there is no such file.
+    """The published returns of the study's tasks; empty without such a file.
 
     Raises:
-        StudyError: the file is no such table.
+        StudyError: if the file is not such a table.
     """
     path = study.file.parent / PUBLISHED
     if not path.exists():
@@ -60,7 +60,7 @@ def write_report(study: Study) -> str:
     """Writes report.md, runs.csv and curves.png beside the protocol; returns the Markdown.
 
     Raises:
-        StudyError: the folder holds runs of another protocol.
+        StudyError: if the folder holds runs of another protocol.
     """
     study.check_folder(study.kept)
     records, published, out = read_records(study), read_published(study), study.file.parent
@@ -91,7 +91,7 @@ def row(study: Study, record: Record) -> dict[str, object]:
 
 
 def draw(study: Study, records: Sequence[Record], published: Sequence[Published]) -> bool:
-    """The curves of all arms, a panel for each task; whether there are any."""
+    """Draws the curves of all arms, a panel for each task; returns whether there are any."""
     curves = []
     for name, task in study.tasks.items():
         for arm in study.arms:
@@ -188,7 +188,7 @@ def comparison_part(findings: Sequence[Finding]) -> str:
 
 
 def provenance(records: Sequence[Record]) -> str:
-    """Where the runs come from, and each that did not finish."""
+    """The origin of the runs, and a list of unfinished runs."""
     finished = [record for record in records if record.state == FINISHED]
     hours = sum(record.seconds for record in finished) / 3600
     lines = [f"{len(finished)} of {len(records)} runs have finished, in {hours:.1f} hours of a core."]

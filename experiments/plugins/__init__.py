@@ -1,1 +1,1 @@
-"""Examples: objectives in agents that are not ours, each started with one command."""
+"""Examples: objectives in other agents; each example is one command."""

@@ -1,9 +1,9 @@
-"""SAC from pixels with DrQ's random shifts and TACO, in one file that reads from top to bottom, as CleanRL's do.
+"""SAC from pixels with DrQ's random shifts and TACO, in one file in CleanRL's style.
 
     python -m rlrep.experiments.plugins.cleanrl_style --objective taco --seed 1
     python -m rlrep.experiments.plugins.cleanrl_style --objective none --seed 1
 
-Of `rlrep` it takes the encoder, the shift, the replay and the objective; the agent is all here.
+The encoder, the shift, the replay and the objective come from `rlrep`; the agent is in this file.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Actor(nn.Module):
         self.head = mlp(FEATURES, 256, 256, 2 * action_dim)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A drawn action, its log-density, and the best action."""
+        """A sampled action, its log-density, and the best action."""
         mean, log_std = self.head(self.trunk(features)).chunk(2, dim=1)
         normal = torch.distributions.Normal(mean, (-5 + 3.5 * (torch.tanh(log_std) + 1)).exp())
         raw = normal.rsample()
@@ -108,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
     actor_optimizer = torch.optim.Adam(actor.parameters(), args.lr)
     alpha_optimizer = torch.optim.Adam([log_alpha], args.lr)
 
-    # The objective: a module around the same encoder, an optimizer, and a window that holds what both of us read.
+    # The objective: a module around the same encoder, an optimizer, and a window with all that agent and objective
+    # read.
     objective, window = None, Window(n_step=1)
     if args.objective != "none":
         options = {"horizon": args.horizon} if args.objective not in ("curl", "autoencoder") else {}

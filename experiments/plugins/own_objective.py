@@ -1,8 +1,8 @@
-"""A representation loss of one's own, used in this project's agents and in Stable-Baselines3 without touching either.
+"""Your own representation loss, in this project's agents and in Stable-Baselines3, without changes to either.
 
     python -m rlrep.experiments.plugins.own_objective
 
-The method is the class and the line below it; the page beside this file, README.md, walks through them.
+The method is the class and the line below it; README.md beside this file explains them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ OBJECTIVES["frame_order"] = FrameOrder
 
 
 def in_our_agent(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
-    """Its loss and metrics after some updates of DrQ-v2 on random actions."""
+    """The objective's loss and metrics after some updates of DrQ-v2 on random actions."""
     from rlrep import ReplayBuffer
     from rlrep.agents import make_agent
 
@@ -84,7 +84,7 @@ def in_our_agent(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
 
 
 def in_stable_baselines3(env: gym.Env[Any, Any], steps: int) -> dict[str, float]:
-    """The same of SAC."""
+    """The objective's loss and metrics after some updates of SAC."""
     from stable_baselines3 import SAC
 
     from rlrep.integrations.sb3 import SequenceReplayBuffer, attach

@@ -15,7 +15,7 @@ MEASURED = 100
 
 
 def bytes_held(buffer: ReplayBuffer) -> int:
-    """What a buffer's arrays take."""
+    """Bytes of a buffer's arrays."""
     if isinstance(buffer, SequenceReplayBuffer):
         return buffer.nbytes
     return sum(value.nbytes for value in vars(buffer).values() if isinstance(value, np.ndarray))

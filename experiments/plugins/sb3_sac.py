@@ -12,6 +12,7 @@ as `rlrep.experiments.plot` reads them, Stable-Baselines3's log `progress.csv`, 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -71,7 +72,7 @@ def make_env(options: argparse.Namespace) -> gym.Env[Any, Any]:
 
 
 def build(options: argparse.Namespace, env: gym.Env[Any, Any]) -> SAC:
-    """The whole of it: what a person's own script has, and two lines."""
+    """Builds the model: the code of a user's own script, and two more lines."""
     model = SAC(
         "PixelPolicy",
         env,
@@ -104,6 +105,7 @@ def learn(model: SAC, options: argparse.Namespace) -> None:
     model.save(folder / "model")
     logger.close()
     print(f"{folder} holds eval.csv, progress.csv and model.zip")
+    print(f"next: python -m rlrep.experiments.plot {shlex.quote(str(options.out))} --out curve.png")
 
 
 class Evaluations(BaseCallback):
@@ -163,7 +165,7 @@ def timing(options: argparse.Namespace, env: gym.Env[Any, Any]) -> str:
         models[objective] = model = build(argparse.Namespace(**vars(options) | dict(objective=objective)), env)
         model.learning_starts = 200
         model.set_logger(configure(format_strings=[]))
-        model.learn(200)  # fills the replay, and trains not yet
+        model.learn(200)  # fills the replay without training
     seconds: dict[str, list[float]] = {objective: [] for objective in models}
     for _ in range(TIMED_STEPS):
         for objective, model in models.items():

@@ -3,7 +3,7 @@
     python -m rlrep.experiments.plugins.torchrl_dqn --objective taco
     python -m rlrep.experiments.plugins.torchrl_dqn --objective none
 
-What the objective takes are the lines marked with (*); all else is TorchRL as its tutorials write it.
+The objective needs only the lines marked with (*); everything else is TorchRL as in its tutorials.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Reads finished runs: statistics, tables, pictures, curves. Knows nothing of training."""
+"""Reads finished runs: statistics, tables, pictures, curves. Does not depend on training."""

@@ -1,4 +1,4 @@
-"""Learning curves as tables: the file beside a picture, written and read back, and what is printed."""
+"""Learning curves as tables: writes, reads and prints the file beside a picture."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rlrep.experiments.results.seeds import Curve
 from rlrep.experiments.results.statistics import Means, detectable, power
 from rlrep.experiments.results.tables import markdown, rounded
 
-EXAMPLE = 0.4  # of the mean: the effect whose power is stated, a large one as papers go
+EXAMPLE = 0.4  # of the mean: the effect whose power is reported, large for a paper
 COLUMNS = ("task", "group", "counted", "frame", "seeds", "mean", "spread", "low", "high", "random")
 
 
 def rows(c: Curve) -> list[dict[str, object]]:
-    """A row for each point drawn, which `read_curves` reads back; what a single seed does not have is an empty cell."""
+    """A row for each drawn point, which `read_curves` reads; values that a single seed lacks are empty cells."""
     numbers = (c.frames, c.means.seeds, c.means.mean, c.means.spread, c.means.low, c.means.high)
     random = None if c.random_return is None else rounded(c.random_return)
     points = zip(*(map(rounded, values) for values in numbers), strict=True)
@@ -30,7 +30,7 @@ def read_curves(path: Path) -> list[Curve]:
     """The curves in a table that `draw_runs` wrote.
 
     Raises:
-        RunError: it is no such table.
+        RunError: if it is not such a table.
     """
     groups: dict[tuple[str, str, str], list[list[float]]] = {}
     try:
@@ -50,7 +50,7 @@ def read_curves(path: Path) -> list[Curve]:
 
 
 def summary(curves: Sequence[Curve], key: str) -> str:
-    """What is printed: each curve's last point, and what difference such an experiment could have found."""
+    """The printed text: each curve's last point, and the difference that such an experiment could detect."""
     lines = []
     for c in curves:
         low, high = c.means.low[-1], c.means.high[-1]
@@ -71,7 +71,7 @@ def summary(curves: Sequence[Curve], key: str) -> str:
 
 
 def sensitivity(curves: Sequence[Curve]) -> str:
-    """What difference between two of these curves' ends would have been found, in a sentence; empty if unknown."""
+    """The detectable difference between the ends of two of these curves, in a sentence; empty if unknown."""
     seeds, spreads = [int(c.means.seeds[-1]) for c in curves], [float(c.means.spread[-1]) for c in curves]
     level = float(np.mean([c.means.mean[-1] for c in curves]))
     least, found = detectable(spreads, seeds), power(EXAMPLE * level, spreads, seeds)

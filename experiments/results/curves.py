@@ -49,7 +49,7 @@ from rlrep.experiments.results.tables import write_csv
 
 log = logging.getLogger(__name__)
 
-GROUP = "agent.name"  # what tells curves apart, unless somebody says otherwise
+GROUP = "agent.name"  # the default key that distinguishes curves
 
 
 def draw_runs(
@@ -70,12 +70,12 @@ def draw_runs(
         group: dotted config key; runs with the same value are seeds of one curve. None is `GROUP`. The curves of a CSV
             file stay as they are.
         names: of curves, by those values or their ends.
-        csv_out: where the numbers go, by default `out` with the suffix .csv.
-        random_return: the random policy's return, a dashed line, instead of what the runs know of it. Only for runs of
-            one task.
+        csv_out: the file of the numbers, by default `out` with the suffix .csv.
+        random_return: the random policy's return, a dashed line, instead of the value in the runs. Only for runs of one
+            task.
 
     Raises:
-        ValueError: nothing can be drawn, `group` is given for CSV files alone, or `random_return` is given for several
+        ValueError: if nothing can be drawn, if `group` is given for CSV files only, or `random_return` for several
             tasks. A run that cannot be drawn among others that can is logged as a warning.
     """
     check_name(out)
@@ -115,8 +115,8 @@ def draw_runs(
 def figure_of(
     curves: Sequence[Curve], title: str | None, published: Sequence[tuple[str, str, float, float]] = ()
 ) -> Figure:
-    """A panel for each task. `published` are points of others: task, method, frame and return; with them there is one
-    legend below all panels."""
+    """A panel for each task. `published` are published points: task, method, frame and return; with them, all panels
+    share one legend below."""
     tasks = list(dict.fromkeys(c.task for c in curves))
     columns = 2 if len(tasks) == 4 else min(3, len(tasks))
     shape = ceil(len(tasks) / columns), columns
@@ -146,7 +146,7 @@ def figure_of(
 
 
 def share_legend(figure: Figure) -> None:
-    """One legend below all panels in place of theirs, without what differs between them, which is in brackets."""
+    """Replaces the panels' legends by one below; drops the parts in brackets, which differ between panels."""
     shown: dict[str, Artist] = {}
     for panel in figure.axes:
         shown |= {name.partition(" (")[0]: line for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
@@ -162,8 +162,7 @@ def legend(c: Curve) -> str:
 
 
 def finish(panel: Axes, unit: str, least: float) -> None:
-    """The axes of a learning curve. `least` is the least mean: an interval that reaches below 0 is cut off there where
-    no mean does."""
+    """The axes of a learning curve. `least` is the least mean: if no mean is below 0, intervals are cut off at 0."""
     panel.set_xlabel(unit)
     panel.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -177,8 +176,7 @@ def finish(panel: Axes, unit: str, least: float) -> None:
 def draw_run(folder: Path, out: Path) -> None:
     """Draws one run: its training episodes thin, its evaluations bold. Either may still be missing.
 
-    Raises:
-        RunError: there is neither a training episode nor an evaluation.
+    Raises: RunError: if there is neither a training episode nor an evaluation.
     """
     figure = Figure(figsize=(8.0, 4.8))
     panel = figure.subplots()

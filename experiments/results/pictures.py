@@ -1,4 +1,4 @@
-"""How every picture looks: its style, its colours, its lines with a band around them, its file."""
+"""The look of every picture: style, colours, lines with bands, and file."""
 
 from __future__ import annotations
 
@@ -52,34 +52,34 @@ styled = partial(
         "ytick.labelsize": 12,
     },
 )
-"""A decorator, or a context, for what draws: big enough for a slide, nothing that is not needed."""
+"""A decorator or context for drawing functions: large enough for a slide, without decoration."""
 
 
 def shortened(name: str) -> str:
-    """A name that fits a picture, on one line, whose dollar signs are no formulas."""
+    """A name that fits a picture, on one line, with escaped dollar signs."""
     name = " ".join(name.split())
     name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME // 2]}…{name[-LONGEST_NAME // 2 :]}"
     return name.replace("$", r"\$")
 
 
 def drawable(values: Array) -> Array:
-    """Values within what Matplotlib can make an axis for, whose length is a number too."""
+    """Clips values to a range for which Matplotlib can make an axis of finite length."""
     return np.clip(values, -1e300, 1e300)
 
 
 def band(panel: Axes, x: Array, means: Means, colour: str, **options: Any) -> None:
-    """A mean and its interval; points where they are few enough to be seen, as one alone would not show as a line."""
+    """Draws a mean and its interval; marks points if they are few, because a single point is not visible as a line."""
     style, label = options.get("line", "-"), options.get("label")
     marker = options.get("marker", "o" if len(x) <= 12 else "")
     mean, low, high = drawable(means.mean), drawable(means.low), drawable(means.high)
     panel.plot(x, mean, style, color=colour, linewidth=2.4, marker=marker, markersize=6, label=label)
     panel.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-    for end in (low, high):  # where bands lie on each other, their edges tell them apart
+    for end in (low, high):  # edges distinguish overlapping bands
         panel.plot(x, end, style, color=colour, linewidth=0.8, alpha=0.5)
 
 
 def draw_random_policy(panel: Axes, known: Sequence[float | None]) -> None:
-    """A dashed line at the mean of what is known."""
+    """A dashed line at the mean of the known returns."""
     if returns := [value for value in known if value is not None]:
         height = float(np.mean(drawable(np.array(returns))))
         panel.axhline(height, color=GREY, linestyle="--", linewidth=1.4, label=f"random policy ({height:.3g})")
@@ -94,7 +94,7 @@ def save(figure: Figure, out: Path) -> None:
     """Writes a picture and frees it: a figure is a web of cycles that hold its pixels until they are collected.
 
     Raises:
-        ValueError: the name does not end as a picture's.
+        ValueError: if the name does not have a picture's ending.
     """
     check_name(out)
     picture = io.BytesIO()

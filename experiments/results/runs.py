@@ -1,4 +1,4 @@
-"""Finished and running runs, as their folders show them: their configuration, their returns, the random policy's.
+"""Reads finished and running runs from their folders: configuration, returns, and the random policy's return.
 
 A run is a folder with `config.yaml` and `eval.csv`, which count simulator steps, or updates on offline data.
 """
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 Config = Mapping[str, Any]
-"""A run's configuration as it stands in its file: nothing in it is resolved or run."""
+"""A run's configuration as in its file, without resolving or running anything."""
 
 CONFIG, EVALUATIONS, EPISODES, RANDOM = "config.yaml", "eval.csv", "train.csv", "random.csv"
 
-# Settings that change where, how long or how visibly a run learns, but not what it learns.
+# Settings that change the place, length or output of a run, but not what it learns.
 INCIDENTAL = {
     "seed",
     "run_dir",
@@ -57,7 +57,7 @@ INCIDENTAL = {
     "wandb",
 }
 
-# Folders that many data sets have: V-D4RL's of a size, a seed's run, a run's replay.
+# Folder names that many data sets share: V-D4RL's sizes, a seed's run, a run's replay.
 COMMON_FOLDER = re.compile(r"\d+px|seed_\d+|rank_\d+|replay")
 
 _ABSENT = object()
@@ -79,12 +79,12 @@ class Run:
 
     @property
     def counted(self) -> str:
-        """What `frames` are: "simulator steps" or "updates"."""
+        """The unit of `frames`: "simulator steps" or "updates"."""
         return counted(self.config)
 
     @property
     def subject(self) -> str:
-        """What it learned: its task and, on offline data, their level."""
+        """The subject of learning: the task and, for offline data, the level."""
         task = self.label("task")
         return f"{task}, offline: {data_name(self.config)}" if "dataset" in self.config else task
 
@@ -105,7 +105,7 @@ class Run:
         return value
 
     def label(self, key: str) -> str:
-        """The value of a dotted config key; of a mapping, its `name`. Other values carry the key along.
+        """The value of a dotted config key; for a mapping, its `name`. Other values are prefixed by the key.
 
         Raises:
             RunError: the configuration has no such key.
@@ -121,7 +121,7 @@ def counted(config: Config) -> str:
 
 
 def data_name(config: Config) -> str:
-    """The level of a run's offline data, else the last part of their path that tells them from others."""
+    """The level of a run's offline data, else the last distinctive part of their path."""
     if (level := select(config, "data.level")) is not None:
         return str(level)
     path = Path(str(config["dataset"]))
@@ -129,19 +129,20 @@ def data_name(config: Config) -> str:
 
 
 def telling_part(path: Path) -> str:
-    """The last part of a path that tells data from others."""
+    """The last part of a path that distinguishes data sets."""
     parts = [path.name, *(parent.name for parent in path.parents)]
     return next((part for part in parts if part and not COMMON_FOLDER.fullmatch(part)), parts[0])
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run folders at and below `paths`, linked ones too, each once. Folders inside a run (logs, say) are none."""
+    """The run folders at and below `paths`, each once, including links. Folders inside a run, such as logs, do not
+    count."""
     seen: set[Path] = set()
 
     def search(folder: Path) -> list[Path]:
         if (folder / CONFIG).is_file() or (folder / EVALUATIONS).is_file():
             return [folder]
-        if (place := folder.resolve()) in seen:  # links may lead in a circle
+        if (place := folder.resolve()) in seen:  # links may form a circle
             return []
         seen.add(place)
         try:
@@ -168,7 +169,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
 
 def read_config(folder: Path) -> Config:
-    """Raises RunError where `config.yaml` is missing or unusable."""
+    """Raises RunError if `config.yaml` is missing or unusable."""
     try:
         return read_yaml(folder / CONFIG, resolve=False)
     except (OSError, UnusableYaml) as error:
@@ -186,7 +187,7 @@ def select(config: Config, key: str, default: Any = None) -> Any:
 
 
 def read_run(folder: Path) -> Run:
-    """Raises RunError where `config.yaml` or `eval.csv` is missing or unusable."""
+    """Raises RunError if `config.yaml` or `eval.csv` is missing or unusable."""
     config = read_config(folder)
     if "source" in config and not (folder / EVALUATIONS).exists():
         raise RunError(f"{folder}: a pre-training run has no returns to draw; leave it out")
@@ -194,11 +195,11 @@ def read_run(folder: Path) -> Run:
 
 
 def read_returns(path: Path) -> tuple[Array, Array]:
-    """`frame` (`update` in a run on offline data) and `episode_return` of a log, by frame. Of rows with one frame the
-    last counts: a resumed run writes again what it had written between its checkpoint and its end.
+    """`frame` (`update` in a run on offline data) and `episode_return` of a log, by frame. The last of several rows
+    with one frame counts: a resumed run repeats the rows after its checkpoint.
 
     Raises:
-        RunError: the file is missing, lacks a column, has no complete row, or has a value that is no number.
+        RunError: if the file is missing, lacks a column, has no complete row, or has a value that is not a number.
     """
     folder, name = path.parent, path.name
     try:
@@ -236,11 +237,11 @@ def read_returns(path: Path) -> tuple[Array, Array]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a table, which spreadsheets may have begun with a byte order mark.
+    """The text of a table, without the byte order mark that spreadsheets may add.
 
     Raises:
-        OSError: if it can't be read, or is no regular file: opening a pipe would wait for ever.
-        UnicodeDecodeError: if it is no text.
+        OSError: if it can't be read, or is not a regular file: opening a pipe would wait for ever.
+        UnicodeDecodeError: if it is not text.
     """
     if path.exists() and not path.is_file():
         raise OSError("it is not a regular file")
@@ -248,7 +249,7 @@ def read_text(path: Path) -> str:
 
 
 def to_float(cell: str | None) -> float:
-    """nan for what is no number; `DictReader` gives None for a cell that a short row lacks."""
+    """Converts to float, nan for other text; `DictReader` gives None for the missing cells of a short row."""
     try:
         return float(cell or "")
     except ValueError:
@@ -266,7 +267,7 @@ as_finite.__name__ = "finite number"  # as argparse calls it
 
 
 def random_return(folder: Path, config: Config) -> float | None:
-    """The random policy's mean return, where the run's folder tells it.
+    """The random policy's mean return, if the run's folder has it.
 
     Sources, best first: `random.csv`, which `rlrep.experiments.evaluate RUN --random` writes; the offline data's own
     record; the training episodes that ended within `agent.num_expl_steps`, whose actions are uniformly random.
@@ -287,7 +288,7 @@ def random_return(folder: Path, config: Config) -> float | None:
 
 
 def read_column(path: Path, name: str) -> Array:
-    """The numbers in a column of a CSV file; none where there is no such file or column."""
+    """The numbers in a column of a CSV file; empty without such a file or column."""
     try:
         values = np.array([to_float(row.get(name)) for row in csv.DictReader(io.StringIO(read_text(path)))])
     except (OSError, UnicodeDecodeError, csv.Error):
@@ -296,11 +297,11 @@ def read_column(path: Path, name: str) -> Array:
 
 
 def learned_differently(ours: Config, theirs: Config, free: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two runs learn differently, and the values of both; `free` ones do not count."""
+    """The settings that differ between two runs, with both values, without `free` ones."""
     different = differences(ours, theirs, {*INCIDENTAL, *free})
     return {name: (new, old) for name, (new, old) in different.items() if of_any_seed(new) != of_any_seed(old)}
 
 
 def of_any_seed(value: Any) -> Any:
-    """A path of a seed, `init` for one, is the same for all seeds."""
+    """A path with its seed removed, so that a path such as `init` is equal for all seeds."""
     return re.sub(r"seed_\d+", "seed", value) if isinstance(value, str) else value

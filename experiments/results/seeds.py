@@ -14,18 +14,18 @@ from rlrep.experiments.results.statistics import Means, over_seeds
 
 log = logging.getLogger(__name__)
 
-SHORT = 0.9  # of the longest run of a curve: one that ends before that has stopped early
+SHORT = 0.9  # share of the longest run of a curve: a run that ends earlier has stopped early
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The seeds of a group together.
+    """The joined seeds of a group.
 
     Attributes:
-        task: what was learned, see `Run.subject`; the title of its panel.
-        counted: what `frames` count.
+        task: the subject, see `Run.subject`; the title of its panel.
+        counted: the unit of `frames`.
         means: over the seeds that reached each frame.
-        random_return: the random policy's, where the runs know it.
+        random_return: the random policy's return, if the runs have it.
     """
 
     task: str
@@ -37,9 +37,9 @@ class Curve:
 
 
 def align(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """Curves at common points, interpolated between their own: (points,), (curves, points), nan outside of a curve.
+    """Curves at common points by interpolation: (points,), (curves, points), nan outside of a curve.
 
-    The points end where the first curve ends that is not much shorter than the longest.
+    Much shorter curves than the longest are ignored for the end: the points end with the shortest of the others.
     """
     ends = np.array([x[-1] for x, _ in curves])
     points = np.unique(np.concatenate([x for x, _ in curves]))
@@ -48,7 +48,7 @@ def align(curves: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 
 def curve(task: str, group: str, runs: Sequence[Run]) -> Curve:
-    """One curve of several seeds; says what may be wrong with them."""
+    """Joins several seeds into one curve; warns of possible errors."""
     frames, returns = align([(run.frames, run.returns) for run in runs])
     name, longest = f"{group} on {task}", max(run.frames[-1] for run in runs)
     for run in runs:
@@ -90,10 +90,10 @@ def group_runs(runs: Iterable[Run], key: str) -> list[Curve]:
 
 
 def renamed(curves: Sequence[Curve], names: Mapping[str, str]) -> list[Curve]:
-    """The curves under other names; each key of `names` is a group, or how only one of them ends.
+    """The curves under other names; each key of `names` is a group, or a unique ending of a group.
 
     Raises:
-        RunError: a key names no group or several.
+        RunError: if a key names no group or several.
     """
     groups = list(dict.fromkeys(c.group for c in curves))
     new = dict(zip(groups, groups, strict=True))

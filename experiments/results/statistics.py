@@ -1,7 +1,7 @@
 """The statistics of every report: intervals over seeds, scores over tasks, power, and growth of censored counts.
 
-With fewer than `ENOUGH` seeds there are t intervals or none. A percentile bootstrap of three seeds ends at their
-minimum and maximum, and covers the mean in 76 of 100 cases, not in 95.
+With fewer than `ENOUGH` seeds, intervals are t intervals or missing. A percentile bootstrap of three seeds ends at
+their minimum and maximum, and covers the mean in 76 of 100 cases, not in 95.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ Scores = Sequence[Array]
 """An array for each task, (..., runs): the last axis counts the runs of the task."""
 
 ENOUGH = 10
-"""Runs of each task from which on a bootstrap is used, for statistics that have no t interval."""
+"""The number of runs per task from which a bootstrap is used, for statistics without a t interval."""
 FEWEST = 3
-"""Seeds from which on a mean is shown with an interval: of two seeds it is 25 times as wide as their spread."""
+"""The number of seeds from which a mean has an interval: for two seeds, it would be 25 times as wide as their
+spread."""
 RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its two-sided 95 % interval, and one-sided p values against 0 (nan where there is none)."""
+    """A value, its two-sided 95 % interval, and one-sided p values against 0 (nan if missing)."""
 
     value: float
     low: float = nan
@@ -38,7 +39,7 @@ class Estimate:
     p_not_below: float = nan
 
     def text(self, digits: int = 1, kind: str = "f") -> str:
-        """`value [low, high]`, or the value alone."""
+        """`value [low, high]`, or only the value."""
         interval = "" if np.isnan(self.low) else f" [{self.low:.{digits}{kind}}, {self.high:.{digits}{kind}}]"
         return f"{self.value:.{digits}{kind}}{interval}"
 
@@ -79,8 +80,8 @@ def welch(terms: Sequence[tuple[float, Array]]) -> tuple[Array, Array, Array]:
 
 
 def holm(p: Array) -> Array:
-    """(n,) p values of n tests, corrected: below a level α, of all tests whose null hypothesis is true not even one
-    is rejected in 1 - α of the cases, however they depend on each other (Holm, 1979).
+    """(n,) corrected p values of n tests: at a level α, with probability 1 - α no test with a true null hypothesis is
+    rejected, however the tests depend on each other (Holm, 1979).
     """
     order = np.argsort(p)
     corrected = np.empty(len(p))
@@ -88,11 +89,40 @@ def holm(p: Array) -> Array:
     return corrected
 
 
-def effects_needed(groups: Sequence[tuple[float, float, int]]) -> Array:
-    """How large Σ cᵢ·mean(xᵢ) has to be in truth for its interval to lie above 0, in each of many simulated
-    tries; (tries,).
+def rank_correlation(x: Array, y: Array) -> Estimate:
+    """Spearman's, of (n,) pairs: with the interval of Fisher's z, whose variance is 1.06 / (n - 3) (Fieller, Hartley
+    and Pearson, 1957), and p values from random permutations of one of both.
 
-    An effect is found in as many tries as need no more than it: the 0.8 quantile is found in 80 of 100.
+    Returns:
+        Without an interval for fewer than five pairs or where all are in order; nan if either does not vary.
+    """
+    first, second = ranks(x), ranks(y)
+    if not (first.std() and second.std()):
+        return Estimate(nan)
+    first, second = ((r - r.mean()) / r.std() / sqrt(len(r)) for r in (first, second))
+    value = float(np.clip(first @ second, -1, 1))
+    shuffled = np.random.default_rng(0).permuted(np.tile(second, (RESAMPLES, 1)), axis=1) @ first
+    slack = 1e-9  # by which sums in another order may differ
+    above, below = (
+        (1 + int(found.sum())) / (1 + RESAMPLES) for found in (shuffled > value - slack, shuffled < value + slack)
+    )
+    if len(x) < 5 or abs(value) > 1 - slack:
+        return Estimate(value, p_not_above=above, p_not_below=below)
+    width = float(ndtri(0.975)) * sqrt(1.06 / (len(x) - 3))
+    low, high = np.tanh(np.arctanh(value) + np.array([-width, width]))
+    return Estimate(value, float(low), float(high), above, below)
+
+
+def ranks(values: Array) -> Array:
+    """(n,) from 1 on; equal values share the mean of theirs."""
+    _, number, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[number]
+
+
+def effects_needed(groups: Sequence[tuple[float, float, int]]) -> Array:
+    """The true size of Σ cᵢ·mean(xᵢ) that puts its interval above 0, in each of many simulated tries; (tries,).
+
+    A true effect is detected in each try whose value is not larger: the 0.8 quantile is detected in 80 of 100 tries.
 
     Args:
         groups: a coefficient, a standard deviation over seeds, and at least two seeds, for each group.
@@ -127,7 +157,7 @@ class Means:
 
 
 def over_seeds(runs: Array) -> Means:
-    """The mean of (seeds, points) at each point; nan is a seed without a value there."""
+    """The mean of (seeds, points) at each point; nan marks a seed without a value there."""
     known = np.isfinite(runs)
     seeds = known.sum(axis=0)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -147,7 +177,7 @@ def power(difference: float, spreads: Sequence[float], seeds: Sequence[int]) -> 
     """The probability that such an experiment finds a difference between two of its means, by a t test at 5 %.
 
     Args:
-        difference: of the two means, in truth.
+        difference: the true difference of the two means.
         spreads: standard deviation over seeds of each of at least two groups.
         seeds: in each group, at least two.
 
@@ -213,10 +243,10 @@ def improvement(ours: Scores, theirs: Scores) -> Estimate:
 
 
 def improvement_by_chance(ours: Scores, theirs: Scores) -> tuple[float, float]:
-    """Where `probability_of_improvement` ends in 95 of 100 experiments of this size if both are equally good.
+    """The range of `probability_of_improvement` in 95 of 100 experiments of this size if both are equally good.
 
-    The exact variance of Mann and Whitney's U in each task, (m + n + 1) / (12·m·n), and a normal approximation of their
-    mean over tasks.
+    It uses the exact variance of Mann and Whitney's U in each task, (m + n + 1) / (12·m·n), and a normal approximation
+    of their mean over tasks.
     """
     sizes = [(x.shape[-1], y.shape[-1]) for x, y in zip(ours, theirs, strict=True)]
     width = float(ndtri(0.975)) * sqrt(sum((m + n + 1) / (12 * m * n) for m, n in sizes)) / len(sizes)
@@ -224,11 +254,11 @@ def improvement_by_chance(ours: Scores, theirs: Scores) -> tuple[float, float]:
 
 
 def bootstrap(statistic: Callable[..., Array], *groups: Scores) -> Estimate:
-    """A statistic of scores and its percentile bootstrap interval; the runs of each task are resampled apart, with
+    """A statistic of scores and its percentile bootstrap interval; the runs of each task are resampled separately, with
     replacement, as in rliable (arXiv 2108.13264).
 
     Args:
-        statistic: of as many groups of scores as are given.
+        statistic: a function of all given groups of scores.
         groups: scores with (runs,) for each task.
 
     Returns:
@@ -252,12 +282,12 @@ class Growth:
     aic: float
 
     def episodes(self, x: Array) -> Array:
-        """Their median at each x."""
+        """The median of the episodes at each x."""
         return np.exp(self.intercept + self.slope * x)
 
 
 def fit_growth(x: Array, episodes: Array, solved: NDArray[np.bool_]) -> Growth | None:
-    """A Tobit regression: a run that was not solved counts as needing more than its `episodes`, no less and no more.
+    """A Tobit regression: a run that was not solved counts as "more than `episodes`".
 
     Args:
         x: (runs,) the horizon (exponential growth, the slope is a rate) or its logarithm (polynomial, a degree).

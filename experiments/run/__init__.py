@@ -1,1 +1,1 @@
-"""What a run is: its configuration, agent, data, checkpoint, log and evaluation, and the one driver of all kinds."""
+"""Runs: configuration, agent, data, checkpoint, log and evaluation, and one driver for all kinds of runs."""

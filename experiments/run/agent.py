@@ -1,4 +1,4 @@
-"""What runs that train an agent have in common, online and offline: the agent, its evaluations and its checkpoints."""
+"""The base of online and offline runs that train an agent: the agent, its evaluations and its checkpoints."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from rlrep.experiments.run.pretrained import load_weights
 class AgentRun(Run):
     """A run that trains an agent.
 
-    Under torchrun each rank learns from its share of the batch, in a folder `rank_N` of its own, and the ranks average
-    their gradients; the first one evaluates and writes the checkpoints.
+    Under torchrun each rank learns from its share of the batch, in its own folder `rank_N`, and the ranks average their
+    gradients; the first rank evaluates and writes the checkpoints.
 
     Args:
         config: of the run.
-        folder: of the run. Where it holds a checkpoint, the run continues from there.
+        folder: of the run. If it has a checkpoint, the run continues from it.
     """
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
@@ -53,7 +53,7 @@ class AgentRun(Run):
         state = load_checkpoint(checkpoint, config.device) if checkpoint.exists() else None
         if state is not None:
             with fitting(checkpoint):
-                check_ranks(state)  # before the replay, whose files would be refused for their sizes
+                check_ranks(state)  # before the replay, which would refuse the files for their sizes
         torch.manual_seed(config.seed)
         with ExitStack() as opened:
             self.eval_env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
@@ -83,13 +83,13 @@ class AgentRun(Run):
 
     @property
     def eval_every(self) -> int:
-        """By how much `count` grows between two evaluations."""
+        """The growth of `count` between two evaluations."""
         return int(getattr(self.config, f"eval_every_{self.counter}s"))
 
     @property
     @abstractmethod
     def step_of_agent(self) -> int:
-        """What the agent's schedules follow."""
+        """The step for the agent's schedules."""
 
     def check_data(self) -> None:
         """Opens finished data and checks it against the environment."""
@@ -98,13 +98,13 @@ class AgentRun(Run):
         """Refuses an agent that the environment or the data can't serve."""
 
     def initialize(self) -> None:
-        """Gives a new agent the weights that it starts with."""
+        """Loads the initial weights of a new agent."""
         if self.config.encoder.path is not None:
             load_weights(self.agent.encoder, place_of(self.config.encoder.path))
             self.agent.objectives.restart_copies()
 
     def open(self, opened: ExitStack) -> None:
-        """Opens what the loop needs beside the agent."""
+        """Opens everything else that the loop needs."""
 
     @property
     def at_end(self) -> bool:
@@ -123,7 +123,7 @@ class AgentRun(Run):
         """The agent's actions.
 
         Raises:
-            NonFiniteLoss: if they are not finite, for the loss that made them so.
+            NonFiniteLoss: if they are not finite, naming the loss that caused it.
         """
         action = self.agent.act(observation, self.step_of_agent, eval_mode)
         if not np.isfinite(action).all():
@@ -132,7 +132,7 @@ class AgentRun(Run):
         return action
 
     def evaluate(self) -> None:
-        """Plays the evaluation episodes and keeps what they gave: a row, a film, the curve so far."""
+        """Plays the evaluation episodes, and stores a row, a video and the curve so far."""
         self.metrics.check()
         if not self.rank:
             self.play_evaluation()
@@ -143,10 +143,11 @@ class AgentRun(Run):
         config = self.config
 
         def policy(observation: np.ndarray) -> np.ndarray:
-            self.stop.check()  # an evaluation takes minutes; it is played again when the run is resumed
+            self.stop.check()  # an evaluation takes minutes; a resumed run repeats it
             return self.act(observation, eval_mode=True)
 
-        evaluation = evaluate(policy, self.eval_env, config.num_eval_episodes, config.save_video, envs)
+        told = self.log.progress.during("evaluating", config.num_eval_episodes)
+        evaluation = evaluate(policy, self.eval_env, config.num_eval_episodes, config.save_video, envs, told)
         if not np.isfinite(evaluation.returns).all():
             raise TrainingError(
                 f"{config.task} gave rewards that are not finite in an evaluation at {self.counter} {self.count}: "
@@ -160,12 +161,12 @@ class AgentRun(Run):
             self.log.video(path)
         from rlrep.experiments.results.curves import (
             draw_run,
-        )  # Matplotlib takes its time, and only the first rank draws
+        )  # Matplotlib takes long to import, and only the first rank draws
 
         draw_run(self.folder, self.folder / "curve.png")
 
     def own_state(self) -> dict[str, Any]:
-        """What each rank keeps of its own."""
+        """The state that each rank stores separately."""
         return {"random": random_state()}
 
     def state(self) -> dict[str, Any] | None:
@@ -192,7 +193,7 @@ class AgentRun(Run):
 
 
 def build_agent(config: RunConfig, observation_space: Any, action_space: Any, batch_size: int | None = None) -> Agent:
-    """The agent of a configuration.
+    """Builds the agent of a configuration.
 
     Args:
         config: of the run.
@@ -218,7 +219,7 @@ def build_agent(config: RunConfig, observation_space: Any, action_space: Any, ba
 
 
 def check_ranks(state: dict[str, Any]) -> None:
-    """Refuses a checkpoint of another number of processes: each has a replay or sampler of its own."""
+    """Refuses a checkpoint of another number of processes, because each has its own replay or sampler."""
     saved, started = len(state["ranks"]), ranks.world_size()
     if saved != started:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The C allocator, told to keep its memory."""
+"""A setting of the C allocator that keeps freed memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GIB = 1 << 30
 
 
 def keep_pages() -> None:
-    """Makes glibc hand freed activations out again instead of returning them to the kernel.
+    """Makes glibc reuse the memory of freed activations instead of returning it to the kernel.
 
     Otherwise each update on a CPU takes thousands of page faults: 13 % of its time at the `cpu` preset's sizes. Does
     nothing with another C library.

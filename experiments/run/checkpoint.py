@@ -1,7 +1,7 @@
-"""Checkpoints: everything of a run but its replay's rows, in one file that is whole or not there.
+"""Checkpoints: a run's whole state except its replay's rows, in one file that is complete or absent.
 
-A checkpoint is what `torch.save` writes, a ZIP file, with the SHA-256 of all bytes before it as the archive's comment.
-`torch.load` reads it as any other.
+A checkpoint is a ZIP file of `torch.save`. Its comment is the SHA-256 of all bytes before the comment. `torch.load`
+reads it normally.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def checksum(content: bytes | memoryview) -> bytes:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What `save_checkpoint` wrote.
+    """Reads a file of `save_checkpoint`.
 
     Raises:
-        CheckpointError: if there is none, it is truncated or damaged, or another version of rlrep wrote it.
+        CheckpointError: if it is missing, truncated or damaged, or if another version of rlrep wrote it.
     """
     if not path.is_file():  # opening a pipe would wait for ever
         raise CheckpointError(f"there is no checkpoint at {path}: the run has not reached its first one yet")
@@ -64,7 +64,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         version = state["version"]
-    except Exception as error:  # torch raises whatever its readers meet in a damaged file
+    except Exception as error:  # torch's readers raise many kinds of errors for a damaged file
         raise damaged(path, type(error).__name__) from error
     if version != VERSION:
         raise CheckpointError(
@@ -83,7 +83,7 @@ def check_stored(path: Path) -> None:
             entries = file.infolist()
     except OSError:
         raise
-    except Exception as error:  # whatever the parser meets in a damaged file
+    except Exception as error:  # the parser raises many kinds of errors for a damaged file
         raise damaged(path, type(error).__name__) from error
     size = path.stat().st_size
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or sum(e.file_size for e in entries) > size:
@@ -98,7 +98,7 @@ def damaged(path: Path, reason: str) -> CheckpointError:
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Makes a `CheckpointError` of what a run finds missing or of other shapes in the checkpoint at `path`."""
+    """Converts errors about missing entries or other shapes in the checkpoint at `path` to a `CheckpointError`."""
     try:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -111,7 +111,7 @@ def fitting(path: Path) -> Iterator[None]:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of torch's generators, on which augmentation and exploration draw."""
+    """The state of torch's generators, which augmentation and exploration use."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()

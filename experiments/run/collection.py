@@ -1,22 +1,23 @@
-"""Offline data from the checkpoints of a run.
+"""Collects offline data from the checkpoints of a run.
 
 The levels are V-D4RL's (arXiv 2206.04779, appendix B):
 
 - random: a policy of uniform actions;
 - medium: the first checkpoint that is half as good as the expert;
-- medium_replay: what the run had in its replay at that checkpoint, from its first episode on;
-- full_replay: what it had at its end;
+- medium_replay: the run's replay at that checkpoint, from its first episode on;
+- full_replay: the run's replay at its end;
 - expert: the checkpoint with the best evaluation;
-- medium_expert: half of the steps by the one, half by the other.
+- medium_expert: half of the steps from the medium, half from the expert.
 
-Half as good is the return in the middle between the random policy's and the expert's: V-D4RL's half of the expert's
-where the random policy gets nothing. The data record how they were made, and the returns of the random policy and of
-the expert without noise, which put them on a scale from 0 to 100.
+"Half as good" is the return in the middle between the random policy's and the expert's; if the random policy gets 0,
+this is V-D4RL's half of the expert's return. The data record how they were made, and the returns of the random policy
+and of the expert without noise, which define the scores 0 and 100.
 """
 
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from rlrep.experiments.run.checkpoint import CONFIG
 from rlrep.experiments.run.config_file import register, typed_as
 from rlrep.experiments.run.device import resolve_device
 from rlrep.experiments.run.evaluation import Policy, environment_options, evaluate
-from rlrep.experiments.run.log import Progress
+from rlrep.experiments.run.log import PATIENCE, Progress
 from rlrep.experiments.run.names import import_modules
 from rlrep.experiments.run.options import ConfigError, check, defaults, option, refusals
 from rlrep.experiments.run.policy import checkpoint_policy, random_policy
@@ -46,35 +47,33 @@ from rlrep.experiments.run.train_config import TrainConfig, load
 LEVELS = ("random", "medium", "medium_replay", "full_replay", "medium_expert", "expert")
 PLAYED_BY = {"random": ["random"], "medium": ["medium"], "expert": ["expert"], "medium_expert": ["medium", "expert"]}
 
-# Collected episodes are neither those of training nor those of evaluation.
+# Collected episodes differ from those of training and evaluation.
 COLLECTION_SEED = 2_000_003
 
 
 @dataclass
 class CollectConfig:
-    """What to collect; checked on construction."""
+    """The options of a collection; checked on construction."""
 
     run: str = option(MISSING, "folder of a run of rlrep.experiments.train with save_snapshot=true", path=True)
     level: str = option(MISSING, "what to collect", choices=LEVELS)
     out: str = option(MISSING, "folder of the data, a new one", path=True)
     format: str = option("rlrep", "rlrep (opened without a conversion), vd4rl_84, vd4rl_64, drqv2, minari")
-    steps: int = option(
-        100_000, "agent steps, played in whole episodes; the replays have as many as the run has made", least=1
-    )
-    noise: float = option(0.1, "standard deviation of what is added to the policy's actions", least=0)
+    steps: int = option(100_000, "agent steps, in whole episodes; the replay levels take all steps of the run", least=1)
+    noise: float = option(0.1, "standard deviation of the noise on the policy's actions", least=0)
     reference_episodes: int = option(
-        10, "that the random policy and the expert play for the returns at 0 and 100", least=1
+        10, "of the random policy and of the expert, for the returns at scores 0 and 100", least=1
     )
-    seed: int = option(0, "of everything that is random", least=0, most=2**63 - 1)
+    seed: int = option(0, "of all random numbers", least=0, most=2**63 - 1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, …")
-    imports: list[str] = option([], "modules to import first: those that the run names")
+    imports: list[str] = option([], "modules to import first: those of the run's import paths")
 
     def __post_init__(self) -> None:
         check(self)
 
     @classmethod
     def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
-        """Options that this level has no use for, with the reason; see `RunConfig.idle`."""
+        """Options that have no effect at this level, with the reason; see `RunConfig.idle`."""
         level = plain["level"]
         found = {}
         if level == "random" or level.endswith("_replay"):
@@ -89,9 +88,9 @@ register("collect_options", defaults(CollectConfig))
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A checkpoint that the run kept, the frame of the evaluation nearest to it, and the mean return there.
+    """A stored checkpoint, the frame of the nearest evaluation, and the mean return there.
 
-    Checkpoints wait for an episode's end, evaluations do not: with several environments they lie apart.
+    Checkpoints wait for an episode's end and evaluations do not, so with several environments their frames differ.
     """
 
     path: Path
@@ -101,10 +100,10 @@ class Snapshot:
 
 
 def snapshots(run: Path) -> list[Snapshot]:
-    """The checkpoints that were kept, by frame; of those that share an evaluation the one that is nearest to it.
+    """The stored checkpoints by frame; of several with the same evaluation, only the nearest.
 
     Raises:
-        ConfigError: if there are none.
+        ConfigError: without stored checkpoints.
     """
     returns = dict(zip(*(values.tolist() for values in read_returns(run / "eval.csv")), strict=True))
     kept = {int(path.stem): path for path in sorted((run / "checkpoints").glob("[0-9]*.pt"))}
@@ -127,7 +126,7 @@ def expert_of(found: Sequence[Snapshot]) -> Snapshot:
 
 
 def medium_of(found: Sequence[Snapshot], random_return: float) -> Snapshot:
-    """The first that is half as good as the expert.
+    """The first checkpoint that is half as good as the expert.
 
     Raises:
         ConfigError: if that is the expert itself, or the expert is no better than the random policy.
@@ -164,7 +163,7 @@ def no_better(expert: Snapshot, expert_return: float, random_return: float) -> C
 def lowest_random_return(run: Path, trained: TrainConfig) -> float:
     """The lowest return of a training episode in which the agent still acted at random; -inf if there was none.
 
-    The random policy's mean is hardly lower, and the lower it is, the lower is what a medium needs.
+    The random policy's mean is hardly lower. A lower mean would only lower the return that a medium needs.
     """
     exploring = trained.agent.get("num_expl_steps", 0) * trained.action_repeat
     frames, returns = read_returns(run / "train.csv")
@@ -173,7 +172,7 @@ def lowest_random_return(run: Path, trained: TrainConfig) -> float:
 
 
 class Collector:
-    """Plays and reads what a level consists of.
+    """Plays and reads the episodes of a level.
 
     Args:
         config: of the collection.
@@ -186,7 +185,7 @@ class Collector:
         self.config, self.run, self.trained, self.env = config, run, trained, env
         self.kept = snapshots(run)
         self.expert = expert_of(self.kept)
-        self.choose(lowest_random_return(run, trained))  # refuses at once what no measurement could make possible
+        self.choose(lowest_random_return(run, trained))  # refuses at once what is impossible for any measured return
         self.random_return = self.reference("random")
         self.choose(self.random_return)
         self.expert_return = self.reference("expert")
@@ -194,7 +193,7 @@ class Collector:
             raise no_better(self.expert, self.expert_return, self.random_return)
 
     def choose(self, random_return: float) -> None:
-        """Refuses a level that the run has no checkpoints for.
+        """Refuses a level if the run lacks the checkpoints for it.
 
         Raises:
             ConfigError: if the expert is no better than the random policy, or there is no medium for a level that needs
@@ -212,8 +211,10 @@ class Collector:
         return checkpoint_policy(self.trained, snapshot.path, self.env)[0]
 
     def reference(self, name: str) -> float:
-        """The mean return of the random policy or the expert, in the first of the episodes that are collected from."""
-        return float(evaluate(self.policy(name), self.env, self.config.reference_episodes).returns.mean())
+        """The mean return of the random policy or the expert, in the first episodes of the collection."""
+        count = self.config.reference_episodes
+        with closing(Progress(f"scoring {name}", count, 0, "episode", PATIENCE)) as progress:
+            return float(evaluate(self.policy(name), self.env, count, told=progress.advance).returns.mean())
 
     def episodes(self) -> Iterator[Transitions]:
         """The level's episodes, one after the other."""
@@ -225,7 +226,7 @@ class Collector:
             yield from self.played(PLAYED_BY[self.config.level])
 
     def played(self, names: Sequence[str]) -> Iterator[Transitions]:
-        """Whole episodes of each policy, until it has taken its share of the steps."""
+        """Whole episodes of each policy, up to its share of the steps."""
         rng = np.random.default_rng(self.config.seed)
         total = self.config.steps
         progress = Progress(f"collecting {self.config.level}", total, 0, "step")
@@ -240,7 +241,7 @@ class Collector:
         progress.close()
 
     def made(self) -> dict[str, Any]:
-        """How the data come about, as plain values."""
+        """The origin of the data, as plain values."""
         trained, level = self.trained, self.config.level
         used = {"expert": self.expert} | ({"medium": self.medium} if "medium" in level else {})
         by_policies = level in PLAYED_BY
@@ -268,7 +269,7 @@ class Collector:
 
 
 def play(policy: Policy, env: Any, episode: int, noise: float, rng: np.random.Generator, name: str) -> Transitions:
-    """One episode of an environment with stacked RGB frames, of which the newest are kept."""
+    """One episode of an environment with stacked RGB frames; stores the newest frame of each stack."""
     observation, _ = env.reset(options={"episode": episode})
     frames, actions, rewards = [observation[-3:]], [], []
     terminated = truncated = False
@@ -298,6 +299,7 @@ def replayed(run: Path, trained: TrainConfig, until_frame: int | None) -> Iterat
         raise ConfigError(f"{run / 'replay'} can't be used: {error}") from error
     lanes = len(rows["step"])
     most = np.inf if until_frame is None else until_frame / trained.action_repeat / lanes
+    found: list[tuple[int, np.ndarray]] = []
     for lane in range(lanes):
         taken = 0
         for at in episodes_of(rows, lane):
@@ -309,20 +311,25 @@ def replayed(run: Path, trained: TrainConfig, until_frame: int | None) -> Iterat
             taken += len(at) - 1
             if taken > most:
                 break
+            found.append((lane, at))
+    total = sum(len(at) - 1 for _, at in found)
+    with closing(Progress("copying the replay", total, 0, "step", PATIENCE)) as progress:
+        for lane, at in found:
             yield Transitions(
                 frames=rows["frame"][lane, at],
                 action=rows["action"][lane, at[:-1]],
                 reward=rows["reward"][lane, at[:-1]],
                 terminated=bool(rows["terminated"][lane, at[-2]]),
-                name=f"environment {lane}, episode {number}",
+                name=f"environment {lane}, episode {rows['episode'][lane, at[0]]}",
             )
+            progress.advance(progress.count + len(at) - 1)
 
 
 def collect(composed: DictConfig) -> Path:
-    """Collects what a composed configuration asks for; returns the folder of the data.
+    """Makes the collection of a composed configuration; returns the folder of the data.
 
     Raises:
-        ConfigError, CheckpointError, OpenGLError: for what a person can mend.
+        ConfigError, CheckpointError, OpenGLError: for errors that users can fix.
     """
     for name, hint in (("run", "run=FOLDER"), ("level", f"level={'|'.join(LEVELS)}"), ("out", "out=FOLDER")):
         if OmegaConf.is_missing(composed, name):
@@ -348,6 +355,6 @@ def collect(composed: DictConfig) -> Path:
             write_transitions(collector.episodes(), out, provenance, format=config.format)
     print(
         f"{trained.task} {config.level}: the random policy gets {collector.random_return:.1f}, the expert "
-        f"{collector.expert_return:.1f}; see python -m rlrep.experiments.data info {out}"
+        f"{collector.expert_return:.1f}; see python -m rlrep.experiments.data info {shlex.quote(str(out))}"
     )
     return out

@@ -1,9 +1,10 @@
-"""The command line of what Hydra composes: overrides as people type them, mistakes reported with the nearest name."""
+"""The command line of Hydra's configurations: accepts overrides as users type them, and suggests the nearest name."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
 
 CONF = Path(__file__).parents[1] / "conf"
 GROUPS = ("agent", "preset")
-# Sections whose names are those of whoever takes them, which checks them itself.
+# Sections with the argument names of another function, which checks them itself.
 OPEN = ("agent", "objective", "options", "env", "format_options", "offline.format_options")
 IN_OPEN = rf"({'|'.join(map(re.escape, OPEN))})\."
-# Hydra's own switches, and how many words follow them.
+# Hydra's own switches, and the number of words after each.
 SWITCHES = {
     **dict.fromkeys(("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"), 0),
     **dict.fromkeys(("--shell-completion", "-sc"), 0),
     **dict.fromkeys(("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"), 1),
     **dict.fromkeys(("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"), 1),
 }
-SWEEPS = Path("runs/multirun")  # as conf/quiet.yaml says
+SWEEPS = Path("runs/multirun")  # as in conf/quiet.yaml
 
 
 def start(main: Callable[[], Any], schema: type, conf: str = "") -> None:
@@ -37,7 +38,7 @@ def start(main: Callable[[], Any], schema: type, conf: str = "") -> None:
     Args:
         main: the decorated function.
         schema: the dataclass of its options.
-        conf: the folder in experiments/conf that has its configuration.
+        conf: the folder in experiments/conf with its configuration.
     """
     arguments = sys.argv[1:]
     if {"--help", "-h"} & {*arguments}:
@@ -78,15 +79,15 @@ def paths_of(schema: type) -> tuple[str, ...]:
 
 
 def for_hydra(arguments: Sequence[str], paths: Iterable[str] = ()) -> list[str]:
-    """Overrides as people type them in the form that Hydra wants.
+    """Converts overrides as users type them to the form that Hydra needs.
 
-    ``encoder=FOLDER`` is a section with several values to it, ``agent=package.module:Class`` is no file of the
-    configuration, ``options.new=1`` needs a plus, ``linear(1.0,0.1,100)`` is a function of its own unless it is quoted,
-    and ``1e6`` is no whole number.
+    For Hydra, ``encoder=FOLDER`` is a section with several values, ``agent=package.module:Class`` is not a file of the
+    configuration, ``options.new=1`` needs a plus, ``linear(1.0,0.1,100)`` without quotes is a Hydra function, and
+    ``1e6`` is not a whole number.
 
     Args:
         arguments: what was typed.
-        paths: options whose values are taken as typed, whatever they would mean to Hydra; ``null`` is none.
+        paths: options whose values are taken as typed, without Hydra's syntax; ``null`` means no path.
     """
     rewritten = []
     for argument in arguments:
@@ -106,12 +107,12 @@ def for_hydra(arguments: Sequence[str], paths: Iterable[str] = ()) -> list[str]:
 
 
 def is_quoted(value: str) -> bool:
-    """Whether a value is null or in quotes of Hydra's."""
+    """Whether a value is null or in Hydra's quotes."""
     return value == "null" or re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL) is not None
 
 
 def as_typed(path: str) -> str:
-    """A path in quotes; ``~`` is the home, as shells leave it alone behind an equals sign."""
+    """A path in quotes; expands ``~``, because shells do not expand it after an equals sign."""
     path = os.path.expanduser(path) if path.startswith("~") else path
     return "'" + re.sub(r"(\\*)('|$)", lambda end: end[1] * 2 + ("\\'" if end[2] else ""), path) + "'"
 
@@ -120,8 +121,8 @@ def check_words(arguments: Sequence[str], known: dict[str, Option]) -> list[str]
     """The overrides among the arguments.
 
     Raises:
-        ConfigError: for what is neither an override nor a switch of Hydra's, such as ``--seed=1`` and ``seed 1``; for
-            an empty path; and for text that no file of a run could hold.
+        ConfigError: for words that are neither an override nor a switch of Hydra, such as ``--seed=1`` and ``seed 1``;
+            for an empty path; and for text that a run's files cannot store.
     """
     overrides, following = [], 0
     for argument in arguments:
@@ -146,8 +147,7 @@ def check_words(arguments: Sequence[str], known: dict[str, Option]) -> list[str]
 
 
 def check_choices(arguments: Sequence[str], conf: str = "") -> None:
-    """Refuses names of agents, and of the presets in `conf`, that there are not; Hydra's own error does not suggest the
-    nearest."""
+    """Refuses unknown names of agents and of presets in `conf`; Hydra's own error does not suggest the nearest name."""
     from rlrep.registry import look_up
 
     if brings_files(sys.argv[1:]):
@@ -162,7 +162,7 @@ def check_choices(arguments: Sequence[str], conf: str = "") -> None:
 
 
 def check_names(arguments: Sequence[str], schema: type) -> None:
-    """Refuses settings that there are not, and a single objective that is no list."""
+    """Refuses unknown settings, and a single objective without list brackets."""
     from rlrep.registry import unknown
 
     if brings_files(sys.argv[1:]):
@@ -186,7 +186,7 @@ def check_names(arguments: Sequence[str], schema: type) -> None:
 
 
 def check_sweeps(arguments: Sequence[str]) -> None:
-    """Refuses a folder in which Hydra can't keep what --multirun leaves."""
+    """Refuses a folder where Hydra cannot write the files of --multirun."""
     if any(argument.lstrip("+").startswith("hydra.sweep.dir=") for argument in arguments):
         return
     try:
@@ -201,10 +201,10 @@ def check_sweeps(arguments: Sequence[str]) -> None:
 
 
 def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> None:
-    """Refuses or reports settings that were typed and change nothing, even where they are what the default is.
+    """Refuses or reports typed settings that change nothing, even if they equal the default.
 
-    What a sweep may well set for all of its runs, although not every one of them reads it, is reported only: that is
-    what the `idle` of the schema says, if it has one.
+    Settings in the schema's `idle`, if it has one, are only reported: a sweep may set them for all runs, although only
+    some runs read them.
 
     Args:
         typed: the overrides of one run.
@@ -251,7 +251,7 @@ def check_effects(typed: Iterable[str], composed: DictConfig, schema: type) -> N
 
 
 def brings_files(arguments: Sequence[str]) -> bool:
-    """Whether there are configuration files that only Hydra knows."""
+    """Whether the command uses configuration files that only Hydra finds."""
     return any(argument.startswith(("--config", "-cd", "-cn", "-cp")) for argument in arguments)
 
 
@@ -259,9 +259,18 @@ def tell(
     train: Callable[[DictConfig], Path],
     composed: DictConfig,
     schema: type,
+    then: Callable[[Path, DictConfig], str],
     stopped: str = "stopped: resume with resume=true",
 ) -> None:
-    """Runs `train` and reports how it ended; what users can fix without a traceback."""
+    """Runs `train` and reports how it ended; errors that users can fix are shown without a traceback.
+
+    Args:
+        train: a function of the configuration; returns the folder of the result.
+        composed: the configuration.
+        schema: the dataclass of its options.
+        then: gives the command that uses the result, from its folder and the configuration.
+        stopped: the message after a signal before anything was stored.
+    """
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
@@ -279,13 +288,22 @@ def tell(
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)
     except BaseException as error:
-        if early.signal is not None or isinstance(error, KeyboardInterrupt):  # what it became on its way is no news
+        if early.signal is not None or isinstance(error, KeyboardInterrupt):  # hides the intermediate exception
             print(stopped, file=sys.stderr)
             sys.exit(128 + (early.signal or signal.SIGINT))
         if not isinstance(error, EXPECTED) or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        if HydraConfig.get().mode is RunMode.MULTIRUN:  # Hydra continues with the other runs, and fails at the end
+        if HydraConfig.get().mode is RunMode.MULTIRUN:  # Hydra runs the other runs, and fails at the end
             raise CompactHydraException(f"error: {error}") from error
         sys.exit(f"error: {error}")
-    if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts several processes
         print(f"finished: {folder}")
+        print(f"next: {then(folder, composed)}")
+
+
+def evaluation(run: Path, composed: DictConfig) -> str:
+    """The command that evaluates a run; it imports the run's import paths."""
+    names = [composed.get("task") or "", composed.agent.algorithm, *composed.objectives]
+    imported = [*composed.imports, *(name.partition(":")[0] for name in names if ":" in name)]
+    imports = f" --imports {' '.join(dict.fromkeys(imported))}" if imported else ""
+    return f"python -m rlrep.experiments.evaluate {shlex.quote(str(run))} --episodes 20{imports}"

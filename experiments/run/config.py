@@ -1,4 +1,4 @@
-"""What the configurations of all runs have in common."""
+"""The common part of all runs' configurations."""
 
 from __future__ import annotations
 
@@ -18,27 +18,25 @@ from rlrep.experiments.run.options import ConfigError, check, option, section, v
 from rlrep.experiments.run.sections import ARCHITECTURE, AgentEncoderConfig, NoiseConfig, WandbConfig, idle_noise
 from rlrep.objectives import find_objective
 
-# What a choice of agent says beside its options: its name in plots, its class, and what it is made for.
+# Entries of an agent's configuration besides its options: its name in plots, its class, and its purpose.
 OF_THE_CHOICE = ("name", "algorithm", "learns_from")
 
 
 @dataclass
 class AnyRunConfig:
-    """What every run has; checked on construction."""
+    """The options of every run; checked on construction."""
 
-    seed: int = option(1, "of everything that is random", least=0, most=2**63 - 1)
+    seed: int = option(1, "of all random numbers", least=0, most=2**63 - 1)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, …", free=True)
     run_dir: str = option(None, "folder of the run", path=True, free=True)
     resume: bool = option(False, "continue the run in run_dir where it stopped; start it if there is none", free=True)
-    imports: list[str] = option(
-        [], "modules to import first, which may register what the other options name", free=True
-    )
+    imports: list[str] = option([], "modules to import first; they may register names for other options", free=True)
     image_size: int = option(84, "height and width of a frame in pixels", above=0, most=2048)
     frame_stack: int = option(3, "frames in an observation", above=0)
     noise: NoiseConfig = section(needs=("noise.kind",))
     batch_size: int = option(256, "rows of a batch", above=0)
     lr: float = option(1e-4, "step size of Adam", above=0)
-    shift: int = option(4, "pixels that images are shifted by at most, at random", least=0)
+    shift: int = option(4, "largest random shift of images, in pixels", least=0)
     use_wandb: bool = option(False, "log to Weights & Biases", free=True)
     wandb: WandbConfig = section(needs=("use_wandb",))
 
@@ -50,15 +48,15 @@ class AnyRunConfig:
 
 @dataclass
 class RunConfig(AnyRunConfig):
-    """What every run that trains an agent has, from an environment or from data."""
+    """The options of every run that trains an agent, from an environment or from data."""
 
     task: str = option(
         "quadruped_run", "of dm_control (python -c 'from rlrep import envs; print(*envs.TASKS)'), or a Gymnasium id"
     )
     env: dict[str, Any] = option({}, "keyword arguments of gymnasium.make: env.max_episode_steps=500")
     num_eval_episodes: int = option(10, "episodes of an evaluation", above=0, free=True)
-    action_repeat: int = option(2, "simulator steps that an action is held for", above=0)
-    camera: Any = option(None, "its name or number; null is the task's own")
+    action_repeat: int = option(2, "simulator steps per action", above=0)
+    camera: Any = option(None, "its name or number; null is the task's default")
     rendering: str = option("auto", "auto is fast on machines without a GPU", choices=("auto", "exact", "fast"))
     replay_storage: str = option(
         "auto", "memory, disk, cuda; auto is the GPU if the frames fill less than half of it, else disk"
@@ -81,7 +79,7 @@ class RunConfig(AnyRunConfig):
         "joint: agent and objectives in one backward pass on one encoding, for speed",
         choices=("separate", "joint"),
     )
-    path: str = option("fast", "eager: float32 with every acceleration off, to compare with", choices=tuple(PATHS))
+    path: str = option("fast", "eager: float32 without accelerations, for comparison", choices=tuple(PATHS))
     encoder: AgentEncoderConfig = section()
     objectives: list[str] = option([], "losses on the encoder: [taco], [curl], … or [my_package.my_file:MyObjective]")
     objective: dict[str, Any] = option(objective_defaults, "their options: objective.taco.horizon=3")
@@ -110,9 +108,9 @@ class RunConfig(AnyRunConfig):
 
     @classmethod
     def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
-        """Options that this configuration, composed but not completed, has no use for, with the reason.
+        """Options that have no effect in this configuration, which is composed but not completed, with the reason.
 
-        What is here is right in some runs of a sweep and idle in others; `Option.needs` refuses the rest.
+        These options have an effect in some runs of a sweep and none in others; `Option.needs` refuses all others.
         """
         found = idle_noise(plain)
         if path := value_of(plain, "encoder.path"):
@@ -131,10 +129,8 @@ class RunConfig(AnyRunConfig):
 
 
 def settle(config: DictConfig) -> None:
-    """This machine's values for what is auto, the options of objectives that are not ours, and a name for the agent
-    that says which losses it has; in place.
-
-    The name is the run's in its folder and in plots.
+    """Sets this machine's values for "auto", the options of users' own objectives, and the agent's name with its
+    losses; in place. The run's folder and plots use this name.
     """
     if isinstance(config.objectives, str):
         raise ConfigError(f"objectives: it is a list, write objectives=[{config.objectives}]")
@@ -159,8 +155,8 @@ def settle(config: DictConfig) -> None:
 
 
 def settle_precision(config: RunConfig, saved: RunConfig | None, composed: DictConfig) -> None:
-    """Refuses to begin a run in bfloat16 where that is no faster; one that was begun elsewhere can be resumed, in its
-    own precision where that is automatic."""
+    """Refuses to start a run in bfloat16 on a device where that is not faster. A run from another machine can resume,
+    in its own precision if that is automatic."""
     if saved is not None:
         if composed.encoder.precision == "auto":
             config.encoder.precision = saved.encoder.precision
@@ -174,7 +170,7 @@ def settle_precision(config: RunConfig, saved: RunConfig | None, composed: DictC
 
 
 def check_env(env: Mapping[str, Any], settings: Set[str]) -> None:
-    """Refuses keyword arguments of an environment that are `settings` of the run itself, or that the run makes."""
+    """Refuses keyword arguments of an environment that are `settings` of the run, or that the run sets itself."""
     for name in sorted(settings & env.keys()):
         raise ConfigError(f"env.{name} is a setting of the run itself: give {name}=… instead")
     for name in sorted({"task", "seed", "processes", "timeout", "render_mode"} & env.keys()):

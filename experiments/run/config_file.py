@@ -1,4 +1,4 @@
-"""Configurations as Hydra composes them and as files hold them; compared when a run is resumed."""
+"""Configurations from Hydra and from files; compared when a run resumes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlrep.experiments.yaml_files import flat, read_yaml
 
 Config = TypeVar("Config")
 
-# The kinds of runs, by the option that others lack.
+# The kinds of runs, by an option that only this kind has.
 KINDS = {
     "source": "a pre-training (rlrep.experiments.pretrain)",
     "dataset": "a run on offline data (rlrep.experiments.offline)",
@@ -26,7 +26,7 @@ KINDS = {
 
 
 def register(name: str, values: dict[str, Any], group: str | None = None) -> None:
-    """Makes the defaults of options known to Hydra, to be named in the defaults of a YAML file."""
+    """Registers the defaults of options with Hydra, for the defaults list of a YAML file."""
     ConfigStore.instance().store(name, OmegaConf.create(values), group)
 
 
@@ -45,10 +45,10 @@ def typed_as(schema: type[Config], config: DictConfig) -> Config:
 def load_as(schema: type[Config], path: Path) -> Config:
     """The configuration in the file at `path`.
 
-    Nothing that it names is imported: classes by import path must have been imported before.
+    Never imports what the file names: import classes with import paths before this call.
 
     Raises:
-        ConfigError: if there is none, it is damaged, or of another version.
+        ConfigError: if it is missing, damaged, or of another version.
     """
     if not path.exists():
         raise ConfigError(f"{path.parent} is not a run: it has no {path.name}")
@@ -66,19 +66,19 @@ def load_as(schema: type[Config], path: Path) -> Config:
 
 
 def check_kind(schema: type, read: dict[str, Any], path: Path) -> None:
-    """Refuses the folder of a run of another kind, which is not damaged."""
+    """Refuses the folder of an intact run of another kind."""
     ours, theirs = (kind_of(names) for names in ({each.name for each in fields(schema)}, read.keys()))
     if ours != theirs:
         raise ConfigError(f"{path.parent} holds {KINDS[theirs]}, not {KINDS[ours]}: give another folder")
 
 
 def kind_of(names: Iterable[str]) -> str:
-    """The option in `KINDS` that tells the kind of a run, "" for that without one."""
+    """The option in `KINDS` that identifies the kind of a run; "" for the kind without one."""
     return next((name for name in KINDS if name in names), "")
 
 
 def check_imported(read: dict[str, Any], path: Path) -> None:
-    """Refuses a configuration from a file that names a class of a module that nobody has imported."""
+    """Refuses a configuration from a file that names a class of a module that is not imported."""
     text = flat(read)
     single = ("objective", "agent.algorithm", "format", "offline.format")
     named = [*text.get("objectives", []), *(text.get(each) for each in single)]
@@ -92,7 +92,7 @@ def check_imported(read: dict[str, Any], path: Path) -> None:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """The values of a configuration, which is a dataclass, as YAML holds them."""
+    """The values of a configuration, a dataclass, in YAML's types."""
     plain = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}

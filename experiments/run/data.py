@@ -1,4 +1,4 @@
-"""The finished data that runs learn from, offline and beside what they play themselves."""
+"""Finished data for runs, offline and in addition to online data."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from rlrep.data.formats import Format, make_format
 from rlrep.experiments.run import ranks
 from rlrep.experiments.run.checkpoint import CheckpointError
 from rlrep.experiments.run.device import check_storage
+from rlrep.experiments.run.log import reading
 from rlrep.experiments.run.options import ConfigError, options_of
 from rlrep.experiments.run.sections import FilesConfig
 from rlrep.replay import ReplayError
 
 
 def open_data(path: str, config: Any, files: Any) -> Dataset:
-    """The data at `path` in the samples that `config` asks for, on the run's device where they fit. How the files are
-    read is in `files`, the same or a part of the configuration.
+    """Opens the data at `path` for the samples of `config`, on the run's device if they fit. `files` has the options of
+    reading: the configuration or a part of it.
 
-    Under torchrun the first rank opens them before the others do: it converts them, which takes a while.
+    Under torchrun the first rank opens them before the others: it converts them, which takes a while.
     """
     check_storage(config.replay_storage, config.device)
     opened = partial(
@@ -43,10 +44,9 @@ def open_data(path: str, config: Any, files: Any) -> Dataset:
     )
     if ranks.rank():
         ranks.from_first(None)
-    if config.replay_storage == "auto":
-        data = opened(storage=partial(auto_storage, config.device))
-    else:
-        data = opened(storage=config.device if config.replay_storage == "cuda" else config.replay_storage)
+    storage = config.device if config.replay_storage == "cuda" else config.replay_storage
+    with reading(path) as progress:
+        data = opened(progress=progress, storage=partial(auto_storage, config.device) if storage == "auto" else storage)
     if not ranks.rank():
         ranks.from_first(None)
         idle = [name for name in options_of(FilesConfig) if getattr(files, name) not in (None, False, {})]
@@ -60,10 +60,10 @@ def open_data(path: str, config: Any, files: Any) -> Dataset:
 
 
 def format_of(files: Any) -> Format | None:
-    """The format that `files`, which has the options of `FilesConfig`, names; None where the files tell it.
+    """The format in `files`, which has the options of `FilesConfig`; None detects it from the files.
 
     Raises:
-        ConfigError: for options of no format.
+        ConfigError: for options without a format.
         ValueError: for an unknown format, and options that it does not have.
     """
     if files.format is not None:
@@ -82,10 +82,10 @@ def auto_storage(device: str, nbytes: int) -> str:
 
 
 def check_fit(data: Dataset, name: str, env: Any, config: Any, batch_size: int) -> None:
-    """Refuses data `name` of other observations or actions than those of the environment, or of too few steps.
+    """Refuses data `name` if observations or actions differ from the environment's, or if there are too few steps.
 
     Raises:
-        ConfigError: with both.
+        ConfigError: naming both values.
     """
     shape = env.observation_space.shape
     if data.observation_shape != shape:
@@ -108,10 +108,10 @@ def check_fit(data: Dataset, name: str, env: Any, config: Any, batch_size: int) 
 
 
 def resume_data(data: Dataset, state: dict[str, Any], name: str) -> None:
-    """Goes on drawing from data `name` where `state`, its `state_dict()`, was saved.
+    """Restores the sampler of data `name` from `state`, its `state_dict()`.
 
     Raises:
-        CheckpointError: if it holds other episodes by now.
+        CheckpointError: if the data now have other episodes.
     """
     held = data.state_dict()
     if any(held[key] != value for key, value in state.items() if key != "rng"):

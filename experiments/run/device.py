@@ -1,4 +1,4 @@
-"""Where a run computes, and where it keeps its frames."""
+"""The device of a run, and the storage of its frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rlrep.registry import look_up
 
 
 def resolve_device(device: str) -> str:
-    """What "auto" means here; any other name is checked."""
+    """The device for "auto"; checks any other name."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -27,7 +27,7 @@ def resolve_device(device: str) -> str:
 
 
 def check_storage(storage: str, device: str) -> None:
-    """Refuses a place for the replay's frames that there is not, or not with the run's device."""
+    """Refuses a storage of the replay's frames that does not exist, or does not fit the run's device."""
     if not storage.startswith("cuda"):
         look_up("replay_storage", storage, dict.fromkeys(("auto", "memory", "disk", "cuda")))
     elif not device.startswith("cuda"):

@@ -1,4 +1,4 @@
-"""The one driver of online runs, offline runs and pre-trainings: what a run is, its loop, and how it ends."""
+"""The driver of online runs, offline runs and pre-trainings: the base class of runs, their loop, and their end."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ class TrainingError(RuntimeError):
     """Something outside the program stopped a run; the message says what to do."""
 
 
-# What users can fix; shown without a traceback.
+# Errors that users can fix; shown without a traceback.
 EXPECTED = (ConfigError, ReplayError, CheckpointError, NonFiniteLoss, OpenGLError, EnvironmentDied, TrainingError)
 
 
 class Run(ABC):
     """A loop of steps with checkpoints between them, in a folder. `close` it at the end.
 
-    A checkpoint holds everything that the loop has, so that a run that was stopped ends as one that was not. The last
-    one says that the run is finished: a run without it has more to do, whatever its tables hold.
+    A checkpoint holds the whole state of the loop, so that a stopped run ends like an uninterrupted one. The last
+    checkpoint says that the run is finished: without it, the run has more to do, even if its tables are complete.
 
     Attributes:
-        counter: what `count` counts; the column of the tables that holds it.
+        counter: the unit of `count`, and the name of its column in the tables.
         finished: whether the last checkpoint was written at the end of a run.
     """
 
@@ -50,12 +50,12 @@ class Run(ABC):
     close: Callable[[], None]
     rank = 0
     finished = False
-    stop = StopRequest()  # that never comes; `run` listens to one of its own
+    stop = StopRequest()  # never raised; `run` uses its own
 
     @property
     @abstractmethod
     def count(self) -> int:
-        """How far the run is."""
+        """The progress of the run."""
 
     @property
     @abstractmethod
@@ -70,24 +70,24 @@ class Run(ABC):
     @property
     @abstractmethod
     def longer(self) -> str:
-        """The setting that makes a finished run longer."""
+        """The setting that extends a finished run."""
 
     @abstractmethod
     def advance(self) -> None:
-        """One step, and what belongs before or after it."""
+        """One step, with everything that precedes or follows it."""
 
     @property
     @abstractmethod
     def checkpoint_due(self) -> bool:
-        """Whether a checkpoint belongs after the step that was made last."""
+        """Whether a checkpoint must follow the last step."""
 
     @abstractmethod
     def finish(self) -> None:
-        """After the last step, before the checkpoint that says that the run is finished. May be repeated."""
+        """Called after the last step, before the final checkpoint. May run again."""
 
     @abstractmethod
     def state(self) -> dict[str, Any] | None:
-        """What a checkpoint holds beside what all runs have; None in processes that write none.
+        """The checkpoint's entries of this kind of run; None in processes that write no checkpoint.
 
         Raises:
             NonFiniteLoss: before a checkpoint with NaNs replaces a good one.
@@ -104,7 +104,7 @@ class Run(ABC):
         save_checkpoint(self.folder / CHECKPOINT, state)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continues from what `save` wrote."""
+        """Restores the state that `save` wrote."""
         self.finished = state["finished"]
         self.metrics.load_state_dict(state["metrics"])
 
@@ -112,7 +112,7 @@ class Run(ABC):
         """Runs to the end.
 
         Raises:
-            Stopped: after SIGTERM or Ctrl-C, once a checkpoint is written.
+            Stopped: after SIGTERM or Ctrl-C, after a checkpoint.
             NonFiniteLoss: if a loss is not finite; the last good checkpoint is kept.
         """
         self.finished = False
@@ -133,19 +133,19 @@ class Run(ABC):
                 raise Stopped(f"finished at {self.counter} {self.count}, and everything is saved", self.stop.signal)
 
     def saved_on_request(self) -> str:
-        """Saves the run where it is; says so."""
+        """Saves the run now, and prints that."""
         where = f"stopped at {self.counter} {self.count}"
-        if ranks.world_size() > 1:  # the other ranks may be at another step, and can't join in a checkpoint
+        if ranks.world_size() > 1:  # the other ranks may be at another step, and cannot join the checkpoint
             return f"{where}: resume with resume=true; {kept(self.folder)}"
         self.save()
         return f"{where}, and everything is saved: resume with resume=true"
 
 
 def conduct(open_run: Callable[[DictConfig, ExitStack], Run], composed: DictConfig) -> Path:
-    """Opens the run that a composed configuration asks for, and runs it to the end.
+    """Opens the run of a composed configuration, and runs it to the end.
 
     Args:
-        open_run: builds the run in the folder that it locks, and enters what it opens into the stack.
+        open_run: locks the folder, builds the run in it, and enters opened resources into the stack.
         composed: the configuration.
 
     Returns:
@@ -154,7 +154,7 @@ def conduct(open_run: Callable[[DictConfig, ExitStack], Run], composed: DictConf
     Raises:
         ConfigError, ReplayError, CheckpointError, OpenGLError: before anything starts.
         NonFiniteLoss: if the run diverged; the last good checkpoint is kept.
-        TrainingError: if files can't be written or an environment died; what was written before is whole.
+        TrainingError: if files can't be written or an environment died; earlier files are complete.
         Stopped: after SIGTERM or Ctrl-C.
     """
     with ExitStack() as opened:
@@ -173,10 +173,10 @@ def conduct(open_run: Callable[[DictConfig, ExitStack], Run], composed: DictConf
 
 @contextmanager
 def advising(folder: Path, where: Callable[[], str]) -> Iterator[None]:
-    """Says what to do when a run diverges or can't write its files; `where` says how far it is.
+    """Adds advice to errors of a run that diverges or can't write its files; `where` states its progress.
 
     Raises:
-        NonFiniteLoss, TrainingError: in their place, with the advice.
+        NonFiniteLoss, TrainingError: instead of the original errors, with the advice.
     """
     try:
         yield
@@ -198,22 +198,24 @@ def advising(folder: Path, where: Callable[[], str]) -> Iterator[None]:
 
 
 def claim(folder: Path, config: Any, saved: Any) -> None:
-    """Refuses a folder that holds a run, `saved`, except one of the same configuration that is to be resumed.
+    """Refuses a folder with a run, `saved`, unless `resume` is set and the configurations agree.
 
     Args:
         folder: of the run.
         config: of the run.
-        saved: the configuration that the folder holds; None if it has none.
+        saved: the configuration in the folder; None without one.
 
     Raises:
-        ConfigError: with what differs.
+        ConfigError: naming the differences.
     """
     if saved is None:
         if (folder / CHECKPOINT).exists():
             raise ConfigError(f"{folder} holds a checkpoint but no {CONFIG}: put it back, or choose another run_dir")
         return
     if not config.resume:
-        raise ConfigError(f"{folder} already holds a run: go on with resume=true, choose another run_dir, or delete it")
+        raise ConfigError(
+            f"{folder} already holds a run: resume with resume=true, choose another run_dir, or delete it"
+        )
     free = {name for name, known in options_of(type(config)).items() if known.free}
     different = differences(as_dict(config), as_dict(saved), free)
     if different:

@@ -1,4 +1,4 @@
-"""Playing episodes without exploring, and filming one."""
+"""Plays episodes without exploration, and films one."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from rlrep.experiments.run.config import RunConfig, check_env
 from rlrep.experiments.run.options import ConfigError
 from rlrep.experiments.run.train_config import TrainConfig
 
-# Evaluation draws its episodes from another seed than training; they are the same at every evaluation of a run.
+# The seed of evaluation episodes differs from training's; all evaluations of a run play the same episodes.
 EVALUATION_SEED = 1_000_003
 
 Policy = Callable[[np.ndarray], np.ndarray]
+Told = Callable[[int], object]
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Evaluation:
 
     @property
     def row(self) -> dict[str, Any]:
-        # By a power of two, which rounds nothing: the sum of finite values may overflow, their mean does not.
+        # Division by a power of two is exact: the sum of finite values may overflow, their mean does not.
         exponent = np.frexp(np.abs(self.returns).max())[1]
         scaled = np.ldexp(self.returns, -exponent)
         return {
@@ -47,7 +48,9 @@ class Evaluation:
         }
 
 
-def evaluate(policy: Policy, env: Any, episodes: int, film: bool = False, envs: Any = None) -> Evaluation:
+def evaluate(
+    policy: Policy, env: Any, episodes: int, film: bool = False, envs: Any = None, told: Told = lambda _: None
+) -> Evaluation:
     """Plays episodes 0 to `episodes` - 1 of an environment made by `make_evaluation_env`.
 
     Args:
@@ -56,6 +59,7 @@ def evaluate(policy: Policy, env: Any, episodes: int, film: bool = False, envs: 
         episodes: how many.
         film: keep the pictures of the first.
         envs: the same environment several times, side by side: plays all but the filmed one, faster.
+        told: called after each step with the number of ended episodes.
     """
     alone = episodes if envs is None else int(film)
     returns, pictures = np.zeros(episodes), []
@@ -68,13 +72,14 @@ def evaluate(policy: Policy, env: Any, episodes: int, film: bool = False, envs: 
             observation, reward, terminated, truncated, _ = env.step(policy(observation[None])[0])
             returns[episode] += reward
             done = terminated or truncated
+            told(episode + done)
     if alone < episodes:
-        returns[alone:] = play_side_by_side(policy, envs, range(alone, episodes))
+        returns[alone:] = play_side_by_side(policy, envs, range(alone, episodes), told)
     return Evaluation(returns, pictures, env.metadata["render_fps"])
 
 
-def play_side_by_side(policy: Policy, envs: Any, episodes: range) -> np.ndarray:
-    """The returns of `episodes`, at least as many as there are environments; each plays a stretch of them."""
+def play_side_by_side(policy: Policy, envs: Any, episodes: range, told: Told) -> np.ndarray:
+    """The returns of `episodes`, at least one per environment; each environment plays consecutive ones."""
     stretches = np.array_split(np.array(episodes), envs.num_envs)
     returns = np.zeros(episodes.stop)
     envs.set_attr("next_episode", [int(stretch[0]) for stretch in stretches])
@@ -86,17 +91,18 @@ def play_side_by_side(policy: Policy, envs: Any, episodes: range) -> np.ndarray:
         observation, reward, terminated, truncated, _ = envs.step_wait()
         returns[episode[playing]] += reward[playing]
         episode += playing & (terminated | truncated)
+        told(episodes.stop - int((last + 1 - episode).sum()))
     return returns[episodes.start :]
 
 
 def environment_options(config: RunConfig) -> dict[str, Any]:
-    """The keyword arguments that `envs` takes from a configuration.
+    """The keyword arguments of `envs` from a configuration.
 
     Raises:
-        ConfigError: for a setting given as an argument of the environment.
+        ConfigError: for a setting given as an argument of the environment, and videos that can't be read.
     """
     names = ("image_size", "action_repeat", "frame_stack", "camera", "rendering")
-    settings = {name: getattr(config, name) for name in names} | {"noise": config.noise.options}
+    settings = {name: getattr(config, name) for name in names} | {"noise": config.noise.options(config.image_size)}
     check_env(config.env, settings.keys())
     return settings | config.env
 
@@ -105,7 +111,7 @@ def make_evaluation_env(config: RunConfig, film: bool = False) -> Any:
     """The environment that a run is evaluated in; with `film` it can render.
 
     Raises:
-        ConfigError: if its actions are not those of our agents.
+        ConfigError: if our agents do not support its actions.
     """
     options = environment_options(config) | ({"render_mode": "rgb_array"} if film else {})
     env = make_env(config.task, seed=config.seed + EVALUATION_SEED, **options)
@@ -124,7 +130,7 @@ def make_evaluation_env(config: RunConfig, film: bool = False) -> Any:
 
 
 def make_evaluation_envs(config: TrainConfig) -> Any:
-    """The same, once for each of the run's environments; None if there is one, or too few episodes to share."""
+    """One evaluation environment for each of the run's; None for a single one, or for too few episodes."""
     count = min(config.num_envs, config.num_eval_episodes - config.save_video)
     if count < 2:
         return None

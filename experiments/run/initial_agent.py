@@ -1,4 +1,4 @@
-"""The agent of another run as the start of one: init=FOLDER, from offline to online."""
+"""Starts a run from another run's agent: init=FOLDER, from offline to online."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from rlrep.experiments.run.sections import ARCHITECTURE, FilesConfig
 from rlrep.experiments.run.train_config import TrainConfig
 from rlrep.experiments.yaml_files import flat
 
-# What the weights and the optimizers mean nothing without; the rest may change at the switch.
+# Options that weights and optimizers depend on; all others may change.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")
-SHAPES = ("latent_actions", "predict", "codes")  # and all that end in _dim
+SHAPES = ("latent_actions", "predict", "codes")  # and all options that end in _dim
 
 
 def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
-    """Fits a run to the agent that it starts from, in place: it has explored already, so that it begins with its own
-    actions, at the noise that its schedule ends with, and if it is of an offline run, with that run's data beside.
+    """Adapts a run, in place, to its initial agent. This agent has already explored, so it acts from the start, with
+    the final noise of its schedule. If it comes from an offline run, the new run also uses that run's data.
 
     Raises:
-        ConfigError: if there is no such agent, or it is another one than the run's.
+        ConfigError: if the agent is missing or differs from the run's.
     """
     if config.init is None:
         return
@@ -38,7 +38,7 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
     config.agent["num_expl_steps"] = 0
     if (schedule := config.agent.get("stddev_schedule")) is not None:
         config.agent["stddev_schedule"] = config.stddev_schedule = f"{parse_schedule(schedule)(inf):g}"
-    if saved is not None and saved.init == config.init:  # the folder may be gone by now
+    if saved is not None and saved.init == config.init:  # the folder may be deleted now
         if config.offline.data is None:
             config.offline = replace(saved.offline, share=config.offline.share)
         return
@@ -58,20 +58,20 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
 
 
 def brings_data(plain: Mapping[str, Any]) -> bool:
-    """Whether a run, as it was typed, has finished data beside what it plays: of its own, or of its `init`. True where
-    that can't be told yet."""
+    """Whether a run, as typed, uses finished data in addition to online data: its own, or those of `init`. True if this
+    is not yet known."""
     init = value_of(plain, "init")
     if init is None or value_of(plain, "offline.data") is not None:
         return True
     try:
         initial = load(Path(to_absolute_path(init)) / CONFIG)
     except (ValueError, OSError):
-        return True  # what is wrong with it is said where it is read, unless a run is resumed without it
+        return True  # the reader reports errors in it later, unless a run resumes without it
     return isinstance(initial, OfflineConfig)
 
 
 def described(config: RunConfig) -> dict[str, object]:
-    """What decides whether one run can go on with another's agent, by the names that are typed in overrides."""
+    """The values that must agree for a run to continue another's agent, by the names in overrides."""
     encoder = {f"encoder.{name}": getattr(config.encoder, name) for name in (*ARCHITECTURE, "freeze")}
     options = flat({"agent": config.agent_options})
     options |= flat({"objective": {name: config.objective.get(name, {}) for name in config.objectives}})
@@ -88,10 +88,10 @@ def as_typed(value: object) -> str:
 
 
 def load_agent(agent: Agent, folder: Path) -> None:
-    """Gives `agent` the weights and optimizers of the agent of the run in `folder`; the step sizes stay its own.
+    """Loads weights and optimizers of the agent in the run `folder` into `agent`; its step sizes do not change.
 
     Raises:
-        CheckpointError: if the run has left none, or they do not fit.
+        CheckpointError: if the run has no checkpoint, or it does not fit.
     """
     path = folder / CHECKPOINT
     state = load_checkpoint(path, agent.device)

@@ -1,10 +1,11 @@
-"""What finished data hold, and from one format to another."""
+"""Shows the content of finished data, and converts formats."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ SHOWN = 5
 
 @dataclass
 class Summary:
-    """What is kept of each episode while a data set is read."""
+    """The stored values of each episode while a data set is read."""
 
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
@@ -45,10 +46,10 @@ class Summary:
 
 
 def info(files: TransitionFiles, picture: Path | None) -> None:
-    """Prints what a data set holds, and draws a contact sheet of it.
+    """Prints the content of a data set, and draws a contact sheet.
 
     Raises:
-        ValueError: for a picture that would take the place of data, and data that can't be used.
+        ValueError: for a picture that would replace data, and data that can't be used.
     """
     target = picture or default_picture(files.root)
     if target.suffix.lower() != ".png":
@@ -67,6 +68,8 @@ def info(files: TransitionFiles, picture: Path | None) -> None:
     title = f"{printable(files.root.name)}: from an episode's first frame to its last"
     write_atomically(target, png(named, columns, title))
     print(f"{'picture':<16}{target}")
+    known = files.provenance
+    print(f"{'next':<16}{learning(files.root, known.task, known.rewards, choices=summary.actions == 'choices')}")
 
 
 def lines(files: TransitionFiles, summary: Summary) -> Iterator[tuple[str, str]]:
@@ -97,19 +100,19 @@ def span(values: np.ndarray) -> str:
 
 
 def thumbnails(episode: Transitions) -> np.ndarray:
-    """(COLUMNS, H, W, 3), frames at even distances, the first and the last among them."""
+    """(COLUMNS, H, W, 3), evenly spaced frames, including the first and the last."""
     at = np.linspace(0, len(episode), COLUMNS).round().astype(int)
     return pictures(torch.from_numpy(episode.frames[at]))
 
 
 def shown(returns: Sequence[float]) -> list[int]:
-    """Episodes with the lowest and the highest return, and some between."""
+    """The episodes with the lowest and the highest return, and some between."""
     order = np.argsort(returns, kind="stable")
     return order[np.linspace(0, len(order) - 1, min(SHOWN, len(order))).round().astype(int)].tolist()
 
 
 def default_picture(root: Path) -> Path:
-    """Beside the data, so that a data set's folder stays as it is."""
+    """A path beside the data, so that the data set's folder does not change."""
     return root.with_name(f"{root.name}.png")
 
 
@@ -119,7 +122,7 @@ def printable(name: str) -> str:
 
 
 def convert(files: TransitionFiles, target: str, format: str, known: dict[str, object]) -> None:
-    """Writes a data set in another format; `known` is what the person tells of how it was made.
+    """Writes a data set in another format; `known` is the provenance that the user gives.
 
     Raises:
         ValueError: for a target inside of the data, data that can't be used, and a target that can't be written to.
@@ -131,4 +134,12 @@ def convert(files: TransitionFiles, target: str, format: str, known: dict[str, o
     write_transitions(files, target, provenance, format=format)
     for path, reason in files.skipped.items():
         print(f"skipped {path}: {reason}", file=sys.stderr)
-    print(f"wrote {target}")
+    print(f"wrote {target}\nnext: python -m rlrep.experiments.data info {shlex.quote(target)}")
+
+
+def learning(folder: Path, task: str | None, rewards: bool = True, *, choices: bool = False) -> str:
+    """The command that learns from a data set."""
+    if choices or task is None:  # the offline agents' actions are continuous, and they are evaluated in a task
+        return f"python -m rlrep.experiments.pretrain source={shlex.quote(str(folder))}"
+    agent = "td3_bc" if rewards else "bc"
+    return f"python -m rlrep.experiments.offline agent={agent} dataset={shlex.quote(str(folder))}"

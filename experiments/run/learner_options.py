@@ -10,22 +10,22 @@ from rlrep.bounds import Bounds
 from rlrep.experiments.run.options import ConfigError, is_a
 from rlrep.registry import look_up, parameters_of
 
-# Arguments of agents and objectives that are no options.
+# Arguments of agents and objectives that are not options.
 GIVEN_BY_US = {"encoder", "action_space", "objectives", "joint", "augment", "batch_size", "n_step"}
 
-# Options that a run has as well, and that follow it.
+# Options that the run also has; they take the run's value.
 SHARED = ("feature_dim", "hidden_dim", "lr")
 
 
 def objective_defaults() -> dict[str, dict[str, Any]]:
-    """The options of every objective, as its class has them; the sizes of heads are the run's."""
+    """The options of every objective, with its class's defaults; the sizes of heads come from the run."""
     return {name: defaults_of(kind) for name, kind in OBJECTIVES.items()}
 
 
 def defaults_of(built: type) -> dict[str, Any]:
-    """The options of an objective's or agent's class with their defaults; those of `SHARED` follow the run's."""
+    """The options of an objective's or agent's class with their defaults; options in `SHARED` take the run's value."""
     hints = arguments_of(built)
-    # An objective's batch is its owner's unless it has a size.
+    # Without a size, an objective uses its owner's batch.
     out: dict[str, Any] = {"batch_size": None} if issubclass(built, Objective) else {}
     for name, parameter in parameters_of(built).items():
         if name in GIVEN_BY_US or name == "frame_channels" or parameter.default is parameter.empty:
@@ -35,16 +35,16 @@ def defaults_of(built: type) -> dict[str, Any]:
 
 
 def check_options(section: str, options: Mapping[str, Any], built: type) -> None:
-    """Refuses keyword arguments that the class `built` does not have, of another type, or out of their bounds.
+    """Refuses keyword arguments that the class `built` does not take, of another type, or out of bounds.
 
     Args:
         section: where the options are, for the message.
         options: the keyword arguments.
-        built: the class that takes them. Where it is ours, and not one that users brought, numbers without
-            bounds are positive.
+        built: the class that takes them. In our own classes, numbers without bounds must be positive; users' classes
+            may take any.
 
     Raises:
-        ConfigError: naming the option, what it is and what it should be.
+        ConfigError: naming the option, its value and the allowed values.
     """
     hints = {name: hint for name, hint in arguments_of(built).items() if name not in GIVEN_BY_US}
     if issubclass(built, Objective):
@@ -61,7 +61,7 @@ def check_options(section: str, options: Mapping[str, Any], built: type) -> None
 
 
 def arguments_of(built: type) -> dict[str, Any]:
-    """The arguments of a class and their types; where it hands others on, `**options`, those of its base too."""
+    """The arguments of a class and their types; if it passes on `**options`, its base's too."""
     taken = parameters_of(built)
     hints: dict[str, Any] = dict.fromkeys(taken, Any)
     for each in reversed(built.__mro__):

@@ -1,10 +1,12 @@
-"""What a run tells: CSV files, a progress line, and Weights & Biases or TensorBoard if asked for."""
+"""The output of a run: CSV files, a progress line, and optionally Weights & Biases or TensorBoard."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rlrep.data.reading import FileProgress
 from rlrep.experiments.files import CsvLog, write_atomically
 from rlrep.experiments.run import ranks
 from rlrep.experiments.run.config import RunConfig
@@ -21,6 +24,7 @@ from rlrep.experiments.run.options import ConfigError
 from rlrep.extras import install
 
 SECONDS_BETWEEN_LINES = 30
+PATIENCE = 3.0  # seconds; shorter tasks show no progress
 
 
 class NonFiniteLoss(RuntimeError):
@@ -28,16 +32,16 @@ class NonFiniteLoss(RuntimeError):
 
 
 class UpdateMetrics:
-    """Metrics of updates, kept as tensors so that no update waits for the device; read together now and then.
+    """Metrics of updates, stored as tensors so that no update waits for the device; read together from time to time.
 
     Args:
-        counter: what the number of an update counts.
+        counter: the unit of an update's number.
     """
 
     def __init__(self, counter: str = "frame") -> None:
         self.counter = counter
         self.frames: list[int] = []
-        # Updates that return metrics of the same names, and where they are in `frames`.
+        # Updates with metrics of the same names, and their positions in `frames`.
         self.updates: dict[tuple[str, ...], list[int]] = {}
         self.values: dict[tuple[str, ...], list[Tensor]] = {}
 
@@ -48,7 +52,8 @@ class UpdateMetrics:
         self.frames.append(frame)
 
     def check(self) -> None:
-        """Raises `NonFiniteLoss` if a metric was not finite, naming those of the first such update and its frame."""
+        """Raises `NonFiniteLoss` if a metric was not finite; names the metrics and the frame of the first such
+        update."""
         found: dict[int, str] = {}
         for names, rows in self.values.items():
             values = torch.stack(rows).cpu()
@@ -67,7 +72,7 @@ class UpdateMetrics:
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         for names, rows in self.values.items():
-            totals = torch.stack(rows).cpu().double().sum(0).tolist()  # the sum of large ones overflows float32
+            totals = torch.stack(rows).cpu().double().sum(0).tolist()  # the sum of large values overflows float32
             for name, total in zip(names, totals, strict=True):
                 sums[name] = sums.get(name, 0.0) + total
                 counts[name] = counts.get(name, 0) + len(rows)
@@ -75,7 +80,7 @@ class UpdateMetrics:
         return {name: total / counts[name] for name, total in sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What `mean` has not returned yet."""
+        """The metrics that `mean` has not returned yet."""
         groups = [[list(names), list(self.updates[names]), list(rows)] for names, rows in self.values.items()]
         return {"groups": groups, "frames": list(self.frames)}
 
@@ -86,49 +91,71 @@ class UpdateMetrics:
 
 
 class Progress:
-    """Tells how far something is: in a line that is redrawn on a terminal, elsewhere in a line now and then.
+    """Shows progress: on a terminal in one line that is redrawn, elsewhere in new lines from time to time.
 
     Args:
-        name: of what goes on.
-        total: where it ends.
-        start: where it starts or goes on.
-        unit: what is counted.
+        name: of the task.
+        total: the count at its end.
+        start: the count at its start or resume.
+        unit: the unit of the count.
+        patience: seconds before the first output.
     """
 
-    def __init__(self, name: str, total: int, start: int, unit: str) -> None:
+    def __init__(self, name: str, total: int, start: int, unit: str, patience: float = 0.0) -> None:
         self.name, self.total, self.start, self.count, self.unit = name, total, start, start, unit
         self.shown: dict[str, str] = {}
         self.advanced = False
-        self.start_time = self.next_line = time.monotonic()
+        self.start_time = time.monotonic()
+        self.first_line = self.next_line = self.start_time + patience
         self.bar = tqdm(
             total=total,
             initial=start,
             unit=unit,
-            unit_scale=True,
+            unit_scale=total >= 1000,
             dynamic_ncols=True,
             mininterval=0.5,
+            miniters=0,  # shows the time too, if the count does not change
+            delay=patience,
             desc=name,
             disable=not sys.stderr.isatty() or ranks.rank() > 0,
         )
 
     @property
     def rate(self) -> float:
-        """Units a second."""
+        """Units per second."""
         return (self.count - self.start) / max(time.monotonic() - self.start_time, 1e-9)
 
     def show(self, values: dict[str, str]) -> None:
-        """Tells these values too, from now on."""
+        """Also shows these values from now on."""
         self.shown |= values
         self.bar.set_postfix(self.shown, refresh=False)
 
     def advance(self, count: int) -> None:
-        if not self.advanced:  # the time before, as of an evaluation, tells nothing of what is to come
+        if not self.advanced:  # earlier time, such as an evaluation's, does not predict the rest
             self.advanced, self.start, self.start_time = True, count, time.monotonic()
             self.bar.unpause()
+        self.tell(count)
+
+    def tell(self, count: int) -> None:
+        """Shows the count, if it is time to; for tasks during which the count does not change."""
         self.bar.update(count - self.count)
         self.count = count
         if self.bar.disable and time.monotonic() >= self.next_line:
             self.print_line()
+
+    def during(self, name: str, total: int) -> Callable[[int], None]:
+        """A progress callback for a subtask of `total` units; a call with `total` ends it.
+
+        A log shows no line for a short subtask: the next line has its result."""
+        since = time.monotonic()
+
+        def told(count: int) -> None:
+            self.shown.pop(name, None)
+            self.show({name: f"{count} of {total}"} if count < total else {})
+            if not self.bar.disable or time.monotonic() >= since + SECONDS_BETWEEN_LINES / 3:
+                self.tell(self.count)
+
+        return told
 
     def print_line(self) -> None:
         if ranks.rank():
@@ -148,21 +175,44 @@ class Progress:
         self.next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def close(self) -> None:
-        if self.bar.disable and self.count > self.start:
+        if self.bar.disable and self.count > self.start and time.monotonic() >= self.first_line:
             self.print_line()
         self.bar.close()
 
 
+@contextmanager
+def reading(name: str) -> Iterator[FileProgress]:
+    """Shows the progress of reading files, if that takes a while; pass it as `progress`.
+
+    Args:
+        name: of the data.
+    """
+    opened: list[Progress] = []
+
+    def told(files: int, total: int, frames: int) -> None:
+        if not opened:
+            opened.append(Progress(f"reading {name}", total, 0, "file", PATIENCE))
+        opened[0].show({"frames": f"{frames:,}"})
+        opened[0].advance(files)
+
+    try:
+        yield told
+    finally:
+        for progress in opened:
+            progress.close()
+
+
 class Log:
-    """Writes a run's rows wherever they are wanted, and tells how it goes.
+    """Writes a run's rows to all enabled loggers, and shows its progress.
 
     Args:
         config: of the run.
         folder: of the run.
-        count: where the run starts or goes on; later rows are dropped from the CSV files.
-        evaluated: where the last evaluation was; rows of later ones are dropped, as they will be played again.
-        total: where the run ends.
-        counter: what is counted, and the column that holds it.
+        count: the count at the run's start or resume; later rows are dropped from the CSV files.
+        evaluated: the count at the last evaluation; rows of later evaluations are dropped, because they will be
+            repeated.
+        total: the count at the run's end.
+        counter: the unit of the count, and the name of its column.
     """
 
     def __init__(
@@ -182,7 +232,7 @@ class Log:
                 if table.rows and "episode_return" in table.columns
             }
         )
-        first = ranks.rank() == 0  # the others keep their CSV files, and are silent
+        first = ranks.rank() == 0  # the others write only their CSV files
         self.wandb = start_wandb(config, folder, counter) if config.use_wandb and first else None
         self.tensorboard: Any = None
         if config.use_tb and first:
@@ -192,19 +242,19 @@ class Log:
 
     @property
     def rate(self) -> float:
-        """Counts a second."""
+        """Counts per second."""
         return self.progress.rate
 
     def advance(self, count: int) -> None:
         self.progress.advance(count)
 
     def row(self, table: str, row: dict[str, Any], note: str = "") -> None:
-        """Adds a row to `train` or `eval`; it holds at least the counter, and in `eval` `episode_return`.
+        """Adds a row to `train` or `eval`; it has at least the counter, and in `eval` also `episode_return`.
 
         Args:
             table: its name.
             row: values by column.
-            note: what is said behind the return while this row is the last.
+            note: text after the return in the progress line, until the next row.
         """
         self.tables[table].append(row)
         scalars = {f"{table}/{name}": value for name, value in row.items() if name != self.counter}
@@ -219,8 +269,8 @@ class Log:
         self.progress.show(returned | shown)
 
     def name_random_policy(self, until: int) -> None:
-        """Says from now on what the random policy gets: its return in training episodes until the count `until`, while
-        the agent explores at random. The untrained agent may get less."""
+        """From now on, shows the random policy's return, from training episodes until the count `until`, while the
+        agent explores at random. The untrained agent may get less."""
         returns = [float(row["episode_return"]) for row in self.tables["train"].rows if int(row[self.counter]) <= until]
         if returns:
             self.progress.show({"random policy's": f"{sum(returns) / len(returns):.1f}"})
@@ -240,7 +290,7 @@ class Log:
 
 
 def start_wandb(config: Any, folder: Path, counter: str = "frame") -> Any:
-    """A run of Weights & Biases; its id is kept in the folder, so that a resumed run goes on in the same one.
+    """A run of Weights & Biases; the folder stores its id, so that a resumed run continues it.
 
     Raises:
         ConfigError: if it can't start.
@@ -270,7 +320,7 @@ def start_wandb(config: Any, folder: Path, counter: str = "frame") -> Any:
 
 
 def check_extras(use_wandb: bool, use_tb: bool) -> None:
-    """Refuses a switch whose package is missing, with the command that brings it."""
+    """Refuses a switch whose package is missing, with the command that installs it."""
     from importlib.util import find_spec
 
     for wanted, package in ((use_wandb, "wandb"), (use_tb, "tensorboard")):

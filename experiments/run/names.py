@@ -1,4 +1,4 @@
-"""Names that people type: of modules, files, tasks and classes, and the folders that are named after them."""
+"""Names that users type: of modules, files, tasks and classes, and folders with these names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlrep.registry import import_module
 
 
 def import_modules(names: Iterable[str]) -> None:
-    """Imports what registers objectives, agents and environments.
+    """Imports modules that register objectives, agents and environments.
 
     Raises:
         ValueError: for a module that is not found.
@@ -22,17 +22,16 @@ def import_modules(names: Iterable[str]) -> None:
 
 
 def short_name(name: str) -> str:
-    """The class alone, of an import path."""
+    """The class name in an import path."""
     return name.rpartition(":")[2]
 
 
 def as_folder(name: str) -> str:
-    """A name as one folder: the ids of environments have slashes."""
+    """A folder name for a name: ids of environments have slashes."""
     return re.sub(r"[/:]+", "_", name)
 
 
 def located(name: str) -> str:
-    """A file or folder by its absolute path, `~` included; what is neither, such as the id of a Minari data set, as it
-    is."""
+    """The absolute path of a file or folder, with `~` expanded; other names, such as a Minari id, do not change."""
     path = os.path.abspath(to_absolute_path(os.path.expanduser(name)))
     return path if os.path.exists(path) else name

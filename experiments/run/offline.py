@@ -1,4 +1,4 @@
-"""A run on offline data: data and agent, and the environment that the agent is evaluated in.
+"""A run on offline data: the data, the agent, and the environment for evaluations.
 
 The folder (run_dir) holds config.yaml, train.csv, eval.csv, curve.png, videos/ and checkpoints/.
 """
@@ -28,7 +28,7 @@ from rlrep.experiments.run.pretrained import settle_encoder
 
 
 class OfflineRun(AgentRun):
-    """An agent that learns from finished data, each rank by a sampler of its own.
+    """An agent that learns from finished data; each rank has its own sampler.
 
     Args:
         config, folder: see `AgentRun`.
@@ -77,7 +77,7 @@ class OfflineRun(AgentRun):
         self.log.advance(self.updates)
 
     def write_row(self) -> None:
-        """The means of the metrics since the last row; nothing if there was no update since."""
+        """Writes the means of the metrics since the last row, if there were updates since."""
         means = self.metrics.mean()
         if means:
             self.log.row("train", {"update": self.updates, "updates_per_second": self.log.rate, **means})
@@ -95,7 +95,7 @@ class OfflineRun(AgentRun):
 
 
 def open_offline(composed: DictConfig, opened: ExitStack) -> OfflineRun:
-    """The run that a composed configuration asks for."""
+    """Opens the run of a composed configuration."""
     asked = requested(composed)
     if asked.path == "fast":
         keep_pages()

@@ -26,31 +26,31 @@ from rlrep.experiments.yaml_files import UnusableYaml, read_yaml
 if TYPE_CHECKING:
     from rlrep.data import Provenance
 
-# What the data say where the configuration does not.
+# Values that the data give if the configuration does not.
 FROM_DATA = ("task", "image_size", "action_repeat", "camera", "run_dir")
-USUAL_ACTION_REPEAT = 2  # V-D4RL's, whose files do not tell
+USUAL_ACTION_REPEAT = 2  # V-D4RL's value, which its files do not state
 
 
 @dataclass
 class OfflineConfig(FilesConfig, RunConfig):
-    """Every option of a run on offline data; checked on construction. null is "as the data say".
+    """Every option of a run on offline data; checked on construction. null takes the data's value.
 
-    `data` is what the data set says of itself: its level, the returns of the random policy and of its expert, and the
-    fingerprint of what it holds.
+    `data` is the data set's description: its level, the returns of the random policy and of its expert, and the
+    fingerprint of its content.
     """
 
     dataset: str = option(
         MISSING, "a file or folder of any format that `rlrep.experiments.data info` knows", path=True, free=True
     )
     task: str = option(None, "that the agent is evaluated on")
-    action_repeat: int = option(None, "simulator steps that an action is held for", above=0)
+    action_repeat: int = option(None, "simulator steps per action", above=0)
     image_size: int = option(None, "height and width of a frame in pixels", above=0)
     replay_storage: str = option(
         "auto", "memory, disk, cuda; auto is the GPU if the frames fill less than half of it, else disk", free=True
     )
     run_dir: str = option(None, "folder of the run; null is runs/offline/TASK_LEVEL/AGENT/seed_N", path=True, free=True)
     stddev_schedule: str = option(
-        "linear(1.0,0.1,125000)",  # V-D4RL's is over 250,000 steps, with an update at every second
+        "linear(1.0,0.1,125000)",  # V-D4RL's schedule takes 250,000 steps, with an update at every second step
         "standard deviation of the actor's noise, in updates",
         referenced=True,
     )
@@ -75,7 +75,7 @@ register("offline_options", defaults(OfflineConfig))
 
 
 def requested(composed: DictConfig) -> Any:
-    """What was asked for, checked for its types; what the data will tell is still missing.
+    """The requested values with checked types; the data's values are still missing.
 
     Raises:
         ConfigError: for values of other types, and if no data set is named.
@@ -94,13 +94,13 @@ def requested(composed: DictConfig) -> Any:
     plain.data = {}
     try:
         plain.dataset = located(str(plain.dataset))
-        return OmegaConf.merge(OmegaConf.structured(OfflineConfig), plain)  # run_dir may name what the data tell
+        return OmegaConf.merge(OmegaConf.structured(OfflineConfig), plain)  # run_dir may refer to the data's values
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration does not fit: {explanation(error)}") from error
 
 
 def told_by_run(provenance: Provenance) -> Provenance:
-    """With what the run says whose replay the data are, as long as its folder is there."""
+    """Adds values of the run whose replay the data are, if its folder still exists."""
     path = Path(str(provenance.made.get("run")), CONFIG)
     if "action_repeat" in provenance.made or not path.exists():
         return provenance
@@ -111,13 +111,13 @@ def told_by_run(provenance: Provenance) -> Provenance:
 
 
 def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: str) -> OfflineConfig:
-    """The checked configuration, with what the data tell where nothing was asked for.
+    """The checked configuration, with the data's values for options without a request.
 
     Args:
-        asked: by `requested`.
+        asked: the result of `requested`.
         provenance: of the data.
         image_size: of the data's frames, in pixels.
-        fingerprint: of what the data hold.
+        fingerprint: of the data's content.
 
     Raises:
         ConfigError: for impossible values, and if neither the data nor the configuration name the task.
@@ -134,7 +134,11 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
         )
     told = {"task": provenance.task, "action_repeat": action_repeat, "camera": camera, "image_size": image_size}
     if told["task"] is None and OmegaConf.is_missing(asked, "task"):
-        raise ConfigError(f"{asked.dataset} does not say which task it is of: name it, as in task=cheetah_run")
+        raise ConfigError(
+            f"{asked.dataset} does not say which task it is of: name one, as in task=cheetah_run. Data of a robot "
+            f"without a simulator train an agent in Python (experiments/README.md, Offline data) or an encoder "
+            f"(rlrep.experiments.pretrain)"
+        )
     if (made_with := provenance.made.get("env") or {}) != asked.env:
         print(
             f"{asked.dataset} was collected in an environment made with env={made_with}; evaluations make it with "
@@ -146,7 +150,12 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
         if OmegaConf.is_missing(config, name):
             config[name] = value
     if config.noise.kind is None:
-        config.noise.update(provenance.made.get("distractors") or {})
+        config.noise.update((provenance.made.get("distractors") or {}) | {"videos": None})  # data name no files
+        if config.noise.kind == "video":
+            raise ConfigError(
+                f"{asked.dataset} was collected with videos in the background, and evaluations need them too: give "
+                f"noise.kind=video noise.videos=FOLDER, or others in their place"
+            )
     if OmegaConf.is_missing(config, "run_dir"):
         level = provenance.level or level_of(config.dataset)
         config.run_dir = (
@@ -158,20 +167,20 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
 
 
 def level_of(dataset: str) -> str:
-    """What to call data that do not name their level: the last part of their path that tells them from others."""
+    """A name for data without a level: the last distinctive part of their path."""
     path = Path(dataset)
     file = any(path.suffix.lower() in each.endings for each in FORMATS)
     return telling_part(Path(path.parent, path.stem) if file else path)
 
 
 def load(path: Path) -> OfflineConfig | TrainConfig:
-    """The configuration that a run's folder holds, of one on offline data or of one in an environment.
+    """The configuration in a run's folder, of an offline run or an online run.
 
     Raises:
-        ConfigError: if there is none, or it is damaged.
+        ConfigError: if it is missing or damaged.
     """
     try:
         offline = "dataset" in read_yaml(path)
-    except (OSError, UnusableYaml):  # told by what reads it again
+    except (OSError, UnusableYaml):  # the next reader reports it
         offline = False
     return load_as(OfflineConfig, path) if offline else load_as(TrainConfig, path)

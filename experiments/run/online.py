@@ -1,4 +1,4 @@
-"""A run in an environment: environments, agent and replay, and the loop that joins them.
+"""A run in an environment: environments, agent, replay, and their loop.
 
 The folder (run_dir) holds config.yaml, train.csv, eval.csv, curve.png, videos/, checkpoints/ and replay/.
 """
@@ -38,9 +38,9 @@ GB = 1_000_000_000
 
 
 class OnlineRun(AgentRun):
-    """An agent that learns from environments that it acts in.
+    """An agent that acts in environments and learns from them.
 
-    Under torchrun each rank has its share of the environments and of the replay as well.
+    Under torchrun, each rank has its share of the environments and of the replay.
     """
 
     counter = "frame"
@@ -81,7 +81,7 @@ class OnlineRun(AgentRun):
             if self.eval_envs is not None:
                 opened.enter_context(closing(self.eval_envs))
         capacity = config.replay_buffer_size // ranks.world_size()
-        # Checkpoints wait for an episode's end, and an episode of one transition takes two rows.
+        # Checkpoints wait for an episode's end; an episode of one transition takes two rows.
         between_checkpoints = config.checkpoint_every_frames / config.action_repeat / config.num_envs
         reserve = 2 * int(between_checkpoints + self.episode_steps + 1)
         files = self.own_folder / "replay"
@@ -113,8 +113,8 @@ class OnlineRun(AgentRun):
         self.step = self.next_checkpoint = 0
         self.done = np.zeros(self.num_envs, bool)
         self.next_episode: Sequence[int] = [0] * self.num_envs
-        self.taken: list[np.ndarray] = []  # actions of the episode that the only environment is in
-        self.playing: dict[str, Any] | None = None  # that episode, as a checkpoint holds it
+        self.taken: list[np.ndarray] = []  # actions of the single environment's current episode
+        self.playing: dict[str, Any] | None = None  # that episode in a checkpoint
         self.is_cut = False
 
     @property
@@ -144,22 +144,22 @@ class OnlineRun(AgentRun):
         """Trains until num_train_frames, evaluates, and leaves a checkpoint.
 
         Raises:
-            TrainingError: if an environment's process died; everything up to there is saved.
+            TrainingError: if an environment's process died; everything before is saved.
         """
         try:
             self.begin()
             super().run()
         except EnvironmentDied as error:
-            if ranks.world_size() > 1:  # the other ranks wait elsewhere, and can't join in a checkpoint
+            if ranks.world_size() > 1:  # the other ranks wait elsewhere, and cannot join a checkpoint
                 raise TrainingError(f"{error}. Training stopped at frame {self.count}; {kept(self.folder)}") from error
             self.cut()
             self.save()
             raise TrainingError(
-                f"{error}. Training stopped at frame {self.count}, and all is saved: go on with resume=true"
+                f"{error}. Training stopped at frame {self.count}, and all is saved: resume with resume=true"
             ) from error
 
     def begin(self) -> None:
-        """Starts the next episodes. A single environment is brought to where the checkpoint's was, by its actions."""
+        """Starts the next episodes. A single environment replays the checkpoint's actions up to its state."""
         self.observation, _ = self.envs.reset()
         self.episode_return = np.zeros(self.num_envs)
         self.episode_length = np.zeros(self.num_envs, int)
@@ -169,7 +169,7 @@ class OnlineRun(AgentRun):
         self.next_episode = self.envs.get_attr("next_episode")
 
     def repeat(self, playing: dict[str, Any]) -> bool:
-        """Plays the beginning of an episode again; starts the next one and returns False if it comes out otherwise."""
+        """Plays the beginning of an episode again; if the result differs, starts the next episode and returns False."""
         actions = playing["actions"].numpy()
         for action in actions:
             self.observation = self.envs.step(action)[0]
@@ -186,11 +186,11 @@ class OnlineRun(AgentRun):
         return True
 
     def cut(self) -> None:
-        """Gives up the episodes in progress: a resumed run starts the next ones."""
+        """Drops the episodes in progress: a resumed run starts the next ones."""
         self.is_cut = True
 
     def make_step(self) -> None:
-        """One step of every environment; the learner makes the updates of the step before while they compute."""
+        """One step of every environment; meanwhile, the learner makes the updates of the previous step."""
         action = self.act(self.observation)
         self.envs.step_async(action)
         self.update()
@@ -225,7 +225,7 @@ class OnlineRun(AgentRun):
         self.episode_length[done] = 0
 
     def check_rewards(self, reward: np.ndarray) -> None:
-        """Refuses rewards that nothing can be learned from.
+        """Refuses rewards that are not finite.
 
         Raises:
             TrainingError: naming the environment and its reward.
@@ -239,11 +239,11 @@ class OnlineRun(AgentRun):
 
     @property
     def steps_with_updates(self) -> int:
-        """Agent steps since the seed frames, while updates are due."""
+        """Agent steps since the seed frames that count for updates."""
         return self.step - -(-self.config.num_seed_frames // self.config.action_repeat)
 
     def update(self) -> None:
-        """As many updates as `update_every_steps` asks for by now."""
+        """Makes all updates that are due by `update_every_steps`."""
         if self.count < self.config.num_seed_frames:
             return
         due = int(self.steps_with_updates / self.agent.update_every_steps) + 1
@@ -272,7 +272,7 @@ class OnlineRun(AgentRun):
         self.log.name_random_policy(self.agent.num_expl_steps * self.config.action_repeat)
 
     def state(self) -> dict[str, Any] | None:
-        """Writes the replay's new rows, for the checkpoint that counts them."""
+        """Writes the replay's new rows for the next checkpoint, and returns the run's state."""
         self.next_checkpoint = following(self.count, self.config.checkpoint_every_frames)
         return super().state()
 
@@ -290,7 +290,7 @@ class OnlineRun(AgentRun):
                 "return": float(self.episode_return[0]),
             }
         elif not self.is_cut:
-            next_episode = next_episode - (self.episode_length == 0)  # an episode that has just begun is begun again
+            next_episode = next_episode - (self.episode_length == 0)  # a new episode is restarted
         return super().own_state() | {
             "replay": self.replay.state_dict(),
             "data": None if self.data is None else self.data.state_dict(),
@@ -299,7 +299,7 @@ class OnlineRun(AgentRun):
         }
 
     def write(self, state: dict[str, Any]) -> None:
-        if self.config.save_snapshot:  # first: a run that is killed in between resumes from before it
+        if self.config.save_snapshot:  # first: a run that is killed in between resumes from the previous checkpoint
             save_checkpoint(self.folder / "checkpoints" / f"{self.count:09d}.pt", state)
         super().write(state)
 
@@ -312,7 +312,7 @@ class OnlineRun(AgentRun):
         self.next_episode, self.playing = own["next_episode"], own["playing"]
         self.envs.set_attr("next_episode", self.next_episode)
         self.step = state["step"]
-        # Checkpoints follow the ends of episodes: a stop in the middle of one moves none.
+        # Checkpoints follow ends of episodes; a stop inside an episode does not move them.
         played = 0 if self.playing is None else len(self.playing["actions"])
         began = self.count - played * self.config.action_repeat
         self.next_checkpoint = following(began, self.config.checkpoint_every_frames) if began else 0
@@ -326,7 +326,7 @@ def replay_storage(config: TrainConfig, observation_shape: tuple[int, ...]) -> s
 
 
 def settle_replay(config: TrainConfig, saved: TrainConfig | None, folder: Path) -> None:
-    """Checks a configuration against the run that the folder may hold, and settles the size of the replay; in place.
+    """Checks a configuration against a run in the folder, if any, and sets the size of the replay; in place.
 
     Raises:
         ConfigError: as `claim` does.
@@ -346,7 +346,7 @@ def settle_replay(config: TrainConfig, saved: TrainConfig | None, folder: Path) 
 
 
 def open_online(composed: DictConfig, opened: ExitStack) -> OnlineRun:
-    """The run that a composed configuration asks for."""
+    """Opens the run of a composed configuration."""
     config = complete(composed)
     if config.path == "fast":
         keep_pages()

@@ -19,12 +19,12 @@ HELP_COLUMN = 34
 
 
 class ConfigError(ValueError):
-    """A configuration that can't work; the message says what to change."""
+    """An invalid configuration; the message says what to change."""
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Makes a `ConfigError` of what the parts of a run refuse while they are built: users can fix it."""
+    """Converts errors while the parts of a run are built to a `ConfigError`, which users can fix."""
     try:
         yield
     except ConfigError:
@@ -35,16 +35,16 @@ def refusals() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Option(Bounds):
-    """What is known of an option beside its name and type.
+    """The properties of an option besides its name and type.
 
     Attributes:
-        default: what it is unless somebody says otherwise; a function makes it when it is asked for.
-        help: for those who read the list of options.
-        choices: the words that it may be.
+        default: its default value, or a function that makes it.
+        help: its line in the list of options.
+        choices: the allowed words.
         path: it is a file or folder, taken as typed.
-        needs: options without any of which it has no effect.
-        free: a resumed run may have another value; its checkpoint means nothing under another value of the rest.
-        referenced: it has an effect only through the options that refer to it, as the agent's do.
+        needs: it has no effect without at least one of these options.
+        free: a resumed run may change it; a change of other options makes the checkpoint invalid.
+        referenced: it has an effect only through options that refer to it, such as the agent's.
     """
 
     default: Any
@@ -57,20 +57,20 @@ class Option(Bounds):
 
 
 def option(default: Any, help: str, **known: Any) -> Any:
-    """A field of a dataclass that is an option; `known` are the other attributes of `Option`.
+    """A dataclass field for an option; `known` has the other attributes of `Option`.
 
-    The dataclass itself has no defaults, so that a file from which an option is missing is noticed.
+    The dataclass itself has no defaults, so that a file with a missing option is detected.
     """
     return field(metadata={"option": Option(default=default, help=help, **known)})
 
 
 def section(needs: tuple[str, ...] = ()) -> Any:
-    """A field whose type is a dataclass of options; without any of the options `needs` the others have no effect."""
+    """A field with a dataclass of options; without at least one of `needs`, the others have no effect."""
     return field(metadata={"needs": needs})
 
 
 def options_of(schema: type, prefix: str = "") -> dict[str, Option]:
-    """All options by the names that are typed: ``encoder.channels``."""
+    """All options by the names that users type: ``encoder.channels``."""
     hints = get_type_hints(schema)
     found: dict[str, Option] = {}
     for each in fields(schema):
@@ -103,7 +103,7 @@ def check(config: Any) -> None:
     """Checks the values of a configuration: bounds, choices, and that each has an effect.
 
     Raises:
-        ConfigError: naming the option, what it is and what it should be.
+        ConfigError: naming the option, its value and the allowed values.
     """
     for name, known in options_of(type(config)).items():
         value = value_of(config, name)
@@ -123,7 +123,7 @@ def without_effect(typed: str, known: Option) -> ConfigError:
 
 
 def value_of(config: Any, name: str) -> Any:
-    """The value of ``encoder.channels``; None where there is no such option."""
+    """The value of an option such as ``encoder.channels``; None if it does not exist."""
     for part in name.split("."):
         config = config.get(part) if isinstance(config, Mapping) else getattr(config, part, None)
         if config is None:
@@ -132,7 +132,7 @@ def value_of(config: Any, name: str) -> Any:
 
 
 def describe(schema: type) -> Iterator[str]:
-    """A line for each option: what is typed, and what it means."""
+    """A line for each option: its text and its meaning."""
     indent = " " * HELP_COLUMN
     for name, known in options_of(schema).items():
         default = known.default() if callable(known.default) else known.default
@@ -145,7 +145,7 @@ def describe(schema: type) -> Iterator[str]:
 
 
 def shown(value: Any) -> str:
-    """A default as it is typed."""
+    """A default as users type it."""
     if isinstance(value, dict):
         return "{…}" if value else "{}"
     if isinstance(value, list):
@@ -154,9 +154,9 @@ def shown(value: Any) -> str:
 
 
 def is_a(value: Any, hint: Any) -> bool:
-    """Whether a value of a configuration file is of an annotated type; whole numbers are floats, too.
+    """Whether a value of a configuration file has an annotated type; whole numbers are also floats.
 
-    Types that configuration files have no values for are not judged.
+    Types without values in configuration files always pass.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:

@@ -1,4 +1,4 @@
-"""Policies that are played without learning: a checkpoint's, and the random one."""
+"""Policies without learning: a checkpoint's, and the random policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlrep.experiments.run.offline_config import OfflineConfig
 
 
 def checkpoint_policy(config: RunConfig, checkpoint: Path, env: object) -> tuple[Policy, str]:
-    """The policy of a checkpoint, and how far the run was when it was saved."""
+    """The policy of a checkpoint, and the run's progress at that checkpoint."""
     state = load_checkpoint(checkpoint, config.device)
     agent = build_agent(config, env.observation_space, env.action_space)  # type: ignore[attr-defined]
     with fitting(checkpoint):

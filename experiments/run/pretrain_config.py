@@ -37,18 +37,18 @@ class PretrainConfig(FilesConfig, AnyRunConfig):
     run_dir: str = option(None, "folder of the run; null is runs/pretrain/OBJECTIVE/seed_N", path=True, free=True)
     horizon: int = option(3, "K, the most steps between the two observations of a pair", above=0)
     validation_fraction: float = option(
-        0.1, "of the episodes; of the frames if there is one episode only", above=0, below=1
+        0.1, "share of the episodes; of the frames if there is only one episode", above=0, below=1
     )
     fps: float | None = option(
-        None, "frame rate that videos are brought to by dropping frames; null wants one rate in all", above=0
+        None, "frame rate of videos after dropping frames; null requires one rate for all", above=0
     )
-    mixed_sizes: bool = option(False, "take videos of different sizes")
-    num_frames: int = option(20_000, "played before the training starts, with source=env:TASK", above=0)
+    mixed_sizes: bool = option(False, "accept videos of different sizes")
+    num_frames: int = option(20_000, "frames to play before training, with source=env:TASK", above=0)
     env: dict[str, Any] = option({}, "keyword arguments of the environment: env.action_repeat=4")
     steps: int = option(10_000, "updates, at most", above=0, free=True)
     lr: float = option(1e-3, "step size of Adam", above=0)
     validate_every: int = option(200, "updates; each validation leaves a checkpoint", above=0)
-    validation_batches: int = option(4, "batches that a validation takes the mean over", above=0)
+    validation_batches: int = option(4, "batches that a validation averages over", above=0)
     patience: int | None = option(
         10, "validations without a better one until training stops; null never stops early", above=0, free=True
     )
@@ -75,7 +75,7 @@ class PretrainConfig(FilesConfig, AnyRunConfig):
 
     @classmethod
     def idle(cls, plain: Mapping[str, Any]) -> dict[str, str]:
-        """Options that this configuration has no use for, with the reason; see `RunConfig.idle`."""
+        """Options that have no effect in this configuration, with the reason; see `RunConfig.idle`."""
         found, source, objective = idle_noise(plain), str(value_of(plain, "source")), value_of(plain, "objective")
         import_modules(value_of(plain, "imports"))
         if "horizon" not in parameters_of(find_objective(objective)):
@@ -98,7 +98,7 @@ register("pretrain_options", defaults(PretrainConfig))
 
 
 def complete(composed: DictConfig) -> PretrainConfig:
-    """The checked configuration, with this machine's values for what is auto.
+    """The checked configuration, with this machine's values for "auto".
 
     Raises:
         ConfigError: for impossible values.

@@ -1,4 +1,4 @@
-"""Encoders that rlrep.experiments.pretrain made, as the start of a run: encoder=FOLDER."""
+"""Starts a run from an encoder of rlrep.experiments.pretrain: encoder=FOLDER."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from rlrep.experiments.run.sections import ARCHITECTURE
 
 
 def settle_encoder(config: RunConfig, saved: RunConfig | None) -> None:
-    """Gives a run the architecture of the encoder that it starts from, or goes on with as `saved` says; in place.
+    """Gives a run the architecture of its initial encoder, or, on resume, that in `saved`; in place.
 
     Raises:
-        ConfigError: if there is no such encoder, or it reads other observations than the run's.
+        ConfigError: if the encoder is missing, or reads other observations than the run's.
     """
     if config.encoder.path is None:
         return
     path = config.encoder.path
     config.encoder.path = path if path.startswith(SHIPPED) else to_absolute_path(path)
-    if saved is not None and saved.encoder.path == config.encoder.path:  # the folder may be gone by now
+    if saved is not None and saved.encoder.path == config.encoder.path:  # the folder may be deleted now
         for name in ARCHITECTURE:
             setattr(config.encoder, name, getattr(saved.encoder, name))
         return
@@ -50,10 +50,10 @@ def settle_encoder(config: RunConfig, saved: RunConfig | None) -> None:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The keyword arguments that the encoder in `folder` was built with.
+    """The keyword arguments of the encoder in `folder`.
 
     Raises:
-        ConfigError: if the folder holds no encoder.
+        ConfigError: if the folder has no encoder.
     """
     missing = [name for name in (WEIGHTS, DESCRIPTION) if not (folder / name).is_file()]
     if missing:
@@ -76,7 +76,7 @@ def read_encoder(folder: Path) -> PixelEncoder:
 
 
 def load_weights(encoder: nn.Module, folder: Path) -> None:
-    """Gives `encoder` the weights of the encoder in `folder`, which has its architecture.
+    """Loads the weights in `folder` into `encoder`, which has the same architecture.
 
     Raises:
         ConfigError: if they are damaged or do not fit.

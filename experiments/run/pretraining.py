@@ -1,11 +1,13 @@
 """A pre-training: source, objective and encoder.
 
 The folder (run_dir) holds encoder/ (the best validation's, as safetensors with its configuration), config.yaml,
-train.csv, checkpoints/latest.pt and, for objectives that draw, reconstructions.png.
+train.csv, checkpoints/latest.pt, played/ (the episodes of an environment, if that is the source) and, for objectives
+that draw, reconstructions.png.
 """
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from pathlib import Path
@@ -33,7 +35,7 @@ from rlrep.experiments.run.config_file import load_as
 from rlrep.experiments.run.driver import Run, claim, conduct
 from rlrep.experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, check_extras, start_wandb
 from rlrep.experiments.run.options import ConfigError
-from rlrep.experiments.run.pretrain_config import PretrainConfig, complete
+from rlrep.experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig, complete
 from rlrep.experiments.run.pretrained import DESCRIPTION, WEIGHTS
 from rlrep.experiments.run.reconstructions import draw_reconstructions, draws
 from rlrep.experiments.run.sources import open_source
@@ -49,7 +51,7 @@ class PretrainRun(Run):
 
     Args:
         config: of the run.
-        folder: of the run. Where it holds a checkpoint, the run continues from there.
+        folder: of the run. If it has a checkpoint, the run continues from it.
         actions: whether the objective reads actions.
     """
 
@@ -60,7 +62,7 @@ class PretrainRun(Run):
         check_extras(config.use_wandb, use_tb=False)
         path = folder / CHECKPOINT
         state = load_checkpoint(path, config.device) if path.exists() else None
-        train, validation = open_source(config, actions)
+        train, validation = open_source(config, folder, actions)
         torch.manual_seed(config.seed)
         self.trainer = Pretrainer(
             build_objective(config, train.observation_shape, train.frames.shape[1], action_space(train)).to(
@@ -89,7 +91,7 @@ class PretrainRun(Run):
 
     @property
     def at_end(self) -> bool:
-        """Whether all updates are made, or the validation loss has not improved for long enough."""
+        """Whether all updates are made, or the validation loss has stopped improving."""
         return self.trainer.finished
 
     @property
@@ -135,9 +137,9 @@ class PretrainRun(Run):
                 write_atomically(self.folder / ENCODER / name, Path(temporary, name).read_bytes())
 
     def finish(self) -> None:
-        """Reconstructions of held-out frames, by the best weights, if the objective draws any."""
+        """Draws reconstructions of held-out frames by the best weights, if the objective supports it."""
         if draws(self.trainer.objective):
-            last = deepcopy(self.trainer.objective.state_dict())  # from which a longer run continues
+            last = deepcopy(self.trainer.objective.state_dict())  # a longer run continues from them
             self.trainer.load_best()
             draw_reconstructions(self.trainer, self.folder / PICTURE, self.config.name)
             self.trainer.objective.load_state_dict(last)
@@ -170,7 +172,7 @@ class PretrainRun(Run):
 def build_objective(
     config: PretrainConfig, observation_shape: tuple[int, ...], frame_channels: int, action_space: Any
 ) -> Objective:
-    """The objective around a new encoder.
+    """Builds the objective with a new encoder.
 
     Args:
         config: of the run.
@@ -187,17 +189,22 @@ def build_objective(
 
 
 def check_source(config: PretrainConfig) -> bool:
-    """Refuses an objective that reads what no source of a pre-training has.
+    """Refuses an objective that reads entries which no source of a pre-training has.
 
     Returns:
         Whether it reads actions.
 
     Raises:
-        ConfigError: naming what it reads.
+        ConfigError: naming these entries.
     """
     shape = (3 * config.frame_stack, config.image_size, config.image_size)
     objective = build_objective(config, shape, 3, spaces.Box(-1, 1, (1,)))
     if "reward" in objective.window.needs:
+        if transition := [key for key in objective.in_keys if key[0] == "next" and key[1] != "reward"]:
+            raise ConfigError(
+                f"objective={config.objective} reads {transition[0]}, which belongs to an agent's n-step transition, "
+                f"not to a pre-training: read 'future_observation' in in_keys, which is `horizon` steps later"
+            )
         raise ConfigError(
             f"objective={config.objective} reads rewards, which the sources of a pre-training do not have: use it in "
             f"rlrep.experiments.train (objectives=[{config.objective}]), or choose one that reads frames and actions "
@@ -207,7 +214,7 @@ def check_source(config: PretrainConfig) -> bool:
 
 
 def action_space(data: EpisodeDataset) -> Any:
-    """The space that the data's actions lie in, as far as they tell; None without actions."""
+    """The action space of the data, as far as known; None without actions."""
     if data.action is None:
         return None
     if data.action.ndim == 1:
@@ -216,7 +223,7 @@ def action_space(data: EpisodeDataset) -> Any:
 
 
 def open_pretraining(composed: DictConfig, opened: ExitStack) -> PretrainRun:
-    """The run that a composed configuration asks for."""
+    """Opens the run of a composed configuration."""
     config = complete(composed)
     actions = check_source(config)
     keep_pages()
@@ -232,3 +239,16 @@ def open_pretraining(composed: DictConfig, opened: ExitStack) -> PretrainRun:
 def pretrain(composed: DictConfig) -> Path:
     """Trains an encoder; see `conduct`."""
     return conduct(open_pretraining, composed)
+
+
+def training(folder: Path, composed: DictConfig) -> str:
+    """The command that trains an agent on the encoder in a run's folder."""
+    source = str(composed.source)
+    settings = [
+        f"encoder={folder / ENCODER}",
+        f"image_size={composed.image_size}",
+        f"frame_stack={composed.frame_stack}",
+    ]
+    if source.startswith(ENVIRONMENT):
+        settings.insert(0, f"task={source.removeprefix(ENVIRONMENT)}")
+    return f"python -m rlrep.experiments.train {shlex.join(settings)}"

@@ -1,4 +1,4 @@
-"""The processes of a run that torchrun started on several accelerators, or the one process of any other run."""
+"""The processes of a run under torchrun on several accelerators, or the single process of other runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def launched_by_torchrun() -> bool:
 
 @contextmanager
 def joined(device: str) -> Iterator[str]:
-    """Joins the ranks that torchrun started, and gives this one's device: each takes a GPU of its own."""
+    """Joins the ranks that torchrun started, and gives this rank's device: each rank uses its own GPU."""
     if not launched_by_torchrun():
         if device.startswith("cuda:"):
             torch.cuda.set_device(device)
@@ -39,7 +39,7 @@ def joined(device: str) -> Iterator[str]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     yield device
-    # Not after an error: it would wait for ranks that wait for this one, where torchrun ends them once this one has.
+    # Not after an error: it would wait for ranks that wait for this one; torchrun ends them after this one has ended.
     dist.destroy_process_group()
 
 
@@ -52,7 +52,7 @@ def world_size() -> int:
 
 
 def share(name: str, total: int) -> int:
-    """This rank's part of a number that a run's configuration gives for all of them.
+    """This rank's part of a number in the configuration for all ranks.
 
     Raises:
         ValueError: if it can't be divided evenly.
@@ -65,7 +65,7 @@ def share(name: str, total: int) -> int:
 
 
 def seed(of_run: int) -> int:
-    """This rank's seed: the run's own on the first rank, another one on each of the others."""
+    """This rank's seed: the run's seed on the first rank, a different one on each other rank."""
     return int(np.random.SeedSequence([of_run, rank()]).generate_state(1)[0]) if rank() else of_run
 
 
@@ -79,7 +79,7 @@ def from_first(value: Any) -> Any:
 
 
 def to_first(value: Any) -> list[Any]:
-    """On rank 0 the values of all ranks, in their order; elsewhere an empty list."""
+    """On rank 0 the values of all ranks in order; on other ranks an empty list."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size() if rank() == 0 else []

@@ -1,4 +1,4 @@
-"""Pictures of what a decoder makes of an encoder's features, above what it should be."""
+"""Pictures of a decoder's output and its targets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def draws(objective: Objective) -> bool:
 
 
 def draw_reconstructions(trainer: Pretrainer, path: Path, title: str) -> None:
-    """A PNG of held-out frames and their reconstructions, or of what was to be predicted and the predictions."""
+    """A PNG of held-out frames and their reconstructions, or of targets and predictions."""
     objective, data = trainer.objective, trainer.validation
     data.load_state_dict(trainer.validation_start)
     batch = data.sample(COLUMNS).to(trainer.device)
@@ -42,7 +42,7 @@ def draw_reconstructions(trainer: Pretrainer, path: Path, title: str) -> None:
 
 
 def pictures(images: Tensor) -> np.ndarray:
-    """(B, C, H, W) uint8 as (B, H, W, 3) for display; one channel becomes grey."""
+    """Converts (B, C, H, W) uint8 to (B, H, W, 3) for display; one channel becomes grey."""
     return images.expand(-1, 3, -1, -1).movedim(1, -1).cpu().numpy()
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrep.encoders import ACTIVATIONS, PRECISIONS
+from rlrep.envs.distractors import KINDS
+from rlrep.envs.noise import options_of
+from rlrep.experiments.run.clips import read_clips
 from rlrep.experiments.run.options import option, value_of
 
-# The keyword arguments of `PixelEncoder` that say what its weights are for.
+# The keyword arguments of `PixelEncoder` that determine its weights.
 ARCHITECTURE = ("channels", "strides", "out_dim", "activation")
-
-# Settings of the noise that kind=pixels has no use for.
-OF_SHAPES = ("num_shapes", "background_only")
 
 
 @dataclass
@@ -38,8 +38,8 @@ class EncoderConfig:
 class AgentEncoderConfig(EncoderConfig):
     path: str | None = option(
         None,
-        "folder of an encoder that rlrep.experiments.pretrain made, which the run starts from (encoder=FOLDER), or "
-        "encoder=rlrep://NAME for one that comes with rlrep",
+        "folder of the initial encoder, from rlrep.experiments.pretrain (encoder=FOLDER), or rlrep://NAME for one that "
+        "comes with rlrep",
         path=True,
     )
     freeze: bool = option(False, "nothing trains the encoder", needs=("encoder.path", "init"))
@@ -58,9 +58,9 @@ class WandbConfig:
 
 @dataclass
 class NoiseConfig:
-    """Distractors on an environment's pictures, see envs/noise.py; none without a kind."""
+    """Distractors on an environment's pictures, see envs/distractors.py; none without a kind."""
 
-    kind: str | None = option(None, "distractors on the pictures; null is none", choices=("shapes", "pixels"))
+    kind: str | None = option(None, "distractors on the pictures; null is none", choices=tuple(KINDS))
     persistence: float = option(
         1.0,
         "0 draws the distractors afresh at each step (iid), 1 lets them move on their own (exogenous)",
@@ -73,14 +73,32 @@ class NoiseConfig:
         "of a shape, as a share of the image's side; of a pixel's offset, of 255",
         above=0,
     )
-    background_only: bool = option(False, "shapes cover dark pixels only, as on a black background")
+    strength: float = option(
+        0.5, "size of changes of camera and color; a video's share of a covered pixel", least=0, most=1
+    )
+    videos: str | None = option(None, "folder or file of videos for the background, with kind=video", path=True)
+    background_only: bool = option(False, "shapes and videos cover dark pixels only, as on a black background")
 
     @property
-    def options(self) -> dict[str, Any] | None:
-        """The keyword arguments of `rlrep.envs.Noise`; None without noise."""
+    def settings(self) -> dict[str, Any] | None:
+        """The options of the kind, as given; None without noise."""
         if self.kind is None:
             return None
-        return {name: value for name, value in vars(self).items() if self.kind == "shapes" or name not in OF_SHAPES}
+        return {name: getattr(self, name) for name in ("kind", "persistence", *options_of(self.kind))}
+
+    def options(self, image_size: int) -> dict[str, Any] | None:
+        """The keyword arguments of `rlrep.envs.Noise`; None without noise.
+
+        Args:
+            image_size: of the frames in pixels, the size for videos.
+
+        Raises:
+            ConfigError: if no videos can be read.
+        """
+        found = self.settings
+        if found is None or self.kind != "video":
+            return found
+        return found | {"videos": read_clips(self.videos, image_size)}
 
 
 @dataclass
@@ -105,16 +123,20 @@ class FilesConfig:
 
 @dataclass
 class OfflineShareConfig(FilesConfig):
-    """Finished data that an online run learns from as well."""
+    """Finished data that an online run also uses."""
 
-    data: str | None = option(
-        None, "finished data to learn from as well; with init, the data that init has", path=True, free=True
-    )
+    data: str | None = option(None, "additional finished data; with init, the data of init", path=True, free=True)
     share: float = option(0.5, "of each batch that comes from it", least=0, below=1)
 
 
 def idle_noise(plain: Mapping[str, Any]) -> dict[str, str]:
-    """The options of noise that its kind has no use for, with the reason."""
-    if value_of(plain, "noise.kind") != "pixels":
+    """The options of noise that have no effect for its kind, with the reason."""
+    kind = value_of(plain, "noise.kind")
+    if kind not in KINDS:
         return {}
-    return {f"noise.{name}": "with noise.kind=pixels, only with noise.kind=shapes" for name in OF_SHAPES}
+    users = {name: [each for each in KINDS if name in options_of(each)] for each in KINDS for name in options_of(each)}
+    return {
+        f"noise.{name}": f"with noise.kind={kind}, only with noise.kind={' or '.join(kinds)}"
+        for name, kinds in users.items()
+        if kind not in kinds
+    }

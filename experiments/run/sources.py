@@ -1,33 +1,39 @@
-"""Where a pre-training's pairs come from: videos and episode files, or an environment played at random."""
+"""The sources of a pre-training's pairs: videos and episode files, or an environment played at random."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from hydra.utils import to_absolute_path
 
-from rlrep.data import EpisodeDataset, open_video, record
+from rlrep.data import EpisodeDataset, open_video
 from rlrep.data.decode import WithoutActions
-from rlrep.envs import pixel_env, task_name
+from rlrep.data.record import Recorder, Rows, gathered
+from rlrep.envs import EpisodeSeeds, make_env, task_name
 from rlrep.experiments.run.config import check_env
 from rlrep.experiments.run.data import format_of
-from rlrep.experiments.run.log import Progress
+from rlrep.experiments.run.log import Progress, reading
 from rlrep.experiments.run.names import located
 from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.played import PlayedEpisodes
 from rlrep.experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig
 
+PLAYED = "played"  # a folder in the run's folder
+ACTIONS = 1  # the last part of the seeds of random actions
 
-def open_source(config: PretrainConfig, actions: bool) -> tuple[EpisodeDataset, EpisodeDataset]:
-    """Training and validation data; of files, with actions if `actions`.
+
+def open_source(config: PretrainConfig, folder: Path, actions: bool) -> tuple[EpisodeDataset, EpisodeDataset]:
+    """Training and validation data; from files with actions if `actions`. The run's `folder` stores played episodes.
 
     Raises:
-        ConfigError, ValueError, OSError, ModuleNotFoundError: for what can't be opened.
+        ConfigError, ValueError, OSError, ModuleNotFoundError: if a source can't be opened.
     """
     if config.streams:
-        return split(play(config), config)
+        return split(play(config, folder / PLAYED), config)
     if not actions:
         return split(watch(config, actions=False), config)
     try:
@@ -42,25 +48,27 @@ def open_source(config: PretrainConfig, actions: bool) -> tuple[EpisodeDataset, 
 
 def watch(config: PretrainConfig, actions: bool) -> EpisodeDataset:
     """Videos and episode files."""
-    return open_video(
-        located(config.source),
-        image_size=config.image_size,
-        frame_stack=config.frame_stack,
-        max_gap=config.horizon,
-        cache=None if config.cache is None else to_absolute_path(config.cache),
-        skip_corrupt=config.skip_corrupt,
-        channels_last=config.channels_last,
-        frame_channels=config.frame_channels,
-        seed=config.seed,
-        fps=config.fps,
-        mixed_sizes=config.mixed_sizes,
-        actions=actions,
-        format=format_of(config),
-    )
+    with reading(config.source) as progress:
+        return open_video(
+            located(config.source),
+            image_size=config.image_size,
+            frame_stack=config.frame_stack,
+            max_gap=config.horizon,
+            cache=None if config.cache is None else to_absolute_path(config.cache),
+            skip_corrupt=config.skip_corrupt,
+            channels_last=config.channels_last,
+            frame_channels=config.frame_channels,
+            seed=config.seed,
+            fps=config.fps,
+            mixed_sizes=config.mixed_sizes,
+            actions=actions,
+            format=format_of(config),
+            progress=progress,
+        )
 
 
 def split(data: EpisodeDataset, config: PretrainConfig) -> tuple[EpisodeDataset, EpisodeDataset]:
-    """Whole episodes for validation; the last frames where there is but one episode.
+    """Splits off whole episodes for validation; with one episode, its last frames.
 
     Raises:
         ConfigError: for one episode that is too short for both.
@@ -86,37 +94,59 @@ def split(data: EpisodeDataset, config: PretrainConfig) -> tuple[EpisodeDataset,
     return cut.select(np.array([0])), cut.select(np.array([1]))
 
 
-def play(config: PretrainConfig) -> EpisodeDataset:
-    """`num_frames` frames of an environment, with noise if there is to be any, under random actions."""
-    name = config.source.removeprefix(ENVIRONMENT)
-    with closing(make(name, config)) as env:
-        progress = Progress(f"playing {name}", config.num_frames, 0, "frame")
+def play(config: PretrainConfig, folder: Path) -> EpisodeDataset:
+    """Plays `num_frames` frames of an environment under random actions, with noise if configured. `folder` stores whole
+    episodes, which are not played again."""
+    options = {"frame_stack": config.frame_stack, "max_gap": config.horizon, "seed": config.seed}
+    return gathered(played(config, folder), config.num_frames, **options)
+
+
+def played(config: PretrainConfig, folder: Path) -> Iterator[Rows]:
+    """Episodes with `num_frames` frames in total; the last one is cut."""
+    name = task_name(config.source.removeprefix(ENVIRONMENT))
+    settings = {"task": name, "num_frames": config.num_frames, "seed": config.seed, **arguments(config)}
+    settings["noise"] = config.noise.settings
+    kept = PlayedEpisodes(folder, settings)
+    frames = number = 0
+    while frames < config.num_frames and (rows := kept.read(number, config.num_frames - frames)) is not None:
+        yield rows
+        frames, number = frames + len(rows["frame"]), number + 1
+    if frames == config.num_frames:
+        return
+    with (
+        closing(make(name, config)) as env,
+        closing(Progress(f"playing {name}", config.num_frames, frames, "frame")) as bar,
+    ):
 
         def act(_: np.ndarray) -> Any:
-            progress.advance(min(progress.count + 1, config.num_frames))
+            bar.advance(bar.count + 1)
             return env.action_space.sample()
 
-        with closing(progress):
-            data = record(
-                env,
-                act,
-                config.num_frames,
-                image_size=config.image_size,
-                frame_stack=config.frame_stack,
-                max_gap=config.horizon,
-                seed=config.seed,
-            )
-            progress.advance(config.num_frames)
-    return data
+        recorder = Recorder(env, act, config.image_size)
+        while frames < config.num_frames:
+            # Each episode has its own seeds: it does not depend on earlier episodes.
+            seeds = np.random.SeedSequence([config.seed, number, ACTIONS])
+            env.action_space.seed(seeds.generate_state(1, np.uint64).item())
+            rows = recorder.episode(config.num_frames - frames, options={"episode": number})
+            kept.write(number, rows)
+            yield rows
+            frames, number = frames + len(rows["frame"]), number + 1
+            bar.advance(frames)
 
 
-def make(name: str, config: PretrainConfig) -> gym.Env[Any, Any]:
-    """An environment by its task or Gymnasium id, showing single frames.
+def make(name: str, config: PretrainConfig) -> EpisodeSeeds:
+    """Makes an environment by its task or Gymnasium id, with single frames.
 
     Raises:
         ConfigError: for an argument of the environment that the run itself sets.
-        ValueError, ModuleNotFoundError: as `rlrep.envs.pixel_env` does.
+        ValueError, ModuleNotFoundError: as `rlrep.envs.make_env` does.
     """
+    options = arguments(config)
+    noise = config.noise.options(options["image_size"])
+    return make_env(task_name(name), seed=config.seed, **options, noise=noise)
+
+
+def arguments(config: PretrainConfig) -> dict[str, Any]:
+    """The environment's arguments, without noise."""
     check_env(config.env, {"noise"})
-    options = {"image_size": config.image_size, "frame_stack": 1} | config.env | {"noise": config.noise.options}
-    return pixel_env(task_name(name), **options)
+    return {"image_size": config.image_size, "frame_stack": 1} | config.env

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and the end of a terminal end a run between two steps, after a checkpoint; before it, at once."""
+"""SIGTERM, Ctrl-C and a closed terminal end a run between two steps, after a checkpoint; before its start, at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-INSISTING = 1.0  # seconds after which another Ctrl-C does not wait for the step
+INSISTING = 1.0  # seconds after which a second Ctrl-C does not wait for the step
 
 
 class StopRequested(Exception):
@@ -22,10 +22,10 @@ class StopRequested(Exception):
 
 
 class Stopped(Exception):
-    """A run has stopped because it was asked to; the message says what is saved.
+    """A run has stopped on request; the message says what is saved.
 
     Attributes:
-        exit_code: as shells give it to a process that the signal ended.
+        exit_code: a shell's exit code for a process that the signal ended.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:
@@ -34,11 +34,12 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Notes SIGTERM, SIGHUP and Ctrl-C while it is entered, for `check` to raise where a run can stop.
+    """Inside this context, SIGTERM, SIGHUP and Ctrl-C are recorded; `check` raises them where a run can stop.
 
-    SIGHUP comes when a terminal or a connection is closed; under nohup it stays ignored.
+    A closed terminal or connection sends SIGHUP; under nohup it stays ignored.
 
-    A second Ctrl-C raises `KeyboardInterrupt` at once. Does nothing outside the main thread, which alone gets signals.
+    A second Ctrl-C raises `KeyboardInterrupt` at once. Does nothing outside the main thread, because only the main
+    thread gets signals.
     """
 
     def __init__(self) -> None:
@@ -72,10 +73,10 @@ class StopRequest:
 
 
 class EarlyStop(StopRequest):
-    """Raises `KeyboardInterrupt` at the first of the signals, wherever the program is: nothing needs a checkpoint.
+    """Raises `KeyboardInterrupt` at the first signal, anywhere in the program: nothing needs a checkpoint.
 
-    After it, errors that nobody can catch are not shown: the objects that were being made complain when they are
-    dropped. The interrupt itself is lost where it is raised in the end of an object, and raised again a moment later.
+    After it, uncatchable errors are not shown: incomplete objects report errors when they are deleted. An interrupt
+    that is raised while an object is deleted is lost; it is raised again a moment later.
     """
 
     def __enter__(self) -> EarlyStop:
@@ -85,7 +86,7 @@ class EarlyStop(StopRequest):
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
-        if self.signal is None:  # or objects may be dropped until the process ends
+        if self.signal is None:  # or objects may be deleted until the process ends
             sys.unraisablehook = self.show
 
     def note(self, number: int, _: FrameType | None) -> None:
@@ -103,7 +104,7 @@ class EarlyStop(StopRequest):
 
 
 def end_by_signals() -> None:
-    """From here on the signals end the process without a word: only what Python does at its end is left."""
+    """From here on the signals end the process silently: only Python's own shutdown remains."""
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
@@ -111,9 +112,9 @@ def end_by_signals() -> None:
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Processes started inside inherit that the signals do not reach them: they end with this one, after its last
-    step. Here the signals act at the end."""
-    resource_tracker.ensure_running()  # starting it inside would unblock the signals
+    """Processes started inside do not get the signals: they end with this process, after its last step. In this
+    process, the signals act at the end of the context."""
+    resource_tracker.ensure_running()  # if it started inside, it would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -18,7 +18,7 @@ from rlrep.experiments.run.names import as_folder, import_modules, located, shor
 from rlrep.experiments.run.options import ConfigError, defaults, option, section, value_of
 from rlrep.experiments.run.sections import OfflineShareConfig
 
-# The schedules of DrQ-v2 by difficulty of the task (arXiv 2107.09645, table 4), in agent steps.
+# DrQ-v2's schedules by difficulty of the task (arXiv 2107.09645, table 4), in agent steps.
 EASY = {
     "cartpole_balance",
     "cartpole_balance_sparse",
@@ -44,18 +44,18 @@ class TrainConfig(RunConfig):
     )
     eval_every_frames: int = option(20_000, "simulator steps between evaluations", above=0, free=True)
     checkpoint_every_frames: int = option(20_000, "simulator steps between checkpoints", above=0)
-    num_envs: int = option(1, "environments side by side, each in a process of its own", above=0)
+    num_envs: int = option(1, "environments side by side, each in its own process", above=0)
     env_timeout: float = option(
         60.0,
-        "seconds without an answer after which such a process counts as dead; five times that to start",
+        "seconds without an answer before such a process counts as dead; five times that to start",
         above=0,
         free=True,
     )
-    replay_buffer_size: int = option(1_000_000, "frames kept; they are reserved on disk when the run starts", above=0)
+    replay_buffer_size: int = option(1_000_000, "frames in the replay; reserved on disk when the run starts", above=0)
     batch_size: int = option(None, "rows of a batch: 512 for walker, 256 for the other tasks", above=0)
     nstep: int = option(None, "n of the n-step targets: 1 for walker, 3 for the other tasks", above=0)
     save_snapshot: bool = option(False, "also keep each checkpoint as checkpoints/FRAME.pt", free=True)
-    init: str | None = option(None, "folder of a run whose agent this one starts from: offline to online", path=True)
+    init: str | None = option(None, "folder of the run with the initial agent: offline to online", path=True)
     offline: OfflineShareConfig = section(needs=("offline.data", "init"))
 
     def __post_init__(self) -> None:
@@ -101,16 +101,16 @@ class TrainConfig(RunConfig):
 
     @property
     def batch_sizes(self) -> dict[str, int]:
-        """The rows of all batches that are drawn, by the option that says so."""
+        """The rows of all batches, by the option that sets them."""
         own = {short_name(name): self.objective.get(name, {}).get("batch_size") for name in self.objectives}
         sizes = {f"objective.{name}.batch_size": size for name, size in own.items() if size is not None}
         return {"batch_size": self.batch_size} | sizes
 
     @property
     def useful_replay_size(self) -> int:
-        """Rows of the replay, but no more than `num_train_frames` can fill."""
+        """Rows of the replay, at most as many as `num_train_frames` can fill."""
         rows = self.num_train_frames // self.action_repeat
-        # One more row an episode, and a few more for the environments that share it.
+        # One more row per episode, and a few more for the environments that share it.
         return min(self.replay_buffer_size, rows + rows // 50 + 100 * self.num_envs)
 
     def check_episode(self, episode_steps: float, windows: Mapping[str, Window]) -> None:
@@ -118,7 +118,7 @@ class TrainConfig(RunConfig):
 
         Args:
             episode_steps: agent steps of an episode.
-            windows: what is read, by who reads it.
+            windows: the windows by their readers.
         """
         if episode_steps == float("inf"):
             raise ConfigError(
@@ -136,7 +136,7 @@ class TrainConfig(RunConfig):
                 f"num_seed_frames={self.num_seed_frames} over {self.num_envs} environments is less than one window of "
                 f"{steps} agent steps: make it larger"
             )
-        # An episode of T transitions takes T + 1 rows; its start may have left the ring, and its end be still to come.
+        # An episode of T transitions takes T + 1 rows; its start may have left the ring, and its end may be missing.
         transitions = self.replay_buffer_size * episode_steps / (episode_steps + 1) - 2 * self.num_envs
         largest = max(self.batch_sizes.values())
         if transitions < largest or self.replay_buffer_size / self.num_envs < 2 * (steps + self.frame_stack):
@@ -147,7 +147,7 @@ class TrainConfig(RunConfig):
 
 
 def complete(composed: DictConfig) -> TrainConfig:
-    """The checked configuration, with the literature's values for what is null and this machine's for what is auto.
+    """The checked configuration, with the literature's values for null and this machine's values for "auto".
 
     Raises:
         ConfigError: for impossible values.
@@ -180,7 +180,7 @@ def complete(composed: DictConfig) -> TrainConfig:
 
 
 def load(path: Path) -> TrainConfig:
-    """The configuration that a run's folder holds."""
+    """The configuration in a run's folder."""
     return load_as(TrainConfig, path)
 
 

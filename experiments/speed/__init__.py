@@ -1,1 +1,1 @@
-"""What benchmark stands on: options, points to measure, child processes that measure them, and the table."""
+"""The code behind benchmark: options, points to measure, child processes that measure them, and the table."""

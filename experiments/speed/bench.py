@@ -1,4 +1,4 @@
-"""Measures points, each contender in a process of its own, in turns, and keeps the rows."""
+"""Measures points, each contender in its own process, in turns, and stores the rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TimeIsUp(Exception):
 
 
 class ChildFailed(Exception):
-    """A child can't measure, or has died; `fault` tells a mistake from a thing that this machine does not have."""
+    """A child can't measure, or has died; `fault` distinguishes an error from a missing feature of this machine."""
 
     def __init__(self, reason: str, fault: bool) -> None:
         super().__init__(reason)
@@ -50,8 +50,8 @@ class Child:
         """The kind of its answer, and the answer.
 
         Raises:
-            TimeIsUp: when there is none by then.
-            ChildFailed: when there will be none.
+            TimeIsUp: if there is no answer in time.
+            ChildFailed: if there will be no answer.
         """
         if not self.connection.poll(max(0.0, deadline - time.monotonic())):
             raise TimeIsUp
@@ -60,7 +60,7 @@ class Child:
         except (EOFError, OSError) as error:
             self.process.join()
             code = self.process.exitcode
-            hint = ", often for want of memory" if code == -9 else ""
+            hint = ", often because memory ran out" if code == -9 else ""
             raise ChildFailed(f"its process ended with exit code {code}{hint}", fault=True) from error
         if kind in ("unavailable", "failed"):
             raise ChildFailed(answer, fault=kind == "failed")
@@ -80,7 +80,7 @@ class Child:
 
 @dataclass
 class Turns:
-    """What the turns of one child brought: mean seconds of a call in each block of `repeats`."""
+    """The results of one child's turns: mean seconds of a call in each block of `repeats`."""
 
     seconds: list[float] = field(default_factory=list)
     repeats: int = 0
@@ -103,9 +103,9 @@ class Benchmark:
     """Measures points and keeps their rows.
 
     Attributes:
-        rows: measured so far; they stand in the file, too.
-        left_out: titles of what was not measured, with the reasons.
-        failed: whether a reason was a fault rather than something that this machine lacks.
+        rows: measured so far; also in the file.
+        left_out: titles of points that were not measured, with the reasons.
+        failed: whether a reason was an error rather than a missing feature of this machine.
     """
 
     def __init__(self, options: Options) -> None:
@@ -165,11 +165,11 @@ class Benchmark:
         return {child: own.row for child, own in turns.items()}
 
     def turn(self, child: Child, call: str, turns: Turns) -> None:
-        """Times a block of calls; before the first it warms up, and sees how many calls make a block."""
+        """Times a block of calls; before the first block it warms up, and chooses the number of calls per block."""
         if not turns.repeats:
             child.time(call, 5 if self.options.cuda else 1, self.deadline)  # on CUDA the graph is captured, too
             seconds, turns.peak_memory = child.time(call, 1, self.deadline)
-            # Long enough for the clock, and for the caches that the others have emptied.
+            # Long enough for the clock, and for refilling the caches after other children.
             block = 0.2 if self.options.cuda else 0.1
             turns.repeats = max(1, min(1000, int(block / max(seconds, 1e-7))))
             if turns.repeats == 1:

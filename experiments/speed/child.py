@@ -1,4 +1,4 @@
-"""A child process of the benchmark: peak memory, allocator and warm caches are each one's own."""
+"""A child process of the benchmark: each has its own peak memory, allocator and warm caches."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rlrep.experiments.speed.measure import (
     Unavailable,
     act,
     peak_memory,
+    reference_update,
     rendering,
     replay,
     roofline,
@@ -29,10 +30,10 @@ from rlrep.experiments.speed.roofline import timed
 def serve(
     connection: Connection, name: str, device: str, threads: int | None, folder: str, arguments: dict[str, Any]
 ) -> None:
-    """A child's life: builds what is to be measured, then times a call whenever the parent asks for it.
+    """The main loop of a child: builds the subject, then times a call whenever the parent asks for it.
 
-    It answers with a kind, "ready", "rows", "unavailable" or "failed", and what belongs to it. Files that it makes go
-    into `folder`, which the parent removes.
+    It answers with a kind, "ready", "rows", "unavailable" or "failed", and the content. It writes files into `folder`,
+    which the parent removes.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
     tempfile.tempdir = folder
@@ -51,7 +52,7 @@ def serve(
             call, repeats = connection.recv()
             connection.send(("ready", (timed(built.calls[call], where, repeats), peak_memory(where))))
     except (EOFError, BrokenPipeError):
-        return  # the parent has what it wants
+        return  # the parent has its results
     except (Unavailable, ModuleNotFoundError) as error:
         connection.send(("unavailable", str(error)))
     except Exception as error:
@@ -60,7 +61,7 @@ def serve(
 
 
 def loop(**arguments: Any) -> list[Row]:
-    from rlrep.experiments.speed.loop import measure  # what a run needs, and the other children do not pay for
+    from rlrep.experiments.speed.loop import measure  # only runs need it, so other children do not load it
 
     return measure(**arguments)
 
@@ -68,6 +69,7 @@ def loop(**arguments: Any) -> list[Row]:
 MEASURED: dict[str, Callable[..., Subject | list[Row]]] = {
     "update": update,
     "sb3": sb3_update,
+    "reference": reference_update,
     "act": act,
     "replay": replay,
     "rendering": rendering,

@@ -29,7 +29,7 @@ class Enough(Exception):
 
 
 class Stopwatch(OnlineRun):
-    """A run without its evaluations and checkpoints, stopped after a stretch that was timed."""
+    """A run without evaluations and checkpoints, stopped after a timed stretch."""
 
     start: tuple[float, int, int] | None = None
     end = (0.0, 0, 0)
@@ -98,7 +98,7 @@ def measure(
 
 
 def configured(agent: str, num_envs: int, path: str, device: torch.device, overrides: list[str]) -> TrainConfig:
-    """A run whose updates begin as soon as there is a batch; acting is encoding, not drawing at random."""
+    """A run whose updates begin with the first batch; it acts by its policy, not at random."""
     name, *objectives = agent.split("+")
     fixed = ["num_eval_episodes=1", "save_video=false", "agent.num_expl_steps=0"]
     fixed += [f"agent.{option}={value}" for option, value in EVENLY.get(name, {}).items()]

@@ -1,4 +1,4 @@
-"""What the benchmark measures of agents, the replay and the renderer.
+"""The measurements of agents, the replay and the renderer.
 
 `update`, `sb3_update`, `act` and `replay` build calls, which the parent asks for in turns; `rendering` and
 `roofline` do their whole work at once and answer with rows.
@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import resource
 import statistics
 import sys
@@ -33,12 +35,13 @@ AGENTS: dict[str, dict[str, Any]] = {
     "sac+taco": {"name": "sac", "objectives": ["taco"]},
     "mrq": {"name": "mrq", "encoder_options": {"strides": (2, 2, 2, 1), "activation": "elu"}},
 }
-# One step on the objectives for each update, as on the average of a run, rather than a burst now and then. The targets
-# are copied each time, too, which makes an update look some ms longer than it is.
+# One step on the objectives for each update, the average of a run, rather than bursts. The targets are copied each
+# time, too, so an update seems a few ms longer than it is.
 EVENLY: dict[str, dict[str, int]] = {"mrq": {"target_every": 1}}
 FRAME_STACK, N_STEP, HORIZON, ACTION_DIM = 3, 3, 3, 6
 STEP = 10_000  # an agent step after exploration
 LONG_EPISODE = 250
+REFERENCE = Path("agents", "taco.py")  # in a clone of TACO's own code
 # Rows of the replay that sampling is timed on: more than it draws from by enumeration, as in a run.
 REPLAY_ROWS = 10_000
 
@@ -46,12 +49,12 @@ Row = dict[str, Any]
 
 
 class Unavailable(Exception):
-    """This can't be measured here, and that is no fault; the message says why."""
+    """This can't be measured here, which is not an error; the message says why."""
 
 
 @dataclass
 class Subject:
-    """Calls to time, by name, and what is known of them."""
+    """Calls to time, by name, with facts about them."""
 
     calls: dict[str, Callable[[], object]]
     facts: Row = field(default_factory=dict)
@@ -62,7 +65,7 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts what the parent had when it started this process, too
+    if status.exists():  # getrusage also counts the parent's memory at the start of this process
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
@@ -111,7 +114,7 @@ def replay_of(agent: Agent, image_size: int, device: torch.device) -> ReplayBuff
 
 
 def storage_of(device: torch.device) -> str:
-    """Where a run keeps frames that fit: beside the agent."""
+    """Where a run stores frames that fit: on the agent's device."""
     return str(device) if device.type == "cuda" else "memory"
 
 
@@ -166,7 +169,7 @@ def adding(replay: ReplayBuffer, image_size: int) -> Callable[[], None]:
 
 
 def random_observations(image_size: int, number: int) -> np.ndarray:
-    """(number, 3·F, H, W): stacks of frames that go on from one to the next, and from the last to the first."""
+    """(number, 3·F, H, W): stacks of frames; each continues the previous one, and the first continues the last."""
     frames = np.random.default_rng(0).integers(0, 256, (number, 3, image_size, image_size), dtype=np.uint8)
     return np.concatenate([np.roll(frames, back, axis=0) for back in reversed(range(FRAME_STACK))], axis=1)
 
@@ -200,8 +203,50 @@ def sb3_update(batch_size: int, path: str, device: torch.device, image_size: int
     return Subject({"update": lambda: model.train(gradient_steps=1, batch_size=batch_size)}, known)
 
 
+def reference_update(
+    folder: Path, batch_size: int, path: str, device: torch.device, image_size: int, channels: int
+) -> Subject:
+    """One update of TACO's own agent, from a clone of its code, at the paper's sizes; its batch is prepared, not
+    sampled."""
+    if (image_size, channels) != (84, 32):
+        raise Unavailable("TACO's code knows no other sizes than image_size=84 channels=32")
+    sys.path.insert(0, str(folder))  # for its `utils`; its `agents` is loaded by file, as this name may be taken
+    spec = importlib.util.spec_from_file_location("taco", folder / REFERENCE)
+    assert spec is not None and spec.loader is not None
+    theirs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+    agent = theirs.TACOAgent(
+        obs_shape=(3 * FRAME_STACK, image_size, image_size),
+        action_shape=(ACTION_DIM,),
+        device=device,
+        lr=1e-4,
+        encoder_lr=1e-4,
+        feature_dim=50,
+        hidden_dim=1024,
+        critic_target_tau=0.01,
+        num_expl_steps=2000,
+        update_every_steps=1,
+        stddev_schedule="linear(1.0,0.1,500000)",
+        stddev_clip=0.3,
+        use_tb=False,
+        reward=True,
+        multistep=HORIZON,
+        latent_a_dim="none",
+        curl=True,
+    )
+    rng = np.random.default_rng(0)
+    now, n_steps_on, horizon_on = (
+        rng.integers(0, 256, (batch_size, 3 * FRAME_STACK, image_size, image_size), np.uint8) for _ in range(3)
+    )
+    actions = rng.uniform(-1, 1, (batch_size, HORIZON, ACTION_DIM)).astype(np.float32)
+    ones = np.ones((batch_size, 1), np.float32)
+    batches = itertools.repeat((now, actions[:, 0], actions, ones, 0.97 * ones, n_steps_on, horizon_on))
+    known = {"precision": "float32", "encoder": type(agent.encoder).__name__}
+    return Subject({"update": lambda: agent.update(batches, STEP)}, known)
+
+
 class Still(gymnasium.Env[np.ndarray, np.ndarray]):
-    """Spaces of our observations and actions, and nothing that happens."""
+    """An environment with our observation and action spaces that does nothing."""
 
     def __init__(self, image_size: int) -> None:
         self.observation_space = Box(0, 255, (3 * FRAME_STACK, image_size, image_size), np.uint8)
@@ -209,7 +254,7 @@ class Still(gymnasium.Env[np.ndarray, np.ndarray]):
 
 
 def rendering(task: str, device: torch.device, image_size: int) -> list[Row]:
-    """A frame of a task, drawn both ways."""
+    """The time to draw a frame of a task with both renderings."""
     from rlrep.envs import OpenGLError
     from rlrep.envs.check import compare
 

@@ -1,4 +1,4 @@
-"""What a person asks the benchmark for: words of a command line, checked."""
+"""Parses and checks the benchmark's command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 from rlrep.envs import environment_spec
 from rlrep.experiments.run.device import resolve_device
-from rlrep.experiments.speed.measure import AGENTS
+from rlrep.experiments.speed.measure import AGENTS, REFERENCE
 from rlrep.registry import look_up
 
 WHAT = ("update", "act", "replay", "rendering", "loop", "roofline")
@@ -20,7 +20,7 @@ SMALLEST_IMAGE = 17
 
 
 class BadOption(ValueError):
-    """A word on the command line that means nothing; the message says what would."""
+    """An invalid word on the command line; the message names valid ones."""
 
 
 def names(kind: str, known: Iterable[str]) -> Callable[[str], list[str]]:
@@ -58,15 +58,24 @@ def tasks(text: str) -> list[str]:
     return text.split(",")
 
 
+def clone(text: str) -> Path:
+    """The folder of TACO's own code."""
+    folder = Path(text).expanduser().resolve()
+    if not (folder / REFERENCE).is_file():
+        raise BadOption(f"a clone of https://github.com/FrankZheng2022/TACO, which has {REFERENCE}")
+    return folder
+
+
 @dataclass
 class Options:
-    """What a person asked for, and how its text is read. None is what suits each measurement, 0 the device."""
+    """The user's options, with their parsers. None means each measurement's default, 0 the device's."""
 
     what: tuple[str, ...] = ()
     agent: Annotated[list[str] | None, names("agent", AGENTS)] = None
     batch: Annotated[list[int] | None, wholes] = None
     path: Annotated[list[str] | None, names("path", PATHS)] = None
     update: Annotated[list[str] | None, names("update", ("separate", "joint"))] = None
+    reference: Annotated[Path | None, clone] = None
     device: Annotated[str, str] = "auto"
     image_size: Annotated[int | None, whole(SMALLEST_IMAGE)] = None
     channels: Annotated[int | None, whole()] = None
@@ -91,7 +100,7 @@ def parse(words: Sequence[str]) -> Options:
     """The options that the words of a command line ask for.
 
     Raises:
-        ValueError: for the first word that means nothing.
+        ValueError: for the first invalid word.
     """
     annotated = get_type_hints(Options, include_extras=True)
     parsers = {name: kind.__metadata__[0] for name, kind in annotated.items() if name != "what"}
@@ -113,7 +122,7 @@ def parse(words: Sequence[str]) -> Options:
 
 
 def check_out(path: Path) -> None:
-    """Refuses a place that nothing can be written to, before anything is measured."""
+    """Refuses a file that is not writable, before the first measurement."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():

@@ -15,7 +15,7 @@ TASKS = ["cheetah_run", "walker_walk", "quadruped_run", "cartpole_swingup"]
 
 @dataclass
 class Contender:
-    """One child: what it measures, with which arguments, and what its rows say of that."""
+    """One child: its measurement, the arguments, and their columns in its rows."""
 
     measures: str
     arguments: Row
@@ -24,10 +24,10 @@ class Contender:
 
 @dataclass
 class Point:
-    """Children whose calls are timed in turns, so that other load on the machine hits them alike.
+    """Children whose calls are timed in turns, so that other load on the machine affects all equally.
 
-    `calls` names the calls, and what each adds to a row; a child that answers with rows has none. Points of a small
-    `rank` are measured first.
+    `calls` names the calls, and the columns that each adds to a row; a child that answers with rows has none. Points of
+    a small `rank` are measured first.
     """
 
     title: str
@@ -37,10 +37,10 @@ class Point:
 
 
 def plan(options: Options) -> list[Point]:
-    """What the options ask for, what matters most first.
+    """The requested points, the most important first.
 
     Raises:
-        BadOption: if that is nothing.
+        BadOption: if there are none.
     """
     planners = {
         "update": update_points,
@@ -66,19 +66,24 @@ def update_points(options: Options) -> Iterator[Point]:
                 for path in options.path or PATHS
                 if path != "sb3"
             ]
-            # What joint updates save stands beside the update that matters most.
+            # The saving by joint updates is measured with the most important update.
             if not options.what and not options.update and agent == "taco" and batch == 256:
                 contenders.append(update_contender(options, agent, batch, "fast", "joint"))
             if "sb3" in (options.path or PATHS):
                 sb3 = {"batch_size": batch, "path": "sb3", "image_size": options.image_size or 84}
                 contenders.append(Contender("sb3", sb3, {"agent": agent, "batch_size": batch, "path": "sb3"}))
+            if options.reference and agent == "taco":
+                theirs = {"folder": options.reference, "batch_size": batch, "path": "reference", **network(options)}
+                contenders.append(
+                    Contender("reference", theirs, {"agent": agent, "batch_size": batch, "path": "reference"})
+                )
             main = agent == "taco" and batch != 64
             yield Point(f"update {agent} batch {batch}", 0 if main else 50, contenders, {"update": {"what": "update"}})
 
 
 def update_contender(options: Options, agent: str, batch: int, path: str, update: str) -> Contender:
     row = {"agent": agent, "batch_size": batch, "path": path, "update": update}
-    # A name of its own, so that who looks for "update" finds the paper's.
+    # Named separately, so that filtering on "update" finds only the paper's variant.
     own_name = {"what": "joint_update"} if update == "joint" else {}
     return Contender("update", {**row, **network(options)}, {**row, **own_name})
 

@@ -1,4 +1,4 @@
-"""How near an update comes to what the device can do: the work it does, counted, and the device's two ceilings."""
+"""How close an update is to the device's limits: counts its work, and measures the device's two ceilings."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-# They only make a tensor, or look at one in another shape.
+# They only create or reshape a tensor.
 MOVE_NOTHING = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "aten::_reshape_alias")
-# What they write to is not read.
+# They do not read their output tensor.
 OVERWRITE = ("aten::copy_", "aten::fill_", "aten::zero_")
 
 
 def count_work(call: Callable[[], object]) -> tuple[int, int]:
     """Floating-point operations, and bytes that its operations read and write, of one call.
 
-    Operations count one by one, as if each fetched its inputs from memory: a compiler that joins some, and caches, move
-    less. What runs outside torch is not seen.
+    Operations are counted separately, as if each read its inputs from memory: with a compiler that fuses operations,
+    and with caches, less memory moves. Work outside torch is not counted.
     """
     known = {}
     if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
@@ -59,7 +59,7 @@ class TrafficCounter(TorchDispatchMode):
 
 
 def size(values: Iterable[Any]) -> int:
-    """Bytes of the tensors in nested lists, each once; an expanded one has those that it lies in."""
+    """Bytes of the tensors in nested lists, each once; an expanded tensor counts with its storage."""
     tensors = {
         (leaf.data_ptr(), leaf.shape): min(leaf.numel() * leaf.itemsize, leaf.untyped_storage().nbytes())
         for leaf in tree_leaves(list(values))
@@ -83,7 +83,7 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
 
 
 def fastest(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Seconds of one call, the best of five blocks: a ceiling is what is possible."""
+    """Seconds of one call in the best of five blocks, because a ceiling is the best possible value."""
     return min(timed(call, device, repeats) for _ in range(5))
 
 

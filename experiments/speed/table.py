@@ -1,4 +1,4 @@
-"""What the benchmark measured, as Markdown that can be pasted."""
+"""The benchmark's results as Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Line = dict[str, str]
 
 
 def report(machine: Row, rows: Sequence[Row], left_out: Mapping[str, str]) -> str:
-    """A line on the machine, a table for each kind of row, and what was not measured, with the reasons."""
+    """A line on the machine, a table for each kind of row, and the missing measurements with the reasons."""
     threads = sorted({row["threads"] for row in rows})
     about = [
         machine["gpu"],
@@ -39,9 +39,9 @@ def update_section(rows: list[Row]) -> list[Line]:
     lines = []
     for agent, batch in sorted({(row["agent"], row["batch_size"]) for row in rows}):
         found = {(row["what"], row["path"]): row for row in rows if (row["agent"], row["batch_size"]) == (agent, batch)}
-        fast, eager, sb3 = (found.get(("update", path)) for path in ("fast", "eager", "sb3"))
+        fast, eager, sb3, reference = (found.get(("update", path)) for path in ("fast", "eager", "sb3", "reference"))
         joint, joint_eager = (found.get(("joint_update", path)) for path in ("fast", "eager"))
-        peaks = {"fast": fast, "eager": eager, "sb3": sb3, "joint": joint}
+        peaks = {"fast": fast, "eager": eager, "sb3": sb3, "reference": reference, "joint": joint}
         lines.append(
             {
                 "agent": agent,
@@ -52,6 +52,8 @@ def update_section(rows: list[Row]) -> list[Line]:
                 "eager/fast": ratio(eager, fast),
                 "sb3 ms": milliseconds(sb3),
                 "sb3/fast": ratio(sb3, fast),
+                "reference ms": milliseconds(reference),
+                "reference/fast": ratio(reference, fast),
                 "joint ms": milliseconds(joint),
                 "joint/fast": ratio(joint, fast),
                 "joint eager ms": milliseconds(joint_eager),

@@ -36,7 +36,8 @@ DOMAINS = {
     "vizdoom_defend_the_center": "ViZDoom Defend the Center",
     "lock": "Combination lock",
 }
-STUDIES = ("core", "size", "persistence")
+SWEEPS = ("core", "size", "persistence")
+STUDIES = (*SWEEPS, "phase")
 ADVICE = "move it away and run the study again"
 
 
@@ -53,7 +54,9 @@ class Cell:
     is a mean squared error; `coverage` is the share of pixels under noise, `size` a shape's share of the image's side.
     `criteria` and `code` are digests of what the cell is judged and was made by, `made` when, in ISO format.
     `layout` is the map; `returns` has one of each PPO on the encoder, `final_return` is their mean.
-    `state_head` is the linear probe of the layer behind the features that the method's loss reads.
+    `state_head` is the linear probe of the layer behind the features that the method's loss reads. `updates` are those
+    of the training, 0 for as many as the domain has; `predictor` was computed before it, see `predictor`. Cells of the
+    phase diagram have returns on a cross-section only.
     """
 
     domain: str
@@ -65,8 +68,8 @@ class Cell:
     size: float
     coverage: float
     seed: int
-    final_return: float
-    random_return: float
+    final_return: float = nan
+    random_return: float = nan
     state_linear: float = nan
     state_mlp: float = nan
     state_chance: float = nan
@@ -88,6 +91,8 @@ class Cell:
     layout: int = 0
     returns: tuple[float, ...] = ()
     state_head: float = nan
+    updates: int = 0
+    predictor: float = nan
 
     @property
     def gain(self) -> float:
@@ -197,7 +202,11 @@ def check(cell: Cell | LockCell) -> None:
     for key, allowed in names.items():
         if getattr(cell, key) not in allowed:
             raise ValueError(f"{key} is {getattr(cell, key)!r}, expected one of {', '.join(allowed)}")
-    results = ("final_return", "random_return", "coverage") if isinstance(cell, Cell) else ("episodes",)
+    results: tuple[str, ...] = ("final_return", "random_return", "coverage")
+    if isinstance(cell, LockCell):
+        results = ("episodes",)
+    elif cell.study == "phase":
+        results = ("state_linear", "coverage")
     for key in results:
         value = getattr(cell, key)
         if not isinstance(value, int | float) or not isfinite(value):
@@ -272,7 +281,7 @@ def missing(results: Results) -> list[str]:
     """What a full study would have and this one lacks, a line each."""
     lines = [f"{DOMAINS[domain]}: not run" for domain in DOMAINS if domain not in (*results.domains, "lock")]
     for domain in results.domains:
-        for study in STUDIES:
+        for study in SWEEPS:
             cells = select(results.cells, domain=domain, study=study)
             name = f"{DOMAINS[domain]}, {study}"
             if not cells:

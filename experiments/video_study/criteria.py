@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from rlrep.experiments.video_study.cells import DOMAINS, METHODS, NOISES, Cell, LockCell
+from rlrep.experiments.video_study.jobs import LENGTHS
 from rlrep.experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.registry import look_up, unknown
 
@@ -61,6 +62,24 @@ class Growths:
 
 
 @dataclass(frozen=True)
+class Phases:
+    """P5: the settings of the diagram, whose state is compared with which ends, and thresholds of the tests."""
+
+    sizes: Sequence[float]
+    persistences: Sequence[float]
+    updates: Sequence[int]
+    methods: Sequence[str]
+    floor: str
+    ceiling: str
+    correlation: float
+    seeds: int
+    forward_ahead: Sequence[float]
+    contrast_ahead: Sequence[float]
+    difference: float
+    gained: float
+
+
+@dataclass(frozen=True)
 class Criteria:
     """What the file says, see its comments; and where it came from.
 
@@ -83,6 +102,7 @@ class Criteria:
     P2: Exogenous
     P3: Drawn
     P4: Growths
+    P5: Phases
     content: Mapping[str, Any] = field(default_factory=dict, repr=False)
     digest: str = ""
     frozen: datetime | None = None
@@ -117,7 +137,7 @@ def read_criteria(path: Path = FILE) -> Criteria:
     try:
         content, digest = read_yaml(path), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         values = dict(content)
-        for name, kind in {"P1": Iid, "P2": Exogenous, "P3": Drawn, "P4": Growths}.items():
+        for name, kind in {"P1": Iid, "P2": Exogenous, "P3": Drawn, "P4": Growths, "P5": Phases}.items():
             values[name] = built(kind, values.get(name), f"{name}.")
         frozen, commit = last_commit(path)
         own = {"content", "digest", "frozen", "commit"}
@@ -153,20 +173,27 @@ def check(criteria: Criteria) -> None:
         raise ValueError(f"ceiling.{missing[0]} is missing")
     for domain in (*criteria.ceiling, *criteria.coverage, *criteria.persistence):
         look_up("domain", domain, DOMAINS)
-    p1, p2, p3, p4 = criteria.P1, criteria.P2, criteria.P3, criteria.P4
-    roles = (criteria.reference, p2.first, p2.then, p2.stays, *criteria.ceiling.values())
-    for method in (*roles, *p1.methods, *p3.methods, *p4.video, *p4.labelled):
+    p1, p2, p3, p4, p5 = criteria.P1, criteria.P2, criteria.P3, criteria.P4, criteria.P5
+    roles = (criteria.reference, p2.first, p2.then, p2.stays, p5.floor, p5.ceiling, *criteria.ceiling.values())
+    for method in (*roles, *p1.methods, *p3.methods, *p4.video, *p4.labelled, *p5.methods):
         look_up("method", method, METHODS)
     for noise in (p1.noise, p2.noise, *p3.noises):
         look_up("noise", noise, NOISES)
     for name in ("level", "keeps"):
         if not 0 < getattr(criteria, name) < 1:
             raise ValueError(f"{name} must lie between 0 and 1, got {getattr(criteria, name)}")
-    for points in (*criteria.coverage.values(), *criteria.persistence.values()):
+    for points in (*criteria.coverage.values(), *criteria.persistence.values(), p5.sizes, p5.persistences, p5.updates):
         if not isinstance(points, list) or len(points) < 2 or points != sorted(points):
             raise ValueError(f"a sweep needs at least two numbers in their order, got {points}")
-    if criteria.seeds < 2:
-        raise ValueError(f"seeds must be at least 2, as one has no spread, got {criteria.seeds}")
+    for place in (p5.forward_ahead, p5.contrast_ahead):
+        if not (isinstance(place, list) and len(place) == 2 and place[0] in p5.sizes and place[1] in p5.persistences):
+            raise ValueError(f"{place} is no [size, persistence] of the diagram")
+    if foreign := sorted(set(p5.updates) - set(LENGTHS)):
+        raise ValueError(
+            f"no training is measured after {foreign[0]} updates, only after {', '.join(map(str, LENGTHS))}"
+        )
+    if min(criteria.seeds, p5.seeds) < 2:
+        raise ValueError(f"seeds must be at least 2, as one has no spread, got {min(criteria.seeds, p5.seeds)}")
 
 
 def last_commit(path: Path) -> tuple[datetime | None, str]:

@@ -17,6 +17,7 @@ from rlrep.experiments.results import pictures
 from rlrep.experiments.results.pictures import COLOURS, GREY, save, styled
 from rlrep.experiments.results.seeds import align
 from rlrep.experiments.results.statistics import Means, fit_growth, over_seeds, seed_mean
+from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import (
     DOMAINS,
     METHODS,
@@ -34,6 +35,8 @@ from rlrep.experiments.video_study.cells import (
     sweep,
     values,
 )
+from rlrep.experiments.video_study.criteria import Phases
+from rlrep.experiments.video_study.diagram import phase_diagram
 
 COLOUR = {
     "temporal_contrastive": COLOURS[0],
@@ -53,8 +56,13 @@ Ends = Mapping[str, tuple[float, float] | None]
 
 
 @styled()
-def draw(results: Results, out: Path) -> dict[str, Path]:
-    """Every picture that the cells allow, as `out/NAME.png`; the keys are their names without the ending."""
+def draw(results: Results, out: Path, asked: Phases, numbers: Mapping[str, Array]) -> dict[str, Path]:
+    """Every picture that the cells allow, as `out/NAME.png`; the keys are their names without the ending.
+
+    Args:
+        asked: the settings of the phase diagram.
+        numbers: what was known before training of its methods, (sizes, persistences) each.
+    """
     figures: dict[str, Figure | None] = {}
     for domain in results.domains:
         figures[f"returns_{domain}"] = returns(results, domain)
@@ -63,6 +71,7 @@ def draw(results: Results, out: Path) -> dict[str, Path]:
         figures[f"size_{domain}"] = size(results, domain)
         figures[f"persistence_{domain}"] = persistence(results, domain)
     figures["lock"] = lock(results.lock)
+    figures[f"phase_{phase.DOMAIN}"] = phase_diagram(results, asked, numbers, COLOUR)
     paths = {}
     for name, figure in figures.items():
         if figure is not None:

@@ -10,8 +10,9 @@ import torch
 from scipy.spatial.distance import pdist
 
 from rlrep.data import EpisodeDataset
-from rlrep.envs.gridworld import VectorGridWorld, grid_table
+from rlrep.envs.gridworld import MAX_STEPS, VectorGridWorld, grid_table
 from rlrep.envs.noise import NoiseProcess
+from rlrep.experiments.video_study.cells import Array
 from rlrep.experiments.video_study.domain import Samples, Settings, noise_picture
 from rlrep.experiments.video_study.ppo import GridVecEnv
 
@@ -66,18 +67,37 @@ class GridDomain:
             world.step(self.behave(world.state, rng))
         return float(shown[self.seen].mean())
 
+    def transitions(self) -> Array:
+        """(states, states) the probability of each next state under the recorded behaviour, the goal's included."""
+        count = len(self.table.states)
+        step = np.zeros((count, count))
+        for action in range(3):
+            chance = OPTIMAL * (self.table.optimal_action(np.arange(count)) == action) + (1 - OPTIMAL) / 3
+            np.add.at(step, (np.arange(count), self.table.next_state[:, action]), chance)
+        return step
+
+    def pairs(self, gap: int) -> Array:
+        """(seen, seen) how often two states stand `gap` steps apart in an episode of the recordings; the sum is 1.
+
+        Exact: episodes start anywhere that is far enough from the goal, and end at the goal or after `MAX_STEPS` moves.
+        """
+        step = self.transitions()[np.ix_(self.seen, self.seen)]
+        now = np.isin(self.seen, self.table.starts).astype(float)
+        first = np.zeros(len(now))
+        for _ in range(MAX_STEPS - gap):
+            first += now
+            now = now @ step
+        found = first[:, None] * np.linalg.matrix_power(step, gap)
+        return found / found.sum()
+
     def margins(self, horizon: int) -> list[float]:
         """The block MDP's margin for a gap of 1, ..., `horizon` steps, exact from the table.
 
         It is the least total variation between where two different states lead in that many steps of the recorded
         behaviour, min ½ Σ_s |P(s | s_1, k) − P(s | s_2, k)|: what tells states apart for who predicts the future.
         """
-        count = len(self.table.states)
-        step = np.zeros((count, count))
-        for action in range(3):
-            chance = OPTIMAL * (self.table.optimal_action(np.arange(count)) == action) + (1 - OPTIMAL) / 3
-            np.add.at(step, (np.arange(count), self.table.next_state[:, action]), chance)
-        step[self.table.distance == 0] = np.eye(count)[self.table.distance == 0]  # episodes end there
+        step, ends = self.transitions(), self.table.distance == 0
+        step[ends] = np.eye(len(step))[ends]
         powers = [np.linalg.matrix_power(step, gap)[self.seen] for gap in range(1, horizon + 1)]
         return [float(pdist(power, "cityblock").min() / 2) for power in powers]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+LENGTHS = (1_000, 3_000, 10_000)  # of trainings that are measured more than once, in updates
 NOISES = {"none": 0.0, "iid": 0.0, "exogenous": 1.0}
 
 
@@ -14,12 +15,14 @@ class Job:
 
     Attributes:
         domain: "gridworld", "vizdoom_basic" or "vizdoom_defend_the_center".
-        study: "core", "size" or "persistence".
+        study: "core", "size", "persistence" or "phase".
         method: see `rlrep.experiments.video_study.cells.METHODS`.
         noise: "none", "iid", "exogenous", or "persistence" for what lies between.
         persistence: ρ of the noise.
         num_shapes, size: of the noise, see `rlrep.envs.noise.NoiseProcess`.
         seed: of everything, the map included.
+        updates: of its pre-training; None for as many as the domain has.
+        only_probes: whether linear probes are all that is measured: no other probes, no decoder, no PPO.
     """
 
     domain: str
@@ -30,16 +33,25 @@ class Job:
     persistence: float = 0.0
     num_shapes: int = 8
     size: float = 0.3
+    updates: int | None = None
+    only_probes: bool = False
 
     @property
     def name(self) -> str:
         """The name of its cell's file, without the ending."""
         parts = [self.domain, self.study, self.method, self.noise]
-        if self.study == "persistence":
+        if self.study in ("persistence", "phase"):
             parts.append(f"rho{self.persistence:g}")
-        if self.study == "size":
+        if self.study in ("size", "phase"):
             parts.append(f"size{self.size:g}")
+        if self.updates:
+            parts.append(f"updates{self.updates}")
         return "-".join([*parts, f"seed{self.seed}"])
+
+    @property
+    def shorter(self) -> list[Job]:
+        """The jobs whose training is the beginning of this one's."""
+        return [replace(self, updates=n) for n in LENGTHS if self.updates and n < self.updates]
 
     @property
     def layout(self) -> int:

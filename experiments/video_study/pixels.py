@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from rlrep.experiments.video_study.jobs import Job
 from rlrep.experiments.video_study.ppo import Curve, FrozenEncoder, Schedule, learn, mean_return
 from rlrep.experiments.video_study.supervised import train_on_labels
 from rlrep.objectives import find_objective
-from rlrep.pretrain import pretrain
+from rlrep.pretrain import Pretrainer
 from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, uniformity
 from rlrep.registry import look_up, parameters_of
 
+MADE_BY = "made_by.json"
 PRETRAINING = ("frames", "horizon", "steps", "batch_size", "lr", "encoder")
 # Of the objectives, where they are not their own defaults. `shift` is the augmentation: those whose positives are two
 # views of one picture need one.
@@ -85,15 +87,24 @@ def settings(name: str, quick: bool = False) -> Settings:
     )
 
 
+def settings_of(job: Job, quick: bool = False) -> Settings:
+    """Those of its domain, with its own length of training."""
+    usual = settings(job.domain, quick)
+    return replace(usual, steps=job.updates) if job.updates and not quick else usual
+
+
 def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     """What a job measures, in the report's names; pictures go to `folder`/pictures."""
     place, noise, oracle = domain(job.domain, job.layout), job.noise_options, job.method == "oracle"
     row: dict[str, Any] = {"coverage": 0.0 if noise is None else place.coverage(noise), "pictures": None}
+    row["predictor"] = predicted(place, job, settings)
     wrap: Callable[[VecEnv], VecEnv] = lambda venv: venv  # noqa: E731
     if not oracle:
-        encoder, measured = pretrained_encoder(place, job, settings, folder / "encoders" / job.name)
+        encoder, measured = pretrained_encoder(place, job, settings, folder / "encoders")
         row |= measured | probe_encoder(encoder, place, job, settings, folder)
         wrap = lambda venv: FrozenEncoder(venv, encoder)  # noqa: E731
+    if job.only_probes:
+        return row
     started = time.perf_counter()
     make: Callable[[int], VecEnv] = lambda seed: wrap(place.environment(noise, oracle, seed))  # noqa: E731
     choices, rng = place.action_space.n, np.random.default_rng(job.seed)
@@ -109,6 +120,17 @@ def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     return row | {"ppo_seconds": time.perf_counter() - started}
 
 
+def predicted(place: Domain, job: Job, settings: Settings) -> float | None:
+    """What was known before the training, see `predictor`; only of the grid world, whose states are a table."""
+    from rlrep.experiments.video_study.gridworld import GridDomain
+    from rlrep.experiments.video_study.predictor import predict
+
+    if not isinstance(place, GridDomain):
+        return None
+    width = OPTIONS["temporal_contrastive"]["feature_dim"]
+    return predict(job.method, place, job.noise_options, settings.horizon, width)
+
+
 def learn_once(make: Callable[[int], VecEnv], settings: Settings, seed: int) -> Curve:
     """The curve of one PPO, on environments of its own."""
     with closing(make(seed + 40_000)) as venv, closing(make(seed + 50_000)) as test:
@@ -118,56 +140,96 @@ def learn_once(make: Callable[[int], VecEnv], settings: Settings, seed: int) -> 
 def pretrained_encoder(
     place: Domain, job: Job, settings: Settings, folder: Path
 ) -> tuple[PixelEncoder, dict[str, Any]]:
-    """What `train_encoder` returns; kept in `folder`, so that a job that is run again need not train it again."""
-    made_by, kept = folder / "made_by.json", None
-    description = (
-        job.description
-        | {name: value for name, value in asdict(settings).items() if name in PRETRAINING}
-        | {"options": OPTIONS.get(job.method)}
-    )
+    """What `train_encoder` yields for the job itself.
+
+    `folder` keeps it, and what it yields for shorter trainings, so that neither has to be trained again.
+    """
+    ends = {end: replace(settings, steps=min(end.updates or settings.steps, settings.steps)) for end in job.shorter}
+    ends[job] = settings
+    if (measured := kept_encoder(job, settings, folder)) is None:
+        trained = train_encoder(place, job, settings, [end.steps for end in ends.values()])
+        for (end, own), (encoder, measured) in zip(ends.items(), trained, strict=True):
+            if kept_encoder(end, own, folder) is None:
+                encoder.save_pretrained(folder / end.name)
+                noted = json.dumps({"description": training(end, own), "measured": measured})
+                write_atomically(folder / end.name / MADE_BY, noted.encode())
+    assert measured is not None
+    return PixelEncoder.from_pretrained(folder / job.name).requires_grad_(False).eval(), measured
+
+
+def training(job: Job, settings: Settings) -> dict[str, Any]:
+    """All that an encoder follows from."""
+    own = {name: value for name, value in asdict(settings).items() if name in PRETRAINING}
+    asked = {name: value for name, value in job.description.items() if name != "only_probes"}
+    return json.loads(json.dumps(asked | own | {"options": OPTIONS.get(job.method)}))
+
+
+def kept_encoder(job: Job, settings: Settings, folder: Path) -> dict[str, Any] | None:
+    """What was measured of the job's encoder, if the folder keeps it and it was trained by these settings."""
     with suppress(OSError, ValueError):
-        kept = json.loads(made_by.read_text())
-    if kept is not None and kept["description"] == json.loads(json.dumps(description)):
-        return PixelEncoder.from_pretrained(folder).requires_grad_(False).eval(), kept["measured"]
-    encoder, measured = train_encoder(place, job, settings)
-    encoder.save_pretrained(folder)
-    write_atomically(made_by, json.dumps({"description": description, "measured": measured}).encode())
-    return encoder, measured
+        noted = json.loads((folder / job.name / MADE_BY).read_text())
+        return noted["measured"] if noted["description"] == training(job, settings) else None
+    return None
 
 
-def train_encoder(place: Domain, job: Job, settings: Settings) -> tuple[PixelEncoder, dict[str, Any]]:
-    """The job's encoder, frozen, how fast it learned, and what the layer says that its loss reads; the random one if
-    the method learns nothing.
+def train_encoder(
+    place: Domain, job: Job, settings: Settings, lengths: Sequence[int]
+) -> Iterator[tuple[PixelEncoder, dict[str, Any]]]:
+    """The job's encoder after each of the lengths, frozen, how fast it learned, and what the layer says that its loss
+    reads; the random one if the method learns nothing.
 
-    All methods are probed and used at the same depth, before any head. `state_head` is the linear probe behind it.
+    Each is what a separate training of that length gives, bit for bit: the step size is constant, and a validation
+    leaves the random streams alone. All methods are probed and used at the same depth, before any head. `state_head` is
+    the linear probe behind it.
+
+    Args:
+        lengths: in updates, in their order; multiples of 200, the updates between two validations, or the only one.
     """
     torch.manual_seed(job.seed)
     encoder = PixelEncoder(place.shape, **settings.encoder)
-    measured: dict[str, Any] = {"updates_per_second": None, "pretrain_seconds": 0.0, "state_head": None}
-    if job.method != "random":
-        started = time.perf_counter()
-        if job.method == "supervised":
-            head: nn.Module | None = train_on_labels(encoder, place, job.noise_options, settings, job.seed)
-            updates = settings.steps
-        else:
-            head, updates = train_on_video(encoder, place, job, settings)
-        seconds = time.perf_counter() - started
-        measured |= {"updates_per_second": updates / seconds, "pretrain_seconds": seconds}
+    if job.method == "random":
+        measured: dict[str, Any] = {"updates_per_second": None, "pretrain_seconds": 0.0, "state_head": None}
+        yield from [(encoder.requires_grad_(False).eval(), measured)] * len(lengths)
+        return
+    if job.method == "supervised":
+        heads: Iterator[nn.Module | None] = train_on_labels(
+            encoder, place, job.noise_options, settings, job.seed, lengths
+        )
+    else:
+        heads = train_on_video(encoder, place, job, settings, lengths)
+    seconds, started = 0.0, time.perf_counter()
+    for updates, head in zip(lengths, heads, strict=True):
+        seconds += time.perf_counter() - started
+        measured = {"updates_per_second": updates / seconds, "pretrain_seconds": seconds, "state_head": None}
         if head is not None:
             parts = probed_states(place, job, settings)
             states = [(head(encode(encoder, x.observation)).detach(), x.state) for x in parts]
             measured["state_head"] = probe(states[0], states[1], steps=settings.probe_steps)
-    return encoder.requires_grad_(False).eval(), measured
+        yield copy.deepcopy(encoder).requires_grad_(False).eval(), measured
+        started = time.perf_counter()
 
 
-def train_on_video(encoder: PixelEncoder, place: Domain, job: Job, settings: Settings) -> tuple[nn.Module | None, int]:
-    """Steps the encoder by the job's objective; returns the layer that the loss reads, and the number of updates."""
+def train_on_video(
+    encoder: PixelEncoder, place: Domain, job: Job, settings: Settings, lengths: Sequence[int]
+) -> Iterator[nn.Module | None]:
+    """Steps the encoder by the job's objective; yields the layer that the loss reads after each of the lengths, when
+    the encoder has the weights of the best validation so far.
+    """
     objective = build(job.method, encoder, place, settings)
     train, validation = place.record(job.noise_options, settings, job.seed).split(0.1, job.seed)
-    trainer = pretrain(
-        objective, train, validation, steps=settings.steps, batch_size=settings.batch_size, lr=settings.lr
-    )
-    return getattr(objective.eval(), HEADS.get(job.method, "state_projection"), None), trainer.updates
+    trainer = Pretrainer(objective, train, validation, steps=lengths[0], batch_size=settings.batch_size, lr=settings.lr)
+    for length in lengths:
+        trainer.steps = length
+        while not trainer.finished:
+            trainer.step()
+            if trainer.validation_due:
+                trainer.validate()
+        weights = {name: value.clone() for name, value in objective.state_dict().items()}
+        trainer.load_best()
+        objective.eval()
+        yield getattr(objective, HEADS.get(job.method, "state_projection"), None)
+        objective.train()
+        objective.load_state_dict(weights)
 
 
 def build(method: str, encoder: PixelEncoder, place: Domain, settings: Settings) -> Objective:
@@ -220,22 +282,24 @@ def probe_encoder(encoder: PixelEncoder, place: Domain, job: Job, settings: Sett
     again = place.samples(noise, settings.test_labels, seed + 30_000, held_out=True)
     features, test_features = encode(encoder, train.observation), encode(encoder, test.observation)
     states = (features, train.state), (test_features, test.state)
-    out = {
+    out: dict[str, Any] = {
         "state_linear": probe(*states, steps=steps),
-        "state_mlp": probe(*states, hidden_dim=256, steps=steps),
         "state_chance": place.state_chance,
-        "noise_linear": None,
-        "noise_mlp": None,
         # Two observations of one state, each with noise of its own, should have features alike.
         "alignment": alignment(test_features, encode(encoder, again.observation)),
         "uniformity": uniformity(test_features),
         "effective_rank": effective_rank(test_features),
     }
+    noises = None
     if test.noise is not None:
         labelled = place.samples(noise, settings.noise_labels, seed + 40_000, held_out=False)
         assert labelled.noise is not None
         noises = (encode(encoder, labelled.observation), labelled.noise), (test_features, test.noise)
         out["noise_linear"] = probe(*noises, steps=steps)
+    if job.only_probes:
+        return out
+    out["state_mlp"] = probe(*states, hidden_dim=256, steps=steps)
+    if noises is not None:
         out["noise_mlp"] = probe(*noises, hidden_dim=256, steps=steps // 3 + 1)  # longer, and it learns by heart
     frames, test_frames = train.observation[:, -3:], test.observation[:, -3:]
     out["reconstruction"], images = reconstruction(

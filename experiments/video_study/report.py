@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from math import isnan
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite, isnan
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +11,19 @@ import numpy as np
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.results import tables
 from rlrep.experiments.results.statistics import contrast, seed_mean
+from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import (
     DOMAINS,
     METHODS,
     NOISES,
     STUDIES,
+    SWEEPS,
     Array,
     Cell,
     Results,
     core,
     missing,
+    point,
     read_results,
     rows,
     select,
@@ -32,6 +35,7 @@ from rlrep.experiments.video_study.criteria import Criteria, read_criteria
 from rlrep.experiments.video_study.figures import draw
 from rlrep.experiments.video_study.origin import stamp
 from rlrep.experiments.video_study.pages import Block, Line, as_html, as_markdown
+from rlrep.experiments.video_study.phase_report import phase_blocks
 from rlrep.experiments.video_study.verdicts import Part, Verdict, percent, share_kept, verdicts
 
 INTERVALS = (
@@ -42,10 +46,10 @@ INTERVALS = (
     "the number of criteria."
 )
 RULE = (
-    "A criterion holds if p for it is below {level:g} (one-sided) with at least {seeds} seeds. A prediction is "
-    "confirmed if all of its criteria hold, which needs no correction; refuted if p against one of them is below "
-    "{level:g} after the correction; else undecided. Returns are counted from the random policy's. A ceiling is what "
-    "could be reached under the same noise: {ceilings}."
+    "A criterion holds if p for it is below {0.level:g} (one-sided) with at least {0.seeds} seeds, {0.P5.seeds} for "
+    "P5. A prediction is confirmed if all of its criteria hold, which needs no correction; refuted if p against one of "
+    "them is below {0.level:g} after the correction; else undecided. Returns are counted from the random policy's. A "
+    "ceiling is what could be reached under the same noise: {1}."
 )
 EXPLORATORY = (
     "A verdict is a test if the criteria were frozen before all cells that it rests on, else exploratory: who wrote "
@@ -94,8 +98,9 @@ def write_report(cells_folder: Path, out_folder: Path, quick: bool = False) -> l
     results = read_results(cells_folder)
     criteria = read_criteria()
     judged = verdicts(results, criteria)
-    pictures = draw(results, out_folder)
-    blocks = compose(results, judged, pictures, criteria, quick)
+    numbers = phase.numbers(results, criteria.P5)
+    pictures = draw(results, out_folder, criteria.P5, numbers)
+    blocks = compose(results, judged, pictures, criteria, numbers, quick)
     tables.write_csv(out_folder / "results.csv", rows(results))
     write_atomically(out_folder / "report.html", as_html(blocks).encode())
     write_atomically(out_folder / "report.md", as_markdown(blocks).encode())
@@ -107,16 +112,17 @@ def compose(
     judged: Sequence[Verdict],
     pictures: dict[str, Path],
     criteria: Criteria,
+    numbers: Mapping[str, Array],
     quick: bool = False,
 ) -> list[Block]:
     ceilings = ", ".join(f"{METHODS[method]} in {DOMAINS[domain]}" for domain, method in criteria.ceiling.items())
     blocks = [
         Block("h1", "Learning from video: what the theory predicts, and what was measured"),
         Block("table", lines=[summary_line(v) for v in judged]),
-        Block("text", RULE.format(level=criteria.level, seeds=criteria.seeds, ceilings=ceilings)),
+        Block("text", RULE.format(criteria, ceilings)),
         Block("text", INTERVALS),
         Block("text", f"{criteria.source} {EXPLORATORY}"),
-        Block("list", items=[f"{DOMAINS[domain]}: {why}." for domain, why in exploratory_domains(judged).items()]),
+        Block("list", items=[f"{where}: {why}." for where, why in exploratory_places(judged).items()]),
         *code_block(results),
         Block("code", command(results)),
         Block("table", lines=cost_lines(results)),
@@ -125,16 +131,15 @@ def compose(
         Block("table", lines=setup_lines(results, quick)),
         *(Block("text", line) for line in block_mdp(results, quick)),
     ]
-    if absent := missing(results):
+    if absent := [*missing(results), *phase.missing(results)]:
         blocks += [Block("h2", "What is missing"), Block("list", items=absent)]
     if not quick:
         blocks += [Block("h2", "What was tried"), *(Block("text", line) for line in (*TRIED, *untouched(results)))]
     blocks.append(Block("h2", "The verdicts in detail"))
     for verdict in judged:
-        blocks.append(
-            Block("h3", f"{verdict.prediction}, {DOMAINS[verdict.domain]}: {verdict.outcome}. {verdict.statement}.")
-        )
+        blocks.append(Block("h3", f"{verdict.prediction}, {verdict.where}: {verdict.outcome}. {verdict.statement}."))
         blocks.append(Block("table", lines=[part_line(part) for part in verdict.parts]))
+    blocks += phase_blocks(results, criteria.P5, numbers, pictures)
     for domain in results.domains:
         blocks += domain_blocks(results, domain, pictures)
     if results.lock:
@@ -143,9 +148,9 @@ def compose(
     return [block for block in blocks if block.kind not in ("table", "list") or block.lines or block.items]
 
 
-def exploratory_domains(judged: Sequence[Verdict]) -> dict[str, str]:
-    """Why each domain's verdicts are exploratory, where they are."""
-    return {verdict.domain: verdict.exploratory for verdict in judged if verdict.exploratory}
+def exploratory_places(judged: Sequence[Verdict]) -> dict[str, str]:
+    """Why the verdicts of a domain, or of the phase diagram, are exploratory, where they are."""
+    return {verdict.where: verdict.exploratory for verdict in judged if verdict.exploratory}
 
 
 def command(results: Results) -> str:
@@ -186,7 +191,7 @@ def setup_lines(results: Results, quick: bool) -> list[Line]:
     lines = []
     for domain in results.domains:
         chosen = pixels.settings(domain, quick)
-        own = select(results.cells, domain=domain)
+        own = [c for c in select(results.cells, domain=domain) if isfinite(c.final_return)]
         noisy = settings(cell for cell in core(results, domain) if cell.noise == "exogenous")
         shapes = set()
         for group in noisy:
@@ -239,7 +244,8 @@ def spans(values: Array) -> list[tuple[float, float]]:
 
 def untouched(results: Results) -> list[str]:
     """P1 on the seeds that no setting was chosen on."""
-    later = Results([c for c in results.cells if c.domain == "gridworld" and c.seed not in CHOSEN_ON], [])
+    own = [c for c in results.cells if c.domain == "gridworld" and c.study in SWEEPS]
+    later = Results([c for c in own if c.seed not in CHOSEN_ON], [])
     seeds = sorted({c.seed for c in later.cells})
     if not seeds:
         return []
@@ -310,7 +316,7 @@ CAPTIONS = {
 def summary_line(verdict: Verdict) -> Line:
     return {
         "prediction": f"{verdict.prediction}. {verdict.statement}",
-        "where": DOMAINS[verdict.domain],
+        "where": verdict.where,
         "verdict": verdict.outcome,
         "status": "exploratory" if verdict.exploratory else "test",
         "because": verdict.reason,
@@ -416,19 +422,22 @@ def counts(groups: Iterable[Sequence[Cell]]) -> str:
 
 
 def counted(numbers: Iterable[int]) -> str:
-    """The number, or the least and the largest."""
+    """The number, or the least and the largest; empty for none."""
     found = sorted(set(numbers))
-    return "–".join(map(str, dict.fromkeys((found[0], found[-1]))))
+    return "–".join(map(str, dict.fromkeys((*found[:1], *found[-1:]))))
 
 
 def cost_lines(results: Results) -> list[Line]:
     """What each study ran, and how long."""
     lines = []
     for domain in results.domains:
-        for study in ("core", "size", "persistence"):
+        for study in STUDIES:
             cells = select(results.cells, domain=domain, study=study)
             if cells:
-                pretrain, ppo = (values(cells, f"{part}_seconds").sum() / 60 for part in ("pretrain", "ppo"))
+                # Of the lengths of one training the longest holds the others.
+                trainings = {(c.method, c.noise, *point(c), c.seed): c for c in sorted(cells, key=lambda c: c.updates)}
+                pretrain = values(trainings.values(), "pretrain_seconds").sum() / 60
+                ppo = values(cells, "ppo_seconds").sum() / 60
                 speed = values(cells, "updates_per_second")
                 lines.append(
                     {

@@ -6,7 +6,8 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -14,9 +15,8 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from rlrep.experiments.files import write_atomically
+from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import CORE_METHODS, METHODS, read_content
 from rlrep.experiments.video_study.jobs import NOISES, Job, LockJob
 from rlrep.experiments.video_study.origin import claim, stamp
@@ -68,10 +68,20 @@ def lock(methods: Methods, seeds: int) -> Iterator[LockJob]:
             yield LockJob(method, horizon, seed)
 
 
+def tour(methods: Methods, seeds: int) -> Iterator[Job]:
+    """What one seed can show in less than 20 minutes on two cores: the core's noise, and some of the phase diagram."""
+    for job in core("gridworld", methods, seeds):
+        if job.noise != "none" or job.method == "oracle":
+            yield job
+    yield from phase.cross_section(methods, seeds)
+
+
 STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
     "core": partial(core, "gridworld"),
     "size": sizes,
     "persistence": persistences,
+    "phase": phase.jobs,
+    "tour": tour,
     "lock": lock,
     "vizdoom_basic": partial(core, "vizdoom_basic"),
     "vizdoom_defend_the_center": partial(core, "vizdoom_defend_the_center"),
@@ -101,7 +111,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     else:
         from rlrep.experiments.video_study import pixels
 
-        row = pixels.run(job, pixels.settings(job.domain, quick), folder)
+        row = pixels.run(job, pixels.settings_of(job, quick), folder)
         row["settings"] = job_settings(job, quick)
     machine = describe_machine("cpu")
     row = (
@@ -147,24 +157,31 @@ def job_settings(job: Job, quick: bool) -> Any:
     """As a cell keeps them, so in JSON's types."""
     from rlrep.experiments.video_study import pixels
 
-    return json.loads(json.dumps(asdict(pixels.settings(job.domain, quick))))
+    return json.loads(json.dumps(asdict(pixels.settings_of(job, quick))))
 
 
 def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick: bool) -> list[str]:
     """Does the jobs whose cells are missing, `workers` at a time, each in a process of its own; returns what failed."""
+    from rlrep.experiments.run.log import Progress  # with torch, which takes a second or two to import
+
     missing = without_cell(jobs, folder, quick)
     failed = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    progress = Progress("video study", len(jobs), len(jobs) - len(missing), "cell")
+    with closing(progress), ProcessPoolExecutor(workers, get_context("spawn"), max_tasks_per_child=1) as pool:
         running = {pool.submit(run_job, job, folder, quick): job for job in missing}
-        bar = tqdm(as_completed(running), total=len(jobs), initial=len(jobs) - len(missing), unit="cell")
+        left = set(running)
         try:
-            for future in bar:
-                job = running[future]
-                try:
-                    future.result()
-                except Exception:
-                    failed.append(f"{job.name}: {traceback.format_exc(limit=-1).strip().splitlines()[-1]}")
-                bar.set_postfix_str(job.name)
+            while left:
+                # A cell takes minutes: meanwhile the time is told.
+                done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+                for future in done:
+                    job = running[future]
+                    try:
+                        future.result()
+                    except Exception:
+                        failed.append(f"{job.name}: {traceback.format_exc(limit=-1).strip().splitlines()[-1]}")
+                    progress.show({"last": job.name})
+                progress.advance(len(jobs) - len(left))
         except KeyboardInterrupt:  # else the pool would do all that is left first
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in active_children():
@@ -200,15 +217,21 @@ def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list
         import ray
     except ModuleNotFoundError as error:
         raise ValueError(f"ray is not installed: {install('ray')}") from error
+    from rlrep.experiments.run.log import Progress
+
     missing = without_cell(jobs, folder, quick)
     ray.init(log_to_driver=False)
     remote: Any = ray.remote(num_cpus=1, max_calls=1)(run_job)
     running = {remote.remote(job, folder.resolve(), quick): job for job in missing}
-    failed = []
-    for task in tqdm(list(running), total=len(running), unit="cell"):
-        try:
-            ray.get(task)
-        except Exception as error:
-            failed.append(f"{running[task].name}: {str(error).strip().splitlines()[-1]}")
+    failed, left = [], list(running)
+    with closing(Progress("video study", len(jobs), len(jobs) - len(left), "cell")) as progress:
+        while left:
+            done, left = ray.wait(left, timeout=1)
+            for task in done:
+                try:
+                    ray.get(task)
+                except Exception as error:
+                    failed.append(f"{running[task].name}: {str(error).strip().splitlines()[-1]}")
+            progress.advance(len(jobs) - len(left))
     ray.shutdown()
     return failed

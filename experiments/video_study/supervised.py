@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +18,13 @@ EACH = 5  # labels of each state that a domain is first asked for, to learn how 
 
 
 def train_on_labels(
-    encoder: PixelEncoder, place: Domain, noise: dict[str, Any] | None, settings: Settings, seed: int
-) -> nn.Module:
+    encoder: PixelEncoder,
+    place: Domain,
+    noise: dict[str, Any] | None,
+    settings: Settings,
+    seed: int,
+    lengths: Sequence[int],
+) -> Iterator[nn.Module]:
     """Steps the encoder down the loss of a linear readout of the state, behind a projection as other methods have.
 
     The loss is the cross-entropy of the state's number, or the squared error of its standardised values.
@@ -27,11 +33,12 @@ def train_on_labels(
         encoder: to be trained.
         place: where the states are.
         noise: the noise on them, a draw for each picture.
-        settings: as many frames, updates and rows of a batch as the other methods have.
+        settings: as many frames and rows of a batch as the other methods have.
         seed: of the noise and the batches; what probes read is drawn from other ones.
+        lengths: of training, in updates, in their order.
 
-    Returns:
-        The projection.
+    Yields:
+        The projection, after each of the lengths.
     """
     states = len(place.samples(None, EACH, seed, held_out=False).state) / EACH
     samples = place.samples(noise, -(-settings.frames // round(states)), seed + 60_000, held_out=False)
@@ -42,12 +49,12 @@ def train_on_labels(
     loss_of = F.cross_entropy if classes else F.mse_loss
     optimizer = adam([*encoder.parameters(), *head.parameters(), *readout.parameters()], settings.lr)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(settings.steps):
+    for update in range(1, lengths[-1] + 1):
         rows = torch.randint(len(target), (settings.batch_size,), generator=generator)
         optimizer.zero_grad(set_to_none=True)
         loss_of(readout(head(encoder(samples.observation[rows]))), target[rows]).backward()
         optimizer.step()
-    return head
+        yield from [head] * lengths.count(update)
 
 
 def standardised(state: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Predictions P1 to P4 of learning from video, judged by the criteria of `reports/theory/criteria.yaml` from the cells.
+"""Predictions P1 to P5 of learning from video, judged by the criteria of `reports/theory/criteria.yaml` from the cells.
 
 Each criterion is a t test over seeds. It holds if its one-sided p value is below the level. A prediction is confirmed
 if all of its criteria hold, which needs no correction: that all do by chance is less likely than that one does. It is
@@ -13,14 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite, isnan, nan
 
 import numpy as np
 
-from rlrep.experiments.results.statistics import Estimate, Growth, contrast, fit_growth, holm
+from rlrep.experiments.results.statistics import Estimate, Growth, contrast, fit_growth, holm, rank_correlation
+from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import (
+    DOMAINS,
     METHODS,
     NOISES,
+    SWEEPS,
     Array,
     Cell,
     LockCell,
@@ -44,6 +48,8 @@ STATEMENTS = {
     "P2": "Under exogenous noise temporal contrast fails first, forward modelling falls with coverage, ACRO stays",
     "P3": "Autoencoders fall with any noise that dominates the pixels",
     "P4": "Encoders from video need exponentially many episodes in the horizon, from action labels polynomially many",
+    "P5": "Numbers known before training order where the state is lost: forward models by what noise explains of the "
+    "pixels' variance, temporal contrast by how slowly it changes",
 }
 FEW_RUNS = "needs runs solved at 3 horizons for each seed"
 MISSING = "cells are missing"
@@ -94,6 +100,10 @@ class Verdict:
         return STATEMENTS[self.prediction]
 
     @property
+    def where(self) -> str:
+        return DOMAINS[self.domain] + ", phase diagram" * (self.prediction == "P5")
+
+    @property
     def outcome(self) -> str:
         outcomes = {part.outcome for part in self.parts}
         return REFUTED if REFUTED in outcomes else CONFIRMED if outcomes == {CONFIRMED} else UNDECIDED
@@ -110,16 +120,24 @@ class Verdict:
 
 
 def verdicts(results: Results, criteria: Criteria | None = None) -> list[Verdict]:
-    """P1 to P3 for each domain that has cells, P4 for the lock; missing cells leave a criterion undecided."""
+    """P1 to P3 for each domain that has cells, P4 for the lock, P5 for the phase diagram; missing cells leave a
+    criterion undecided.
+    """
     criteria = criteria or read_criteria()
     found = []
     for domain in results.domains:
-        status = exploratory(select(results.cells, domain=domain), criteria)
+        cells = [cell for cell in select(results.cells, domain=domain) if cell.study in SWEEPS]
+        if not cells:
+            continue
         for prediction, asked in PREDICTIONS.items():
-            found.append(Verdict(prediction, domain, decided(asked(results, domain, criteria), criteria), status))
+            parts = decided(asked(results, domain, criteria), criteria)
+            found.append(Verdict(prediction, domain, parts, exploratory(cells, criteria)))
     if results.lock:
         parts = decided(lock_parts(results.lock, criteria), criteria)
         found.append(Verdict("P4", "lock", parts, exploratory(results.lock, criteria)))
+    if measured := phase.cells(results):
+        parts = decided(phase_parts(results, criteria), criteria)
+        found.append(Verdict("P5", phase.DOMAIN, parts, exploratory(measured, criteria)))
     return found
 
 
@@ -365,6 +383,33 @@ PREDICTIONS: dict[str, Callable[[Results, str, Criteria], list[Part]]] = {
 }
 
 
+def phase_parts(results: Results, criteria: Criteria) -> list[Part]:
+    """Does a method's number order its settings; who is ahead where the two numbers disagree; what does time bring."""
+    asked = criteria.P5
+    compare = partial(over_seeds, criteria=replace(criteria, seeds=asked.seeds), lacks=MISSING)
+    grids = {(m, n): phase.whole(results, m, n, asked) for n in asked.updates for m in asked.methods}
+    first, last, parts = min(asked.updates), max(asked.updates), []
+    unit = f"rank correlation over {len(asked.sizes) * len(asked.persistences)} settings"
+    for (method, updates), seeds in grids.items():
+        criterion = f"{METHODS[method]}, {updates:,} updates: the larger its number, the less of the state is kept"
+        found = [rank_correlation(number.ravel(), state.ravel()).value for number, state in seeds.values()]
+        parts.append(compare(criterion, unit, asked.correlation, False, found))
+    unit = "state kept (random encoder 0, labels 1)"
+    pair = ("forward_model", "temporal_contrastive")
+    for (size, persistence), (ahead, behind) in ((asked.forward_ahead, pair), (asked.contrast_ahead, pair[::-1])):
+        criterion = (
+            f"{METHODS[ahead]}: keeps more than {METHODS[behind]} under shapes of size {size:g} at ρ = "
+            f"{persistence:g}, {first:,} updates"
+        )
+        ours, theirs = (phase.at(results, method, first, size, persistence, asked) for method in (ahead, behind))
+        found = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+        parts.append(compare(criterion, f"difference in {unit}", asked.difference, True, found))
+    early, late = (phase.whole(results, pair[0], updates, asked) for updates in (first, last))
+    found = [float((late[seed][1] - early[seed][1]).mean()) for seed in sorted(early.keys() & late.keys())]
+    criterion = f"{METHODS[pair[0]]}: keeps more after {last:,} updates than after {first:,}, mean over the settings"
+    return [*parts, compare(criterion, f"difference in {unit}", asked.gained, True, found)]
+
+
 def lock_parts(lock: Sequence[LockCell], criteria: Criteria) -> list[Part]:
     asked = criteria.P4
     parts = [part for method in asked.video for part in exponential(method, lock, criteria)]
@@ -423,9 +468,15 @@ def polynomial(method: str, lock: Sequence[LockCell], criteria: Criteria) -> lis
 
 
 def over_seeds(
-    criterion: str, unit: str, threshold: float, above: bool, found: Sequence[float], criteria: Criteria
+    criterion: str,
+    unit: str,
+    threshold: float,
+    above: bool,
+    found: Sequence[float],
+    criteria: Criteria,
+    lacks: str = FEW_RUNS,
 ) -> Part:
     """One number a seed against a threshold."""
     if not found:
-        return untested(criterion, unit, threshold, above, FEW_RUNS)
+        return untested(criterion, unit, threshold, above, lacks)
     return tested(criterion, unit, threshold, above, np.array(found) - threshold, criteria)

@@ -1,5 +1,5 @@
-"""Decoded episodes in a folder: `frames.npy`, perhaps `action.npy`, and `index.json`: what they came from. And how
-such a folder is made: under a lock, aside, and put in its place when it is whole.
+"""Decoded episodes in a folder: `frames.npy`, perhaps `action.npy`, and `index.json`, which names their origin. A new
+folder is written under a lock, under a temporary name, and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ HEADER = 192
 
 @dataclass
 class Index:
-    """What a cache holds.
+    """The content of a cache.
 
     Attributes:
-        made_from: the files, their sizes and times, and the options; a cache made from other ones is stale.
-        files: of each episode, the file it came from.
+        made_from: the files, their sizes and times, and the options; a cache with other values is stale.
+        files: the source file of each episode.
         lengths: frames of each episode.
         checksums: CRC-32 of each episode's frames.
-        skipped: files left out, and why.
-        retry: those of them that can be used once something else is installed.
-        remarks: what to warn of in files that were read.
+        skipped: files that were left out, with the reason.
+        retry: the skipped files that become readable when a package is installed.
+        remarks: warnings about files that were read.
         action_checksum: CRC-32 of `action.npy`; None if there is no such file.
     """
 
@@ -65,11 +65,11 @@ class Stored:
 
 
 class GrowingArray:
-    """A `.npy` file of uint8 that rows are appended to, so that they need not fit into memory.
+    """A `.npy` file of uint8 that grows row by row, so that the rows need not fit into memory.
 
     Args:
         path: of the file.
-        leading: axes of size 1 before that of the rows.
+        leading: number of axes of size 1 before the axis of the rows.
     """
 
     def __init__(self, path: Path, leading: int = 0) -> None:
@@ -86,7 +86,7 @@ class GrowingArray:
         self.rows += len(rows)
 
     def cut(self, rows: int) -> None:
-        """Forgets all but the first `rows` rows."""
+        """Removes all rows after the first `rows`."""
         self.file.flush()
         self.rows = rows
         self._write_header()
@@ -105,14 +105,14 @@ class GrowingArray:
         shape = (*(1,) * self.leading, self.rows, *self.shape)
         text = repr({"descr": "|u1", "fortran_order": False, "shape": shape})
         self.file.seek(0)
-        # Always of one size, so that the rows may grow in place.
+        # The header has a fixed size, so that the rows can grow in place.
         self.file.write(np.lib.format.magic(1, 0) + (HEADER - 10).to_bytes(2, "little"))
         self.file.write(text.ljust(HEADER - 11).encode() + b"\n")
 
 
 def load(folder: Path, made_from: dict[str, Any]) -> Stored | None:
-    """The cache in `folder`, or None if there is none, it is damaged, or it was made from something else. Frames are
-    compared with their checksums when they are opened for the first time, see `is_verified`.
+    """The cache in `folder`, or None if it is missing, damaged, or made from something else. Frames are compared with
+    their checksums at the first opening, see `is_verified`.
     """
     try:
         regular_size(folder / "index.json")
@@ -147,7 +147,7 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def checksum(rows: np.ndarray) -> int:
-    """CRC-32 of an array, read a few rows at a time."""
+    """CRC-32 of an array; reads a few rows at a time."""
     found = 0
     for at in range(0, len(rows), AT_ONCE):
         found = zlib.crc32(np.ascontiguousarray(rows[at : at + AT_ONCE]).data, found)
@@ -155,8 +155,8 @@ def checksum(rows: np.ndarray) -> int:
 
 
 def is_verified(path: Path) -> bool:
-    """Whether a file was compared with its checksums before: it is trusted as long as its size and times stay. A copy
-    is another file.
+    """Whether a file was already compared with its checksums; it is trusted while its size and times stay the same. A
+    copy is another file.
     """
     try:
         return bool(read_json(path.parent / VERIFIED) == _stamp(path))
@@ -165,10 +165,10 @@ def is_verified(path: Path) -> bool:
 
 
 def mark_verified(path: Path) -> None:
-    """Remembers that a file is as its checksums say, if something can be written beside it."""
+    """Records beside a file, if possible, that it matches its checksums."""
     verified = path.parent / VERIFIED
     with suppress(OSError):
-        # Writing to a pipe waits for ever, and through a link to wherever it leads.
+        # Writing to a pipe waits for ever, and writing through a link changes another file.
         if not verified.is_symlink() and (verified.is_file() or not verified.exists()):
             verified.write_text(json.dumps(_stamp(path)))
 
@@ -180,15 +180,15 @@ def _stamp(path: Path) -> list[int]:
 
 @contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[None]:
-    """Holds `folder` for this process, and removes what processes that were killed have left beside it.
+    """Locks `folder` for this process, and removes temporary folders of killed processes beside it.
 
     Args:
-        folder: what is to be made; it need not be there.
-        wait: whether to wait until no other process makes it.
+        folder: the folder to make; it need not exist.
+        wait: whether to wait for another process that makes it.
 
     Raises:
-        InUse: if another one does and `wait` is False.
-        OSError: if it can't be written beside the folder, with what to do.
+        InUse: if another process makes it and `wait` is False.
+        OSError: if the parent folder is not writable; the message says what to do.
     """
     with ExitStack() as stack:
         with unwritable(folder):
@@ -204,12 +204,12 @@ def locked(folder: Path, wait: bool = True) -> Iterator[None]:
 
 
 def _hidden_name(folder: Path) -> str:
-    """What the names of lock and temporary folder begin with; short, whatever the folder is called."""
+    """The beginning of the names of lock and temporary folder; short, however long the folder's name is."""
     return f".{folder.name[:40]}-{zlib.crc32(os.fsencode(folder.name)):08x}"
 
 
 def _remove_partial(parent: Path, own: Path) -> None:
-    """Removes the temporary folders in `parent` whose processes have ended: their locks are free, or are our `own`."""
+    """Removes temporary folders in `parent` of ended processes: their locks are free, or are our `own`."""
     with suppress(OSError):
         for path in list(parent.iterdir()):
             found = PARTIAL.fullmatch(path.name)
@@ -223,7 +223,7 @@ def _remove_partial(parent: Path, own: Path) -> None:
 
 @contextmanager
 def unwritable(folder: Path, advice: str = "free space, or name another folder as cache=") -> Iterator[None]:
-    """Says what to do where `folder` can't be written."""
+    """Adds to an error what to do if `folder` is not writable."""
     try:
         yield
     except (InUse, CanNotRead):
@@ -234,9 +234,9 @@ def unwritable(folder: Path, advice: str = "free space, or name another folder a
 
 @contextmanager
 def partial(folder: Path) -> Iterator[Path]:
-    """A temporary folder of that name, which vanishes at the end unless it was moved. `folder` must be locked."""
+    """A temporary folder of that name, removed at the end unless it was moved. `folder` must be locked."""
     temporary = _unused(folder)
-    temporary.mkdir()  # not mkdtemp, whose folders only this user can open
+    temporary.mkdir()  # not mkdtemp: only this user could open its folders
     try:
         yield temporary
     finally:
@@ -244,13 +244,13 @@ def partial(folder: Path) -> Iterator[Path]:
 
 
 def _unused(folder: Path) -> Path:
-    """A name beside a folder that no process had before: numbers of processes come again."""
+    """An unused name beside a folder: process numbers repeat, so they are not enough."""
     return folder.with_name(f"{_hidden_name(folder)}.partial-{token_hex(4)}")
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `folder`, a cache that is locked, or vanishes after an error.
+    """A temporary folder that replaces `folder`, a locked cache, or is removed after an error.
 
     Raises:
         OSError: if it can't be written, with what to do.

@@ -1,4 +1,4 @@
-"""Finished data sets: episodes in files of any format, behind the samples of the online replay."""
+"""Finished data sets: episodes in files of any format, with the sampling of the online replay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rlrep.data import replay_files
 from rlrep.data.episodes import readable
 from rlrep.data.formats import Format, Wanted, make_format
 from rlrep.data.pictures import UNKNOWN, Layout
-from rlrep.data.reading import Unreadable
+from rlrep.data.reading import FileProgress, Unreadable, untold
 from rlrep.data.replay_files import DataSetFiles
 from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
 from rlrep.data.transition_files import TransitionFiles
@@ -31,28 +31,28 @@ from rlrep.window import Window
 
 __all__ = ["Dataset", "open_dataset"]
 
-# Frames that are copied into memory in one piece.
+# How many frames are copied into memory at once.
 COPIED_AT_ONCE = 4096
 
 
 class Dataset(Episodes):
-    """A finished data set; `sample` is that of the online replay. `open_dataset` makes it.
+    """A finished data set, which samples like the online replay. `open_dataset` opens one.
 
     Args:
-        files: that hold it.
+        files: the data set's files.
         skipped: see below.
         frame_stack: frames in an observation.
-        n_step, horizon: n and K of the window that `sample` serves unless asked for another.
-        storage: "disk", "cpu", "cuda", …: where the frames are; or a function that says so of their bytes.
+        n_step, horizon: n and K of the default window of `sample`.
+        storage: where the frames are, "disk", "cpu", "cuda", …; or a function that decides from their bytes.
         options: of `Episodes`.
 
     Attributes:
-        provenance: how it was made, as far as is known.
-        skipped: files, and episodes of files that were cut, left out, and why.
-        fingerprint: of all that it holds; the same wherever it is stored.
-        as_it_is: whether it was opened without a conversion: how files are read, and `cache`, had no effect.
+        provenance: how it was made, as far as known.
+        skipped: files, and episodes of truncated files, that were left out, with the reason.
+        fingerprint: of all its data; independent of the place of storage.
+        as_it_is: whether it was opened without a conversion; then options of reading and `cache` had no effect.
         action_dim, discrete: size of a continuous action, or how many choices there are.
-        action_scale: brings a policy's actions to the units of the recorded ones; None where these are the data's.
+        action_scale: converts a policy's actions to the recorded units; None if the data have these units.
     """
 
     as_it_is = False
@@ -93,7 +93,7 @@ class Dataset(Episodes):
 
     @property
     def action_scale(self) -> ActionScale | None:
-        """What brings a policy's actions to the units of the recorded ones; None where these are the data's."""
+        """Converts a policy's actions to the recorded units; None if the data have these units."""
         return self.provenance.action_scale
 
     @property
@@ -102,21 +102,21 @@ class Dataset(Episodes):
         return np.bincount(self.rows["episode"][0]) - 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The sampler's state, and the fingerprint of the data that it is a state of."""
+        """The sampler's state, and the fingerprint of its data."""
         return super().state_dict() | {"fingerprint": self.fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues to draw where `state` was saved.
+        """Restores the sampler's state.
 
         Raises:
-            ReplayError: if the state is of other data.
+            ReplayError: if the state belongs to other data.
         """
         if state.get("fingerprint") != self.fingerprint:
             raise ReplayError("the saved state is of other episodes than these")
         super().load_state_dict(state)
 
     def check_lengths(self, name: str | Path) -> None:
-        """Refuses a data set that can't be sampled, and warns of the episodes that never are."""
+        """Refuses a data set that cannot be sampled, and warns of episodes that are never sampled."""
         span, lengths, short = self.window.span, self.episode_lengths, self._too_short(self.window)
         needs = f"max(n_step={self.window.n_step}, horizon={self.window.actions}) = {span} steps"
         if short.all():
@@ -128,7 +128,8 @@ class Dataset(Episodes):
         self.warned_of = span
 
     def check(self, window: Window, learner: str, source: str = "these data", batch_size: int = 1) -> None:
-        """Refuses a window that can't be sampled, see `Episodes.check`, and warns of the episodes that never are."""
+        """Refuses a window that cannot be sampled, see `Episodes.check`, and warns of episodes that are never
+        sampled."""
         super().check(window, learner, source, batch_size)
         window = self.resolve(window)
         steps = window.least_span + window.lookback
@@ -137,7 +138,7 @@ class Dataset(Episodes):
             self.warned_of = steps
 
     def _too_short(self, window: Window) -> np.ndarray:
-        """(E,) bool: the episodes in which no such window can start."""
+        """(E,) bool: the episodes that are too short for such a window."""
         lengths = self.episode_lengths
         ended = np.zeros(len(lengths), bool)
         ended[self.rows["episode"][0][self.rows["terminated"][0]]] = True
@@ -169,42 +170,44 @@ def open_dataset(
     channels_last: bool | None = None,
     frame_channels: int | None = None,
     format: str | Format | None = None,
+    progress: FileProgress = untold,
 ) -> Dataset:
-    """Opens recorded episodes as a replay that is only read.
+    """Opens recorded episodes as a read-only replay.
 
-    The first call converts the files, each frame stored once; later ones map what was converted into memory. Data sets
-    of our own format are not converted. Frames are compared with their checksums when files that were copied or changed
-    are opened for the first time, some seconds for 100,000.
+    The first call converts the files, and stores each frame once; later calls map the converted files into memory. Data
+    sets in this project's format are not converted. The first opening of a copied or changed file compares its frames
+    with their checksums, some seconds for 100,000 frames.
 
     Args:
         path: one of these:
 
             - a folder that `write_transitions` or `rlrep.experiments.collect` wrote;
             - the folder of a run of `rlrep.experiments.train`, or its `replay` folder. Let the run end first. An
-              episode whose beginning was written over is left out;
+              episode whose beginning was overwritten is left out;
             - V-D4RL's 84-pixel HDF5 files, one or a folder of them;
             - a folder of V-D4RL's 64-pixel `.npz` files, or of DrQ-v2's replay;
-            - a Minari data set of pixels in HDF5 or Arrow, by its folder or the id it has on this machine;
-            - a LeRobot data set, version 3.0. Its actions are normalized by their statistics, see `action_scale`; one
-              without rewards serves learners that read none, such as behaviour cloning;
+            - a Minari data set of pixels in HDF5 or Arrow, by its folder or its id on this machine;
+            - a LeRobot data set, version 3.0. Its actions are normalized by their statistics, see `action_scale`. If it
+              has no rewards, use learners that read none, such as behaviour cloning;
             - a folder of any of these, its sub-folders included.
         frame_stack, n_step, discount, horizon, device, seed: of `ReplayBuffer`. Without rewards n_step has no effect.
-        storage: of `ReplayBuffer`, or what chooses it by the bytes that the data take. With "disk" the frames stay in
-            their files; "memory" and a device copy them.
+        storage: of `ReplayBuffer`, or a function that chooses it by the size of the data in bytes. With "disk" the
+            frames stay in their files; "memory" and a device copy them.
         cache: folder of the converted files; None makes `.rlrep-cache` in `path` (beside a file).
         skip_corrupt: leave out files that can't be used, with a warning that lists them; `skipped` has the reasons.
-        channels_last, frame_channels: how pictures are laid out, see `open_video`; None where their shape tells.
-        format: of the files, see `open_video`; None where the files tell.
+        channels_last, frame_channels: the layout of pictures, see `open_video`; None detects it from their shape.
+        format: of the files, see `open_video`; None detects it from the files.
+        progress: called while files are converted, see `TransitionFiles`.
 
     Raises:
-        FileNotFoundError: if there is nothing at `path`.
-        CanNotRead: an `OSError`, if a file can't be read now (rights, locks, too many open files), whatever
-            `skip_corrupt` says. Nothing is remembered of it.
+        FileNotFoundError: if nothing is at `path`.
+        CanNotRead: an `OSError`, if a file can't be read now (rights, locks, too many open files), even with
+            `skip_corrupt`. The next call tries again.
         ModuleNotFoundError: if the package that reads it is not installed.
         OSError: if the cache can't be written.
-        ReplayError: if the frames do not fit where `storage` wants them.
-        ValueError: for files that can't be used or do not fit together, and episodes that are all shorter than a
-            sample. The message names the file.
+        ReplayError: if the frames do not fit into `storage`.
+        ValueError: for files that can't be used or do not fit together, and if all episodes are shorter than a sample.
+            The message names the file.
     """
     layout = Layout(channels_last, frame_channels)
     format = None if format is None else make_format(format)
@@ -216,7 +219,7 @@ def open_dataset(
         files = _opened(sources[0].path)
     else:
         folder = _cache_folder(root, format, cache)
-        files, skipped = _converted(root, sources, folder, skip_corrupt, layout)
+        files, skipped = _converted(root, sources, folder, skip_corrupt, layout, progress)
     dataset = Dataset(
         files,
         skipped,
@@ -234,7 +237,7 @@ def open_dataset(
 
 
 def _opened(folder: Path) -> DataSetFiles:
-    """A data set of our own format, which can't be made anew."""
+    """Opens a data set in this project's format, which cannot be converted again."""
     try:
         return DataSetFiles.open(folder)
     except Unreadable as error:
@@ -242,16 +245,16 @@ def _opened(folder: Path) -> DataSetFiles:
 
 
 def _cache_folder(root: Path, format: Format | None, cache: str | Path | None) -> Path:
-    """Where the converted files are kept."""
+    """The folder of the converted files."""
     parent = (root if root.is_dir() else root.parent) / CACHE_FOLDER if cache is None else as_path(cache)
     key = os.fsencode(root) + (b"" if format is None else b"\0" + os.fsencode(format.identity))
     return parent / f"transitions-{hashlib.sha256(key).hexdigest()[:16]}"
 
 
 def _converted(
-    root: Path, sources: Sequence[Source], folder: Path, skip_corrupt: bool, layout: Layout
+    root: Path, sources: Sequence[Source], folder: Path, skip_corrupt: bool, layout: Layout, progress: FileProgress
 ) -> tuple[DataSetFiles, dict[str, str]]:
-    """The converted files in `folder`, and what was left out; converts where it must."""
+    """The converted files in `folder`, and what was left out; converts if necessary."""
     made_from = json.loads(json.dumps([entry for source in sources for entry in source.fingerprint()]))
     made_from.append(sorted({source.format.identity for source in sources}))
     if layout != UNKNOWN:
@@ -261,7 +264,8 @@ def _converted(
     warned: Set[str] = set()
 
     def cached() -> DataSetFiles | None:
-        """None if they are missing, damaged, of other files, or lack some that is not to be left out or can be read."""
+        """None if they are missing, damaged, made from other files, or lack a file that can now be read or is
+        required."""
         try:
             found = DataSetFiles.open(folder)
         except Unreadable:
@@ -277,7 +281,7 @@ def _converted(
         with caches.locked(folder):
             found = cached()  # another process may have made it
             if found is None:
-                files = TransitionFiles.of(root, sources, skip_corrupt, layout)
+                files = TransitionFiles.of(root, sources, skip_corrupt, layout, progress)
                 about = dict(made_from=made_from, skipped=files.skipped, retry=files.retry)
                 with caches.replacing(folder) as temporary:
                     replay_files.write_dataset(files, temporary, files.provenance, about)

@@ -1,13 +1,14 @@
-"""The first pass: every source's pictures, made alike, into a cache."""
+"""The first pass: decodes every source's pictures, in one size and rate, into a cache."""
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,19 @@ from rlrep.data.cache import GrowingArray, Index, write_index
 from rlrep.data.episode import Episode
 from rlrep.data.formats import Wanted
 from rlrep.data.pictures import UNKNOWN, Layout, resize
-from rlrep.data.reading import Unavailable, Unreadable
+from rlrep.data.reading import FileProgress, Unavailable, Unreadable, untold
 from rlrep.data.sources import Source
 
 SAME_RATE = 0.01
-# Steps between pictures that are shorter or longer than this share of the usual or wanted one are uneven.
+# Steps between pictures are uneven if they differ by this share from the usual or wanted step.
 EVEN = (0.5, 1.5)
-# How far before a tick, as a share of one, the last picture may be shown to count as that tick's: times are rounded.
+# The last picture counts for a tick if it is shown at most this share of a tick earlier: times are rounded.
 ROUNDING = Fraction(1, 10)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the decoded frames depend on; `open_video` explains them."""
+    """The options that decoded frames depend on; `open_video` explains them."""
 
     image_size: int
     fps: float | None
@@ -43,25 +44,31 @@ class Options:
 
 
 def decode(
-    sources: Sequence[Source], options: Options, skip_corrupt: bool, folder: Path, made_from: dict[str, Any]
+    sources: Sequence[Source],
+    options: Options,
+    skip_corrupt: bool,
+    folder: Path,
+    made_from: dict[str, Any],
+    progress: FileProgress = untold,
 ) -> None:
-    """Writes a cache into `folder`.
+    """Writes a cache into `folder`; `progress` is called after each chunk of frames.
 
     Raises:
         ValueError: for a file that can't be used, unless `skip_corrupt`; for files that do not fit together.
-        CanNotRead: for a file that can't be read now, whatever `skip_corrupt` says: it may be whole.
+        CanNotRead: for a file that can't be read now, even with `skip_corrupt`: it may be intact.
     """
     index = Index(made_from)
     action: list[np.ndarray] = []
     alike = Alike(options)
     with closing(GrowingArray(folder / "frames.npy")) as frames:
-        for source in sources:
+        for number, source in enumerate(sources):
             rows, episodes, first = frames.rows, len(index.lengths), dict(alike.first)
             remarks: list[str] = []
             try:
                 with source.named():
                     for episode in source.read(options.wanted):
-                        length, checksum = _append(frames, alike.chunks(source.path, episode, remarks))
+                        chunks = alike.chunks(source.path, episode, remarks)
+                        length, checksum = _append(frames, chunks, partial(progress, number, len(sources)))
                         index.lengths.append(length)
                         index.checksums.append(checksum)
                         index.files.append(str(source.path))
@@ -85,6 +92,7 @@ def decode(
                 alike.first = first
                 for held in (index.lengths, index.checksums, index.files, action):
                     del held[episodes:]
+        progress(len(sources), len(sources), frames.rows)
         frames.finish()
     if not index.lengths:
         path, reason = next(iter(index.skipped.items()))
@@ -95,30 +103,31 @@ def decode(
     write_index(folder, index)
 
 
-def _append(frames: GrowingArray, chunks: Iterator[np.ndarray]) -> tuple[int, int]:
-    """Appends an episode; how many frames it has, and their checksum."""
+def _append(frames: GrowingArray, chunks: Iterator[np.ndarray], progress: Callable[[int], object]) -> tuple[int, int]:
+    """Appends an episode, reports progress after each chunk, and returns the number of frames and their checksum."""
     before, checksum = frames.rows, 0
     for chunk in chunks:
         frames.append(chunk)
         checksum = zlib.crc32(np.ascontiguousarray(chunk).data, checksum)
+        progress(frames.rows)
     if frames.rows == before:
         raise Unreadable("it holds an episode without frames")
     return frames.rows - before, checksum
 
 
 class WithoutActions(ValueError):
-    """Actions were asked for, of a file that holds none."""
+    """Actions are needed, and the file has none."""
 
 
 class Alike:
-    """Makes all episodes alike, and refuses those that can't be; the first one sets what the others must be like."""
+    """Makes all episodes alike; the first episode sets the form, and episodes that cannot take it are refused."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.first: dict[str, tuple[Any, Path]] = {}
 
     def chunks(self, path: Path, episode: Episode, remarks: list[str]) -> Iterator[np.ndarray]:
-        """An episode's frames, (t, C, image_size, image_size) uint8; then `remarks` says what is wrong with them."""
+        """An episode's frames, (t, C, image_size, image_size) uint8; then `remarks` lists their problems."""
         for frames in self._at_rate(path, episode, remarks):
             channels, height, width = frames.shape[1:]
             self._compare("channels", channels, path, "convert the files to the same")
@@ -129,7 +138,7 @@ class Alike:
                 yield resize(frames, self.options.image_size)
 
     def action(self, path: Path, episode: Episode, frames: int) -> np.ndarray:
-        """An episode's actions with a row for each of its frames, the last one unused."""
+        """An episode's actions, one row per frame; the last row is unused."""
         if episode.action is None:
             raise WithoutActions(f"{path} holds no actions: videos have none, episode files may")
         action = episode.actions_taken(frames)
@@ -172,7 +181,7 @@ def _same_rate(one: float | Fraction, other: float | Fraction) -> bool:
 
 
 def _uneven(times: Sequence[Fraction], usual: float | None = None) -> str:
-    """How the steps between `times` vary, in words; nothing if all are about the usual one, their median by default."""
+    """How the steps between `times` vary, in words; empty if all are close to the usual step, by default the median."""
     steps = np.diff(np.array(times, float))
     if not len(steps):
         return ""
@@ -184,8 +193,8 @@ def _uneven(times: Sequence[Fraction], usual: float | None = None) -> str:
 def _thinned(
     chunks: Iterable[np.ndarray], times: Sequence[Fraction], rate: Fraction, kept: list[Fraction]
 ) -> Iterator[np.ndarray]:
-    """Of frames shown at `times`, the nearest to each tick of a clock that starts with the first one and ticks `rate`
-    times a second. Where none is near, none is made: the step is longer. Their times are added to `kept`.
+    """Chooses frames, shown at `times`: the nearest to each tick of a clock that starts with the first frame and ticks
+    `rate` times a second. A tick without a near frame gets none: the step is longer. Adds their times to `kept`.
     """
     at = tick = Fraction(0)
     best: np.ndarray | None = None

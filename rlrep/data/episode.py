@@ -1,4 +1,4 @@
-"""One episode as a format reads it, and which frames its actions and rewards belong to."""
+"""One episode as a format reads it, and the frames that its actions and rewards belong to."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ Rows = Literal["taken at", "led to"]
 
 @dataclass
 class Episode:
-    """One episode, as a format's `read` yields it. Actions and rewards are arrays as the file holds them: which frames
-    they belong to is worked out here, in `actions_taken` and `rewards`.
+    """One episode, as a format's `read` yields it. Actions and rewards are arrays as in the file; `actions_taken` and
+    `rewards` align them with the frames.
 
     Attributes:
-        name: says which one it is, in messages.
-        chunks: its T frames in order, (t, C, H, W) uint8 each; to be read before the next episode is asked for.
-        fps: frames a second, where the source tells.
-        times: seconds at which the frames yielded so far are shown, where the source tells.
-        action: (T, A), (T, 1) or (T,) numbers, or T - 1 rows; None unless they are wanted and there.
+        name: identifies the episode in messages.
+        chunks: its T frames in order, (t, C, H, W) uint8 each; read them before the next episode.
+        fps: frames per second, if the source has them.
+        times: seconds at which the frames yielded so far are shown, if the source has them.
+        action: (T, A), (T, 1) or (T,) numbers, or T - 1 rows; None if not wanted or missing.
         reward: (T,) or (T, 1) float32 or float64, or T - 1 rows; None unless wanted.
         rows: of T rows, whether row i was *taken at* frame i (the last row is unused) or *led to* it (the first row
-            is unused). T - 1 rows are those between the frames. None where the file does not tell: then T rows of
-            actions must be those that led to their frames, with zeros in the first.
-        terminated: whether the episode really ended; known where rewards are wanted.
-        left_out: what of the file is not in its episodes, and why; of a file's first episode alone.
+            is unused). T - 1 rows lie between the frames. None if the file does not say: then T rows of actions must
+            have led to their frames, with zeros in the first.
+        terminated: whether the episode really ended; known if rewards are wanted.
+        left_out: the parts of the file that are not in its episodes, with the reason; only in a file's first episode.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Episode:
         """(T - 1, A) float32 or (T - 1,) int64: row i was taken at frame i, of T = `frames`.
 
         Raises:
-            Unreadable: for other shapes or types, and where it is not known which frames the rows belong to.
+            Unreadable: for other shapes or types, and if it is unknown which frames the rows belong to.
         """
         action = self.action
         assert action is not None
@@ -70,7 +70,7 @@ class Episode:
         return (action[:, 0] if action.shape[1:] == (1,) else action).astype(np.int64)
 
     def rewards(self, frames: int) -> np.ndarray:
-        """(T - 1,) float32: row i is what the action at frame i brought, of T = `frames`.
+        """(T - 1,) float32: row i is the reward of the action at frame i, for T = `frames`.
 
         Raises:
             Unreadable: for other shapes or types.
@@ -82,7 +82,7 @@ class Episode:
         """The episode with all its frames in memory.
 
         Raises:
-            Unreadable: for actions, rewards or frames that are none of an episode.
+            Unreadable: for actions, rewards or frames that do not form an episode.
         """
         missing = [f"{name}s" for name in ("action", "reward") if getattr(self, name) is None]
         if missing:
@@ -119,13 +119,13 @@ def one_each(name: str, array: np.ndarray, frames: int) -> np.ndarray:
 
 
 def in_chunks(frames: np.ndarray) -> Iterator[np.ndarray]:
-    """Frames that are in memory, as `Episode.chunks` yields them."""
+    """Splits frames in memory into chunks for `Episode.chunks`."""
     for at in range(0, len(frames), AT_ONCE):
         yield frames[at : at + AT_ONCE]
 
 
 def _float32(name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype not in (np.float32, np.float64):  # half precision has lost what was there
+    if array.dtype not in (np.float32, np.float64):  # half precision has lost digits
         raise Unreadable(f"its {name} must be float32 or float64, got {array.dtype}")
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused where it is used
+    with np.errstate(over="ignore"):  # becomes infinite, and a later check refuses it
         return array.astype(np.float32)

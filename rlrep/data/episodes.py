@@ -20,24 +20,24 @@ __all__ = ["EpisodeDataset"]
 class EpisodeDataset(Episodes):
     """Video data: whole episodes of frames, with or without the actions between them.
 
-    Each frame is stored once; stacks are formed when sampling. A sample never crosses an episode's end; a stack repeats
-    its episode's first frame before it. A memory-mapped `frames` is read from the disk as it is sampled, so that it may
-    be larger than memory.
+    Each frame is stored once; stacks are formed when sampling. A sample never crosses an episode's end; before an
+    episode's first frame, a stack repeats that frame. A memory-mapped `frames` is read from disk when sampled, so it
+    may be larger than memory.
 
     Args:
         frames: (N, C, H, W) uint8, all episodes one after the other.
         lengths: (E,) frames of each episode, which sum to N.
         action: (N, A) float32 or (N,) int64; row i was taken at frame i, the last row of an episode is unused. None
-            where there are none.
+            without actions.
         frame_stack: F ≥ 1 frames in an observation, oldest first.
-        max_gap: K ≥ 1, the most steps between the observations of a pair, for samples without a window of their own.
+        max_gap: K ≥ 1, the most steps between the observations of a pair, for samples without their own window.
         seed: of the sampler.
 
     Attributes:
-        state: (N, S), what `record` found in ``info["state"]`` at each frame, else None. Rows as in `frames`: those of
-            this data set, after a split, are ``state[dataset.index]``.
+        state: (N, S), ``info["state"]`` at each frame, as `record` found it, else None. Rows are as in `frames`; after
+            a split, this data set's rows are ``state[dataset.index]``.
         noise: (N, M) float32, the same of ``info["noise"]``.
-        skipped: what `open_video` left out, with the reason.
+        skipped: the files that `open_video` left out, with the reason.
 
     Raises:
         ValueError: for other shapes or types, a gap or stack below 1, or if no episode is longer than the gap.
@@ -81,7 +81,7 @@ class EpisodeDataset(Episodes):
         self._choose(np.stack([starts, ends], 1))
 
     def _choose(self, episodes: np.ndarray) -> None:
-        """Makes `episodes`, (E, 2) first and end rows in `frames`, the ones of this data set."""
+        """Restricts this data set to `episodes`, (E, 2) first and end rows in `frames`."""
         self.episodes = episodes
         self.lengths = episodes[:, 1] - episodes[:, 0]
         if not len(episodes) or self.lengths.max() <= self.max_gap:
@@ -92,7 +92,7 @@ class EpisodeDataset(Episodes):
         self.index = np.concatenate([np.arange(first, end) for first, end in episodes])
 
     def __len__(self) -> int:
-        """Pairs of consecutive frames, of which each may lead to a sample."""
+        """The number of pairs of consecutive frames."""
         return self.num_frames - self.num_episodes
 
     def _count(self) -> int:
@@ -102,7 +102,7 @@ class EpisodeDataset(Episodes):
         return np.zeros(len(number), np.int64), self.index[number]
 
     def _check_filled(self, batch_size: int) -> None:
-        """Video is finished: a batch may be larger than it."""
+        """No check: video is finished, so a batch may be larger than the data."""
 
     @property
     def longest_episode(self) -> int:
@@ -111,13 +111,17 @@ class EpisodeDataset(Episodes):
 
     @property
     def num_frames(self) -> int:
-        """Frames of all episodes, those of other splits not counted."""
+        """The number of frames of all episodes, without other splits."""
         return int(self.lengths.sum())
 
     @property
     def num_episodes(self) -> int:
-        """How many there are."""
+        """The number of episodes."""
         return len(self.lengths)
+
+    def videos(self) -> list[np.ndarray]:
+        """The frames of each episode, (T, C, H, W) uint8, without copying; `rlrep.envs.Noise` draws them."""
+        return [self.frames[first:end] for first, end in self.episodes]
 
     def stack(self, index: np.ndarray) -> Tensor:
         """Observations at rows `index` (B,) of `frames`: (B, F·C, H, W) uint8.
@@ -137,7 +141,7 @@ class EpisodeDataset(Episodes):
 
         Args:
             fraction: in (0, 1), share of the episodes for validation; at least one is on each side.
-            seed: which ones.
+            seed: of the choice of episodes.
 
         Raises:
             ValueError: for a fraction out of range, fewer than two episodes, or a side without an episode longer than
@@ -150,7 +154,7 @@ class EpisodeDataset(Episodes):
         return self.select(np.sort(order[count:])), self.select(np.sort(order[:count]))
 
     def select(self, episodes: np.ndarray) -> EpisodeDataset:
-        """The data set of these episodes only, by their numbers; it shares the frames' memory and samples on its own.
+        """A data set of only these episodes, by their numbers; it shares the frames' memory and has its own sampler.
 
         Raises:
             ValueError: if none of them is longer than the largest gap.

@@ -1,4 +1,4 @@
-"""Locks between processes, each of which ends with the process that holds it."""
+"""Locks between processes; a lock ends with its process."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ class InUse(OSError):
 
 @contextmanager
 def held(path: Path, wait: bool = True, remove: bool = True) -> Iterator[bool]:
-    """Holds the lock file `path`, which is made if it is not there.
+    """Locks the file `path`, and creates it if necessary.
 
     Args:
         path: of the lock file.
-        wait: whether to wait until no other process holds it.
+        wait: whether to wait until it is free.
         remove: whether the file is removed at the end.
 
     Yields:
-        Whether it is held; False, with a warning, on file systems that have no locks.
+        Whether the lock is held; False, with a warning, on file systems without locks.
 
     Raises:
         InUse: if another process holds it and `wait` is False.
-        OSError: if the file can't be made.
+        OSError: if the file can't be created.
     """
     while True:
         with open(path, "w", opener=_not_through_links) as file:
             sure = _acquire(file, wait)
             if sure and not _is_at(file, path):
-                continue  # whoever held it before has removed the file
+                continue  # the previous holder has removed the file
             try:
                 yield sure
             finally:
@@ -46,7 +46,7 @@ def held(path: Path, wait: bool = True, remove: bool = True) -> Iterator[bool]:
 
 
 def _not_through_links(path: str, flags: int) -> int:
-    """Opens a lock file, which comes perhaps with someone's data: where a link leads to is left as it is."""
+    """Opens a lock file without following links, because it may come with someone's data."""
     return os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW, 0o666)
 
 

@@ -12,17 +12,17 @@ import torch
 from rlrep.data.reading import Unreadable
 
 LARGEST_STACK = 16
-# Pictures of a true stack that have to follow from the ones before, each with a change, to be taken for one.
+# How many changing pictures must continue the previous ones before they count as stacks.
 PROOF = 3
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How pictures are laid out in an array; what is None is decided by their shape, see `of`.
+    """The layout of pictures in an array; None means that their shape decides, see `of`.
 
     Attributes:
         channels_last: True for (H, W, C), False for (C, H, W).
-        frame_channels: channels of one frame, of which a picture may hold several: 1 for grey, 3 for RGB.
+        frame_channels: channels of one frame, 1 for grey, 3 for RGB; a picture may have several frames.
 
     Raises:
         ValueError: for fewer than one channel.
@@ -36,14 +36,14 @@ class Layout:
             raise ValueError(f"frame_channels must be at least 1, got {self.frame_channels}")
 
     def of(self, shape: Sequence[int]) -> Layout:
-        """The layout of pictures of `shape`, (C, H, W) or (H, W, C), with nothing left open.
+        """The complete layout of pictures of `shape`, (C, H, W) or (H, W, C).
 
-        A picture is larger than it has channels: of the first and the last axis, the smallest of all three holds the
-        channels. Where that tells nothing, the only one does that can: at most 16 frames of RGB or of
+        A picture has fewer channels than rows or columns: the first or last axis has the channels if it is the smallest
+        of all three. Otherwise the channels are on the only axis that can have them: at most 16 frames of RGB or of
         `frame_channels`. One channel is grey; three, and all multiples of three, are RGB.
 
         Raises:
-            Unreadable: for other numbers of channels, and where the axis stays unknown.
+            Unreadable: for other numbers of channels, and if the axis stays unknown.
         """
         shape = tuple(shape)
         if len(shape) != 3 or 0 in shape:
@@ -84,16 +84,16 @@ UNKNOWN = Layout()
 
 
 def newest_frames(pictures: Any, layout: Layout = UNKNOWN) -> np.ndarray:
-    """Pictures of any usual layout as (T, C, H, W), the newest frame of each where frames are stacked.
+    """Pictures of any usual layout as (T, C, H, W); of stacked frames, the newest.
 
     Args:
         pictures: uint8, (T, H, W, C) or (T, C, H, W) with 1 or 3 channels, or with up to 16 frames stacked in the
             channels, oldest first, as DrQ-v2 stores them.
-        layout: what is known of it; `Layout.of` decides the rest.
+        layout: the known part of the layout; `Layout.of` decides the rest.
 
     Raises:
-        Unreadable: for anything else, for a shape that can be read in two ways, and for stacks of grey frames that
-            nobody said to be grey.
+        Unreadable: for anything else, for a shape that can be read in two ways, and for stacks of grey frames without
+            `frame_channels=1`.
     """
     if not isinstance(pictures, np.ndarray):
         raise Unreadable(_expected(f"a {type(pictures).__name__}"))
@@ -118,10 +118,10 @@ def _expected(got: str) -> str:
 
 
 def _are_stacked(pictures: np.ndarray, frame_channels: int) -> bool:
-    """Whether (T, C, H, W) are stacks of frames of so many channels: most pictures hold all of the one before but its
-    oldest frame. Only those that change prove anything; where an episode begins it need not hold.
+    """Whether (T, C, H, W) are stacks of frames of so many channels: most pictures then contain the previous picture
+    without its oldest frame. Only changing pictures count, and the beginning of an episode may differ.
     """
-    for grid in (4, 1):  # a few pixels refute it for nearly all pictures that are no such stacks
+    for grid in (4, 1):  # a few pixels already refute it for nearly all other pictures
         some = pictures[..., ::grid, ::grid]
         moved = (some[1:] != some[:-1]).any((1, 2, 3))
         follows = (some[1:, :-frame_channels] == some[:-1, frame_channels:]).all((1, 2, 3))
@@ -131,13 +131,13 @@ def _are_stacked(pictures: np.ndarray, frame_channels: int) -> bool:
 
 
 def resize(frames: np.ndarray, image_size: int) -> np.ndarray:
-    """(T, C, H, W) uint8 as (T, C, image_size, image_size), by bilinear interpolation with antialiasing. The aspect
-    ratio is not kept: nothing is cut off and nothing added.
+    """Resizes (T, C, H, W) uint8 to (T, C, image_size, image_size), by bilinear interpolation with antialiasing. The
+    aspect ratio may change: nothing is cut off or added.
     """
     if frames.shape[2:] == (image_size, image_size):
         return np.ascontiguousarray(frames)
-    # Strides are left as they are: interpolation knows channels that come last, and making a large picture contiguous
-    # takes ten times as long as making it small.
+    # Strides do not change: interpolation supports channels-last, and making a large picture contiguous takes ten
+    # times as long as resizing it.
     small = torch.nn.functional.interpolate(
         torch.from_numpy(frames), (image_size, image_size), mode="bilinear", antialias=True
     )

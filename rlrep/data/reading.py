@@ -1,6 +1,6 @@
-"""How files are read: their errors, and bounds on what they may take.
+"""Reading files: errors, and bounds on memory.
 
-What is wrong with a file is raised as `Unreadable`, whose message need not name the file: whoever reads it does.
+A problem with a file is raised as `Unreadable`. Its message need not name the file: the caller adds the name.
 """
 
 from __future__ import annotations
@@ -8,51 +8,58 @@ from __future__ import annotations
 import errno
 import json
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rlrep.extras import install
 
-# Pictures held in memory at a time, at their full size (16 of 1080p take 100 MB).
+# How many pictures are in memory at a time, at full size (16 of 1080p take 100 MB).
 AT_ONCE = 16
 PICTURE_KEYS = ("observation", "image", "frames", "obs", "observations", "pixels", "rgb")
 ACTION_KEYS = ("action", "actions")
-# What a compressed file may unpack to in memory: this many bytes, or this many times its own size if that is more.
+# A compressed file may unpack to this many bytes, or this many times its size if that is more.
 UNPACKED_BYTES = 1 << 28
 UNPACKED_TIMES = 20
 LARGEST_TEXT = 1 << 26
 
+# A progress callback; it gets the number of finished files, of all files, and of frames so far.
+FileProgress = Callable[[int, int, int], object]
+
+
+def untold(files: int, total: int, frames: int) -> None:
+    """A progress callback that does nothing."""
+
 
 class Unreadable(ValueError):
-    """A file that can't be used, whatever is asked of it."""
+    """A file that can't be used for any purpose."""
 
 
 class Unavailable(Unreadable):
-    """A file that can't be used for now: a part of it is missing, or nothing that is installed decodes it."""
+    """A file that can't be used now: a part of it is missing, or no installed package decodes it."""
 
 
 class CanNotRead(OSError):
-    """A file that can't be read now, whatever it holds: rights, locks, or too many open files."""
+    """A file that can't be read now, whatever its content: rights, locks, or too many open files."""
 
 
-# What the system says of files that may be whole, and are read another time.
+# System errors for files that may be intact; a later call reads them again.
 PASSING = {
     *(errno.EACCES, errno.EPERM, errno.EAGAIN, errno.EBUSY, errno.EDEADLK, errno.EINTR, errno.EIO, errno.EMFILE),
     *(errno.ENFILE, errno.ENODEV, errno.ENOLCK, errno.ENOMEM, errno.ENOTCONN, errno.ENXIO, errno.ESTALE),
     *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ECONNRESET),
 }
-# The same words are FFmpeg's for damage.
+# FFmpeg uses the same words for damage.
 NOT_OF_FFMPEG = {errno.EPERM, errno.EAGAIN, errno.EIO, errno.ENOMEM}
 
 
 @contextmanager
 def reported_as_unreadable() -> Iterator[None]:
-    """Whatever a library's parser meets in a damaged file, as `Unreadable`.
+    """Converts all errors of a library's parser in a damaged file to `Unreadable`.
 
     Raises:
-        CanNotRead: for the system's errors, which say nothing about what a file holds.
+        CanNotRead: for system errors, which say nothing about the file's content.
     """
     try:
         yield
@@ -76,7 +83,7 @@ def reported_as_unreadable() -> Iterator[None]:
 
 
 def regular_size(path: Path) -> int:
-    """Bytes of a regular file, or of the one that a link leads to.
+    """The size in bytes of a regular file, or of a link's target.
 
     Raises:
         Unreadable: for anything else. Opening a pipe waits for ever, and a device may have no end.
@@ -88,8 +95,8 @@ def regular_size(path: Path) -> int:
 
 
 def check_inside(path: Path, root: Path) -> None:
-    """Refuses a path or a link that leads out of the folder `root`. In the Hugging Face Hub's cache the files of a
-    data set are links to the `blobs` beside its `snapshots`, which count as inside.
+    """Refuses a path or a link to outside the folder `root`. In the Hugging Face Hub's cache, the files of a data set
+    are links to `blobs` beside `snapshots`; these count as inside.
 
     Raises:
         Unreadable: naming the file.
@@ -101,7 +108,7 @@ def check_inside(path: Path, root: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A text file of up to 64 MiB.
+    """Reads a text file of up to 64 MiB.
 
     Raises:
         Unreadable: if it is larger, not a regular file, or not text.
@@ -126,7 +133,7 @@ def read_json(path: Path) -> Any:
 def check_unpacked(
     name: str, unpacked: int, size: int, advice: str = "store it without compression, or as shorter episodes"
 ) -> None:
-    """Refuses what would take far more memory than its file of `size` bytes.
+    """Refuses data that would take far more memory than their file of `size` bytes.
 
     Raises:
         Unreadable: the message states the bound.
@@ -144,7 +151,7 @@ def missing_extra(package: str, reads: str) -> ModuleNotFoundError:
 
 
 def pick(holder: Mapping[str, Any], *names: str) -> Any:
-    """The first entry there is of `names`."""
+    """The first existing entry of `names`."""
     for name in names:
         if name in holder:
             return holder[name]

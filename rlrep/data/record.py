@@ -1,18 +1,21 @@
-"""An environment streamed into a data set."""
+"""Records an environment as a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from typing import Any
 
 import numpy as np
 
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import Count
 from rlrep.data.episodes import EpisodeDataset
-from rlrep.data.pictures import Layout, newest_frames, resize
+from rlrep.data.pictures import UNKNOWN, Layout, newest_frames, resize
 from rlrep.data.reading import AT_ONCE
+
+Rows = dict[str, np.ndarray]
 
 
 @checked_numbers
@@ -28,81 +31,111 @@ def record(
     channels_last: bool | None = None,
     frame_channels: int | None = None,
 ) -> EpisodeDataset:
-    """Plays a Gymnasium environment that is seen through pixels, and keeps what it shows.
+    """Plays a Gymnasium environment with pixel observations, and records its frames.
 
     Args:
-        env: one environment; observations uint8 (H, W, C) or (C, H, W), of stacked ones the newest frame is kept.
+        env: one environment; observations uint8 (H, W, C) or (C, H, W). The newest frame of a stack is stored.
         policy: from an observation to an action; None draws actions uniformly from the action space.
-        num_frames: N, frames to keep; the last episode is cut there.
-        image_size: height and width to resize frames to, None to keep theirs.
+        num_frames: N, frames to record; the last episode is cut there.
+        image_size: height and width of recorded frames, None for the original size.
         frame_stack, max_gap: of the data set.
         seed: of the environment, the random actions and the sampler.
-        channels_last, frame_channels: how observations are laid out, see `open_video`; None where their shape tells.
+        channels_last, frame_channels: the layout of observations, see `open_video`; None detects it from their shape.
 
     Returns:
-        The data set with its actions, and with `state` and `noise` where the environment's `info` holds them.
+        The data set with its actions, and with `state` and `noise` if the environment's `info` has them.
 
     Raises:
         ValueError: for other observations, sizes below 1, or if no episode is longer than `max_gap`.
     """
-    layout = Layout(channels_last, frame_channels)
-    rows: dict[str, np.ndarray] = {}
+    recorder = Recorder(env, policy, image_size, Layout(channels_last, frame_channels))
 
-    def keep(at: int, name: str, value: np.ndarray) -> None:
-        if name not in rows:
-            rows[name] = np.zeros((num_frames, *value.shape), value.dtype)
-        rows[name][at] = value
+    def episodes() -> Iterator[Rows]:
+        env.action_space.seed(seed)
+        left, reset = num_frames, {"seed": seed}
+        while left:
+            yield (rows := recorder.episode(left, **reset))
+            left, reset = left - len(rows["frame"]), {}
 
+    return gathered(episodes(), num_frames, frame_stack=frame_stack, max_gap=max_gap, seed=seed)
+
+
+class Recorder:
+    """Records an environment, one episode at a time.
+
+    Args:
+        env, policy, image_size: see `record`.
+        layout: of the observations.
+    """
+
+    def __init__(
+        self,
+        env: Any,
+        policy: Callable[[np.ndarray], Any] | None = None,
+        image_size: int | None = None,
+        layout: Layout = UNKNOWN,
+    ) -> None:
+        self.env, self.policy, self.image_size, self.layout = env, policy, image_size, layout
+        self.early: list[np.ndarray] = []
+
+    def episode(self, most: int, **reset: Any) -> Rows:
+        """Plays an episode, or its first `most` frames; `reset` has the arguments of the environment's reset.
+
+        Returns:
+            `frame` (T, C, H, W); `action` (T, …), row i taken at frame i and the last row zeros, if T > 1; `state` and
+            `noise` if `info` has them.
+        """
+        seen: dict[str, list[tuple[int, np.ndarray]]] = defaultdict(list)
+        observation, info = self.env.reset(**reset)
+        over = False
+        for at in count():
+            seen["frame"].append((at, self._frame(observation)))
+            for name in {"state", "noise"} & info.keys():
+                seen[name].append((at, np.array(info[name], ndmin=1)))
+            if over or at + 1 == most:
+                break
+            action = self.env.action_space.sample() if self.policy is None else self.policy(observation)
+            kept = np.asarray(action)
+            seen["action"].append((at, kept.astype(np.int64 if kept.dtype.kind in "iu" else np.float32)))
+            observation, _, terminated, truncated, info = self.env.step(action)
+            over = terminated or truncated
+        return {name: _column(values, len(seen["frame"])) for name, values in seen.items()}
+
+    def _frame(self, observation: Any) -> np.ndarray:
+        pictures = np.asarray(observation)[None]
+        frame = newest_frames(pictures, self.layout)
+        if len(self.early) < AT_ONCE:
+            self.early.append(pictures.copy())  # the environment may reuse the array
+            newest_frames(np.concatenate(self.early), self.layout)  # enough to detect stacked grey frames
+        return frame[0].copy() if self.image_size is None else resize(frame, self.image_size)[0]
+
+
+def _column(values: list[tuple[int, np.ndarray]], length: int) -> np.ndarray:
+    """(length, …), zeros where values are missing."""
+    _, first = values[0]
+    column = np.zeros((length, *first.shape), first.dtype)
+    for at, value in values:
+        column[at] = value
+    return column
+
+
+def gathered(episodes: Iterable[Rows], num_frames: int, **options: Any) -> EpisodeDataset:
+    """A data set of episodes with `num_frames` in total; takes one episode at a time.
+
+    Args:
+        episodes: results of `Recorder.episode`.
+        num_frames: N.
+        options: of `EpisodeDataset`.
+    """
+    rows: Rows = {}
     lengths: list[int] = []
-    early: list[np.ndarray] = []
-    for at, step in enumerate(islice(_play(env, policy, seed), num_frames)):
-        if step.first:
-            lengths.append(0)
-        lengths[-1] += 1
-        pictures = np.asarray(step.observation)[None]
-        frame = newest_frames(pictures, layout)
-        if at < AT_ONCE:
-            early.append(pictures.copy())  # the environment may draw into the same array again
-            newest_frames(np.concatenate(early), layout)  # several show whether grey frames are stacked
-        keep(at, "frame", (frame if image_size is None else resize(frame, image_size))[0])
-        for name in {"state", "noise"} & step.info.keys():
-            keep(at, name, np.atleast_1d(np.asarray(step.info[name])))
-        if step.action is not None:
-            action = np.asarray(step.action)
-            keep(at, "action", action.astype(np.int64 if action.dtype.kind in "iu" else np.float32))
-    dataset = EpisodeDataset(
-        rows["frame"],
-        lengths,
-        action=rows.get("action"),
-        frame_stack=frame_stack,
-        max_gap=max_gap,
-        seed=seed,
-    )
+    for episode in episodes:
+        first, length = sum(lengths), len(episode["frame"])
+        for name, values in episode.items():
+            if name not in rows:
+                rows[name] = np.zeros((num_frames, *values.shape[1:]), values.dtype)
+            rows[name][first : first + length] = values
+        lengths.append(length)
+    dataset = EpisodeDataset(rows["frame"], lengths, action=rows.get("action"), **options)
     dataset.state, dataset.noise = rows.get("state"), rows.get("noise")
     return dataset
-
-
-class _Step(NamedTuple):
-    first: bool
-    observation: Any
-    info: dict[str, Any]
-    action: Any  # None at an episode's end
-
-
-def _play(env: Any, policy: Callable[[np.ndarray], Any] | None, seed: int) -> Iterator[_Step]:
-    """Episodes without an end, frame by frame."""
-    env.action_space.seed(seed)
-    observation, info = env.reset(seed=seed)
-    first, over = True, False
-    while True:
-        action = None
-        if not over:
-            action = env.action_space.sample() if policy is None else policy(observation)
-        yield _Step(first, observation, info, action)
-        first = over
-        if over:
-            observation, info = env.reset()
-            over = False
-        else:
-            observation, _, terminated, truncated, info = env.step(action)
-            over = terminated or truncated

@@ -1,4 +1,4 @@
-"""A replay's files: those of a run, and those of a data set in our own format, which are checksummed."""
+"""The files of a run's replay, and of a data set in this project's format, which has checksums."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ KINDS = {"frame": "uint8", "reward": "float32", "terminated": "bool", "step": "i
 ACTION_KINDS = ("float32", "int64")
 DESCRIPTION = "dataset.json"
 DESCRIBED = {"provenance": dict, "rows": dict, "frames": list}
-FORGOTTEN = -2  # the step of a row that is not to be read, see `Files.forget_row`
+FORGOTTEN = -2  # the step of a row that must not be read, see `Files.forget_row`
 
 
 @dataclass
 class DataSetFiles:
-    """A data set in our own format, checked; its files are read once.
+    """A checked data set in this project's format; its files are read once.
 
     Attributes:
         folder: of the files.
-        rows: (1, length, …) each; `frame` is mapped into memory, and so are the others.
-        about: what `write_dataset` recorded: provenance, checksums, and what a cache was made from.
+        rows: (1, length, …) each, mapped into memory.
+        about: the record of `write_dataset`: provenance, checksums, and a cache's origin.
     """
 
     folder: Path
@@ -41,8 +41,8 @@ class DataSetFiles:
 
     @classmethod
     def open(cls, folder: Path) -> DataSetFiles:
-        """Compares everything with its checksums; frames once for each file: as long as size and times of `frame.npy`
-        stay, it is trusted.
+        """Compares everything with its checksums. Frames are compared once per file, which is trusted while size and
+        times of `frame.npy` stay the same.
 
         Raises:
             Unreadable: if it is damaged, or something else.
@@ -60,7 +60,7 @@ class DataSetFiles:
 
     @property
     def fingerprint(self) -> str:
-        """Of all rows, from their checksums."""
+        """A fingerprint of all rows, from their checksums."""
         parts = json.dumps([self.about["rows"], self.about["frames"]], sort_keys=True)
         return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
@@ -71,10 +71,10 @@ def is_dataset(folder: Path) -> bool:
 
 
 def load_rows(folder: Path) -> dict[str, np.ndarray]:
-    """The files of a run's replay by their fields, (lanes, length, ...) each and mapped into memory.
+    """The files of a run's replay by field, (lanes, length, ...) each, mapped into memory.
 
     Raises:
-        Unreadable: if they are missing, damaged, or not what a replay holds.
+        Unreadable: if they are missing, damaged, or not a replay's files.
     """
     with reported_as_unreadable():
         rows = _described_rows(folder)
@@ -83,8 +83,8 @@ def load_rows(folder: Path) -> dict[str, np.ndarray]:
 
 
 def load_described(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The files of a data set, as `load_rows` gives them, and what `write_dataset` recorded of them. All but the frames
-    are compared with their checksums.
+    """The files of a data set, as from `load_rows`, and the record of `write_dataset`. All files except the frames are
+    compared with their checksums.
 
     Raises:
         Unreadable: if they are missing or damaged.
@@ -94,7 +94,7 @@ def load_described(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
         rows = _described_rows(folder)
         for name, array in rows.items():
             if name != "frame" and checksum(array) != about["rows"].get(name):
-                raise Unreadable(f"its {name}.npy is corrupt: its checksum is another")
+                raise Unreadable(f"its {name}.npy is corrupt: checksum mismatch")
         return rows, about
 
 
@@ -119,7 +119,7 @@ def _mapped(path: Path) -> np.ndarray:
     regular_size(path)
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except MemoryError as error:  # Python's parser, of too many brackets; mapping takes no memory
+    except MemoryError as error:  # too many brackets for Python's parser; mapping takes no memory
         raise Unreadable(f"its {path.name} has no header") from error
 
 
@@ -137,7 +137,7 @@ def check_frames(rows: dict[str, np.ndarray], checksums: list[int]) -> None:
 
 
 def description(folder: Path) -> dict[str, Any]:
-    """What `write_dataset` recorded: provenance, checksums, and what a cache was made from.
+    """The record of `write_dataset`: provenance, checksums, and a cache's origin.
 
     Raises:
         Unreadable: if it is damaged, or describes something else.
@@ -166,8 +166,8 @@ def write_dataset(
     provenance: Provenance,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Our own format: the files of a replay that is full and read as it is, and `dataset.json` with the provenance,
-    checksums, and whatever else is known `about` it once the episodes were taken. All frames need not fit into memory.
+    """Writes this project's format: the files of a full replay, and `dataset.json` with the provenance, checksums, and
+    entries `about` the data, which may be complete only after the last episode. The frames need not fit into memory.
     """
     checksums: list[int] = []
     columns: dict[str, list[np.ndarray]] = {}
@@ -214,7 +214,7 @@ def _check_whole(rows: dict[str, np.ndarray]) -> None:
 
 
 def verified(chunks: Iterator[np.ndarray], checksums: list[int], number: int) -> Iterator[np.ndarray]:
-    """The frames of episode `number`; at their end they are compared with their checksum.
+    """The frames of episode `number`; after the last frame, they are compared with their checksum.
 
     Raises:
         Unreadable: if they are corrupt, or have no checksum.
@@ -226,7 +226,7 @@ def verified(chunks: Iterator[np.ndarray], checksums: list[int], number: int) ->
         found = zlib.crc32(np.ascontiguousarray(chunk).data, found)
         yield chunk
     if found != checksums[number]:
-        raise Unreadable(f"the frames of episode {number} are corrupt: their checksum is another")
+        raise Unreadable(f"the frames of episode {number} are corrupt: checksum mismatch")
 
 
 def frames_of(frames: np.ndarray, at: np.ndarray) -> Iterator[np.ndarray]:
@@ -236,10 +236,10 @@ def frames_of(frames: np.ndarray, at: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def left_out(rows: dict[str, np.ndarray]) -> str:
-    """How many rows of a run's replay are not read, in words; nothing if all are.
+    """How many rows of a run's replay are not read, in words; empty if all are read.
 
-    What a run wrote after its last checkpoint, and a run that was resumed wrote in part anew, follows a row that was
-    marked (`Files.forget_row`).
+    A marked row (`Files.forget_row`) precedes the rows that a run wrote after its last checkpoint and that a resumed
+    run has partly rewritten.
 
     Raises:
         Unreadable: if rows are left out for another reason: a row within the others is damaged.
@@ -266,15 +266,15 @@ def left_out(rows: dict[str, np.ndarray]) -> str:
 
 
 def _is_empty(episode: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Which rows of a ring hold zeros, and were never written to: after a first row there is a second one."""
+    """Which rows of a ring are zero and were never written: a first row is always followed by a second row."""
     zeros = (episode == 0) & (step == 0)
     return zeros & ~((np.roll(episode, -1) == 0) & (np.roll(step, -1) == 1))
 
 
 def _written(episode: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Rows of a ring, oldest first: the longest stretch in which each row follows on the one before it, or that from
-    row 0 on while the ring was never full. What a run wrote after its last checkpoint and then wrote anew lies outside
-    it, and so do rows never written to or forgotten (`Files.forget_row`).
+    """Rows of a ring, oldest first: the longest stretch of rows that continue each other, or, if the ring was never
+    full, the stretch from row 0. It excludes rows that a run wrote after its last checkpoint and then rewrote, rows
+    that were never written, and marked rows (`Files.forget_row`).
     """
     length = len(episode)
     following = np.arange(1, length + 1) % length

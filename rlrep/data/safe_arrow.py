@@ -1,8 +1,8 @@
-"""Arrow and Parquet files from anywhere, read so that they run nothing and take no memory beyond a bound.
+"""Reads untrusted Arrow and Parquet files without running their code and within a memory bound.
 
-Arrow builds the extension types that a schema names with whatever code a package registered for them, and allocates
-what a compressed buffer claims to hold. Both are looked up in the file's metadata before the library reads them. Arrow
-has no checksums, and Parquet's are optional: a changed value may not be noticed.
+The Arrow library builds extension types by code that any package has registered, and allocates the size that a
+compressed buffer claims. This module checks both in the file's metadata before the library reads them. Arrow has no
+checksums, and Parquet's are optional: a changed value may not be detected.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ BLOCK, BUFFER = struct.Struct("<qi4xq"), struct.Struct("<qq")
 PARQUET_MAGIC = b"PAR1"
 ARROW_SCHEMA = b"ARROW:schema"
 LARGEST_FOOTER = 1 << 22
-# The library takes up to 1 kB for a structure of the metadata, which may have 3 bytes in the file.
+# The library takes up to 1 kB for a structure of the metadata, which may take only 3 bytes in the file.
 MOST_STRUCTURES = UNPACKED_BYTES // 1024
 NUMBERS = ("BOOLEAN", "INT32", "INT64", "FLOAT", "DOUBLE")
-BYTES_OF_A_NUMBER = 16  # and of the two levels that Parquet keeps beside each
+BYTES_OF_A_NUMBER = 16  # and of the two levels that Parquet stores with each
 # Numbers of fields in Parquet's page headers (parquet.thrift), and of an encoding.
 UNPACKED, PACKED, DATA_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 = 2, 3, 5, 7, 8
 VALUES, ENCODING, ENCODING_V2 = 1, 2, 4
@@ -65,10 +65,10 @@ class Columns:
         self.count: int = batch.num_rows
 
     def array(self, *keys: str) -> Any:
-        """The `pyarrow.Array` (T,) of a column, or the one that further keys lead to in its structures.
+        """The `pyarrow.Array` (T,) of a column, or of a field in its structures, by further keys.
 
         Raises:
-            Unreadable: if there is none or several of that name, if values are missing, or if it is damaged.
+            Unreadable: if no column or several have that name, if values are missing, or if it is damaged.
         """
         pa = _pyarrow()
         with reported_as_unreadable():
@@ -85,8 +85,8 @@ class Columns:
             return found
 
     def rows(self, *keys: str) -> np.ndarray | list[bytes]:
-        """(T,) numbers of a column, or (T, n) of one with a list of n in each row, perhaps read-only; or T strings of
-        bytes.
+        """(T,) numbers of a column, or (T, n) if each row has a list of n numbers, perhaps read-only; or T byte
+        strings.
 
         Raises:
             Unreadable: as `array` does, and for anything else.
@@ -106,11 +106,11 @@ class Columns:
 
 
 def read_columns(path: Path, root: Path) -> Columns:
-    """The columns of the Arrow file at `path`, which is mapped into memory: what is not compressed is read when it is
-    used. As with any mapping, the process ends if another one cuts the file short meanwhile.
+    """The columns of the Arrow file at `path`, mapped into memory: uncompressed data are read when they are used. As
+    with any mapping, the process crashes if another process truncates the file meanwhile.
 
     Args:
-        root: the folder that it must be in; a link that leads out of it is not followed.
+        root: the folder that must contain it; links to outside are not followed.
 
     Raises:
         ModuleNotFoundError: if pyarrow is not installed.
@@ -124,20 +124,20 @@ def read_columns(path: Path, root: Path) -> Columns:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         _check_metadata(data)
-        # Without `included_fields`, with which the library would allocate as much as the metadata claim.
+        # Without `included_fields`: with it, the library would allocate as much as the metadata claim.
         options = pa.ipc.IpcReadOptions(use_threads=False)
         return Columns(pa.ipc.open_file(pa.py_buffer(data), options=options).get_batch(0), size)
 
 
 def _check_metadata(data: mmap.mmap) -> None:
-    """Refuses what must not reach the library, which verifies the rest."""
+    """Refuses metadata that the library must not read; the library checks the rest."""
     tail = len(data) - len(MAGIC) - 4
     if data[: len(MAGIC)] != MAGIC or data[tail + 4 :] != MAGIC:
         raise Unreadable(f"it is corrupt or truncated: an Arrow file must begin and end with {MAGIC.decode()}")
     footer = _Table.root(data, tail - _read("<i", data, tail), tail)
     if EXTENSION in footer.data:
         raise Unreadable("it has columns of extension types, which can run code of other packages")
-    if footer.table(SCHEMA).place(ENDIANNESS) is not None:  # little-endian is the default, and left out
+    if footer.table(SCHEMA).place(ENDIANNESS) is not None:  # little-endian is the default, so the field is missing
         raise Unreadable("it is big-endian: write it on a little-endian machine")
     if any(footer.structs(DICTIONARIES, BLOCK)):
         raise Unreadable("it has columns with dictionaries: store their values themselves")
@@ -153,13 +153,13 @@ def _check_metadata(data: mmap.mmap) -> None:
     batch = message.table(HEADER)
     if batch.place(COMPRESSION) is not None:
         buffers = batch.structs(BUFFERS, BUFFER)
-        # Each begins with the bytes that it unpacks to, or -1 where it is stored as it is.
+        # Each buffer begins with its unpacked size in bytes, or -1 if it is not compressed.
         unpacked = sum(max(_read("<q", data, offset + length + at), 0) for at, used in buffers if used)
         check_unpacked("columns", unpacked, len(data))
 
 
 class _Table:
-    """A table of FlatBuffers, in which Arrow's metadata are written."""
+    """A FlatBuffers table, the format of Arrow's metadata."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self.data, self.at = data, at
@@ -176,7 +176,7 @@ class _Table:
         return cls(part, _read("<I", part, 0))
 
     def place(self, field: int) -> int | None:
-        """Where the value of a field is; None for a field that is left out."""
+        """The position of a field's value; None for a missing field."""
         entry = 4 + 2 * field
         offset = _read("<H", self.data, self.entries + entry) if entry < self.bytes else 0
         return self.at + offset if offset else None
@@ -199,20 +199,21 @@ class _Table:
 
 
 def _read(kind: str, data: bytes | mmap.mmap, at: int) -> int:
-    if at < 0:  # which struct would count from the end
+    if at < 0:  # struct would count a negative offset from the end
         raise Unreadable("it is corrupt: its metadata point out of the file")
     value: int = struct.unpack_from(kind, data, at)[0]
     return value
 
 
 class ParquetRows:
-    """The columns of a Parquet file, each read when it is asked for.
+    """The columns of a Parquet file, each read on request.
 
-    The Arrow schema that a file may keep beside Parquet's own is hidden from the library, and extension types with it.
+    A file may store an Arrow schema beside Parquet's schema. This class hides it from the library, and so also
+    extension types.
 
     Args:
         path: of the file, which is mapped into memory; see `read_columns`.
-        root: the folder that it must be in; a link that leads out of it is not followed.
+        root: the folder that must contain it; links to outside are not followed.
 
     Attributes:
         size: bytes of the file.
@@ -238,11 +239,11 @@ class ParquetRows:
         return int(self._file.metadata.num_rows)
 
     def numbers(self, name: str) -> np.ndarray:
-        """(T,) numbers of a column, or (T, n) of one with a list of n in each row.
+        """(T,) numbers of a column, or (T, n) if each row has a list of n numbers.
 
         Raises:
-            Unreadable: if there is none of that name, for anything else than numbers, missing values, lists of
-                different lengths, and a column that would unpack to far more than the file.
+            Unreadable: if no column has that name, for values other than numbers, missing values, lists of different
+                lengths, and a column that would unpack to far more than the file.
         """
         with reported_as_unreadable():
             leaf, unpacked = self._leaf(name, ".list.", NUMBERS)
@@ -267,7 +268,7 @@ class ParquetRows:
             return numbers.reshape(len(array), -1)
 
     def strings(self, name: str) -> Iterator[bytes]:
-        """The T strings of bytes of a column, `AT_ONCE` in memory at a time.
+        """The T byte strings of a column, `AT_ONCE` in memory at a time.
 
         Raises:
             Unreadable: as `numbers` does.
@@ -284,7 +285,7 @@ class ParquetRows:
                 yield from array.to_pylist()
 
     def _leaf(self, name: str, inside: str, kinds: tuple[str, ...]) -> tuple[str, int]:
-        """The path of the values of a column or of what is `inside` it, and the bytes that they claim."""
+        """The path of a column's values or of those `inside` it, and the number of bytes that they claim."""
         schema, metadata = self._file.schema, self._file.metadata
         paths = [schema.column(at).path for at in range(len(schema.names))]
         found = [at for at, path in enumerate(paths) if path == name or path.startswith(name + inside)]
@@ -294,7 +295,7 @@ class ParquetRows:
         if kind not in kinds:
             raise Unreadable(f"its {name} must hold {' or '.join(kinds)}, got {kind}")
         leaf = paths[found[0]]
-        # The library reads all columns whose names go on with a dot, too.
+        # The library also reads all columns whose names continue with a dot.
         read = [at for at, path in enumerate(paths) if path == leaf or path.startswith(f"{leaf}.")]
         groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
         chunks = (group.column(at) for group in groups for at in read)
@@ -316,14 +317,14 @@ def _hide_arrow_schema(data: mmap.mmap) -> None:
             f"its metadata have {length} bytes, and at most {LARGEST_FOOTER} are read: write it with fewer row groups"
         )
     at = max(tail - length, 0)
-    _Compact(data, at).struct()  # which counts what there is
+    _Compact(data, at).struct()  # which counts the structures
     while (at := data.find(ARROW_SCHEMA, at, tail)) >= 0:
         data[at] = ord("#")
 
 
 def _claimed(data: mmap.mmap, chunk: Any) -> int:
-    """Bytes that a column of a row group takes in memory at a time, as its pages' headers claim. Strings of which each
-    may stand for a whole page, by a dictionary or as a repeated beginning, count `AT_ONCE` times.
+    """Bytes that a column of a row group takes in memory at a time, by the claims of its page headers. If each string
+    may be as long as a page, by a dictionary or a repeated beginning, the page counts `AT_ONCE` times.
     """
     at, of_strings = chunk.data_page_offset, chunk.physical_type not in NUMBERS
     if chunk.dictionary_page_offset:
@@ -344,19 +345,19 @@ def _claimed(data: mmap.mmap, chunk: Any) -> int:
         values += count
         claimed += count * BYTES_OF_A_NUMBER + unpacked * (AT_ONCE if repeats and of_strings else 1)
         at = page.at + packed
-    if values != chunk.num_values:  # or the library would look for further pages
+    if values != chunk.num_values:  # otherwise the library would look for further pages
         raise Unreadable(f"it is corrupt: a column has {values} values, where its metadata say {chunk.num_values}")
     return claimed
 
 
 class _Compact:
-    """Reads Thrift's compact protocol, in which Parquet's metadata and the headers of its pages are written."""
+    """Reads Thrift's compact protocol, the format of Parquet's metadata and page headers."""
 
     def __init__(self, data: mmap.mmap, at: int) -> None:
         self.data, self.at, self.structures = data, at, 0
 
     def struct(self) -> dict[int, Any]:
-        """The numbers and structures of a structure by the numbers of their fields; other fields are passed over."""
+        """The numbers and structures in a structure, by field number; other fields are skipped."""
         self.structures += 1
         if self.structures > MOST_STRUCTURES:
             raise Unreadable(
@@ -371,7 +372,7 @@ class _Compact:
         return found
 
     def _value(self, kind: int) -> Any:
-        if kind in (1, 2):  # a truth value, which its type tells
+        if kind in (1, 2):  # a boolean, whose type is its value
             return kind == 1
         if kind == 3:
             return self._byte()
@@ -391,7 +392,7 @@ class _Compact:
         head = self._byte()
         count = head >> 4 if head >> 4 < 15 else self._unsigned()
         for _ in range(count):
-            if head & 15 in (1, 2):  # here a truth value is a byte of its own
+            if head & 15 in (1, 2):  # in a list, a boolean takes one byte
                 self._byte()
             else:
                 self._value(head & 15)

@@ -1,8 +1,8 @@
-"""HDF5 files from anywhere, read so that a file can name nothing outside itself, and written so that errors are raised.
+"""Reads untrusted HDF5 files without access to other files, and writes HDF5 files so that all errors are raised.
 
-HDF5 follows links to other files, reads external storage, fills what is missing with zeros, loads filters by number,
-and unpacks whatever a header claims. Every HDF5 file that is read is opened here, and only what passed the checks can
-be reached.
+The HDF5 library follows links to other files, reads external storage, fills missing data with zeros, loads filters by
+number, and unpacks as much as a header claims. This module opens every HDF5 file for reading, and gives access only to
+checked data.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import numpy as np
 
 from rlrep.data.reading import Unreadable, check_unpacked, missing_extra, regular_size, reported_as_unreadable
 
-# Deflate makes nothing smaller than by this; a header that states more is false.
+# The largest possible compression of Deflate; a header that claims more is false.
 MOST_DEFLATED = 1100
-# Superblock 2 and checksummed object headers, which every HDF5 library from 1.8 on reads. "latest" means the installed
-# library's own, which older ones can't read.
+# Superblock 2 and object headers with checksums, for HDF5 1.8 and later. "latest" would mean the format of the
+# installed library, which older ones can't read.
 LIBVER = ("v108", "v108")
 DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
 FILTERS = {DEFLATE: "gzip", SHUFFLE: "shuffle", FLETCHER32: "fletcher32", LZF: "lzf"}
@@ -48,7 +48,7 @@ def opened(path: Path) -> Iterator[Group]:
 
 
 class Group(Mapping[str, Any]):
-    """A group's entries: a `Group`, or an `h5py.Dataset` of numbers of which every byte is in the file.
+    """A group's entries: each is a `Group`, or an `h5py.Dataset` of numbers that is completely in the file.
 
     Args:
         group: of h5py.
@@ -68,7 +68,7 @@ class Group(Mapping[str, Any]):
         return isinstance(name, str) and "/" not in name and self.group.get(name, getlink=True) is not None
 
     def __getitem__(self, name: str) -> Any:
-        """Raises: Unreadable for a link, and for a data set that is not whole, not of numbers, or stored elsewhere."""
+        """Raises: Unreadable for a link, and for a data set that is incomplete, not of numbers, or stored elsewhere."""
         if name not in self:
             raise KeyError(name)
         entry = self._entry(name)
@@ -80,7 +80,7 @@ class Group(Mapping[str, Any]):
         return entry
 
     def pick(self, *names: str) -> Any:
-        """The first data set there is of `names`; groups called so do not count."""
+        """The first existing data set of `names`; groups do not count."""
         for name in names:
             if name in self and not isinstance(entry := self[name], Group):
                 return entry
@@ -88,7 +88,7 @@ class Group(Mapping[str, Any]):
         raise Unreadable(f"it holds none of {', '.join(names)}, only {held}")
 
     def packed(self, name: str) -> Any:
-        """A data set (T,) of T byte strings of any length, as JPEG pictures are stored."""
+        """A data set (T,) of T byte strings of any length, such as JPEG pictures."""
         entry = self._entry(name)
         if isinstance(entry, Group) or _h5py().check_vlen_dtype(entry.dtype) != np.dtype(np.uint8):
             return self[name]
@@ -112,7 +112,7 @@ class Group(Mapping[str, Any]):
             return entry
 
     def attribute(self, name: str) -> bytes | None:
-        """The bytes of an opaque attribute of up to 1 MiB, None if there is none."""
+        """The bytes of an opaque attribute of up to 1 MiB, None if it is missing."""
         with reported_as_unreadable():
             if name not in self.group.attrs:
                 return None
@@ -136,7 +136,7 @@ class Group(Mapping[str, Any]):
         return compact or claimed == 0 or (at is not None and at + claimed <= self.size)
 
     def _chunks_are_whole(self, entry: Any, name: str) -> bool:
-        """Whether each chunk is in the file, once, where the data set's shape wants it, and as long as it must be."""
+        """Whether each chunk is in the file once, at a position of the data set's shape, with the right length."""
         plist = entry.id.get_create_plist()
         filters = [plist.get_filter(number)[0] for number in range(plist.get_nfilters())]
         other = [number for number in filters if number not in FILTERS]
@@ -157,7 +157,7 @@ class Group(Mapping[str, Any]):
         places: set[tuple[int, ...]] = set()
 
         def add(chunk: Any) -> None:
-            # A chunk that gzip would enlarge is stored as it is, and then its length is known.
+            # A chunk that gzip would enlarge is stored uncompressed, and then its length is known.
             skipped = chunk.filter_mask & may_skip or not may_skip
             right = chunk.filter_mask & ~may_skip == 0 and (chunk.size == stored or not skipped)
             on_grid = all(at % step == 0 for at, step in zip(chunk.chunk_offset, entry.chunks, strict=True))
@@ -171,7 +171,7 @@ class Group(Mapping[str, Any]):
 
 @contextmanager
 def writing(path: Path) -> Iterator[tuple[Any, Output]]:
-    """A new HDF5 file, and where its errors are found; a file that could not be written whole is removed.
+    """A new HDF5 file, with the object that collects its errors; an incomplete file is removed.
 
     Raises:
         ModuleNotFoundError: if h5py is not installed.
@@ -185,7 +185,7 @@ def writing(path: Path) -> Iterator[tuple[Any, Output]]:
                 with h5py.File(output, "w", libver=LIBVER) as file:
                     yield file, output
             finally:
-                output.check()  # HDF5 reports something else, or nothing
+                output.check()  # HDF5 would report another error, or none
         output.check()
     except BaseException:
         path.unlink(missing_ok=True)
@@ -194,11 +194,11 @@ def writing(path: Path) -> Iterator[tuple[Any, Output]]:
 
 @contextmanager
 def _deferred_signals(output: Output) -> Iterator[None]:
-    """Leaves it to `Output.check` to raise what signals raise, such as KeyboardInterrupt: HDF5 would drop an exception
-    from a write that it has asked for, and go on.
+    """Defers exceptions of signals, such as KeyboardInterrupt, to `Output.check`: HDF5 would drop an exception in a
+    write, and continue.
     """
     handlers: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():  # where Python runs its handlers
+    if threading.current_thread() is threading.main_thread():  # Python runs its handlers there
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if callable(handler := signal.getsignal(each)):
                 handlers[int(each)] = handler
@@ -218,7 +218,7 @@ def _deferred_signals(output: Output) -> Iterator[None]:
 
 
 def create_rows(group: Any, name: str, array: np.ndarray, chunk: int) -> None:
-    """A data set of `array`'s rows, which may grow: compressed, and checksummed in chunks of `chunk` rows."""
+    """Creates a data set of `array`'s rows that can grow: compressed, with checksums, in chunks of `chunk` rows."""
     group.create_dataset(
         name,
         data=array,
@@ -231,8 +231,9 @@ def create_rows(group: Any, name: str, array: np.ndarray, chunk: int) -> None:
 
 
 class Output:
-    """What HDF5 writes into: a file whose errors HDF5 never meets. A write that fails under it, as on a full disk, ends
-    the process with SIGSEGV when the file is closed. Here what comes after an error is dropped, and `check` raises it.
+    """The file that HDF5 writes to; it hides errors from HDF5. After a failed write, as on a full disk, HDF5 would
+    crash the process with SIGSEGV when the file is closed. This class drops all data after an error, and `check` raises
+    the error.
     """
 
     def __init__(self, path: Path) -> None:
@@ -243,10 +244,10 @@ class Output:
         self.needed = self.free = 0
 
     def expect(self, needed: int) -> None:
-        """Says how many bytes the next part takes at most, for the message where there is no room for them.
+        """Announces the size of the next part, at most so many bytes, for the message of a full disk.
 
         Raises:
-            OSError: the first error there was.
+            OSError: the first error so far.
         """
         self.check()
         self.needed, self.free = needed, shutil.disk_usage(self.path.parent).free
@@ -284,7 +285,7 @@ class Output:
         pass
 
     def check(self) -> None:
-        """Raises: OSError: the first error there was; or what a signal meanwhile raises."""
+        """Raises: OSError: the first error so far; or the exception of a signal."""
         if self.signalled is not None:
             self.signalled()
         if self.error is None:

@@ -1,4 +1,4 @@
-"""What users point at, as files and folders with the format of each."""
+"""Finds the files and folders at a user's path, and the format of each."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CACHE_FOLDER = ".rlrep-cache"
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or a folder that its format reads as a whole."""
+    """A file, or a folder that a format reads as a whole."""
 
     path: Path
     format: Format
 
     def read(self, wanted: Wanted) -> Iterator[Episode]:
-        """Its episodes, see `Format.read`."""
+        """The source's episodes, see `Format.read`."""
         self._check_kind()
         yield from self.format.read(self.path, wanted)
 
@@ -35,7 +35,7 @@ class Source:
         return self.format.provenance(self.path)
 
     def _check_kind(self) -> None:
-        """Refuses what stands where data may have been: a link to nothing, a pipe or a device."""
+        """Refuses a broken link, a pipe or a device."""
         if is_dangling(self.path):
             target = os.readlink(self.path)
             raise Unreadable(f"it is a link to {target}, where nothing is: make the link anew, or delete it")
@@ -46,14 +46,14 @@ class Source:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Names the file in what the system says of it."""
+        """Adds the file's name to a system error."""
         try:
             yield
         except CanNotRead as error:
             raise CanNotRead(error.errno or errno.EIO, f"{self.path} {error.strerror}") from error
 
     def is_supported(self, wanted: Wanted) -> bool:
-        """Whether a file that this machine could not read can be read now, or is damaged for good."""
+        """Whether a file that was not readable on this machine is readable now, or is damaged."""
         try:
             for episode in self.read(wanted):
                 for _ in episode.chunks:
@@ -65,7 +65,7 @@ class Source:
         return True
 
     def fingerprint(self) -> list[list[str | int]]:
-        """Name, size and time of change of each file; hidden ones do not count."""
+        """Name, size and time of change of each file, without hidden files."""
         files = visible_files(self.path) if self.path.is_dir() else [self.path]
         return [
             [str(file), os.readlink(file)]
@@ -76,15 +76,15 @@ class Source:
 
 
 def locate(name: str | Path, format: str | Format | None = None) -> Path:
-    """The file or folder of that name, or of the local data set with that id.
+    """The file or folder of this name, or of the local data set with this id.
 
     Args:
         name: a path or an id.
-        format: that the user names; None for all.
+        format: the user's choice; None for all.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: for what can't be a path.
+        FileNotFoundError: if it does not exist.
+        ValueError: for an invalid path.
     """
     path = as_path(name)
     if path.exists():
@@ -100,7 +100,7 @@ def find(root: Path, format: str | Format | None = None) -> list[Source]:
 
     Args:
         root: of the files.
-        format: that the user names; None takes each file and folder for the first format that matches.
+        format: the user's choice; None gives each file and folder the first format that matches.
 
     Raises:
         ValueError: if there are none.
@@ -135,7 +135,7 @@ def find(root: Path, format: str | Format | None = None) -> list[Source]:
 
 
 def each_once(sources: Sequence[Source]) -> list[Source]:
-    """The sources without those that links show a second time; what has its own name there keeps it."""
+    """The sources without duplicates by links; the original name takes precedence."""
     named = {source.path: source for source in sources}
     real = {path: Path(os.path.realpath(path)) for path in named}
     first: dict[Path, Path] = {}
@@ -146,7 +146,7 @@ def each_once(sources: Sequence[Source]) -> list[Source]:
 
 
 def _whole(path: Path, formats: Sequence[Format]) -> list[Source]:
-    """The sources of a file or folder that is of one format as a whole."""
+    """The sources of a file or folder that one format reads as a whole."""
     for each in formats:
         if parts := each.parts(path):
             return [Source(part, each) for part in parts]
@@ -158,19 +158,19 @@ def _endings(formats: Sequence[Format]) -> str:
 
 
 def is_dangling(path: Path) -> bool:
-    """Whether it is a link to nothing."""
+    """Whether it is a broken link."""
     return path.is_symlink() and not path.exists()
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """All files below a folder, in the order of their names, see `_walk`."""
+    """All files below a folder, ordered by name, see `_walk`."""
     return sorted(file for _, _, files in _walk(folder) for file in files)
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[Path]]]:
-    """Each folder below `root` with the names of its folders, which may be taken away, and its files, links to nothing
-    and pipes among them. Hidden ones do not count. Links to folders are followed, but each folder comes up once, under
-    the first of its names.
+    """Each folder below `root` with the names of its folders, a list that the caller may shorten, and of its files,
+    including broken links and pipes, without hidden ones. Links to folders are followed, but each folder appears once,
+    under its first name.
 
     Raises:
         CanNotRead: if one of the folders can't be read.

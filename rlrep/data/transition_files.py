@@ -1,4 +1,4 @@
-"""Episodes with actions and rewards in files of any format, read one at a time, and written."""
+"""Reads and writes episodes with actions and rewards in files of any format, one at a time."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ from rlrep.arguments import as_path, checked_numbers
 from rlrep.data import cache as caches
 from rlrep.data.formats import WRITTEN, Format, Wanted, make_format
 from rlrep.data.pictures import Layout
-from rlrep.data.reading import Unavailable, Unreadable
+from rlrep.data.reading import FileProgress, Unavailable, Unreadable, untold
 from rlrep.data.sources import Source, find, locate
 from rlrep.data.transitions import Provenance, Transitions
 
 __all__ = ["TransitionFiles", "check_target", "write_transitions"]
 
-# Bytes of frames of one file that are held in memory until it is read to its end; more are in a temporary file.
+# Until a file is read completely, so many bytes of its frames stay in memory; the rest is in a temporary file.
 HELD_IN_MEMORY = 1 << 28
 
 
 class TransitionFiles:
-    """The episodes in files of any format that `open_dataset` reads; each iteration reads them anew, one at a time.
+    """The episodes in files of any format that `open_dataset` reads; each iteration reads them again, one at a time.
 
     Args:
         path: of the files, see `open_dataset`.
-        skip_corrupt: leave out files that can't be used. The episodes of a file are then handed out when all of it was
-            read; frames that take much memory are held in a temporary file until then.
-        channels_last, frame_channels: how pictures are laid out, see `open_video`; None where their shape tells.
-        format: of the files, see `open_video`; None where the files tell.
+        skip_corrupt: leave out files that can't be used. Then a file's episodes are yielded only after the whole file
+            was read; until then, large frames are in a temporary file.
+        channels_last, frame_channels: the layout of pictures, see `open_video`; None detects it from their shape.
+        format: of the files, see `open_video`; None detects it from the files.
+        progress: called after each episode, with the number of finished files, of all files, and of frames so far.
 
     Attributes:
-        provenance: how the data were made, as far as the files tell.
-        skipped: once they were read, files left out, and what was left out of the others; with the reasons.
-        retry: those files that can be used once something else is installed.
+        provenance: how the data were made, as far as the files say.
+        skipped: after reading, the files that were left out, and the parts of other files; with the reasons.
+        retry: the skipped files that become readable when a package is installed.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, CanNotRead, ValueError: as `open_dataset` does.
@@ -55,21 +56,26 @@ class TransitionFiles:
         channels_last: bool | None = None,
         frame_channels: int | None = None,
         format: str | Format | None = None,
+        progress: FileProgress = untold,
     ) -> None:
         layout = Layout(channels_last, frame_channels)
         format = None if format is None else make_format(format)
         root = locate(path, format)
-        self._open(root, find(root, format), skip_corrupt, layout)
+        self._open(root, find(root, format), skip_corrupt, layout, progress)
 
     @classmethod
-    def of(cls, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout) -> TransitionFiles:
-        """Those in `sources`, which were found in `root`."""
+    def of(
+        cls, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout, progress: FileProgress = untold
+    ) -> TransitionFiles:
+        """The episodes in `sources`, which were found in `root`."""
         files = cls.__new__(cls)
-        files._open(root, sources, skip_corrupt, layout)
+        files._open(root, sources, skip_corrupt, layout, progress)
         return files
 
-    def _open(self, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout) -> None:
-        self.root, self.sources, self.skip_corrupt = root, sources, skip_corrupt
+    def _open(
+        self, root: Path, sources: Sequence[Source], skip_corrupt: bool, layout: Layout, progress: FileProgress
+    ) -> None:
+        self.root, self.sources, self.skip_corrupt, self.progress = root, sources, skip_corrupt, progress
         self.wanted = Wanted(actions=True, rewards=True, layout=layout)
         self.skipped: dict[str, str] = {}
         self.retry: list[str] = []
@@ -77,17 +83,19 @@ class TransitionFiles:
 
     @property
     def format(self) -> str:
-        """Which formats the files have."""
+        """The formats of the files."""
         read = (source for source in self.sources if str(source.path) not in self.skipped)
         return ", ".join(sorted({source.format.describe(source.path) for source in read}))
 
     def __iter__(self) -> Iterator[Transitions]:
         first: dict[str, tuple[Any, Path]] = {}
-        for source in self.sources:
+        self._frames = 0
+        for number, source in enumerate(self.sources):
             if str(source.path) in self.skipped:
                 continue
             try:
-                for episode in _held(self._episodes(source)) if self.skip_corrupt else self._episodes(source):
+                episodes = self._counted(self._episodes(source), number)
+                for episode in _held(episodes) if self.skip_corrupt else episodes:
                     for what, kind in _kinds(episode).items():
                         expected, path = first.setdefault(what, (kind, source.path))
                         if kind != expected:
@@ -98,12 +106,20 @@ class TransitionFiles:
                     yield episode
             except Unreadable as error:
                 self._skip(source, error)
+        self.progress(len(self.sources), len(self.sources), self._frames)
         if len(self.skipped.keys() & {str(source.path) for source in self.sources}) == len(self.sources):
             name, reason = next(iter(self.skipped.items()))
             raise ValueError(f"none of the {len(self.sources)} files can be used; the first is {name}: {reason}")
 
+    def _counted(self, episodes: Iterator[Transitions], number: int) -> Iterator[Transitions]:
+        """The episodes of a source, by its number; reports progress."""
+        for episode in episodes:
+            self._frames += len(episode.frames)
+            self.progress(number, len(self.sources), self._frames)
+            yield episode
+
     def _skip(self, source: Source, error: Unreadable) -> None:
-        """Leaves a file out, if that is wanted."""
+        """Leaves a file out, if `skip_corrupt` is set."""
         if not self.skip_corrupt:
             raise ValueError(f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out") from error
         self.skipped[str(source.path)] = str(error)
@@ -112,7 +128,7 @@ class TransitionFiles:
             self.retry.append(str(source.path))
 
     def _episodes(self, source: Source) -> Iterator[Transitions]:
-        """A source's episodes; adds to `skipped` what the source has beside them, and warns of it."""
+        """A source's episodes; adds the source's unused parts to `skipped`, and warns of them."""
         empty = True
         with source.named():
             for episode in source.read(self.wanted):
@@ -121,17 +137,17 @@ class TransitionFiles:
                 transitions = episode.transitions()
                 if part:
                     if _in_part(source) not in self.skipped:
-                        warnings.warn(f"of {source.path} only whole episodes are kept, without {part}", stacklevel=3)
+                        warnings.warn(f"of {source.path} only whole episodes are kept, without {part}", stacklevel=4)
                     self.skipped[_in_part(source)] = part
                 yield transitions
         if empty:
             raise Unreadable("it holds no whole episode")
 
     def _read_provenance(self) -> Provenance:
-        """What the files tell; nothing where they tell different things.
+        """The provenance in the files; empty if the files disagree.
 
         Raises:
-            ValueError: where these are what the numbers stand for, which episodes of one data set must share.
+            ValueError: if they disagree on the meaning of the numbers, which all episodes must share.
         """
         told = []
         for source in self.sources:
@@ -151,7 +167,7 @@ class TransitionFiles:
 
 
 def _kinds(episode: Transitions) -> dict[str, Any]:
-    """What all episodes of a data set have alike, by its name in messages."""
+    """The properties that all episodes of a data set must share, by their names in messages."""
     return {
         "frames (channels, height, width)": episode.frames.shape[1:],
         "actions": (str(episode.action.dtype), episode.action.shape[1:]),
@@ -159,12 +175,12 @@ def _kinds(episode: Transitions) -> dict[str, Any]:
 
 
 def _in_part(source: Source) -> str:
-    """What a file is called in `skipped` of which a part is left out."""
+    """A file's name in `skipped` if a part of it is left out."""
     return f"{source.path} (in part)"
 
 
 def _held(episodes: Iterator[Transitions]) -> Iterator[Transitions]:
-    """Episodes, once all of them were read without an error."""
+    """Yields episodes after all of them were read without an error."""
     held: list[Transitions] = []
     size = 0
     with ExitStack() as stack:
@@ -190,20 +206,21 @@ def write_transitions(
     *,
     format: str | Format = "rlrep",
 ) -> None:
-    """Writes a data set, whole or not at all; episodes are taken one at a time. Nothing that is in `folder` is ever
-    replaced, nor what another process puts there meanwhile.
+    """Writes a complete data set or nothing; takes episodes one at a time. Never replaces anything in `folder`, even if
+    another process writes there meanwhile.
 
     Args:
         episodes: at least one, of one task.
-        folder: a new or empty one, or a link to such a one. It is held from before the first episode is taken.
+        folder: a new or empty folder, or a link to one. It is locked before the first episode.
         provenance: how they were made, recorded with them.
         format: "rlrep" (opened without a conversion), "vd4rl_84", "vd4rl_64", "drqv2", "minari", or one of your own,
             see `open_video`.
 
     Raises:
-        ValueError: for an unknown format, a folder that is not empty, no episodes, or ones that the format can't hold.
+        ValueError: for an unknown format, a folder that is not empty, no episodes, or episodes that do not fit the
+            format.
         InUse: an `OSError`, if another process writes there.
-        FileExistsError: if something was put into the folder meanwhile; the message says where the episodes are.
+        FileExistsError: if another process wrote to the folder meanwhile; the message says where the episodes are.
         OSError: if it can't be written.
     """
     target = check_target(folder, format)
@@ -213,10 +230,10 @@ def write_transitions(
 
 
 def check_target(folder: str | Path, format: str | Format) -> Path:
-    """Refuses what `write_transitions` would, before there are episodes.
+    """Makes the checks of `write_transitions` before episodes exist.
 
     Returns:
-        The folder that is meant, where links lead to.
+        The folder after following links.
 
     Raises:
         ValueError: for an unknown format or one that is only read, and a folder that is not empty or can't be replaced.
@@ -234,12 +251,12 @@ def check_target(folder: str | Path, format: str | Format) -> Path:
         raise ValueError(f"{folder} is where another file system is mounted: name a new folder in it")
     with caches.unwritable(folder, "free space, or choose another folder"):
         above = next(each for each in folder.parents if each.exists())
-        TemporaryDirectory(prefix=".rlrep-", dir=above).cleanup()  # what rights say is not the whole truth
+        TemporaryDirectory(prefix=".rlrep-", dir=above).cleanup()  # permissions do not tell everything
     return folder
 
 
 def _checked(episodes: Iterable[Transitions]) -> Iterator[Transitions]:
-    """The episodes, of which there must be at least one, all of one kind."""
+    """The episodes; checks that there is at least one and that all are alike."""
     first: dict[str, Any] = {}
     for episode in episodes:
         for what, kind in _kinds(episode).items():

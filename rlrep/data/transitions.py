@@ -1,4 +1,4 @@
-"""One episode of a data set, and what is known about how the data set was made."""
+"""One episode of a data set, and the provenance of a data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 __all__ = ["ActionScale", "Provenance", "Transitions"]
 
-# Float32 rounds: an action of 1 may come back as 1.0000001.
+# Float32 rounds: an action of 1 may become 1.0000001.
 ACTION_TOLERANCE = 1e-6
 MOST_CHOICES = 1 << 31
 
@@ -22,11 +22,11 @@ class Transitions:
     """One episode of T ≥ 1 steps.
 
     Attributes:
-        frames: (T + 1, C, H, W) uint8, single frames, the last one what the last action led to.
+        frames: (T + 1, C, H, W) uint8, single frames; the last one follows the last action.
         action: (T, A) float32 in [-1, 1], or (T,) int64 from 0 on; row t was taken at frame t.
-        reward: (T,) float32, what row t of `action` brought.
-        terminated: whether the episode really ended, so that no value follows; False at a time limit.
-        name: says which one it is, in messages.
+        reward: (T,) float32; row t is the reward of row t of `action`.
+        terminated: whether the episode really ended, so that the value after it is 0; False at a time limit.
+        name: identifies the episode in messages.
 
     Raises:
         ValueError: for other shapes or types, actions out of range, and values that are not finite.
@@ -70,7 +70,7 @@ class Transitions:
 
     @property
     def discrete(self) -> bool:
-        """Whether actions are choices."""
+        """Whether actions are discrete."""
         return self.action.dtype == np.int64
 
     @property
@@ -85,8 +85,8 @@ def _kind(array: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class ActionScale:
-    """What actions in [-1, 1] stand for in the units of whoever acted: -1 is `low` and 1 is `high`, in each dimension.
-    A dimension whose bounds are equal is 0.
+    """Converts actions between [-1, 1] and their recorded units: -1 is `low` and 1 is `high`, in each dimension. A
+    dimension with equal bounds is 0.
 
     Attributes:
         low, high: the bounds, one a dimension.
@@ -107,7 +107,7 @@ class ActionScale:
             raise ValueError(f"the lower bounds of actions must be below the upper ones, got {low} and {high}")
 
     def normalized(self, action: np.ndarray) -> np.ndarray:
-        """(..., A) actions in the units of whoever acted as float32 in [-1, 1], cut off there.
+        """Converts actions (..., A) in recorded units to float32, clipped to [-1, 1].
 
         Raises:
             ValueError: for other numbers of dimensions.
@@ -117,7 +117,7 @@ class ActionScale:
         return np.clip(2 * (action - low) / width - (high > low), -1, 1).astype(np.float32)
 
     def restored(self, action: np.ndarray) -> np.ndarray:
-        """(..., A) actions in [-1, 1], as a policy gives them, as float64 in the units of whoever acted.
+        """Converts a policy's actions (..., A) in [-1, 1] to float64 in recorded units.
 
         Raises:
             ValueError: for other numbers of dimensions.
@@ -133,17 +133,17 @@ class ActionScale:
 
 @dataclass
 class Provenance:
-    """How a data set was made, as far as is known.
+    """How a data set was made, as far as known.
 
     Attributes:
         task: name of the environment.
         level: which policies acted, such as "medium" or "expert".
-        made: how, as plain values that JSON can hold: the run, its checkpoints, the command, …
+        made: the run, its checkpoints, the command, …, as plain JSON values.
         random_return, expert_return: mean returns of the random policy and of the expert, for scores.
-        num_actions: choices of a discrete action space.
-        rewards: whether there are any. If not, zeros are stored, which no learner is given.
-        action_low, action_high: what actions of -1 and 1 stood for before they were normalized, one a dimension; None
-            where they are as they were recorded. See `action_scale`.
+        num_actions: number of actions of a discrete action space.
+        rewards: whether the data have rewards. If not, zeros are stored, and no learner gets them.
+        action_low, action_high: the recorded values of actions -1 and 1, one per dimension; None if the actions were
+            not normalized. See `action_scale`.
 
     Raises:
         ValueError: for values of other types.
@@ -170,7 +170,7 @@ class Provenance:
         if isinstance(count, bool) or not (count is None or 0 < count < MOST_CHOICES):
             raise ValueError(f"num_actions of a data set's provenance can't be {str(count)[:20]}")
         for text in _texts(asdict(self)):
-            if "${" in text:  # a configuration that such a text came into would read the environment
+            if "${" in text:  # a configuration with such a text would read environment variables
                 raise ValueError(f"a data set's provenance can't contain ${{, got {text!r}")
         if self.level is not None and {"/", "\\", "\0"} & set(self.level):  # it becomes part of a folder's name
             raise ValueError(f"level of a data set's provenance must be a plain name, got {self.level!r}")
@@ -180,21 +180,21 @@ class Provenance:
 
     @property
     def action_scale(self) -> ActionScale | None:
-        """What brings a policy's actions back to the units that were recorded; None where they were not normalized."""
+        """Converts a policy's actions to the recorded units; None if the actions were not normalized."""
         if self.action_low is None or self.action_high is None:
             return None
         return ActionScale(tuple(self.action_low), tuple(self.action_high))
 
     def to_json(self) -> str:
-        """As text, with a checksum."""
+        """The provenance as text, with a checksum."""
         return sealed(asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Provenance:
-        """What `to_json` wrote.
+        """Reads the text of `to_json`.
 
         Raises:
-            ValueError: if it is something else.
+            ValueError: if it is another text.
         """
         values = unsealed(text)
         unknown = values.keys() - {each.name for each in fields(cls)}
@@ -216,12 +216,12 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def sealed(values: dict[str, Any]) -> str:
-    """JSON with a checksum, so that damage does not go unseen."""
+    """JSON with a checksum, so that damage is detected."""
     return json.dumps({"crc32": _checksum(values), "content": values})
 
 
 def unsealed(text: str | bytes) -> dict[str, Any]:
-    """What `sealed` was given.
+    """Reads the text of `sealed`.
 
     Raises:
         ValueError: if the text is something else, or damaged.
@@ -230,7 +230,7 @@ def unsealed(text: str | bytes) -> dict[str, Any]:
         found = json.loads(text)
         if found["crc32"] == _checksum(found["content"]):
             return dict(found["content"])
-        reason = "its checksum is another"
+        reason = "checksum mismatch"
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = str(error)
     raise ValueError(f"the description of the data is damaged ({reason})")

@@ -19,6 +19,7 @@ from rlrep.data.decode import Options, decode
 from rlrep.data.episodes import EpisodeDataset
 from rlrep.data.formats import Format, make_format
 from rlrep.data.pictures import UNKNOWN, Layout
+from rlrep.data.reading import FileProgress, untold
 from rlrep.data.sources import CACHE_FOLDER, Source, each_once, find, locate
 
 __all__ = ["open_video"]
@@ -42,58 +43,59 @@ def open_video(
     channels_last: bool | None = None,
     frame_channels: int | None = None,
     format: str | Format | None = None,
+    progress: FileProgress = untold,
 ) -> EpisodeDataset:
     """Opens videos and episode files for learning without actions and rewards.
 
-    The first call decodes everything into memory-mapped files; later ones with the same files and options open those
-    and decode nothing. Frames are made `image_size` square by bilinear interpolation with antialiasing; nothing is cut
-    off and the aspect ratio is not kept.
+    The first call decodes everything into memory-mapped files; later calls with the same files and options open them
+    without decoding. Frames are resized to `image_size` square by bilinear interpolation with antialiasing; nothing is
+    cut off, and the aspect ratio may change.
 
     Args:
         source: one of these, or a list of them:
 
-            - a video (MP4, WebM, GIF, MKV, AVI, MOV, MPEG and others), turned and mirrored as players show it;
+            - a video (MP4, WebM, GIF, MKV, AVI, MOV, MPEG and others), rotated and mirrored as in a video player;
             - an `.npz` file with one episode of uint8 pictures, (T, H, W, C) or (T, C, H, W), as `observation`,
-              `image`, `frames` or `obs`. Of stacked frames (DrQ-v2's replay) the newest is taken;
+              `image`, `frames` or `obs`. Only the newest of stacked frames (DrQ-v2's replay) is read;
             - an HDF5 file in V-D4RL's layout: `observation` (N, C, H, W) and `step_type` (N,), 0 where an episode
               begins;
             - a folder of PNG or JPEG pictures whose names end in consecutive numbers, perhaps with `actions.npy`;
-            - a Minari data set in HDF5 or Arrow, by its folder or the id it has on this machine;
-            - a LeRobot data set, version 3.0; of several cameras one is named by `format=LeRobot(camera=…)`;
+            - a Minari data set in HDF5 or Arrow, by its folder or its id on this machine;
+            - a LeRobot data set, version 3.0; `format=LeRobot(camera=…)` chooses one of several cameras;
             - a data set that `write_transitions` or `rlrep.experiments.collect` wrote;
             - the folder of a run of `rlrep.experiments.train`, or its `replay` folder. Let the run end first;
-            - a folder of any of these, its sub-folders included, those that are links too; what begins with a dot is
-              not read.
+            - a folder of any of these, with its sub-folders and links; names that begin with a dot are not read.
 
-            Each file is read once, whatever links lead to it.
+            Each file is read once, even if links lead to it.
         image_size: height and width of a frame, in pixels.
         frame_stack: frames in an observation.
         max_gap: the most steps between the observations of a pair. A file whose episodes are all shorter can't be used;
-            short ones beside longer ones in one file serve the smaller gaps.
-        cache: folder of the memory-mapped files; None makes `.rlrep-cache` in the source's folder (beside a file). It
-            may be deleted at any time but while the data set is in use.
+            short episodes beside longer ones in one file give smaller gaps.
+        cache: folder of the memory-mapped files; None makes `.rlrep-cache` in the source's folder (beside a file). You
+            may delete it when the data set is not in use.
         skip_corrupt: leave out files that are corrupt, truncated, without pictures or shorter than the largest gap,
             with a warning that counts and lists them; `skipped` of the data set has the reasons. Otherwise they are
             errors.
         seed: of the sampler.
-        fps: the frame rate to bring videos to, by dropping frames: of the times at which pictures are shown, those are
-            chosen that are nearest to even steps. Without it all must have the same rate, within 1 %. Videos whose
-            steps vary are read with a warning.
-        mixed_sizes: take videos whose pictures differ in size or shape; all end up `image_size` square.
-        actions: keep the actions, for an objective that needs them. Episode files have them as `action`: one row fewer
-            than frames, row i taken at frame i, or as many, row i the one that led to frame i and row 0 zeros, as
-            DrQ-v2, Dreamer and V-D4RL write them.
+        fps: the frame rate of the result. Frames are dropped: the pictures whose times are nearest to even steps are
+            chosen. Without it, all videos must have the same rate, within 1 %. Videos whose steps vary are read with a
+            warning.
+        mixed_sizes: accept videos whose pictures differ in size or shape; all become `image_size` square.
+        actions: read the actions, for an objective that needs them. Episode files have them as `action`. With one row
+            fewer than frames, row i was taken at frame i. With as many rows, row i led to frame i and row 0 is zeros,
+            as in DrQ-v2, Dreamer and V-D4RL.
         channels_last: whether pictures in episode files are (H, W, C) or, if False, (C, H, W). None decides by their
-            shape: a picture is larger than it has channels.
-        frame_channels: channels of one frame in episode files, 1 for grey and 3 for RGB, where pictures hold several
-            frames stacked. None takes three channels and multiples of three for RGB.
-        format: the name of a format in `rlrep.data.formats`, the import path of a class of your own
-            (``package.module:Class``), or one with options. None tells formats by the files.
+            shape: a picture has fewer channels than rows or columns.
+        frame_channels: channels of one frame in episode files, 1 for grey and 3 for RGB, if pictures have several
+            stacked frames. None treats three channels and multiples of three as RGB.
+        format: the name of a format in `rlrep.data.formats`, the import path of your own class
+            (``package.module:Class``), or an instance with options. None detects formats from the files.
+        progress: called while files are decoded, with the number of finished files, of all files, and of frames so far.
 
     Raises:
-        FileNotFoundError: if there is nothing at `source`.
-        CanNotRead: an `OSError`, if a file can't be read now (rights, locks, too many open files), whatever
-            `skip_corrupt` says. Nothing is remembered of it.
+        FileNotFoundError: if nothing is at `source`.
+        CanNotRead: an `OSError`, if a file can't be read now (rights, locks, too many open files), even with
+            `skip_corrupt`. The next call tries again.
         ModuleNotFoundError: if the package that reads it is not installed.
         OSError: if the cache can't be written.
         ValueError: for a folder without files that can be read, a file that can't be used (unless `skip_corrupt`), and
@@ -122,7 +124,7 @@ def open_video(
             stored = _load(folder, made_from, sources, options)  # another process may have made it
             if stored is None:
                 with caches.replacing(folder) as temporary:
-                    decode(sources, options, skip_corrupt, temporary, made_from)
+                    decode(sources, options, skip_corrupt, temporary, made_from, progress)
                 stored = caches.load(folder, made_from)
         assert stored is not None
     short = _too_short(stored.index, max_gap)
@@ -146,7 +148,7 @@ def open_video(
 
 
 def _load(folder: Path, made_from: dict[str, Any], sources: Sequence[Source], options: Options) -> caches.Stored | None:
-    """The frames kept in `folder`, unless a file that they lack can be read by now."""
+    """The frames stored in `folder`, unless a missing file can be read now."""
     stored = caches.load(folder, made_from)
     if stored is not None:
         retry = set(stored.index.retry)
@@ -156,7 +158,7 @@ def _load(folder: Path, made_from: dict[str, Any], sources: Sequence[Source], op
 
 
 def _cache_folder(roots: list[Path], options: Options, format: Format | None, cache: str | Path | None) -> Path:
-    """Where the frames of these sources with these options are kept; one folder each, whatever else changes."""
+    """The folder of the frames of these sources with these options; each combination has its own folder."""
     beside = roots[0] if roots[0].is_dir() else roots[0].parent
     parent = beside / CACHE_FOLDER if cache is None else as_path(cache)
     values = {name: value for name, value in asdict(options).items() if name != "layout" or options.layout != UNKNOWN}
@@ -165,7 +167,7 @@ def _cache_folder(roots: list[Path], options: Options, format: Format | None, ca
 
 
 def _too_short(index: caches.Index, max_gap: int) -> dict[str, str]:
-    """The files of which no episode is longer than the largest gap, with the reason."""
+    """The files without an episode longer than the largest gap, with the reason."""
     longest: dict[str, int] = {}
     for file, length in zip(index.files, index.lengths, strict=True):
         longest[file] = max(longest.get(file, 0), length)
@@ -177,7 +179,7 @@ def _too_short(index: caches.Index, max_gap: int) -> dict[str, str]:
 
 
 def _report(skipped: dict[str, str], usable: int, skip_corrupt: bool) -> None:
-    """Refuses what has to be skipped, or warns of it if that is wanted and leaves something.
+    """Refuses unusable files; with `skip_corrupt`, warns of them if other files remain.
 
     Raises:
         ValueError: the message names the first file.

@@ -1,4 +1,4 @@
-"""Objectives in Stable-Baselines3's SAC, TD3 (DDPG), DQN and PPO.
+"""Objectives in Stable-Baselines3's SAC, TD3 (DDPG), DQN, PPO and A2C, and in sb3-contrib's TQC, CrossQ and QR-DQN.
 
     from rlrep.integrations.sb3 import SequenceReplayBuffer, attach
 
@@ -9,24 +9,25 @@
 "PixelPolicy" is Stable-Baselines3's policy with `PixelEncoder` as its features extractor (options: `PixelFeatures`, in
 ``policy_kwargs=dict(features_extractor_kwargs=dict(channels=16))``). `attach` replaces ``model.train``. One call then:
 
-1. makes Stable-Baselines3's own updates, untouched: the same batches, losses, optimizers;
-2. for each of those gradient steps (PPO: minibatches), draws a batch of K-step windows: from the replay, or, on-policy,
-   from the rollout that PPO has just learned from;
-3. computes the objectives on the encoder: the critic's in SAC and TD3 (whose actor reads it without gradient), the
-   online Q network's in DQN, the one that policy and value share in PPO; targets follow as they do anyway;
-4. steps an Adam over the objectives' heads and one over the encoder, which so has two optimizers, as in TACO's paper;
+1. makes Stable-Baselines3's own updates without changes: the same batches, losses, optimizers;
+2. for each step that their optimizer took on the encoder, draws a batch of K-step windows: from the replay, or,
+   on-policy, from the last rollout of PPO or A2C;
+3. computes the objectives on the encoder: the critic's in SAC, TD3, TQC and CrossQ (whose actor reads it without
+   gradient), the online Q network's in DQN and QR-DQN, the one that policy and value share in PPO and A2C; target
+   networks (CrossQ has none) follow as usual;
+4. steps an Adam for the objectives' heads and one for the encoder, which so has two optimizers, as in TACO's paper;
    their step sizes follow the model's learning rate schedule;
 5. records each loss and metric as ``rlrep/<name>`` in the model's logger, as a mean until the logger writes.
 
-All random numbers of 2 to 4 come from generators of its own. ``model.save`` puts heads, Adam and generators into the
-zip; after ``SAC.load(path, env)``, ``attach(model)`` finds them there and goes on.
+Steps 2 to 4 use separate random generators. ``model.save`` stores heads, Adam and generators in the zip; after
+``SAC.load(path, env)``, ``attach(model)`` restores them and continues.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
-import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,18 +43,21 @@ from rlrep.bounds import Count, NonNegative
 from rlrep.extras import install
 
 try:
-    from stable_baselines3 import DQN, PPO, SAC, TD3
+    from stable_baselines3.common.base_class import BaseAlgorithm
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(f"rlrep.integrations.sb3 needs Stable-Baselines3: {install('sb3')}") from error
-from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 
-from rlrep.integrations.sb3_policies import PixelFeatures
+from rlrep.integrations.sb3_policies import PIXEL_POLICIES, PixelFeatures
 from rlrep.integrations.sb3_replay import RolloutSequences, SequenceReplayBuffer
 from rlrep.objectives import Objectives, make_objective
 from rlrep.optimizers import adam
 from rlrep.replay import ReplayError
 from rlrep.window import Window
+
+if importlib.util.find_spec("sb3_contrib") is not None:
+    import rlrep.integrations.sb3_contrib_policies  # noqa: F401
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
@@ -61,7 +65,7 @@ if TYPE_CHECKING:
 __all__ = ["PixelFeatures", "SequenceReplayBuffer", "attach"]
 
 Options = Mapping[str, Mapping[str, Any]]
-SCHEDULE_POINTS = 10_000  # at which a schedule's largest value is looked for
+SCHEDULE_POINTS = 10_000  # points at which a schedule's largest value is searched
 
 
 @checked_numbers
@@ -74,25 +78,24 @@ def attach(
     batch_size: int | None = None,
     seed: Count | None = None,
 ) -> None:
-    """Trains the model's encoder with representation objectives too, from the next ``model.learn`` on.
+    """Also trains the model's encoder with representation objectives, from the next ``model.learn`` on.
 
     Args:
-        model: SAC, TD3, DDPG, DQN or PPO with "PixelPolicy"; all but PPO with `SequenceReplayBuffer` as
-            ``replay_buffer_class``.
+        model: SAC, TD3, DDPG, DQN, PPO, A2C, TQC, CrossQ or QRDQN with "PixelPolicy"; all but PPO and A2C with
+            `SequenceReplayBuffer` as ``replay_buffer_class``.
         objectives: names in `rlrep.OBJECTIVES`, or a mapping of them to their options: ``{"taco": {"horizon": 5}}``.
-            None goes on with those that a loaded model was saved with; the other arguments are then the saved ones.
-        coefficient: how far the objectives move the encoder, ≥ 0. Adam does not feel the scale of a loss, so it
-            multiplies the step size. With 0 the agent stays as it would be without, bit for bit, and the heads alone
-            learn: losses and metrics tell what the encoder knows. On a frozen encoder, any other value gives a warning
-            and has the effect of 0.
-        lr: Adam's step size, > 0, where the model's learning rate is at its largest. It follows the model's schedule:
-            where that is at half of its largest value, this is at half of `lr`, and where it is 0, nothing is learned.
+            None continues with the objectives of a loaded model; the other arguments are then the saved ones.
+        coefficient: factor of the encoder's step size for the objectives, ≥ 0 (Adam ignores the scale of a loss). With
+            0 the agent is bit for bit the same as without objectives, and only the heads learn: losses and metrics show
+            what the encoder knows. On a frozen encoder, any other value gives a warning and has the effect of 0.
+        lr: Adam's step size, > 0, at the model's largest learning rate. It follows the model's schedule: at half of the
+            largest rate, it is half of `lr`; at 0, objectives learn nothing.
             A model with a constant learning rate keeps `lr` constant.
-        batch_size: windows in the objectives' batch; the model's own if None.
-        seed: of the heads' initialisation, the windows and the augmentation; the model's own, or 0, if None.
+        batch_size: windows in the objectives' batch; None takes the model's, for A2C a whole rollout.
+        seed: of the heads' initialisation, the windows and the augmentation; None takes the model's, or 0.
 
     Raises:
-        ValueError: for what can't work: an unknown algorithm or objective, an encoder that objectives can't share, a
+        ValueError: for an unknown algorithm or objective, an encoder that objectives can't share, a
             replay buffer without sequences, actions that an objective can't read, too little data for its horizon.
     """
     attached = model.__dict__.get("train")
@@ -103,7 +106,7 @@ def attach(
         raise ValueError("no objectives given, and this model was not saved with any: name some of rlrep.OBJECTIVES")
     if objectives is not None and attached is not None:
         raise ValueError(
-            f"this model was saved with {', '.join(attached.settings['objectives'])}: attach(model) goes on with "
+            f"this model was saved with {', '.join(attached.settings['objectives'])}: attach(model) continues with "
             f"them; `del model.train` first to begin with others"
         )
     given = {"coefficient": coefficient, "lr": lr, "batch_size": batch_size, "seed": seed}
@@ -129,10 +132,10 @@ def attach(
 
 
 class Attached:
-    """What ``model.train`` is once objectives are attached: the algorithm's own, then the objectives' steps.
+    """Replaces ``model.train`` after `attach`: the algorithm's own updates, then the objectives' steps.
 
-    It is pickled into the model's zip as settings and a state of tensors, without the model; until it is bound again,
-    calling it is an error, so that no one trains on without the objectives unawares.
+    The model's zip stores it as settings and a state of tensors, without the model. Until it is bound again, a call is
+    an error, so that nobody continues training without the objectives by mistake.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -143,14 +146,15 @@ class Attached:
     def bind(self, model: BaseAlgorithm) -> None:
         """Builds the objectives around the model's encoder, with the saved state if there is one."""
         settings = self.settings
-        features = _features(model)
+        network, features = _learner(model)
         encoder = features.encoder
         self.randomness = OwnRandomness(settings["seed"], model.device)
         self.rng = np.random.default_rng(settings["seed"])
         with self.randomness.used():
             self.objectives = _build(settings["objectives"], encoder, model)
+        self.agents_optimizer = network.optimizer if hasattr(network, "optimizer") else model.policy.optimizer
         given = settings["batch_size"]
-        self.batch_size: int = model.batch_size if given is None else given  # type: ignore[attr-defined]
+        self.batch_size: int = _batch_size(model) if given is None else given
         readers = [
             (name, objective.window, objective.batch_size or self.batch_size)
             for name, objective in zip(self.objectives.names, self.objectives, strict=True)
@@ -171,7 +175,7 @@ class Attached:
         elif settings["coefficient"]:
             self.optimizers.append(adam(encoder.parameters(), settings["lr"] * settings["coefficient"]))
         self.step_sizes = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
-        # Not the first value, which a warm-up has at 0.
+        # Not the first value, which is 0 with a warm-up.
         self.largest_rate = max(model.lr_schedule(step / SCHEDULE_POINTS) for step in range(SCHEDULE_POINTS + 1))
         self.pixel_key = features.pixel_key
         if self.saved is not None:
@@ -185,18 +189,17 @@ class Attached:
                 f"this model was saved with {', '.join(self.settings['objectives'])} attached: call "
                 f"rlrep.integrations.sb3.attach(model) after loading it, or `del model.train` to go on without"
             )
-        source, per_update = model.replay_buffer if not isinstance(model, PPO) else None, 1
-        if source is None:
-            rollout = model.rollout_buffer
-            source = RolloutSequences(rollout, model.action_space, self.pixel_key)
-            per_update = math.ceil(rollout.buffer_size * rollout.n_envs / model.batch_size)
-        updates = model._n_updates
-        type(model).train(model, *args, **kwargs)
+        if isinstance(model, OnPolicyAlgorithm):
+            source: Any = RolloutSequences(model.rollout_buffer, model.action_space, self.pixel_key)
+        else:
+            source = model.replay_buffer
+        with _counted(self.agents_optimizer) as agents_steps:
+            type(model).train(model, *args, **kwargs)
         share = self._share_of_largest_rate()
         for optimizer, step_size in zip(self.optimizers, self.step_sizes, strict=True):
             optimizer.param_groups[0]["lr"] = share * step_size
         recorded: dict[str, list[Tensor]] = defaultdict(list)
-        for _ in range((model._n_updates - updates) * per_update):
+        for _ in agents_steps:
             try:
                 batch = source.windows(self.batch_size, self.objectives.window, model.gamma, self.rng)
                 sizes = self.objectives.own_batches.items()
@@ -212,18 +215,16 @@ class Attached:
             model.logger.record_mean(f"rlrep/{name}", torch.stack(values).mean().item())
 
     def _share_of_largest_rate(self) -> float:
-        """The learning rate that the model has just used, as a share of its schedule's largest value.
+        """The model's last learning rate as a share of its schedule's largest value.
 
-        Never negative: rollouts that overshoot the last step make the progress negative, and a linear schedule with it.
+        Never negative: a rollout beyond the last step makes the progress, and so a linear schedule, negative.
         """
-        model = self.model
-        optimizer = model.critic.optimizer if isinstance(model, SAC | TD3) else model.policy.optimizer
-        rate = optimizer.param_groups[0]["lr"]
+        rate = self.agents_optimizer.param_groups[0]["lr"]
         self.largest_rate = max(self.largest_rate, rate)  # a peak between two of the points
         return max(rate / self.largest_rate, 0.0) if self.largest_rate > 0 else 0.0
 
     def step(self, batch: TensorDict, own: Mapping[int, TensorDict] | None = None) -> dict[str, Tensor]:
-        """One step of Adam down the sum of the objectives' losses; these and their metrics, detached."""
+        """One step of Adam on the sum of the objectives' losses; returns losses and metrics, detached."""
         with self.randomness.used():
             loss, metrics = self.objectives(batch, own=own)
         self.objectives.zero_grad()
@@ -241,7 +242,7 @@ class Attached:
         return {"settings": self.settings, "saved": self.saved if self.model is None else self._state(), "model": None}
 
     def _state(self) -> bytes:
-        """Everything that changes but the encoder, which is in the policy."""
+        """All changing state except the encoder, which is in the policy."""
         state = {
             "heads": {name: value for name, value in self.objectives.state_dict().items() if not _is_encoder(name)},
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -263,7 +264,7 @@ class Attached:
 
 
 class OwnRandomness:
-    """A stream of torch's random numbers beside the global one, which stays as it was."""
+    """A separate stream of torch's random numbers; the global stream does not change."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.cuda = [device] if device.type == "cuda" else []
@@ -273,7 +274,7 @@ class OwnRandomness:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Inside, torch's global generators are these."""
+        """Inside this context, torch's global generators use this stream."""
         with torch.random.fork_rng(self.cuda):
             torch.set_rng_state(self.states["cpu"])
             for device in self.cuda:
@@ -291,40 +292,56 @@ def _names(objectives: Iterable[str]) -> list[str]:
 
 
 def _is_encoder(name: str) -> bool:
-    """Of an entry <number>.<attribute>… in the objectives' state: is it the shared encoder's?"""
+    """Whether an entry <number>.<attribute>… of the objectives' state belongs to the shared encoder."""
     return name.split(".")[1] == "encoder"
 
 
-def _features(model: BaseAlgorithm) -> PixelFeatures:
-    """The features extractor whose encoder the objectives train.
+def _learner(model: BaseAlgorithm) -> tuple[Any, PixelFeatures]:
+    """The network that trains the encoder, and its features extractor, whose encoder the objectives train too.
 
     Raises:
-        ValueError: if it is another one than `PixelFeatures`, or used in a way that objectives can't share.
+        ValueError: if it is not `PixelFeatures`, or if objectives can't share it.
     """
-    if isinstance(model, SAC | TD3):
-        network: Any = model.critic
-    elif isinstance(model, DQN):
-        network = model.q_net
-    elif isinstance(model, PPO):
-        network = model.policy
-        if not model.policy.share_features_extractor:
-            raise ValueError("policy and value must read one encoder: leave share_features_extractor out")
-    else:
-        raise ValueError(f"objectives can be attached to SAC, TD3, DDPG, DQN and PPO, not to {type(model).__name__}")
+    policy: Any = type(model).policy_aliases.get("PixelPolicy")
+    if policy is None:
+        known = ", ".join(algorithm.__name__ for algorithm in PIXEL_POLICIES)
+        raise ValueError(
+            f'objectives can be attached to the algorithms that know "PixelPolicy", not to {type(model).__name__}: '
+            f"take one of {known}"
+        )
+    network = getattr(model, policy.learner)
+    if isinstance(model, OnPolicyAlgorithm) and not network.share_features_extractor:
+        raise ValueError("policy and value must read one encoder: leave share_features_extractor out")
     features = network.features_extractor
     if not isinstance(features, PixelFeatures) or network.normalize_images:
         raise ValueError(
             f"objectives share a PixelEncoder that scales pixels itself, this policy reads through "
             f'{type(features).__name__}: build it as {type(model).__name__}("PixelPolicy", env, ...)'
         )
-    return features
+    return network, features
+
+
+def _batch_size(model: Any) -> int:
+    """Transitions in the model's own gradient steps."""
+    return model.batch_size if hasattr(model, "batch_size") else model.n_steps * model.n_envs
+
+
+@contextmanager
+def _counted(optimizer: torch.optim.Optimizer) -> Iterator[list[None]]:
+    """A list that gets an entry for each step that the optimizer takes inside."""
+    steps: list[None] = []
+    hook = optimizer.register_step_post_hook(lambda *_: steps.append(None))
+    try:
+        yield steps
+    finally:
+        hook.remove()
 
 
 def _build(objectives: Options, encoder: nn.Module, model: BaseAlgorithm) -> Objectives:
-    """The objectives by name, on the model's device.
+    """Builds the objectives by name, on the model's device.
 
     Raises:
-        ValueError: for none, unknown names, actions that one can't read, or two that return the same loss.
+        ValueError: for no objectives, unknown names, actions that an objective can't read, or two equal losses.
     """
     if not objectives:
         raise ValueError("no objectives given: name some of rlrep.OBJECTIVES")
@@ -338,12 +355,12 @@ def _build(objectives: Options, encoder: nn.Module, model: BaseAlgorithm) -> Obj
 
 
 def _check_data(model: Any, pixel_key: str | None, window: Window, batch_size: int, learner: str) -> None:
-    """Refuses settings with which a batch of windows can't be had, now rather than in the middle of training."""
+    """Refuses settings that allow no batch of windows, before the training instead of in the middle."""
     steps, n_envs = max(window.span, 1) + window.lookback, model.n_envs
     reads = f"{learner} reads {window.reach}, and "
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2, for objectives that compare samples, got {batch_size}")
-    if isinstance(model, PPO):
+    if isinstance(model, OnPolicyAlgorithm):
         if (windows := n_envs * (model.n_steps - steps)) < 2:
             raise ValueError(
                 f"{reads}a rollout of n_steps={model.n_steps} in {n_envs} environments holds {max(windows, 0)} windows "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -23,7 +24,7 @@ from rlrep.encoders import PixelEncoder, orthogonal_init, projection
 
 
 def pixel_space(space: spaces.Space, key: str | None = None) -> tuple[str | None, spaces.Box]:
-    """Where the pixels are: (None, the space) or (the key, that part of a ``Dict`` space).
+    """The space of the pixels: (None, the space) or (the key, that part of a ``Dict`` space).
 
     Raises:
         ValueError: without pixels, (channels, height, width) uint8, or with several and no `key`.
@@ -60,17 +61,17 @@ class PixelFeatures(BaseFeaturesExtractor):
     """A `PixelEncoder` and DrQ-v2's trunk on it: Linear → LayerNorm → Tanh. Objectives share `encoder`, not the trunk.
 
     Input: (B, C, H, W) pixels in 0..255, of any type, or a dictionary of them and vectors. Output: (B, features_dim)
-    float32, followed by the vectors as they are.
+    float32, followed by the unchanged vectors.
 
     Args:
         observation_space: of the environment, pixels as (C, H, W) uint8, or ``Dict``.
         features_dim: size of the trunk's output.
         channels, strides, precision: of a new `PixelEncoder`; None is its default, and float32.
         pixel_key: which key of ``Dict`` observations holds the pixels; None if only one does.
-        encoder: a trained one to start from, which is copied and keeps its weights under every algorithm; `channels`,
-            `strides` and `precision` are its own. To freeze it, call ``encoder.requires_grad_(False)`` before
-            handing it over. ("PixelPolicy" then has one encoder for all networks. Under another policy, the targets'
-            copies change in their last bits, since Stable-Baselines3 averages what is equal.)
+        encoder: a trained encoder to start from. It is copied and keeps its weights under every algorithm, and its own
+            `channels`, `strides` and `precision`. To freeze it, call ``encoder.requires_grad_(False)`` before handing
+            it over. ("PixelPolicy" then has one encoder for all networks. Under another policy, the targets' copies
+            change in their last bits, since Stable-Baselines3 averages what is equal.)
 
     Raises:
         ValueError: without pixels, for an encoder that reads another shape, or options of a new one beside an encoder;
@@ -108,7 +109,8 @@ class PixelFeatures(BaseFeaturesExtractor):
         if encoder is not None and tuple(encoder.observation_shape) != pixels.shape:
             raise ValueError(
                 f"the encoder reads observations of shape {encoder.observation_shape}, the environment's are "
-                f"{pixels.shape}: choose an encoder or image_size and frame_stack that fit"
+                f"{pixels.shape}: choose an encoder that fits, or make the environment by "
+                f"rlrep.envs.make_env(ID, image_size=…, frame_stack=…)"
             )
         self.pixel_key, self.vector_keys = key, list(vectors)
         if encoder is None:
@@ -124,13 +126,13 @@ class PixelFeatures(BaseFeaturesExtractor):
         return not any(parameter.requires_grad for parameter in self.encoder.parameters())
 
     def follow(self, encoder: PixelEncoder) -> None:
-        """Reads an encoder that another module owns from now on, without gradient; the trunk stays one's own."""
+        """From now on, reads another module's encoder without gradient; keeps its own trunk."""
         del self.encoder
-        self.__dict__["encoder"] = encoder  # not a submodule: one module alone owns its parameters
+        self.__dict__["encoder"] = encoder  # not a submodule: only one module owns its parameters
         self.follows = True
 
     def apply(self, fn: Callable[[nn.Module], None]) -> PixelFeatures:
-        """As of any module, but for Stable-Baselines3's initialisation, which has no effect here.
+        """As for any module, except that Stable-Baselines3's initialisation has no effect here.
 
         PPO and A2C apply it to the features extractor of any policy class after it is built (``ortho_init``), which
         would replace a trained encoder's weights with random ones.
@@ -148,8 +150,10 @@ class PixelFeatures(BaseFeaturesExtractor):
         return torch.cat([self.trunk(features), *vectors], dim=1)
 
 
-class _Pixels:
-    """Defaults of the policies below; what a person gives in `policy_kwargs` goes before."""
+class PixelPolicy:
+    """Defaults of the policies below; a user's `policy_kwargs` take precedence."""
+
+    learner: ClassVar[str]  # the model's attribute with the network that trains the encoder
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         extractor = kwargs.get("features_extractor_class", PixelFeatures)
@@ -170,39 +174,56 @@ class _Pixels:
             features.follow(self.encoder)
 
 
-class _ActorFollowsCritic(_Pixels):
-    """The critic's loss trains the encoder; the actor reads it without gradient, through a trunk of its own, as in
-    DrQ-v2. (Stable-Baselines3's share_features_extractor does the reverse: the actor's loss trains it.)"""
+class ActorFollowsCritic(PixelPolicy):
+    """The critic's loss trains the encoder; the actor reads it without gradient, through its own trunk, as in DrQ-v2.
+    (Stable-Baselines3's share_features_extractor does the reverse: the actor's loss trains it.)"""
+
+    learner = "critic"
 
     def _build(self: Any, lr_schedule: Schedule) -> None:
         if self.share_features_extractor:
             raise ValueError("PixelPolicy has the actor read the critic's encoder: leave share_features_extractor out")
         super()._build(lr_schedule)  # type: ignore[misc]
-        self._share_if_frozen(self.critic, self.critic_target)
+        targets = [self.critic_target] if hasattr(self, "critic_target") else []
+        self._share_if_frozen(self.critic, *targets)
         self.actor.features_extractor.follow(self.critic.features_extractor.encoder)
         if hasattr(self, "actor_target"):
             self.actor_target.features_extractor.follow(self.critic_target.features_extractor.encoder)
         self.actor.optimizer = self.optimizer_class(self.actor.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
 
-class SACPixelPolicy(_ActorFollowsCritic, SACPolicy): ...
+class SACPixelPolicy(ActorFollowsCritic, SACPolicy): ...
 
 
-class TD3PixelPolicy(_ActorFollowsCritic, TD3Policy): ...
+class TD3PixelPolicy(ActorFollowsCritic, TD3Policy): ...
 
 
-class DQNPixelPolicy(_Pixels, DQNPolicy):
+class DQNPixelPolicy(PixelPolicy, DQNPolicy):
+    learner = "q_net"
+
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         self._share_if_frozen(self.q_net, self.q_net_target)
 
 
-class PPOPixelPolicy(_Pixels, ActorCriticPolicy): ...
+class PPOPixelPolicy(PixelPolicy, ActorCriticPolicy):
+    """One encoder for policy and value, which both losses train."""
+
+    learner = "policy"
 
 
-# How Stable-Baselines3 itself names "CnnPolicy"; DDPG takes TD3's.
-SAC.policy_aliases["PixelPolicy"] = SACPixelPolicy
-TD3.policy_aliases["PixelPolicy"] = TD3PixelPolicy
-DQN.policy_aliases["PixelPolicy"] = DQNPixelPolicy
-PPO.policy_aliases["PixelPolicy"] = PPOPixelPolicy
-A2C.policy_aliases["PixelPolicy"] = PPOPixelPolicy
+# The algorithms with "PixelPolicy", to which objectives can be attached.
+PIXEL_POLICIES: dict[type[BaseAlgorithm], type[PixelPolicy]] = {}
+
+
+def add_pixel_policy(policy: Any, *algorithms: type[BaseAlgorithm]) -> None:
+    """Makes "PixelPolicy" a name of `policy`, as Stable-Baselines3 itself names "CnnPolicy"."""
+    for algorithm in algorithms:
+        algorithm.policy_aliases["PixelPolicy"] = policy
+        PIXEL_POLICIES[algorithm] = policy
+
+
+add_pixel_policy(SACPixelPolicy, SAC)
+add_pixel_policy(TD3PixelPolicy, TD3, DDPG)
+add_pixel_policy(DQNPixelPolicy, DQN)
+add_pixel_policy(PPOPixelPolicy, PPO, A2C)

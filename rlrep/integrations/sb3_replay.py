@@ -1,4 +1,4 @@
-"""Where objectives get their K-step sequences from in Stable-Baselines3: a replay buffer, or PPO's rollouts."""
+"""The sources of K-step sequences for objectives in Stable-Baselines3: a replay buffer, or PPO's rollouts."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ Observations = np.ndarray | dict[str, np.ndarray]
 
 
 class _Frames(Frames):
-    """The shared replay where Stable-Baselines3 differs: it draws batches from fewer transitions than they are large,
-    and tells itself which observations are an episode's last."""
+    """The shared replay, adapted to Stable-Baselines3, which draws batches that are larger than the data, and marks an
+    episode's last observation itself."""
 
     def _check_filled(self, batch_size: int) -> None:
-        """A batch may be larger than what is held."""
+        """No check: a batch may be larger than the data."""
 
     def _resets(self, *_: Any) -> np.ndarray:
         return np.zeros(self.num_envs, bool)
 
 
 class SequenceReplayBuffer(ReplayBuffer):
-    """Stable-Baselines3's replay buffer with every frame kept once, which also gives sequences of K steps.
+    """Stable-Baselines3's replay buffer with every frame stored once, which also gives sequences of K steps.
 
     Batches are those of Stable-Baselines3's own buffer, `Dict` observations, `dones` without time limits and
-    `VecNormalize` included: uniform over its transitions, drawn with a generator of its own that is seeded from
-    NumPy's global one. Pass it as ``replay_buffer_class``.
+    `VecNormalize` included: uniform over its transitions, with a separate generator that NumPy's global one seeds. Pass
+    it as ``replay_buffer_class``.
 
     Args:
         buffer_size: frames kept over all environments; an episode of T transitions takes T + 1.
         observation_space, action_space, device, n_envs, handle_timeout_termination: as Stable-Baselines3 has them.
-        optimize_memory_usage: to be left out, as every frame is kept once anyway.
-        frame_stack: frames in an observation, oldest first. None takes stacks of RGB where three divides the channels,
-            of grey frames otherwise. 1 is right for every environment, and keeps observations whole.
+        optimize_memory_usage: leave it out, because every frame is stored once anyway.
+        frame_stack: frames in an observation, oldest first. None assumes stacks of RGB if three divides the channels,
+            of grey frames otherwise. 1 works for every environment, and stores whole observations.
         pixel_key: which key of ``Dict`` observations holds the pixels; None if only one does.
 
     Raises:
@@ -73,7 +73,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     ) -> None:
         if optimize_memory_usage:
             raise ValueError("SequenceReplayBuffer keeps every frame once already: leave optimize_memory_usage out")
-        # Not ReplayBuffer's own, which makes room for two whole stacks a transition.
+        # Not ReplayBuffer's, which allocates two whole stacks per transition.
         BaseBuffer.__init__(self, max(buffer_size // n_envs, 1), observation_space, action_space, device, n_envs)
         self.handle_timeout_termination, self.optimize_memory_usage = handle_timeout_termination, False
         self.pixel_key, pixels = pixel_space(observation_space, pixel_key)
@@ -168,7 +168,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         Raises:
             ReplayError: while no episode is that long.
         """
-        view = copy.copy(self.frames)  # the same rows, read in another way
+        view = copy.copy(self.frames)  # the same rows with another reader
         view.discount, view.rng = discount, rng
         return view.sample(batch_size, window).to(self.device)
 
@@ -176,7 +176,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         return observations if isinstance(observations, np.ndarray) else observations[self.pixel_key]  # type: ignore[index]
 
     def _end_episodes_that_were_reset(self, pixels: np.ndarray) -> None:
-        """A second `learn` resets environments in the middle of their episodes, and does not say so here."""
+        """Ends episodes that a second `learn` has cut: it resets environments without telling the buffer."""
         frames = self.frames
         lanes = np.flatnonzero(frames.running)
         if not len(lanes):
@@ -230,7 +230,7 @@ class RolloutSequences(Episodes):
             "step": time - np.maximum.accumulate(np.where(starts, time, 0), axis=1),
             "episode": np.cumsum(starts, axis=1),
             "reward": np.ascontiguousarray(buffer.rewards.T),
-            "terminated": np.zeros(starts.shape, bool),  # what follows on a real end is not in the rollout
+            "terminated": np.zeros(starts.shape, bool),  # the observation after a real end is not in the rollout
         }
         actions = taken(buffer.actions, action_space)
         if actions is not None:
@@ -240,7 +240,7 @@ class RolloutSequences(Episodes):
         self.put_on = buffer.device
 
     def _check_filled(self, batch_size: int) -> None:
-        """A batch may be larger than the rollout."""
+        """No check: a batch may be larger than the rollout."""
 
     def windows(self, batch_size: int, window: Window, discount: float, rng: np.random.Generator) -> TensorDict:
         """`batch_size` windows, see `SequenceReplayBuffer.windows`.

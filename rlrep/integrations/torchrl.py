@@ -5,8 +5,9 @@
     batch = replay.sample()
     losses = dqn_loss(batch).update(auxiliary(batch))  # loss, loss_taco, loss_curl, loss_reward and metrics
 
-Every row of the batch is a transition of the agent's; the objective reads the windows in its slices, which are
-consecutive steps of one episode. Call ``auxiliary.after_step()`` after the optimizer's step: it moves momentum copies.
+The agent's loss reads every row of the batch as a transition. The objective reads the windows in the batch's slices,
+which are consecutive steps of one episode. Call ``auxiliary.after_step()`` after the optimizer's step: it moves
+momentum copies.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ class ObjectiveLoss(TensorDictModuleBase):
             windows, so K is the cheapest.
         pixels: key of the observations, (F·C, H, W) uint8.
         discount: γ of the reward that a window sums.
-        action_space: what continuous actions are scaled from to [-1, 1], as objectives read them: a Gymnasium ``Box``,
-            or TorchRL's ``env.action_spec``. None for actions that are in [-1, 1] already, or discrete.
+        action_space: the space of continuous actions, which are scaled to [-1, 1] for objectives: a Gymnasium ``Box``,
+            or TorchRL's ``env.action_spec``. None for actions that are already in [-1, 1], or discrete.
 
     Raises:
-        ValueError: for a slice that is shorter than the objective's window, an objective with a batch size of its own,
+        ValueError: for a slice that is shorter than the objective's window, an objective with its own batch size,
             a discount out of [0, 1], or an action space without finite bounds.
     """
 
@@ -80,8 +81,8 @@ class ObjectiveLoss(TensorDictModuleBase):
 
         Raises:
             KeyError: for a missing entry.
-            ValueError: for observations of another type or shape than the encoder's, a batch that is no slices,
-                slices that cross an episode's end, and actions outside the action space.
+            ValueError: for observations of another type or shape than the encoder's, a batch without slices, slices
+                that cross an episode's end, and actions outside the action space.
         """
         shape = self.objective.encoder.observation_shape
         window, choices = self.objective.window, self.choices
@@ -95,7 +96,7 @@ class ObjectiveLoss(TensorDictModuleBase):
         return self.objective(found)
 
     def after_step(self) -> None:
-        """To be called after each step of the optimizer."""
+        """Moves momentum copies; call it after each step of the optimizer."""
         self.objective.after_step()
 
 
@@ -142,10 +143,10 @@ def windows(
 
     Args:
         tensordict: of batch size (B·T,) or (B, T), with T = `slice_len`.
-        window: what an objective reads; an n-step reward is summed over the whole window where it takes any n.
+        window: the objective's window; with `ANY_N_STEP`, the reward is summed over the whole window.
         slice_len, pixels, discount: see `ObjectiveLoss`.
-        scale: puts continuous actions into [-1, 1]; None for actions that are there already.
-        choices: how many there are of discrete actions, where it is known.
+        scale: scales continuous actions to [-1, 1]; None for actions that are already there.
+        choices: the number of discrete actions, if known.
 
     Returns:
         A TensorDict of batch size (B·(T - K + 1),) for a window that spans K steps, with the entries that
@@ -175,7 +176,7 @@ def windows(
     inside = first[:, None] + torch.arange(steps, device=observation.device)  # (windows of a slice, K)
     size = len(slices) * len(first)
     out: dict[str, Any] = {"observation": observation[:, first].flatten(0, 1), "action": action[:, first].flatten(0, 1)}
-    if window.episode:  # the batch does not say which slices are of one episode
+    if window.episode:  # the batch does not say which slices belong to one episode
         out["episode"] = torch.arange(len(slices), device=first.device).repeat_interleave(len(first))
     if window.actions:
         out["action_sequence"] = action[:, inside[:, : window.actions]].flatten(0, 1)
@@ -209,23 +210,23 @@ def check_slices(
     scaled: bool,
     choices: int | None,
 ) -> None:
-    """Refuses slices of other rows than consecutive ones of one episode, and numbers that mean nothing.
+    """Refuses slices whose rows are not consecutive steps of one episode, and invalid numbers.
 
     Args:
         slices: (B, T).
         observation, after: (B, T, F·C, H, W), before each step and after it.
-        action: (B, T, A) or (B, T), as the objectives get it.
-        window: what they read.
-        scaled: whether the actions were put into [-1, 1].
-        choices: how many there are of discrete actions; None if it is not known.
+        action: (B, T, A) or (B, T), as for the objectives.
+        window: the objectives' window.
+        scaled: whether the actions were scaled to [-1, 1].
+        choices: the number of discrete actions; None if unknown.
 
     Raises:
         ValueError: saying what is wrong, and what to give TorchRL.
     """
     goes_on = ~pick(slices, ("next", "done")).view(*slices.shape, -1)[:, :-1, 0]
-    # A quarter of the rows tells as much, in a third of the time.
+    # A quarter of the rows is enough, and takes a third of the time.
     same = (observation[:, 1:, ..., ::4, :] == after[:, :-1, ..., ::4, :]).flatten(2).all(-1)
-    # Windows of more than one step cover their slices.
+    # Windows of more than one step cover their whole slices.
     whole = goes_on.all() if max(window.span, 1) + window.lookback > 1 else goes_on[:, :0].all()
     consecutive = (same | ~goes_on).all()
     is_choice = not action.is_floating_point()
@@ -324,7 +325,7 @@ def pick(tensordict: TensorDict, key: NestedKey) -> Tensor:
 
 
 def as_choices(action: Tensor) -> Tensor:
-    """One-hot choices (B, T, n), TorchRL's default, as (B, T) int64; other actions as they are."""
+    """Converts one-hot actions (B, T, n), TorchRL's default, to (B, T) int64; other actions do not change."""
     if action.is_floating_point() or action.ndim == 2:
         return action
     if (action.long().sum(-1) != 1).any():

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from rlrep.arguments import checked_numbers
+from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder
 from rlrep.objectives.autoencoder import Autoencoder
 from rlrep.objectives.barlow_twins import BarlowTwins
@@ -30,7 +31,7 @@ from rlrep.objectives.swav import SwAV
 from rlrep.objectives.taco import TACO
 from rlrep.objectives.temporal_contrastive import TemporalContrastive
 from rlrep.objectives.vip import VIP
-from rlrep.registry import check_options, find_class
+from rlrep.registry import check_options, find_class, parameters_of
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "taco": TACO,
@@ -56,7 +57,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "pixpro": PixPro,
     "sepclr": SepCLR,
 }
-"""The objectives that have names."""
+"""The registered objectives by name."""
 
 
 def find_objective(name: str) -> type[Objective]:
@@ -66,28 +67,36 @@ def find_objective(name: str) -> type[Objective]:
         name: in `OBJECTIVES`, or an import path, ``package.module:Class``.
 
     Raises:
-        ValueError: for an unknown name, with the nearest known ones, and a path that leads to no `Objective`.
+        ValueError: for an unknown name, with the nearest known names, and a path that is not an `Objective`.
     """
     return find_class("objective", name, OBJECTIVES, Objective)
 
 
 @checked_numbers
 def make_objective(
-    name: str, encoder: PixelEncoder, action_space: Any, *, batch_size: int | None = None, **options: Any
+    name: str,
+    encoder: PixelEncoder,
+    action_space: Any,
+    *,
+    augment: RandomShift | None = None,
+    batch_size: int | None = None,
+    **options: Any,
 ) -> Objective:
-    """The objective called `name` around `encoder`.
+    """Builds the objective called `name` on `encoder`.
 
     Args:
         name: see `find_objective`.
         encoder: the shared encoder.
-        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None where there are no actions.
-        batch_size: see `Objective`.
+        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None without actions.
+        augment, batch_size: see `Objective`; a class without the argument `augment` gets it, too.
         options: keyword arguments of the objective's class.
 
     Raises:
-        ValueError: for an unknown name or option, with the nearest known ones, and what the class refuses.
+        ValueError: for an unknown name or option, with the nearest known ones, and for options that the class refuses.
     """
     objective = find_objective(name)
+    if augment is not None and "augment" in parameters_of(objective):
+        options["augment"] = augment
     check_options("objective", name, objective, options)
     try:
         inspect.signature(objective).bind(encoder, action_space, **options)
@@ -98,6 +107,8 @@ def make_objective(
     made = objective(encoder, action_space, **options)
     check_declared(made)
     made.batch_size = batch_size
+    if augment is not None:
+        made.augment = augment
     return made
 
 

@@ -1,4 +1,4 @@
-"""Autoencoders: an observation from its own features."""
+"""Autoencoders: they reconstruct an observation from its features."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Autoencoder(Objective):
     """Reconstructs the newest frame of x_t from z = projection(φ(x_t)), section 3 of arXiv 2403.13765.
 
     ``loss_reconstruction`` = mean ‖decoder(z) - x‖² on the scale pixels / 255 - 0.5. With `denoise` the encoder sees
-    x + ε, ε ~ N(0, (255 · denoise)²) (arXiv 0810.3956's denoising autoencoder). With `codes` z passes a
-    vector-quantised bottleneck (arXiv 1711.00937) on its way to the decoder: `codebooks` parts, each one of `codes`
-    vectors; ``loss_commitment`` draws them to their codes.
+    x + ε, ε ~ N(0, (255 · denoise)²) (arXiv 0810.3956's denoising autoencoder). With `codes`, a vector-quantised
+    bottleneck (arXiv 1711.00937) precedes the decoder: it replaces each of z's `codebooks` parts by one of `codes`
+    vectors; ``loss_commitment`` pulls the parts to their codes.
 
     Args:
         encoder: the shared encoder.
@@ -32,9 +32,9 @@ class Autoencoder(Objective):
         feature_dim: size of z; None decodes the features themselves, for encoders with a small ``out_dim``: the
             convolutions' 39,200 features of an 84×84 picture would make a decoder of 2 GB.
         denoise: standard deviation of the noise that the encoder must remove, as a share of 255; 0 for none.
-        codes: vectors of each codebook; 0 leaves the bottleneck out. Needs the vector-quantize-pytorch package.
+        codes: vectors of each codebook; 0 means no bottleneck. Needs the vector-quantize-pytorch package.
         codebooks: parts that the features are cut into; must divide the size of z.
-        frame_channels: channels of one frame, of which the newest is decoded.
+        frame_channels: channels of one frame; the newest frame is decoded.
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation; a random shift by 4 pixels if None. The target is not augmented.
 
@@ -60,7 +60,7 @@ class Autoencoder(Objective):
         self.in_keys = ["observation"]
         self.out_keys = ["loss_reconstruction", *(["loss_commitment"] if codes else [])]
         self.denoise = denoise
-        self.same_every_update = not codes  # the quantiser replaces codes that died
+        self.same_every_update = not codes  # the quantiser replaces unused codes
         self.frame_channels = check_frame_channels(encoder, frame_channels)
         frame_shape = (frame_channels, *encoder.observation_shape[1:])
         self.projection: nn.Module = nn.Identity()
@@ -80,7 +80,7 @@ class Autoencoder(Objective):
         return out if commitment is None else out | {"loss_commitment": commitment}
 
     def bottleneck(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """z (B, feature_dim) as the decoder sees it, and the commitment loss if it is quantised."""
+        """The decoder's input z (B, feature_dim), and the commitment loss if it is quantised."""
         z = self.projection(features)
         if self.quantizer is None:
             return z, None
@@ -89,7 +89,7 @@ class Autoencoder(Objective):
 
     @torch.no_grad()
     def reconstruct(self, batch: TensorDict) -> Tensor:
-        """The newest frame of each observation as the decoder sees it, (B, frame_channels, H, W) uint8."""
+        """The decoder's reconstruction of each observation's newest frame, (B, frame_channels, H, W) uint8."""
         z, _ = self.bottleneck(self.encoder(batch["observation"]))
         return to_pixels(self.decoder(z))
 

@@ -17,11 +17,11 @@ EPSILON = 1e-5
 
 
 class BarlowTwins(Objective):
-    """Draws the cross-correlation of z_t and z_t+k, k in 1..K, towards the identity; needs no actions and no negatives.
+    """Pulls the cross-correlation of z_t and z_t+k, k in 1..K, to the identity; needs no actions and no negatives.
 
     With z = MLP(φ(x)), each dimension standardised over the batch, and C_ij = 1/B Σ_b z_t,bi z_t+k,bj (equations 1 and
-    2 of the paper): ``loss_barlow`` = Σ_i (1 - C_ii)² + λ Σ_i≠j C_ij². The paper's two views of one picture are here
-    two observations of one episode.
+    2 of the paper): ``loss_barlow`` = Σ_i (1 - C_ii)² + λ Σ_i≠j C_ij². Two observations of one episode replace the
+    paper's two views of one picture.
 
     Args:
         encoder: the shared encoder.

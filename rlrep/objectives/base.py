@@ -1,4 +1,4 @@
-"""What every objective is: a module around a shared encoder that turns a batch into losses; and several of them."""
+"""The base of every objective, a module around a shared encoder that computes losses of a batch; and a list of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 PIXELS = ("observation", "future_observation")
-AWAY = ("future_observation", "gap", ("sequence", "observation"), ("sequence", "name"))  # what is read by its offset
+AWAY = ("future_observation", "gap", ("sequence", "observation"), ("sequence", "name"))  # entries read by offset
 WHO_HAS = {
     "action": "data recorded with actions (a replay buffer, offline RL data), not video",
     "action_sequence": "a replay buffer built with horizon=K, or offline RL data, not video",
@@ -33,40 +33,42 @@ WHO_HAS = {
 
 
 class Objective(nn.Module):
-    """A representation loss on an encoder that it shares with whoever owns it.
+    """A representation loss on an encoder that it shares with its owner, such as an agent.
 
     Calling it with a batch returns a TensorDict without batch dimensions: entries named ``loss_*`` are scalars to
-    minimise, the others are detached metrics (TorchRL's LossModule convention). The parameters are the encoder's and
-    those of the objective's own heads.
+    minimise, the others are detached metrics (TorchRL's LossModule convention). Its parameters are the encoder's and
+    its own heads'.
 
-    A method of one's own sets `in_keys`, which entries of a batch `losses` takes, in that order; `out_keys`, what
-    `losses` returns; and `window` where it reads more around a step than the actions of `horizon` steps and where they
-    led. Pixels go through `encode`. Momentum copies are made by `momentum_copy` and move in `after_step`, which every
-    owner calls after its optimizer's step.
+    A subclass sets `in_keys`, the entries of a batch that `losses` takes, in that order; and `out_keys`, the names that
+    `losses` returns. It also sets `window`, if it reads more than the next `horizon` actions and the observation after
+    them. `encode` augments and encodes pixels. `momentum_copy` makes momentum copies; `after_step` moves them, and
+    every owner calls it after its optimizer's step.
 
-    The encoder may be any module from pixels (B, C, H, W) uint8 to features (B, repr_dim) float32 that has the number
-    `repr_dim`; an objective that draws pixels also reads its `observation_shape` (C, H, W).
+    The encoder may be any module with the attribute `repr_dim` that maps pixels (B, C, H, W) uint8 to features (B,
+    repr_dim) float32. An objective that draws pixels also reads its `observation_shape` (C, H, W).
 
     Args:
         encoder: the shared encoder.
         augment: the image augmentation; a random shift by 4 pixels if None.
 
     Attributes:
-        in_keys: which entries of a batch it takes.
-        out_keys: what it returns.
-        horizon: K, how many steps ahead it looks; 0 if only at the current observation.
-        batch_size: rows of a batch of its own that its owner draws for it; None shares the owner's batch. A contrastive
-            loss may want more negatives than a critic wants rows.
-        needs_actions: whether it can't be built without an action space.
-        needs_background: whether some of the episodes must be of a background, without what is to be learned.
-        all_ranks: under torch.distributed, whether a contrastive loss takes its negatives from all ranks, each of which
-            must call it with as many rows. Set it to False where ranks train apart, or one evaluates alone.
+        in_keys: the entries of a batch that it takes.
+        out_keys: the names that it returns.
+        horizon: K, how many steps ahead it looks; 0 for the current observation only.
+        batch_size: rows of a separate batch that the owner draws for it; None shares the owner's batch. A contrastive
+            loss may need more negatives than a critic needs rows.
+        needs_actions: whether it needs an action space.
+        needs_background: whether some episodes must show only a background, without the content to be learned.
+        all_ranks: under torch.distributed, whether a contrastive loss takes negatives from all ranks. Then each rank
+            must call it with the same number of rows. Set it to False if ranks train separately, or one rank evaluates
+            alone.
         moves_copies: whether `after_step` moves the momentum copies; an owner that moves them itself, by
             `restart_copies`, sets it to False.
-        same_every_update: whether each call makes the same operations and waits for no value, so that a CUDA graph can
-            stand for all of them. A method that calls ``item()``, or counts in Python, sets it to False.
+        same_every_update: whether each call runs the same operations and waits for no value, so that one CUDA graph can
+            replay it. A method that calls ``item()``, or counts in Python, sets it to False.
 
     Raises:
+        TypeError: for an augmentation that cannot be called, such as an action space.
         ValueError: for an encoder without `repr_dim`.
     """
 
@@ -87,6 +89,11 @@ class Objective(nn.Module):
                 f"{type(self).__name__} needs an encoder with the attribute repr_dim, the size of its features "
                 f"(B, repr_dim): {type(encoder).__name__} has none"
             )
+        if augment is not None and not callable(augment):
+            raise TypeError(
+                f"augment must be an image augmentation, such as RandomShift(4), got a {type(augment).__name__}: an "
+                f"objective of your own calls super().__init__(encoder, augment=augment)"
+            )
         self.encoder = encoder
         self.augment = RandomShift(4) if augment is None else augment
         self._window: Window | None = None
@@ -95,7 +102,7 @@ class Objective(nn.Module):
 
     @property
     def window(self) -> Window:
-        """What it reads around a step. Unless it was set: the common case, K = `horizon`, for its `in_keys`."""
+        """What it reads around a step; by default the common case, K = `horizon`, for its `in_keys`."""
         if self._window is not None:
             return self._window
         ahead = {"future_observation", "gap"} & {key for key in self.in_keys if isinstance(key, str)}
@@ -115,14 +122,14 @@ class Objective(nn.Module):
 
     @classmethod
     def reads_actions(cls, options: Mapping[str, Any]) -> bool:
-        """Whether a pre-training builds it with the data's action space, given the options it is built with."""
+        """Whether pre-training with these options builds it with the data's action space."""
         return cls.needs_actions
 
     def momentum_copy(self, online: M, rate: float) -> M:
-        """A copy of a module that no gradient reaches and that `after_step` moves towards it.
+        """A copy of a module without gradients; `after_step` moves it towards the module.
 
         Args:
-            online: what is trained.
+            online: the trained module.
             rate: τ in [0, 1]: copy ← (1 - τ) copy + τ online; a momentum m is a rate of 1 - m.
         """
         copy = momentum_copy(online)
@@ -130,30 +137,32 @@ class Objective(nn.Module):
         return copy
 
     def after_step(self) -> None:
-        """Called by the owner after each step of its optimizer: momentum copies move here."""
+        """Moves the momentum copies; the owner calls it after each step of its optimizer."""
         for copy, online, rate in self._copies if self.moves_copies else ():
             ema_(copy, online, rate)
 
     def restart_copies(self) -> None:
-        """To be called when the encoder was given other weights: momentum copies start from them."""
+        """Restarts momentum copies from the encoder's weights; call it after other weights were loaded."""
         for copy, online, _ in self._copies:
             ema_(copy, online, 1.0)
 
-    def encode(self, observation: Tensor, offset: int | None = None, encoder: nn.Module | None = None) -> Tensor:
+    def encode(self, observation: Tensor, offset: int | None = None, *, encoder: nn.Module | None = None) -> Tensor:
         """Features (B, repr_dim) float32 of an augmented view of the pixels; arguments as in `view`."""
-        return flat(self.view(observation, offset, encoder))
+        return flat(self.view(observation, offset, encoder=encoder))
 
-    def view(self, observation: Tensor, offset: int | None = None, encoder: nn.Module | None = None) -> Tensor:
-        """An augmented view of the pixels (B, C, H, W) uint8 as a `projection` reads it: its features (B, repr_dim)
-        float32, or the feature map that the encoder passes on without copying it.
+    def view(self, observation: Tensor, offset: int | None = None, *, encoder: nn.Module | None = None) -> Tensor:
+        """An augmented view of the pixels (B, C, H, W) uint8, for a `projection`: its features (B, repr_dim) float32,
+        or the encoder's feature map without a copy.
 
         Args:
             observation: pixels.
-            offset: of the observation in the window. The first view of it is the owner's, if the owner has encoded that
-                observation in this update and no gradient is wanted that its features do not carry. Further views, and
-                all views without an offset, are drawn and encoded afresh.
-            encoder: reads the view instead of the shared encoder, such as a momentum copy of it.
+            offset: of the observation in the window. The first view reuses the owner's features, if the owner encoded
+                this observation in this update and the features carry every needed gradient. Further views, and all
+                views without an offset, are augmented and encoded again.
+            encoder: encodes the view instead of the shared encoder; for example its momentum copy.
         """
+        if isinstance(offset, nn.Module):
+            raise TypeError("offset is a number of steps: give another encoder as encoder=…")
         if offset is not None and encoder is None:
             features = self._encoded.get(offset)
             if features is not None and (features.requires_grad or not torch.is_grad_enabled()):
@@ -169,8 +178,8 @@ class Objective(nn.Module):
 
         Args:
             batch: holds the entries `in_keys`.
-            encoded: features (B, repr_dim) or feature maps of observations that the encoder has read already in this
-                update, by their offset, if they are to be shared: see `view`.
+            encoded: features (B, repr_dim) or feature maps to share, by offset: of observations that the encoder has
+                already read in this update. See `view`.
         """
         from tensordict import TensorDict  # takes over a second to import
 
@@ -186,13 +195,13 @@ class Objective(nn.Module):
     def read(self, batch: TensorDict) -> list[Tensor]:
         """The entries `in_keys` of a batch, in that order.
 
-        The batch may have been drawn for a larger window, joined from several learners' own.
+        The batch may have a larger window, joined from several learners' windows.
 
         Raises:
             KeyError: naming the missing entry and the kind of data that has it.
             TypeError: for a dictionary, which has no nested keys.
             ValueError: for pixels that are not (B, C, H, W) uint8, an action sequence of another length than `horizon`,
-                or a larger gap (which is looked at on the CPU only).
+                or a larger gap (checked on the CPU only).
         """
         if not hasattr(batch, "batch_size"):
             raise TypeError(
@@ -250,14 +259,14 @@ class Objective(nn.Module):
 
 
 class Objectives(nn.ModuleList):
-    """Several objectives on one encoder, as an owner trains them: their sum, their joined window, their momentum.
+    """Several objectives on one encoder, which an owner trains together: their sum, joined window and momentum copies.
 
     Args:
-        objectives: built around one encoder; a mapping names them.
+        objectives: built on one encoder; a mapping names them.
 
     Raises:
-        ValueError: for two that return the same entry, or that are built around different encoders, and for one that
-            takes an entry which its window does not hold.
+        ValueError: if two return the same entry or have different encoders, or if one takes an entry that its window
+            does not have.
     """
 
     def __init__(self, objectives: Iterable[Objective] | Mapping[str, Objective] = ()) -> None:
@@ -285,22 +294,22 @@ class Objectives(nn.ModuleList):
         return super().__iter__()  # type: ignore[return-value]
 
     def __getitem__(self, which: Any) -> Any:
-        """By number, or by name where they have names."""
+        """The objective of that number, or of that name."""
         return super().__getitem__(self.names.index(which) if isinstance(which, str) else which)
 
     @property
     def out_keys(self) -> list[str]:
-        """What they return together."""
+        """All names that they return."""
         return [name for objective in self for name in objective.out_keys]
 
     @property
     def window(self) -> Window:
-        """What they read together from the owner's batch; those with a batch of their own are not counted."""
+        """The joined window on the owner's batch; objectives with a separate batch do not count."""
         return Window().join(*(objective.window for objective in self if objective.batch_size is None))
 
     @property
     def own_batches(self) -> dict[int, Window]:
-        """The windows of the batches that the owner must draw beside its own, by their size."""
+        """The windows of the separate batches that the owner must draw, by batch size."""
         sizes = {objective.batch_size for objective in self if objective.batch_size is not None}
         return {
             size: Window().join(*(objective.window for objective in self if objective.batch_size == size))
@@ -316,12 +325,12 @@ class Objectives(nn.ModuleList):
         """The unweighted sum of all losses, and all losses and metrics, detached.
 
         Args:
-            batch: the owner's, of `window`.
-            encoded: features of its observations by their offset, see `Objective.forward`.
-            own: the batches of `own_batches`, by their size.
+            batch: the owner's batch, drawn for `window`.
+            encoded: features of its observations by offset, see `Objective.forward`.
+            own: the batches of `own_batches`, by batch size.
 
         Raises:
-            KeyError: naming an objective whose own batch is missing.
+            KeyError: naming an objective whose separate batch is missing.
         """
         out: dict[str, Tensor] = {}
         for objective in self:
@@ -338,12 +347,12 @@ class Objectives(nn.ModuleList):
         return total_loss(out), {name: value.detach() for name, value in out.items()}
 
     def after_step(self) -> None:
-        """To be called after each step of the optimizer."""
+        """Moves all momentum copies; call it after each step of the optimizer."""
         for objective in self:
             objective.after_step()
 
     def restart_copies(self) -> None:
-        """To be called when the encoder was given other weights."""
+        """Restarts all momentum copies; call it after other weights were loaded into the encoder."""
         for objective in self:
             objective.restart_copies()
 
@@ -361,6 +370,12 @@ def check_declared(objective: Objective) -> None:
     if not any(key.startswith("loss_") for key in objective.out_keys):
         raise ValueError(
             f"{name} returns nothing to minimise: name a loss in out_keys loss_…, got {objective.out_keys}"
+        )
+    window = objective.window
+    if objective.horizon > 0 and not (window.observations or window.actions > 1 or window.rewards):
+        raise ValueError(
+            f"{name} has horizon={objective.horizon}, and reads nothing that many steps ahead: in_keys with "
+            f"'future_observation' or 'action_sequence' do, ('next', …) are the agent's n-step transition"
         )
 
 

@@ -20,7 +20,7 @@ STD = (0.1, 10.0)  # of the predicted distribution
 
 
 class Bisimulation(Objective):
-    """Makes distances of features those of the rewards to come: what no reward depends on is left out.
+    """Makes feature distances equal differences in future reward, so that features drop what no reward depends on.
 
     With z = W φ(x), a model N(μ(z, a), σ(z, a)²) of the next z, and pairs i, j of the batch's rows (equation 4 of the
     paper; z̄, μ̄ and σ̄ carry no gradient):
@@ -31,9 +31,9 @@ class Bisimulation(Objective):
       constant;
     - ``loss_bisimulation_reward`` = mean (R(μ(z_t, a_t)) - r_t)².
 
-    The encoder is trained by all three. Row i's partner j is the row before it. At a real end the last observation
-    stands for what would follow. Simplified for small pictures: z is linear in the shared encoder's features, and R
-    reads the predicted mean, where the paper draws a sample.
+    All three train the encoder. Row i's partner j is the previous row. At a real end the last observation replaces the
+    next. Simplified for small pictures: z is linear in the shared encoder's features, and R reads the predicted mean,
+    where the paper draws a sample.
 
     Args:
         encoder: the shared encoder.
@@ -81,7 +81,7 @@ class Bisimulation(Objective):
     def losses(  # type: ignore[override]
         self, observation: Tensor, action: Tensor, future_observation: Tensor, reward: Tensor
     ) -> dict[str, Tensor]:
-        """Of observations (B, C, H, W), actions, where they led, and rewards (B, 1, 1)."""
+        """The losses of observations (B, C, H, W), actions, next observations, and rewards (B, 1, 1)."""
         reward = reward.flatten()
         state = self.state_projection(self.view(observation, offset=0))
         with torch.no_grad():
@@ -98,7 +98,7 @@ class Bisimulation(Objective):
 
 
 def bisimulation_target(reward: Tensor, mean: Tensor, std: Tensor, discount: float) -> Tensor:
-    """What the distance of each row to the one before it should be, (B,).
+    """The target distance of each row to the previous row, (B,).
 
     Args:
         reward: (B,).

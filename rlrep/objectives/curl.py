@@ -15,10 +15,10 @@ from rlrep.objectives.base import Objective
 
 
 class CURL(Objective):
-    """InfoNCE between two augmented views of one observation, the rest of the batch as negatives.
+    """InfoNCE between two augmented views of one observation; the other rows are negatives.
 
-    L = InfoNCE(z W, z') with z = projection(encoder(view)); the second view carries no gradient and goes through the
-    same weights (no momentum copy, as in TACO). Negatives come from all ranks, see `Objective.all_ranks`.
+    L = InfoNCE(z W, z') with z = projection(encoder(view)); the second view carries no gradient and uses the same
+    weights (no momentum copy, as in TACO). Negatives come from all ranks, see `Objective.all_ranks`.
 
     Args:
         encoder: the shared encoder.

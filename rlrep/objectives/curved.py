@@ -1,4 +1,4 @@
-"""Curved contrast: similarities that fall with the steps ahead, and are none to the past (arXiv 2211.07591)."""
+"""Curved contrast: similarities fall with the steps ahead, and are 0 to the past (arXiv 2211.07591)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Curved(Objective):
 
     ``loss_curved`` = mean (c(x_t, x_t+k) - (1 - k/K))² + mean c(x_t+k, x_t)² + mean c(x_t, y)²,
 
-    where y are the later observations of all other rows, those of other ranks included, see `Objective.all_ranks`: what
-    lies behind or elsewhere is as far as can be. The heads differ, as the similarity has a direction. All sides carry a
-    gradient: the targets are numbers, so nothing collapses.
+    where y are the later observations of all other rows, also of other ranks, see `Objective.all_ranks`: observations
+    from the past or from elsewhere get similarity 0. The heads differ, because the similarity has a direction. All
+    sides carry a gradient: the targets are numbers, so nothing collapses.
 
-    Simplified for small pictures: observations of elsewhere are those of the batch, few of which are of the same
+    Simplified for small pictures: observations "from elsewhere" are the batch's, and a few of them are from the same
     episode.
 
     Args:
         encoder: the shared encoder.
         action_space: not used; every objective is built from the same two arguments.
-        horizon: K ≥ 1, the largest gap, from where on the similarity is 0.
-        feature_dim: size of s and of what the heads give.
+        horizon: K ≥ 1, the largest gap; there the similarity is 0.
+        feature_dim: size of s and of the heads' outputs.
         hidden_dim: width of the heads' hidden layer.
         augment: the image augmentation; a random shift by 4 pixels if None. Every observation has its own.
 

@@ -1,4 +1,4 @@
-"""CVRL: contrast of two clips of one video (arXiv 2008.03800)."""
+"""CVRL: contrast between clips of videos (arXiv 2008.03800)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class CVRL(Objective):
 
     A clip's z = MLP(mean over its T frames of φ(x)); ``loss_clip`` = symmetric InfoNCE of the two clips' z at
     temperature τ on cosine similarities (section 3.1 of the paper). The second clip begins k steps after the first, k
-    in 1..K with a probability that falls linearly, P(k) ∝ K + 1 - k (section 3.2). All frames of a clip are augmented
-    alike, each clip on its own (section 3.3). Simplified for small pictures: a clip's features are the mean of its
-    frames' features, where the paper has a 3D network, and the augmentation is the random shift.
+    in 1..K with a probability that falls linearly, P(k) ∝ K + 1 - k (section 3.2). All frames of a clip get the same
+    augmentation, each clip another one (section 3.3). Simplified for small pictures: the mean of the frames' features
+    replaces the paper's 3D network, and the augmentation is the random shift.
 
     Args:
         encoder: the shared encoder.
@@ -62,12 +62,12 @@ class CVRL(Objective):
         self.projection.apply(orthogonal_init)
 
     def clip(self, frames: Tensor) -> Tensor:
-        """z (B, feature_dim) of clips (B, T, C, H, W) uint8, each seen with one augmentation."""
+        """z (B, feature_dim) of clips (B, T, C, H, W) uint8, with one augmentation per clip."""
         view = self.augment(frames.flatten(1, 2)).unflatten(1, (self.clip_length, -1))
         return self.projection(self.encoder(view.flatten(0, 1)).unflatten(0, (-1, self.clip_length)).mean(1))
 
     def losses(self, observation: Tensor, others: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Of the first observation (B, C, H, W), and those that complete the two clips (B, 2T - 1, C, H, W)."""
+        """The losses of the first observation (B, C, H, W) and the clips' other observations (B, 2T - 1, C, H, W)."""
         rest, second = others[:, : self.clip_length - 1], others[:, self.clip_length - 1 :]
         first = self.clip(torch.cat([observation[:, None], rest], dim=1))
         loss, accuracy = temporal_contrastive(first, self.clip(second), self.temperature, True, self.all_ranks)

@@ -1,4 +1,4 @@
-"""Forward modelling: what will be seen some steps on, from the features now and the actions until then, if known."""
+"""Forward modelling: predicts a later observation from the features now and, if known, the actions until then."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class ForwardModel(Objective):
 
     - ``predict="features"``: ``loss_forward`` = mean ‖ẑ/‖ẑ‖ - z/‖z‖‖², between the prediction ẑ and z = projection(
       encoder(o_t+K)), which carries no gradient (the self-predictive loss of arXiv 2007.05929, without a momentum
-      copy). With nothing else to learn from, z may collapse to a constant; a critic on the same encoder keeps it apart.
+      copy). Without another loss, z may collapse to a constant; a critic on the same encoder prevents that.
     - ``predict="pixels"``: ``loss_forward`` = mean squared error of the decoded newest frame, on the scale
       pixels / 255 - 0.5 (the Gaussian likelihood of arXiv 2403.13765, up to a constant).
 
     Args:
         encoder: the shared encoder.
-        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None for video: the gap k stands in for actions.
+        action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None for video: the gap k replaces the actions.
         horizon: K ≥ 1; for video the largest gap in the data.
         predict: "features" or "pixels"; None is pixels for video, features otherwise.
-        frame_channels: channels of one frame, of which the newest is decoded.
+        frame_channels: channels of one frame; the newest frame is decoded.
         feature_dim: size of z.
         hidden_dim: width of the prediction head.
         latent_action_dim: size of one encoded action; int(1.25 · A) + 1 if None.
@@ -100,7 +100,7 @@ class ForwardModel(Objective):
             self.decoder = PixelDecoder(feature_dim, frame_shape, decoder_channels)
 
     def predict(self, features: Tensor, path: Tensor) -> Tensor:
-        """ẑ (B, feature_dim) from features (B, repr_dim) and what leads on from there: action sequences, or gaps."""
+        """ẑ (B, feature_dim) from features (B, repr_dim) and action sequences, or gaps for video."""
         state = self.state_projection(features)
         return self.predictor(torch.cat([state, self.path_encoder(path)], dim=1))
 

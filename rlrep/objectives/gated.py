@@ -16,18 +16,17 @@ from rlrep.window import Gap, Window
 
 
 class Gated(Objective):
-    """Tells pairs (x_t, x_t+k) of one episode from others by the features that a pair k steps apart has in common.
+    """Tells pairs (x_t, x_t+k) of one episode from others by the features that usually stay the same for k steps.
 
     With z = projection(φ(x)) and a learned gate g_k in (0, 1)^D for each k in 1..K:
 
     ``loss_gated`` = -1/B Σ_i log( exp(c_i(z_i, z'_i) / τ) / Σ_j exp(c_i(z_i, z'_j) / τ) ), with the cosine
-    c_i(x, y) = cos(g_k(i) ∘ x, g_k(i) ∘ y) in the subspace of the anchor's gap, half from either observation as the
-    anchor.
+    c_i(x, y) = cos(g_k(i) ∘ x, g_k(i) ∘ y) in the subspace of the anchor's gap; each observation is the anchor in half
+    of the loss.
 
-    Plain contrast demands that all features last K steps. Here fast ones may serve short gaps alone. Needs no actions.
-    Negatives come from all ranks, see `Objective.all_ranks`. Simplified for small pictures: a pair's kind is its gap
-    alone, and its gate a vector that is learned for it, where the paper computes gates from the augmentations of the
-    pair.
+    Plain contrast demands that all features last K steps. Here, fast features may serve only short gaps. Needs no
+    actions. Negatives come from all ranks, see `Objective.all_ranks`. Simplified for small pictures: each gap has one
+    learned gate, while the paper computes gates from the augmentations of the pair.
 
     Args:
         encoder: the shared encoder.

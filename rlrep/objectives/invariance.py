@@ -1,4 +1,4 @@
-"""Temporal contrast that is as hard in every recording (arXiv 2111.14820, with the penalty of V-REx, 2003.00688)."""
+"""Temporal contrast, equally hard in every recording (arXiv 2111.14820, with the penalty of V-REx, 2003.00688)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from rlrep.window import Gap, Window
 
 
 class Invariance(Objective):
-    """Tells pairs (x_t, x_t+k) of one episode from others, k in 1..K, by what helps as much in every recording.
+    """Tells pairs (x_t, x_t+k), k in 1..K, of one episode from others, by features that help equally in every
+    recording.
 
     With z = projection(φ(x)), each row's InfoNCE ℓ_i of cosines at temperature τ, the mean of both directions, and the
     risk R_e, the mean of ℓ_i over the rows of recording e:
 
-    ``loss_invariance`` = mean_e R_e + β Var_e R_e, over the recordings in the batch, each of the same weight.
+    ``loss_invariance`` = mean_e R_e + β Var_e R_e, over the recordings in the batch, with equal weights.
 
-    What identifies pairs in some recordings alone, such as noise that persists there, makes their risks differ. Needs
-    no actions. A recording is an episode, or all those whose number leaves the same remainder when divided by `groups`,
-    for data that were recorded in turns under so many conditions; a risk should be the mean of several rows. Negatives
+    A feature that identifies pairs only in some recordings, such as persistent noise, makes the risks differ. Needs no
+    actions. A recording is an episode. With `groups`, a recording is all episodes with the same number modulo `groups`,
+    for data recorded under so many conditions in turn; each risk should average several rows. Negatives
     come from all ranks, see `Objective.all_ranks`, recordings from each rank's own batch. With TorchRL, each slice
     counts as an episode.
 
@@ -35,8 +36,8 @@ class Invariance(Objective):
         encoder: the shared encoder.
         action_space: not used; every objective is built from the same two arguments.
         horizon: K ≥ 1, the largest gap.
-        penalty: β ≥ 0; 0 gives each recording the same weight, and asks for nothing else.
-        groups: number of recordings that episodes belong to in turns; 0 makes each episode one.
+        penalty: β ≥ 0; with 0, recordings only have equal weights.
+        groups: number of recordings, to which episodes belong in turn; 0 makes each episode a recording.
         feature_dim: size of z.
         temperature: τ > 0.
         augment: the image augmentation; a random shift by 4 pixels if None.
@@ -83,10 +84,10 @@ class Invariance(Objective):
 
 
 def risk_over(recording: Tensor, loss: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean and the variance over recordings of their rows' mean loss.
+    """The mean and the variance of the recordings' mean losses.
 
     Args:
-        recording: (B,) int64, the number of each row's.
+        recording: (B,) int64, the number of each row's recording.
         loss: (B,) of each row.
     """
     same = (recording[:, None] == recording).to(loss.dtype)

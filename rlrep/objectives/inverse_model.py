@@ -1,4 +1,4 @@
-"""Multi-step inverse dynamics: which action was taken, from where it led (ACRO, arXiv 2211.00164)."""
+"""Multi-step inverse dynamics: predicts an action from its result (ACRO, arXiv 2211.00164)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class InverseModel(Objective):
     """Predicts a_t from (φ(x_t), φ(x_t+k), k), k in 1..K: the agent-controller state, whatever the exogenous noise.
 
     ``loss_inverse`` = cross-entropy of a discrete action, or squared error of a continuous one (a Gaussian likelihood
-    up to a constant). Needs data with actions: the reference that video-only methods are compared with.
+    up to a constant). Needs data with actions; it is the reference for video-only methods.
 
     Args:
         encoder: the shared encoder.
         action_space: Gymnasium ``Box`` (one axis) or ``Discrete``.
         horizon: K ≥ 1, the largest gap in the data.
         hidden_dim: width of the head's hidden layer.
-        feature_dim: size of a projection of φ that the head reads, as contrastive methods have one; None: φ itself.
+        feature_dim: size of a projection of φ for the head, as in contrastive methods; None: the head reads φ.
         augment: the image augmentation; a random shift by 4 pixels if None.
 
     Raises:

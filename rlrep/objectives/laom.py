@@ -1,4 +1,4 @@
-"""LAOM: latent actions in spite of distractors, by prediction of features (arXiv 2502.00379)."""
+"""LAOM: latent actions despite distractors, by predicting features (arXiv 2502.00379)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ RANGE = 2**32
 
 
 class LAOM(Objective):
-    """Predicts the momentum encoder's features of the next observation from now and a latent action, which is read from
-    now and an observation k steps later.
+    """Predicts the momentum encoder's features of the next observation from the current one and a latent action. The
+    latent action is computed from the current observation and one k steps later.
 
     With s = projection(φ(x)), the latent action u_t = I(s_t, s_t+k), k in 1..K, the forward model F and the momentum
     copy s̄ (section 4 of the paper, a labelled action's head W included):
@@ -32,9 +32,9 @@ class LAOM(Objective):
     - ``loss_laom_labels`` = ω · the squared error of W u_t against a_t, or the cross-entropy of a discrete action, the
       mean over the rows that have a label; only with `labelled`, which needs data with actions.
 
-    A row has a label if the fractional part of its `index`, the row's place in the store, times the golden ratio is
-    below `labelled`. So the same rows of the same data are labelled in every run, and about the same share of any
-    stretch of them. Rows without an index of their own (below 0, a mixture's data) have none.
+    A row has a label if the fractional part of its `index` (the row's place in the store) times the golden ratio is
+    below `labelled`. So every run labels the same rows of the same data, and about the same share of any stretch of
+    rows. Rows with an index below 0 (a mixture's data) have no label.
 
     Simplified for small pictures: s is a vector rather than a map, I and F are MLPs with one hidden layer, and u has
     1,024 dimensions, where the paper has 8,192.

@@ -15,16 +15,16 @@ from rlrep.window import Window
 
 
 class LAPO(Objective):
-    """Predicts the next frame in pixels from now and a latent action that is read from both; needs no actions.
+    """Predicts the next frame's pixels from the current one and a latent action, computed from both; needs no actions.
 
     With s = projection(φ(x)), the inverse model u_t = I(s_t, s_t+1) and the forward model F (section 3.1 of the paper):
 
     ``loss_lapo`` = mean ‖decoder(F(s_t, u_t)) - x_t+1‖², on the scale pixels / 255 - 0.5, of the newest frame.
 
-    What the inverse model hands over must tell the two observations apart: an action, or noise that changes.
-    Simplified for small pictures: both models read the shared encoder's features, where the paper has networks of their
-    own on raw pixels; past frames are those of the encoder's stack; and u is continuous, where the paper quantises it
-    (users report that its codes collapse).
+    The latent action must explain how the two observations differ: by an action, or by changing noise. Simplified for
+    small pictures: both models read the shared encoder's features, while the paper's networks read raw pixels; past
+    frames are those of the encoder's stack; and u is continuous, while the paper quantises it (users report that its
+    codes collapse).
 
     Args:
         encoder: the shared encoder.
@@ -32,7 +32,7 @@ class LAPO(Objective):
         latent_action_dim: size of u.
         feature_dim: size of s.
         hidden_dim: width of both models' hidden layer.
-        frame_channels: channels of one frame, of which the newest is decoded.
+        frame_channels: channels of one frame; the newest frame is decoded.
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation; a random shift by 4 pixels if None. The target is not augmented.
 

@@ -24,10 +24,10 @@ LARGEST = 10.0  # the bins are at symexp of an even grid on ±LARGEST
 
 
 def two_hot(value: Tensor, bins: Tensor) -> Tensor:
-    """Weights of the two bins around each value, linear between them, which sum to 1.
+    """Weights of the two bins around each value, linear between the bins, with sum 1.
 
     Args:
-        value: (…,) float; what lies beyond the outer bins counts as on them.
+        value: (…,) float; values beyond the outer bins are clipped to them.
         bins: (N,) ascending.
 
     Returns:
@@ -42,7 +42,7 @@ def two_hot(value: Tensor, bins: Tensor) -> Tensor:
 
 
 class StateActionEncoder(nn.Module):
-    """g: a state's embedding (B, D) and an action (B, A) to the embedding of both, (B, `out_dim`)."""
+    """g: maps a state's embedding (B, D) and an action (B, A) to their joint embedding (B, `out_dim`)."""
 
     def __init__(self, state_dim: int, action_dim: int, latent_action_dim: int, hidden_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -75,8 +75,8 @@ class LatentModel(Objective):
     - ``loss_model_contrast`` = κ Σ_k m_k InfoNCE of cos(ẑ_k+1, f̄(x_t+k+1)) / τ, the other rows as negatives.
 
     Each is a mean over the batch. The gradient goes through the whole unroll. With ρ = δ = 0 it reads no rewards, and
-    can be pre-trained on frames and actions. MR.Q learns value and policy on `embed` and `state_action`; with other
-    agents it is a loss on their encoder like any other.
+    can be pre-trained on frames and actions. MR.Q's value and policy read `embed` and `state_action`; with other agents
+    it is a loss on their encoder, like other objectives.
 
     Args:
         encoder: the shared encoder; f is the encoder and one layer of size `state_dim`.
@@ -93,10 +93,10 @@ class LatentModel(Objective):
         hidden_dim: width of g's two hidden layers; 750 in DR.Q.
         momentum: m in [0, 1) of the target: target ← m target + (1 - m) online, after each step. MR.Q copies it
             between bursts instead.
-        keep: how many of the targets' embeddings are kept until the targets move again, 4·D bytes each, so that an
-            observation that is drawn again need not be encoded again; 0 for none. It pays where the targets stand
-            still for long, as in MR.Q, which keeps as many of the states it learns on. An observation then has one
-            shift until the encoder moves, rather than a new one in each batch.
+        keep: size of a cache of target embeddings, 4·D bytes each, valid until the targets move; 0 for none. It saves
+            encoding an observation again, which helps if the targets stay fixed for long, as in MR.Q. MR.Q also caches
+            as many embeddings of its states. A cached observation keeps one shift until the encoder moves, instead of a
+            new shift in each batch.
         augment: the image augmentation; a random shift by 4 pixels if None. Every image has its own.
 
     Raises:
@@ -169,7 +169,7 @@ class LatentModel(Objective):
 
     @torch.no_grad()
     def embed_target(self, observation: Tensor, name: Tensor | None = None) -> Tensor:
-        """f̄ of an augmented view: (B, C, H, W) uint8 to (B, D); with names (B,) what was kept, and keeps the rest."""
+        """f̄ of an augmented view: (B, C, H, W) uint8 to (B, D); with names (B,), from the cache where possible."""
         return self.kept_targets.of(
             observation, name, lambda pixels: self.target_projection(self.view(pixels, encoder=self.target_encoder))
         )
@@ -184,11 +184,11 @@ class LatentModel(Objective):
         self.kept_targets.forget()
 
     def as_vector(self, action: Tensor) -> Tensor:
-        """Actions (…, A) float32 as they are, and choices (…,) as one-hot vectors (…, A)."""
+        """Actions (…, A) float32 unchanged, and discrete ones (…,) as one-hot vectors (…, A)."""
         return F.one_hot(action.long(), self.action_dim).float() if self.discrete else action.float()
 
     def predict(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of embeddings (B, D) and action vectors (B, A): the next embedding (B, D), reward logits (B, 65) and the
+        """From embeddings (B, D) and action vectors (B, A), the next embedding (B, D), reward logits (B, 65) and the
         termination (B, 1)."""
         termination, following, reward = self.head(self.state_action(state, action)).split([1, self.state_dim, BINS], 1)
         return following, reward, termination
@@ -200,9 +200,9 @@ class LatentModel(Objective):
         action_sequence: Tensor,
         *rest: Tensor,
     ) -> dict[str, Tensor]:
-        """Of observations (B, C, H, W), the K that follow (B, K, C, H, W), actions (B, K, A) or (B, K), with
-        `keep` the names of those that follow (B, K), and of each step its reward, whether it really ended and
-        whether it was taken, (B, K, 1)."""
+        """Losses of observations (B, C, H, W), the K next ones (B, K, C, H, W), actions (B, K, A) or (B, K), with
+        `keep` the names of the next ones (B, K), and for each step the reward, whether the episode really ended, and
+        whether the step was taken, (B, K, 1)."""
         given = {key[1]: value for key, value in zip(self.in_keys[3:], rest, strict=True)}
         none = torch.zeros(len(observation), self.horizon, 1, device=observation.device)
         reward, terminated = given.get("reward", none), given.get("terminated", none.bool())
@@ -228,7 +228,7 @@ class LatentModel(Objective):
         return out if accuracy is None else out | {"model_contrast_accuracy": accuracy}
 
     def step_losses(self, logits: Tensor, ends: Tensor, reward: Tensor, terminated: Tensor) -> dict[str, Tensor]:
-        """Of each step of the unroll, (B, K): reward logits (B, K, 65) and terminations (B, K, 1) against what came."""
+        """Losses (B, K) of each unrolled step: reward logits (B, K, 65) and terminations (B, K, 1) against the data."""
         expected = two_hot(reward[..., 0], self.bins)
         return {
             "reward": -(expected * logits.log_softmax(2)).sum(2),
@@ -246,7 +246,7 @@ class LatentModel(Objective):
         return torch.stack(losses, 1), torch.stack(accuracies).mean()
 
     def _tell_of_rewards(self, reward: Tensor) -> None:
-        """Warns once of rewards beyond the bins; looks at them on the CPU only, where nothing has to wait for it."""
+        """Warns once of rewards beyond the bins; checks only on the CPU, where the check makes nothing wait."""
         if self.told_of_rewards or reward.device.type != "cpu" or torch.compiler.is_compiling():
             return
         largest = reward.abs().max()

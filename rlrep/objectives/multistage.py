@@ -20,21 +20,21 @@ ROUNDS = 5  # of k-means
 
 
 class Multistage(Objective):
-    """Tells pairs (x_t, x_t+k) of one episode, k in 1..K, from pairs that look alike to the stages before.
+    """Tells pairs (x_t, x_t+k) of one episode, k in 1..K, from pairs that look alike to the previous stages.
 
-    Contrast is content with the feature that identifies a pair most easily, and leaves the others out. With stages
+    Plain contrast learns the feature that identifies a pair most easily, and ignores the others. With stages
     s = 1..S, each with a part z_s = projection_s(φ(x)), and the cluster c_s(i) that k-means finds for row i in z_s
     (section 3 of the paper):
 
     ``loss_stage_s`` = -1/B Σ_i log( exp(cos(z_s,i, z'_s,i) / τ) / Σ_j exp(cos(z_s,i, z'_s,j) / τ) ), over those j with
-    c_r(j) = c_r(i) for all r < s,
+    c_r(j) = c_r(i) for all r < s.
 
-    half from either observation as the anchor; the clusters are those of x_t, and no gradient goes through them. So
-    what the stages before tell apart is no help any more. The first stage is contrast as always. The features are the
-    stages side by side; all are read from φ(x).
+    Each observation is the anchor in half of the loss; the clusters are those of x_t, without a gradient. So features
+    of the previous stages no longer help. The first stage is plain contrast. The features are all stages concatenated;
+    each stage reads φ(x).
 
-    Simplified for small pictures and a shared encoder: the stages are trained together, where the paper trains an
-    encoder for each, one after the other; and k-means sees the batch, where the paper clusters the data.
+    Simplified for small pictures and a shared encoder: the stages are trained together, while the paper trains one
+    encoder after the other; and k-means clusters the batch, while the paper clusters the data.
 
     Args:
         encoder: the shared encoder.
@@ -91,9 +91,9 @@ class Multistage(Objective):
 
 @torch.no_grad()
 def k_means(features: Tensor, clusters: int) -> Tensor:
-    """The cluster of each row, (B, D) to (B,) int64, after a few rounds that begin with centres far from each other.
+    """The cluster of each row, (B, D) to (B,) int64, after a few rounds from distant centres.
 
-    Each centre after the first row is the row that is furthest from the centres so far.
+    The first centre is the first row; each further centre is the row that is furthest from the previous centres.
     """
     centres = features[:1]
     for _ in range(clusters - 1):

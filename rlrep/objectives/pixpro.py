@@ -1,4 +1,4 @@
-"""PixPro: consistency of the places in two views of one picture (arXiv 2011.10043)."""
+"""PixPro: consistent features of each place in two views of one picture (arXiv 2011.10043)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class PixPro(Objective):
     With the map x = projection(map of φ's last convolution) of one view, its momentum copy x̄ of the other, and the
     propagation y_i = Σ_j max(cos(x_i, x_j), 0)² g(x_j) over the places of one view (equations 3 to 5 of the paper):
 
-    ``loss_pixpro`` = -mean cos(y_i, x̄_j), half from either view, over all pairs of places whose centres lie less than
-    0.7 of a cell's diagonal from each other in the picture.
+    ``loss_pixpro`` = -mean cos(y_i, x̄_j), half from either view, over all pairs of places whose centres are closer in
+    the picture than 0.7 of a cell's diagonal.
 
-    Needs no actions. Simplified for small pictures: the views are shifted, not scaled, by the numbers of the
-    augmentation; the map is averaged to at most 7×7 cells, the size of the paper's; and the momentum is constant. The
-    projection has the paper's batch normalisation, over the places of all rows: without it, features may collapse. With
-    an encoder that has a head (`out_dim`), the convolutions alone are trained.
+    Needs no actions. Simplified for small pictures: the augmentation's shifts replace the paper's scaled views; the map
+    is averaged to at most 7×7 cells, the paper's size; and the momentum is constant. The projection has the paper's
+    batch normalisation, over the places of all rows: without it, features may collapse. With an encoder that has a head
+    (`out_dim`), the convolutions alone are trained.
 
     Args:
         encoder: the shared encoder, a `PixelEncoder`.
@@ -40,7 +40,7 @@ class PixPro(Objective):
         feature_dim: of each place.
         hidden_dim: width of the projection's hidden layer.
         momentum: m in [0, 1) of the copies: copy ← m copy + (1 - m) online, after each step.
-        augment: whose `pad` is the most that a view is shifted, in pixels; a random shift by 4 if None.
+        augment: its `pad` is the largest shift of a view, in pixels; a random shift by 4 if None.
 
     Raises:
         ValueError: for numbers out of range, and an encoder without maps.
@@ -108,14 +108,14 @@ def same_place(centres: Tensor, moved: Tensor, near: float) -> Tensor:
 
     Args:
         centres: (places, 2) within a view, in pixels.
-        moved: (B, 2) where the first view begins in the picture, less where the second does.
-        near: at which distance, in pixels, two places are no longer the same.
+        moved: (B, 2) where the first view begins in the picture, minus where the second begins.
+        near: two places are the same below this distance, in pixels.
     """
     away = centres[:, None] - centres + moved[:, None, None]
     return torch.linalg.vector_norm(away, dim=3) < near
 
 
 def agreement(seen: Tensor, target: Tensor, same: Tensor) -> Tensor:
-    """The mean cosine of all pairs of places (B, places, D) that are the same (B, places, places)."""
+    """The mean cosine over pairs of places (B, places, D) that are the same by (B, places, places)."""
     cosines = F.normalize(seen, dim=2) @ target.mT
     return (cosines * same).sum() / same.sum().clamp(min=1)

@@ -18,15 +18,15 @@ from rlrep.window import Gap, Window
 
 
 class R3M(Objective):
-    """Makes observations that are nearer in time nearer than farther ones, and than those of other rows.
+    """Makes features of observations near in time closer than those of distant ones and of other rows.
 
     With z = W φ(x), S(x, y) = -‖z(x) - z(y)‖, k in 1..K-1, and x' of another row (equation 1 of the paper):
 
     ``loss_r3m`` = mean -log( e^S(x_t, x_t+k) / (e^S(x_t, x_t+k) + e^S(x_t, x_t+K) + e^S(x_t, x'_t+k)) ).
 
-    Needs no actions. Simplified for small pictures: of R3M's three losses this is the time contrast alone, without
-    language and the L1 penalty; the farther observation is always K steps away; and x' is of the row before, which may
-    be of the same episode.
+    Needs no actions. Simplified for small pictures: this is only the time contrast of R3M's three losses, without
+    language and the L1 penalty; the farther observation is always K steps away; and x' is from the previous row,
+    which may have the same episode.
 
     Args:
         encoder: the shared encoder.
@@ -57,7 +57,7 @@ class R3M(Objective):
         self.state_projection.apply(orthogonal_init)
 
     def losses(self, observation: Tensor, others: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Of observations (B, C, H, W), and a nearer and a farther one (B, 2, C, H, W)."""
+        """The losses of observations (B, C, H, W), with a nearer and a farther one (B, 2, C, H, W)."""
         start = self.state_projection(self.view(observation, offset=0))
         near, far = (self.state_projection(self.view(each)) for each in others.unbind(1))
         logits = torch.stack([value(start, each) for each in (near, far, near.roll(1, 0))], dim=1)

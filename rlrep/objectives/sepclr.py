@@ -1,4 +1,4 @@
-"""SepCLR over time: what is in all recordings apart from what is not in a background (arXiv 2402.11928)."""
+"""SepCLR over time: separates what all recordings show from what a background lacks (arXiv 2402.11928)."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class SepCLR(Objective):
 
     - ``loss_sepclr_common`` = mean ‖c_t - c_t+k‖² / τ + log mean_i≠j k(c_i, c_j), over D and G: alignment and
       uniformity;
-    - ``loss_sepclr_salient`` = the same of s over D, where s̄ is one more point that the others keep away from;
+    - ``loss_sepclr_salient`` = the same of s over D, with s̄ as one more point to stay away from;
     - ``loss_sepclr_background`` = mean ‖s_i - s̄‖² / τ, over G;
-    - ``loss_sepclr_joint`` = λ log mean_i≠j k(c_i, c_j) k(s_i, s_j), over D: a kernel estimate of less the joint
+    - ``loss_sepclr_joint`` = λ log mean_i≠j k(c_i, c_j) k(s_i, s_j), over D: a kernel estimate of the negative joint
       entropy, so that c and s share no information.
 
-    Only parts that are small enough share the work: with many dimensions, each has room for all. And nothing but
-    ``loss_sepclr_joint`` keeps what the background has out of s where both are in the picture. Needs no actions.
-    **The background is part of the data**: it is the episodes whose number is a multiple of `background_every`, counted
-    from 0, so with 2 each second recording, the first one included. Rows of all ranks count, see `Objective.all_ranks`.
-    With TorchRL, slices count as episodes, and their batches need both in turns.
+    Keep both parts small: with many dimensions, each part can hold everything. If the picture shows both, only
+    ``loss_sepclr_joint`` keeps background content out of s. Needs no actions. **The background is part of the
+    data**: it is the episodes whose number is a multiple of `background_every`, counted from 0; with 2, every
+    second recording, starting with the first. Rows of all ranks count, see `Objective.all_ranks`. With TorchRL,
+    slices count as episodes, and their batches need data and background in turn.
 
-    Simplified for small pictures: one shared encoder, with a projection for each part, where the paper has an encoder
-    for each; and positives are observations of one episode, where the paper has two augmentations of one picture.
+    Simplified for small pictures: one shared encoder with a projection for each part, while the paper has an encoder
+    for each; and positives are observations of one episode, while the paper uses two augmentations of one picture.
 
     Args:
         encoder: the shared encoder.
@@ -108,13 +108,13 @@ class SepCLR(Objective):
         return ((2 * points @ points.T - 2) / self.temperature).exp()
 
     def far(self, first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
-        """The mean of ‖first - second‖² / τ over the rows of weight 1, the others having 0."""
+        """The mean of ‖first - second‖² / τ over the rows of weight 1; the other rows have weight 0."""
         squares = (first - second).square().sum(1)
         return (weight * squares).sum() / weight.sum().clamp(min=1) / self.temperature
 
 
 def log_mean(kernel: Tensor, weight: Tensor) -> Tensor:
-    """log mean_i≠j of a kernel (B, B) over the rows of weight 1, the others having 0; 0 for fewer than two."""
+    """log mean_i≠j of a kernel (B, B) over the rows of weight 1, other rows have 0; 0 for fewer than two."""
     pairs = weight[:, None] * weight
     pairs = pairs - pairs.diagonal().diag()
     count = pairs.sum()

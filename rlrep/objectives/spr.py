@@ -18,15 +18,15 @@ from rlrep.window import Window
 
 
 class SPR(Objective):
-    """Predicts the momentum encoder's features of the next K observations from now and the actions until then.
+    """Predicts the momentum encoder's features of the next K observations from the current one and the actions.
 
-    With ẑ_t = z_t = projection(φ(x_t)), ẑ_t+k = h(ẑ_t+k-1, u_t+k-1), a prediction head q∘g on the online side and the
-    momentum copies φ̄, ḡ on the other, equation 3 of the paper:
+    With ẑ_t = z_t = projection(φ(x_t)), ẑ_t+k = h(ẑ_t+k-1, u_t+k-1), a prediction head q∘g on the online side, and the
+    momentum copies φ̄, ḡ on the target side, equation 3 of the paper:
 
     ``loss_spr`` = -1/K Σ_k cos(q(g(ẑ_t+k)), ḡ(φ̄(x_t+k))), the mean over the batch.
 
-    Without actions (video), h reads ẑ alone: BYOL over time. At a real end the last observation stands for all that
-    would follow. Simplified for small pictures: z is a vector rather than a map, and h an MLP rather than convolutions.
+    Without actions (video), h reads ẑ alone: BYOL over time. At a real end the last observation replaces all later
+    ones. Simplified for small pictures: z is a vector rather than a map, and h an MLP rather than convolutions.
 
     Args:
         encoder: the shared encoder.
@@ -74,7 +74,7 @@ class SPR(Objective):
     def losses(  # type: ignore[override]
         self, observation: Tensor, following: Tensor, action_sequence: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Of observations (B, C, H, W), the K that follow (B, K, C, H, W), and actions (B, K, A) or (B, K)."""
+        """The losses of observations (B, C, H, W), the K next ones (B, K, C, H, W), and actions (B, K, A) or (B, K)."""
         with torch.no_grad():
             features = self.view(following.flatten(0, 1), encoder=self.target_encoder)
             targets = self.target_head(features).view(*following.shape[:2], -1)

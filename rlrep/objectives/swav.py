@@ -22,15 +22,15 @@ class SwAV(Objective):
     """Predicts from x_t which prototypes x_t+k is assigned to, k in 1..K, and back; needs no actions and no negatives.
 
     With z = MLP(φ(x)) of length 1, prototypes c_1..c_P of length 1, p = softmax(z · c / τ) and assignments q, which
-    Sinkhorn's algorithm makes of the batch's z · c / ε so that each prototype gets the same share of the batch
+    Sinkhorn's algorithm computes from the batch's z · c / ε so that each prototype gets the same share of the batch
     (equations 2, 3 and 5 of SwAV's paper):
 
     ``loss_swav`` = -½ mean (Σ_p q_t+k log p_t + Σ_p q_t log p_t+k).
 
-    No gradient goes through q. Prototypes have length 1 again after each step. Batches of all ranks are assigned
+    No gradient goes through q. After each step, prototypes are scaled to length 1. Batches of all ranks are assigned
     together, see `Objective.all_ranks`. Simplified for small pictures: two views, no smaller crops and no queue of
-    earlier batches. The second view is another observation of the episode, as in Proto-RL, which predicts in one
-    direction, from a head of its own, and takes assignments from a momentum encoder.
+    earlier batches. The second view is another observation of the episode, as in Proto-RL. Proto-RL predicts in one
+    direction, with a separate head, and takes assignments from a momentum encoder.
 
     Args:
         encoder: the shared encoder.
@@ -40,7 +40,7 @@ class SwAV(Objective):
         feature_dim: size of z.
         hidden_dim: width of the MLP's hidden layer.
         temperature: τ > 0.
-        epsilon: ε > 0; the smaller, the closer an assignment is to a single prototype.
+        epsilon: ε > 0; a smaller value brings an assignment closer to a single prototype.
         augment: the image augmentation; a random shift by 4 pixels if None.
 
     Raises:
@@ -91,7 +91,7 @@ class SwAV(Objective):
         return {"loss_swav": loss, "swav_agreement": agreement}
 
     def assign(self, scores: Tensor) -> Tensor:
-        """q (B, P) of scores (B, P); those of all ranks count."""
+        """q (B, P) of scores (B, P), computed over all ranks."""
         everyone, first = gather(scores, self.all_ranks)
         return sinkhorn(everyone / self.epsilon)[first : first + len(scores)]
 

@@ -21,7 +21,7 @@ class TACO(Objective):
 
     With z = projection(encoder(o)), u = the encoded action sequence and W a learned matrix:
 
-    - ``loss_taco``: InfoNCE of G(z_t, u_t:t+K-1) W against z_t+K, the other futures of the batch as negatives;
+    - ``loss_taco``: InfoNCE of G(z_t, u_t:t+K-1) W against z_t+K; the other futures of the batch are negatives;
     - ``loss_curl``: InfoNCE of z_t W against a second view of the same observation;
     - ``loss_reward``: squared error of the n-step reward predicted from (z_t, u_t:t+K-1).
 

@@ -18,8 +18,8 @@ class TemporalContrastive(Objective):
     """Tells pairs (x_t, x_t+k) of one episode, k in 1..K, from the other pairs of a batch; needs no actions.
 
     ``loss_temporal`` = symmetric InfoNCE of z_t and z_t+k with z = projection(φ(x)), see
-    `rlrep.contrast.temporal_contrastive`. What stays in sight for k steps, exogenous noise included, identifies a pair.
-    Negatives come from all ranks, see `Objective.all_ranks`.
+    `rlrep.contrast.temporal_contrastive`. Everything that stays visible for k steps identifies a pair, also exogenous
+    noise. Negatives come from all ranks, see `Objective.all_ranks`.
 
     Args:
         encoder: the shared encoder.

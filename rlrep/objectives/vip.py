@@ -18,20 +18,20 @@ from rlrep.window import Gap, Window
 
 
 class VIP(Objective):
-    """Makes distances of features the discounted steps from one observation to another; needs no actions.
+    """Makes feature distances equal the discounted steps from one observation to another; needs no actions.
 
     With z = W φ(x), the value V(x, g) = -‖z(x) - z(g)‖, the goal g = x_t+K, k in 1..K-1, and the reward r(x) = 0 at the
     goal, -1 elsewhere (equation 5 of the paper):
 
     ``loss_vip`` = (1 - γ) mean(-V(x_t, g)) + log( (1 - γᴷ) mean exp(V(x_t+k, g) - r(x_t+k) - γ V(x_t+k+1, g)) + γᴷ ).
 
-    The first term draws beginnings to their goals; the second, a step's temporal difference, pushes neighbours apart
-    until a step costs 1: at the best, -V is 1 + γ + … + γ^(steps - 1). The mean in the second is over the rows of all
-    ranks, see `Objective.all_ranks`.
+    The first term pulls beginnings to their goals. The second, a step's temporal difference, pushes neighbours apart
+    until a step costs 1: at the optimum, -V is 1 + γ + … + γ^(steps - 1). The mean in the second term is over the rows
+    of all ranks, see `Objective.all_ranks`.
 
-    Simplified for small pictures: the parts of an episode that the paper draws, from x_t to the goal, all have K steps
-    (where an episode really ends earlier, its last observation is the goal). As K is small, staying at the goal counts
-    with its share of the discounted steps, γᴷ, at which the exponent is 0: without it nothing bounds the distances.
+    Simplified for small pictures: all parts of an episode, from x_t to the goal, have K steps (if an episode really
+    ends earlier, its last observation is the goal). Because K is small, the loss includes the steps at the goal,
+    with exponent 0 and their share γᴷ of the discounted steps: without them nothing bounds the distances.
 
     Args:
         encoder: the shared encoder.
@@ -63,7 +63,7 @@ class VIP(Objective):
         self.state_projection.apply(orthogonal_init)
 
     def losses(self, observation: Tensor, others: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """Of beginnings (B, C, H, W), and two consecutive observations on the way and the goal (B, 3, C, H, W)."""
+        """The losses of beginnings (B, C, H, W), two consecutive later observations and the goal (B, 3, C, H, W)."""
         start = self.state_projection(self.view(observation, offset=0))
         before, after, goal = (self.state_projection(self.view(each)) for each in others.unbind(1))
         under_way = (others[:, 0] != others[:, 2]).flatten(1).any(1).float()

@@ -1,4 +1,4 @@
-"""The one store of episodes and its samplers."""
+"""The store of episodes and its samplers."""
 
 from rlrep.replay.buffer import ReplayBuffer
 from rlrep.replay.episodes import Episodes

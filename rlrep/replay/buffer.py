@@ -1,4 +1,4 @@
-"""The replay buffer that environments write to, in memory or on disk, and that a killed run resumes from."""
+"""The replay buffer: environments write to it, in memory or on disk, and a killed run resumes from it."""
 
 from __future__ import annotations
 
@@ -21,39 +21,38 @@ from rlrep.window import Window
 
 __all__ = ["ReplayBuffer", "ReplayError"]
 
-# Calls of `add` whose observation is compared with what the call before led to.
+# The first calls of `add`, whose observation must equal the previous `next_observation`.
 COMPARED_AT_FIRST = 64
-# Frames that are read from files in one piece.
+# How many frames are read from files at once.
 COPIED_AT_ONCE = 4096
 
 
 class ReplayBuffer(Episodes):
-    """Episodes that one or several environments are writing, each into a ring of its own.
+    """A replay that one or several environments write to, each into its own ring.
 
-    One row holds one frame, the action taken at it and what followed; an episode of T transitions takes T + 1 rows.
-    `Episodes` says what a sample may hold.
+    One row holds one frame, the action taken at it and its outcome; an episode of T transitions takes T + 1 rows.
+    `Episodes` explains samples.
 
     Args:
-        observation_shape: (F·C, H, W) of the stacked observations, oldest frame first, the first frame of an episode
-            repeated before it.
+        observation_shape: (F·C, H, W) of the stacked observations, oldest frame first; before an episode's first frame,
+            that frame is repeated.
         action_space: Gymnasium ``Box`` (one axis, values in [-1, 1]) or ``Discrete``.
-        capacity: rows kept, over all environments. 100,000 rows of (9, 84, 84) with F = 3 take 2.12 GB.
+        capacity: rows, over all environments. 100,000 rows of (9, 84, 84) with F = 3 take 2.12 GB.
         frame_stack: F ≥ 1.
         n_step: steps summed in the reward, ≥ 1.
         discount: γ in [0, 1].
         horizon: K ≥ 0; with K ≥ 1 samples hold `action_sequence`, `future_observation` and `gap`.
         num_envs: environments that write at once.
-        prioritized: draw rows with a probability proportional to their priority, see `update_priority`; a new row has
-            the largest one so far.
-        fade: with `prioritized`, the priority of a row after n further ones of its environment counts max(0.1, fadeⁿ)
-            times.
-        storage: where the frames are: "memory" (host), "disk" (memory-mapped files in `path`), or a torch device such
-            as "cuda".
+        prioritized: draw rows with a probability proportional to their priority, see `update_priority`; a new row gets
+            the largest priority so far.
+        fade: with `prioritized`, a row's priority is multiplied by max(0.1, fadeⁿ) after n further rows of its
+            environment.
+        storage: where the frames are stored: "memory" (host), "disk" (memory-mapped files in `path`), or a torch device
+            such as "cuda".
         path: folder of the files. Needed for "disk"; with the others, `flush` copies new rows there.
-        reserve: rows an environment beyond `capacity` that are not sampled, so that as many can be written after a
-            `flush` without touching what the flushed state holds. A run that resumes from a kill needs one
-            checkpoint's worth.
-        device: where samples are put; the frames' device if None.
+        reserve: additional rows per environment, which are not sampled. After a `flush`, this many rows can be written
+            without overwriting the flushed state. To resume after a kill, a run needs the rows between two checkpoints.
+        device: of the samples; the frames' device if None.
         seed: of the sampler.
 
     Raises:
@@ -136,11 +135,11 @@ class ReplayBuffer(Episodes):
         self.running = np.zeros(num_envs, bool)
         self.ended = np.zeros(num_envs, bool)  # by the last call of `add`
         self.compared = 0
-        self.resets_are_steps = self.told_of_ends = False  # whether a warning has said so
+        self.resets_are_steps = self.told_of_ends = False  # whether a warning was given
 
     @property
     def longest_episode(self) -> int | None:
-        """None: longer ones may come."""
+        """None: longer episodes may come."""
         return None
 
     @property
@@ -149,10 +148,10 @@ class ReplayBuffer(Episodes):
         return self.num_envs * (self.kept - 1)
 
     def check(self, window: Window, learner: str, source: str = "this replay", batch_size: int = 1) -> None:
-        """Refuses a window that this replay can never serve, before anything is drawn.
+        """Refuses a window that this replay can never serve, before the first batch.
 
         Raises:
-            ValueError: as `Episodes.check` does, and for one that is longer than the ring.
+            ValueError: as `Episodes.check`, and for a window that is longer than the ring.
         """
         super().check(window, learner, source, batch_size)
         window = self.resolve(window)
@@ -174,18 +173,18 @@ class ReplayBuffer(Episodes):
         """Adds one transition of each environment. A single environment may leave out the leading axis everywhere.
 
         Args:
-            observation: (num_envs, F·C, H, W) uint8. Its newest frame is stored at the start of an episode; later on it
-                is already there as the `next_observation` of the call before.
+            observation: (num_envs, F·C, H, W) uint8. Its newest frame is stored at the start of an episode; later the
+                previous call has stored it as `next_observation`.
             action: (num_envs, A) float in [-1, 1], or (num_envs,) integers.
             reward: (num_envs,) float.
-            next_observation: (num_envs, F·C, H, W) uint8: what the action led to, at an episode's end its last
-                observation, not the first of the next one.
+            next_observation: (num_envs, F·C, H, W) uint8: the observation after the action. At an episode's end it is
+                the episode's last observation, not the first of the next episode.
             terminated, truncated: (num_envs,) bool: whether the episode ended there for good, or by a time limit.
 
-        Gymnasium's vector environments reset in a step of their own by default (``AutoresetMode.NEXT_STEP``): after an
-        end, such a step leads from the last observation to the first of the next episode. It is no transition, is
-        recognised by its observation and its reward of 0, and is not stored. With ``SAME_STEP``, `next_observation`
-        must come from ``infos["final_obs"]`` at an end.
+        By default, Gymnasium's vector environments reset in a separate step (``AutoresetMode.NEXT_STEP``): after an
+        end, this step leads from the last observation to the first of the next episode. It is not a transition. This
+        method recognises it by its observation and its reward of 0, and does not store it. With
+        ``SAME_STEP``, `next_observation` must come from ``infos["final_obs"]`` at an end.
 
         Raises:
             ValueError: for other shapes or types, actions out of range, values that are not finite, an observation
@@ -224,17 +223,17 @@ class ReplayBuffer(Episodes):
         self.ended &= ~resets
 
     def end_episodes(self) -> None:
-        """Ends the running episodes as by a time limit: the environments start new ones, as after a kill."""
+        """Ends the running episodes as by a time limit, because the environments start new ones, as after a kill."""
         for lane in np.flatnonzero(self.running):
             self._end_episode(int(lane))
         self.ended[:] = False
 
     def flush(self) -> None:
-        """Copies what is new since the last call to the files of `path` and waits until the disk has it."""
+        """Copies rows that are new since the last call to the files of `path`, and waits until the disk has them."""
         if self.files is None:
             return
         for lane in range(self.num_envs):
-            # The last flushed row may have got its action since.
+            # The last flushed row may now have its action.
             first = max(self.flushed[lane] - 1, self.head[lane] - self.length, 0)
             at = np.arange(first, self.head[lane]) % self.length
             for name, array in self.rows.items():
@@ -244,13 +243,13 @@ class ReplayBuffer(Episodes):
                 index = torch.from_numpy(at).to(self.frames.device)
                 self.files.arrays["frame"][lane, at] = self.frames[lane][index].cpu().numpy()
             if self.length > self.kept or self.head[lane] < self.length:
-                # There may be what a run wrote that was killed; this one went on from before it.
+                # The files may contain rows of a killed run that resumed from an earlier state.
                 self.files.forget_row(lane, self.head[lane] % self.length)
         self.files.flush()
         self.flushed = self.head.copy()
 
     def state_dict(self) -> dict[str, Any]:
-        """What, together with the flushed files, restores this replay: counters and the sampler's state."""
+        """Counters and the sampler's state; with the flushed files, they restore this replay."""
         return super().state_dict() | {
             "head": self.head.tolist(),
             "episodes": self.episodes.tolist(),
@@ -258,10 +257,10 @@ class ReplayBuffer(Episodes):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a flushed state; what was written later is forgotten.
+        """Restores a flushed state, and discards rows that were written later.
 
         Raises:
-            ReplayError: if there are no files to read from, or they do not hold what `state` counts.
+            ReplayError: if there are no files, or they lack the rows that `state` counts.
         """
         if self.files is None:
             raise ReplayError("this replay has no files: build it with the path that the saved one was flushed to")
@@ -297,10 +296,10 @@ class ReplayBuffer(Episodes):
             )
 
     def _check_continuity(self, observation: Tensor) -> None:
-        """Refuses stacks that are not those which a sample would give, as of pictures that are no stacks."""
+        """Refuses stacks that samples could not reproduce, such as single pictures."""
         last = self.head - 1
         whole = self.running & (self._row("step", np.arange(self.num_envs), last) >= self.frame_stack - 1)
-        lanes = np.flatnonzero(whole)  # an episode's first stacks may be padded otherwise
+        lanes = np.flatnonzero(whole)  # other code may pad an episode's first stacks differently
         if not len(lanes):
             return
         self.compared += 1
@@ -316,9 +315,9 @@ class ReplayBuffer(Episodes):
     def _resets(
         self, observation: Tensor, next_observation: Tensor, reward: np.ndarray, ended: np.ndarray
     ) -> np.ndarray:
-        """(num_envs,) bool: which transitions are a vector environment's resets in a step of their own.
+        """(num_envs,) bool: which transitions are separate reset steps of a vector environment.
 
-        They lead from the last observation of the episode before to another picture, and bring no reward.
+        Such a step leads from the last observation of the previous episode to another picture, with reward 0.
         """
         lanes = np.flatnonzero(self.ended)
         resets = np.zeros(self.num_envs, bool)
@@ -346,7 +345,7 @@ class ReplayBuffer(Episodes):
         return resets
 
     def _check_last_observations(self, observation: Tensor, next_observation: Tensor, ended: np.ndarray) -> None:
-        """Refuses stacks at an end that do not continue the ones before: they are the next episode's first."""
+        """Refuses a stack at an end that does not continue the previous one: it belongs to the next episode."""
         channels = self.frame_shape[0]
         lanes = np.flatnonzero(ended)
         if self.frame_stack == 1 or not len(lanes):
@@ -360,7 +359,7 @@ class ReplayBuffer(Episodes):
 
     def _checked(self, observation: np.ndarray | Tensor) -> Tensor:
         if not isinstance(observation, Tensor):
-            observation = np.ascontiguousarray(observation)  # torch reads no negative strides
+            observation = np.ascontiguousarray(observation)  # torch cannot read negative strides
         if self.num_envs == 1 and observation.ndim == len(self.observation_shape):
             observation = observation[None]
         kind = str(observation.dtype).removeprefix("torch.")
@@ -424,7 +423,7 @@ def _numbers(name: str, values: Any) -> np.ndarray:
 
 
 def _flags(name: str, values: Any) -> np.ndarray:
-    """(num_envs,) bool, from booleans or from 0 and 1."""
+    """Converts booleans, or 0 and 1, to (num_envs,) bool."""
     array = _numbers(name, values)
     if not np.isin(array, (0, 1)).all():
         raise ValueError(f"{name} must be true or false for each environment, got {values!r}")
@@ -441,7 +440,7 @@ def _check_capacity(capacity: int, num_envs: int, rows: int, why: str = "") -> N
 
 
 def _check_bounds(action_space: Any) -> None:
-    """Refuses a ``Box`` of other bounds than [-1, 1], whose actions `add` would refuse."""
+    """Refuses a ``Box`` with bounds other than [-1, 1], because `add` would refuse its actions."""
     low, high = getattr(action_space, "low", -1), getattr(action_space, "high", 1)
     if not (np.all(np.equal(low, -1)) and np.all(np.equal(high, 1))):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The one store of episodes: every frame is kept once; stacks, targets and sequences are formed when sampling."""
+"""The store of episodes: it stores every frame once, and forms stacks, targets and sequences when sampling."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from rlrep.window import Gap, Offset, Window
 if TYPE_CHECKING:
     from tensordict import TensorDict
 
-# Below this many rows a sample is drawn from the list of all that can be drawn; above, by rejection.
+# Up to this many rows, a sample is drawn from a list of all valid rows; above, by rejection.
 ENUMERATE_BELOW = 4096
-# What is left of a priority that fades.
+# The least factor of a fading priority.
 LEAST_FADED = 0.1
-# Rounds of rejection before the list is made after all.
+# Rounds of rejection before the list is used instead.
 ROUNDS = 16
 WHO_HAS = {
     "action": "data recorded with actions (a replay buffer, offline RL data)",
@@ -30,27 +30,28 @@ WHO_HAS = {
 
 
 class Episodes:
-    """Rows of episodes in rings ("lanes"), and the sampler that serves any `Window` of them.
+    """Rows of episodes in rings ("lanes"), with a sampler for any `Window`.
 
-    One row holds one frame, the action taken at it and what followed; an episode of T transitions takes T + 1 rows. A
-    row's position counts all rows ever written to its lane; it is kept at position % length. `ReplayBuffer` writes such
-    rows, `rlrep.data` opens finished ones.
+    One row holds one frame, the action taken at it and its outcome; an episode of T transitions takes T + 1 rows. A
+    row's position counts all rows ever written to its lane; the row is stored at position % length. `ReplayBuffer`
+    writes such rows, `rlrep.data` opens finished ones.
 
     A sample never crosses an episode's end or the ring's write position. At a real end (`terminated`) a window may be
-    cut short: the reward sum stops there, `discount` is 0, the last observation stands for all that would follow and
-    the actions that were not taken are 0 (an absorbing state). A time limit ends a window without counting as an end.
+    cut short: the reward sum stops there, `discount` is 0, the last observation replaces all later ones, and later
+    actions are 0 (an absorbing state). A window also stops at a time limit, which is not a real end.
 
     Args:
         frames: (lanes, length, C, H, W) uint8, single frames.
-        rows: columns (lanes, length, …) by name: `step`, `episode`, and where the data have them `action`, `reward` and
+        rows: columns (lanes, length, …) by name: `step`, `episode`, and, if the data have them, `action`, `reward` and
             `terminated`.
-        window: what `sample` serves unless asked for another.
-        frame_stack: F ≥ 1 frames in an observation, oldest first; before an episode's first frame stands that frame.
+        window: the default window of `sample`.
+        frame_stack: F ≥ 1 frames in an observation, oldest first; before an episode's first frame, that frame is
+            repeated.
         discount: γ in [0, 1].
-        device: where samples are put; the frames' device if None.
+        device: of the samples; the frames' device if None.
         seed: of the sampler.
         prioritized: draw rows with a probability proportional to the column `priority` rather than uniformly.
-        fade: with `prioritized`, the priority of a row after n further ones counts max(0.1, fadeⁿ) times.
+        fade: with `prioritized`, a row's priority is multiplied by max(0.1, fadeⁿ) after n further rows.
 
     Raises:
         ValueError: for `fade` without `prioritized`.
@@ -83,7 +84,7 @@ class Episodes:
         self.rng = np.random.default_rng(seed)
         if prioritized:
             rows["priority"] = np.zeros(frames.shape[:2], np.float32)
-        # By age; powers of every row at every draw would take as long as the draw.
+        # By age: to compute these powers at every draw would take as long as the draw.
         self._faded = np.maximum(LEAST_FADED, fade ** np.arange(self.length)) if fade < 1 else None
         self.largest_priority = 1.0
         self._priority_sums: np.ndarray | None = None
@@ -93,7 +94,7 @@ class Episodes:
         lanes = np.flatnonzero(self.head)
         held = np.minimum(self.head, self.kept)[lanes]
         first, last = (self._row("episode", lanes, self.head[lanes] - back) for back in (held, 1))
-        return int((held - (last - first + 1)).sum())  # an episode has a row more than transitions
+        return int((held - (last - first + 1)).sum())  # an episode has one row more than transitions
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
@@ -107,23 +108,23 @@ class Episodes:
         return self._frames.numel() + sum(array.nbytes for array in self.rows.values())
 
     def resolve(self, window: Window | None) -> Window:
-        """The window with this store's own n_step where it takes any; the store's window for None."""
+        """The window with this store's n_step in place of `ANY_N_STEP`; for None, the store's window."""
         if window is None:
             return self.window
         return window.with_n_step(self.window.n_step or 1)
 
     def check(self, window: Window, learner: str, source: str = "these data", batch_size: int = 1) -> None:
-        """Refuses a window that these episodes can never serve, before anything is drawn.
+        """Refuses a window that these episodes can never serve, before the first batch.
 
         Args:
-            window: what is asked for.
-            learner: who asks, for the message.
-            source: what these episodes are, for the message.
+            window: the window to check.
+            learner: the learner's name, for the message.
+            source: a name for these episodes, for the message.
             batch_size: rows of the learner's batches.
 
         Raises:
-            ValueError: naming the missing column, the offset that is beyond the longest episode, or the batch that is
-                larger than all there is.
+            ValueError: naming the missing column, the offset that is longer than the longest episode, or the batch that
+                is larger than the data.
         """
         window = self.resolve(window)
         missing = [name for name in window.needs if name not in self.rows]
@@ -146,12 +147,12 @@ class Episodes:
 
     @property
     def most_transitions(self) -> int:
-        """How many transitions there can ever be."""
+        """The largest possible number of transitions."""
         return len(self)
 
     @property
     def longest_episode(self) -> int | None:
-        """Steps of the longest episode; None while more may come."""
+        """Steps of the longest episode; None if longer ones may come."""
         return int(self.rows["step"].max())
 
     @property
@@ -163,16 +164,16 @@ class Episodes:
 
     @checked_numbers
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
-        """`batch_size` windows, drawn with replacement: a gap first, then a row among all from which it can be had.
+        """Draws `batch_size` windows with replacement: first the gap, then a row among all rows where that gap fits.
 
         Args:
             batch_size: B ≥ 1.
-            window: what is read; None for the store's own.
+            window: the window to read; None for the store's own.
 
         Returns:
-            A TensorDict of batch size (B,) on `device` with the entries that `Window` lists. Drawn for a `window` that
-            was given, it also holds each further observation by its offset, (`at`, ``str(offset)``), and the steps to
-            it, (`steps`, ``str(offset)``).
+            A TensorDict of batch size (B,) on `device` with the entries that `Window` lists. If `window` is given, it
+            also holds each further observation by its offset, (`at`,
+            ``str(offset)``), and the steps to it, (`steps`, ``str(offset)``).
 
         Raises:
             ReplayError: before there are `batch_size` transitions, or when no episode is as long as a window.
@@ -186,12 +187,12 @@ class Episodes:
         """Sets the priorities of rows that were sampled.
 
         Args:
-            index: (B,) `index` of a sample; entries below 0 are of other stores and are left out.
+            index: (B,) `index` of a sample; entries below 0 belong to other stores and are ignored.
             priority: (B,) or (B, 1) float > 0.
 
         Raises:
             ReplayError: if this store draws uniformly.
-            ValueError: for priorities that are not finite and above 0, or not one a row; nothing is set.
+            ValueError: for priorities that are not finite and above 0, or not one per row; no priority changes.
         """
         if not self.prioritized:
             raise ReplayError("this replay draws uniformly: build it with prioritized=True to set priorities")
@@ -205,7 +206,7 @@ class Episodes:
             )
         at, values = at[at >= 0], values[at >= 0]
         column = self.rows["priority"].reshape(-1)
-        column[at] = np.where(column[at] > 0, values, 0)  # not rows that have left meanwhile
+        column[at] = np.where(column[at] > 0, values, 0)  # without rows that were overwritten meanwhile
         self.largest_priority = max(self.largest_priority, float(values.max(initial=0)))
         self._priority_sums = None
 
@@ -218,7 +219,7 @@ class Episodes:
         if "reward" not in self.rows:
             raise ReplayError(f"these data have no rewards: use {WHO_HAS['reward']}, not video")
         lane, position = self._place(np.arange(self._count()))
-        rewards = self._row("reward", lane, position)  # 0 in an episode's last row, which is no transition
+        rewards = self._row("reward", lane, position)  # 0 in an episode's last row, which is not a transition
         return float(np.abs(rewards).sum(dtype=np.float64) / max(len(self), 1))
 
     def state_dict(self) -> dict[str, Any]:
@@ -230,10 +231,10 @@ class Episodes:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues to draw where `state` was saved.
+        """Restores the sampler's state.
 
         Raises:
-            ReplayError: if one of the two is prioritised and the other is not.
+            ReplayError: if only one of the saved and this replay is prioritised.
         """
         if self.prioritized != ("priority" in state):
             raise ReplayError("one of the saved and this replay is prioritised, the other is not: build both alike")
@@ -243,7 +244,7 @@ class Episodes:
             self.largest_priority = state["largest_priority"]
             self._priority_sums = None
 
-    # Which rows can be drawn. Parts of a data set have others than all that are held.
+    # Which rows can be drawn. In parts of a data set, these are not all rows.
 
     def _count(self) -> int:
         return int(np.minimum(self.head, self.kept).sum())
@@ -258,7 +259,7 @@ class Episodes:
         return self.rows[name][lane, position % self.length]
 
     def _steps(self, lane: np.ndarray, start: np.ndarray, span: int) -> np.ndarray:
-        """(B,) how many steps of the episode follow on each row, `span` at most."""
+        """(B,) how many steps of the episode follow after each row, at most `span`."""
         episode = self._row("episode", lane, start)
         last = np.minimum(start + span, self.head[lane] - 1)
         steps = last - start
@@ -304,7 +305,7 @@ class Episodes:
             )
 
     def _propose(self, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows, whether or not a window can start there."""
+        """Draws rows without a check that a window can start there."""
         if not self.prioritized:
             return self._place(self.rng.integers(count, size=size))
         if self._priority_sums is None:
@@ -314,7 +315,7 @@ class Episodes:
         return self._from_index(np.minimum(at, len(sums) - 1))
 
     def _weights(self) -> np.ndarray:
-        """(lanes · length,) what each row's probability is proportional to."""
+        """(lanes · length,) weights; each row's probability is proportional to its weight."""
         priority = self.rows["priority"]
         if self._faded is not None:
             priority = priority * self._faded[(self.head[:, None] - 1 - np.arange(self.length)) % self.length]
@@ -414,7 +415,7 @@ class Episodes:
     def _observations(
         self, lane: np.ndarray, start: np.ndarray, ahead: dict[Offset, np.ndarray]
     ) -> dict[Offset, Tensor]:
-        """Stacked observations by their offset, that at 0 included; `ahead` has the steps (B,) to each."""
+        """Stacked observations by their offset, 0 included; `ahead` has the steps (B,) to each."""
         fixed = sorted({0, *(offset for offset in ahead if isinstance(offset, int))})
         frames = sorted({offset - back for offset in fixed for back in range(self.frame_stack)})
         whole = all((ahead[offset] == offset).all() for offset in fixed if offset)
@@ -441,7 +442,7 @@ class Episodes:
         return stacks.flatten(1, 2)
 
     def _gather(self, lane: np.ndarray, position: np.ndarray, offsets: np.ndarray) -> Tensor:
-        """Single frames (B, n, C, H, W) at `offsets` (n,) from each position; the episode's first frame before it."""
+        """Single frames (B, n, C, H, W) at `offsets` (n,) from each position; before an episode, its first frame."""
         first = -self._row("step", lane, position)[:, None]
         flat = lane[:, None] * self.length + (position[:, None] + np.maximum(offsets, first)) % self.length
         index = self._tensor(flat.reshape(-1), self._frames.device)
@@ -465,5 +466,5 @@ def _reach(window: Window, gaps: dict[Gap, np.ndarray], batch_size: int) -> np.n
 
 
 def host(values: Any) -> np.ndarray:
-    """In host memory; a tensor may be anywhere, and part of a graph."""
+    """Copies a tensor on any device, with or without a graph, to host memory."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

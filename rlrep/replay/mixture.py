@@ -1,4 +1,4 @@
-"""Batches that come in part from one store of episodes and in part from another."""
+"""Batches from two stores of episodes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Mixture:
     """A replay and finished data, sampled together as RLPD does (arXiv 2302.02948).
 
     Args:
-        replay: what is being collected.
-        data: what was collected before, on the same device.
-        share: of each batch that comes from `data`, in [0, 1], rounded to whole rows.
+        replay: the replay of the running agent.
+        data: finished data, on the same device.
+        share: the share of each batch that comes from `data`, in [0, 1], rounded to whole rows.
 
     Raises:
         ValueError: for a share out of range.
@@ -34,14 +34,14 @@ class Mixture:
         self.replay, self.data, self.share = replay, data, share
 
     def check(self, window: Window, learner: str, source: str = "this replay", batch_size: int = 1) -> None:
-        """Refuses a window that one of the two can never serve, see `Episodes.check`."""
+        """Refuses a window that either store can never serve, see `Episodes.check`."""
         count = round(batch_size * self.share)
         self.replay.check(window, learner, source, batch_size - count)
         self.data.check(window, learner, "the offline data", count)
 
     @checked_numbers
     def sample(self, batch_size: int, window: Window | None = None) -> TensorDict:
-        """`Episodes.sample`, the replay's rows first; of the data's rows `index` is -1, and `episode` below 0."""
+        """`Episodes.sample`, the replay's rows first; the data's rows have `index` -1 and an `episode` below 0."""
         resolved = self.replay.resolve(window)
         count = round(batch_size * self.share)
         parts = [self.replay.sample(batch_size - count, resolved)] if count < batch_size else []
@@ -49,18 +49,18 @@ class Mixture:
             parts.append(self.data.sample(count, resolved))
             parts[-1]["index"] = torch.full_like(parts[-1]["index"], -1)
             if resolved.names:
-                parts[-1]["name"] = parts[-1]["name"].apply(lambda name: -1 - name)  # others than the replay's
+                parts[-1]["name"] = parts[-1]["name"].apply(lambda name: -1 - name)  # not a name of the replay
             if resolved.episode:
                 parts[-1]["episode"] = -1 - parts[-1]["episode"]
         return parts[0] if len(parts) == 1 else _joined(*parts)
 
     @property
     def prioritized(self) -> bool:
-        """Whether the replay's rows are drawn by their priorities."""
+        """Whether the replay draws rows by priority."""
         return self.replay.prioritized
 
     def mean_absolute_reward(self) -> float:
-        """Of the rows that batches hold, see `Episodes.mean_absolute_reward`."""
+        """The mean over the batches' rows, see `Episodes.mean_absolute_reward`."""
         parts = ((1 - self.share, self.replay), (self.share, self.data))
         return sum(share * episodes.mean_absolute_reward() for share, episodes in parts if share)
 
@@ -70,7 +70,7 @@ class Mixture:
 
 
 def _joined(first: TensorDict, second: TensorDict) -> TensorDict:
-    """The rows of both. Entries that are one tensor in each are one tensor here too."""
+    """Joins the rows of both. Entries that share one tensor in both parts share one tensor in the result."""
     from tensordict import TensorDict  # takes over a second to import
 
     joined: dict[tuple[int, int], Tensor] = {}

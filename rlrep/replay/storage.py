@@ -1,4 +1,4 @@
-"""Where a replay's rows live: a ring a lane, in memory, and mirrored to files that survive a kill."""
+"""The storage of a replay's rows: one ring per lane in memory, mirrored to files that survive a kill."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Field = tuple[tuple[int, ...], str]
 
 
 class ReplayError(RuntimeError):
-    """A replay that can't do what it is asked; the message says what to do instead."""
+    """An operation that a replay cannot do; the message says what to do instead."""
 
 
 class Files:
-    """One `.npy` file a field, each (lanes, length, *shape), mapped into memory, and `replay.json` to describe them.
+    """One `.npy` file per field, each (lanes, length, *shape), mapped into memory; `replay.json` describes them.
 
-    The whole size is reserved when the files are made, so that a disk that is too small is found out then.
+    The constructor reserves the whole size, so that a disk that is too small is detected at the start.
 
     Raises:
         ReplayError: if the disk has no room, or the folder holds a replay of other sizes or a corrupt one.
@@ -46,9 +46,9 @@ class Files:
         self.arrays: dict[str, np.ndarray] = {}
         for name, (shape, dtype) in fields.items():
             try:
-                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # "r+" fills up a truncated file
+                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # "r+" would extend a truncated file
                 array = np.load(folder / f"{name}.npy", mmap_mode="r+", allow_pickle=False)
-            except Exception as error:  # NumPy raises whatever its parsers meet in a damaged file
+            except Exception as error:  # NumPy's parsers raise many kinds of errors for a damaged file
                 raise ReplayError(
                     f"{folder / f'{name}.npy'} is missing or damaged ({error}): {self._advice}"
                 ) from error
@@ -62,10 +62,10 @@ class Files:
         return torch.from_numpy(self.arrays["frame"])
 
     def forget_row(self, lane: int, at: int) -> None:
-        """Marks a row, until it is written again, as one that continues no other: its frame may be newer than the rest
-        when the process is killed.
+        """Marks a row, until it is rewritten, as continuing no other row: after a kill, its frame may be newer than the
+        rest of the row.
         """
-        self.arrays["step"][lane, at] = -2  # not -1, which the 0 of a row never written to would continue
+        self.arrays["step"][lane, at] = -2  # not -1, because a row that was never written has 0 and would continue -1
 
     def flush(self) -> None:
         for array in self.arrays.values():
@@ -100,7 +100,7 @@ class Files:
                         os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
             aside = description.with_suffix(".partial")
             aside.write_text(json.dumps(spec))
-            os.replace(aside, description)  # its presence says that the files are whole
+            os.replace(aside, description)  # it exists only if the files are complete
         except OSError as error:
             size = sum(np.dtype(d).itemsize * int(np.prod(s)) for s, d in spec["fields"].values())
             size *= spec["lanes"] * spec["length"]
@@ -114,7 +114,7 @@ class Files:
 
 
 def frame_device(storage: str) -> torch.device:
-    """Where frames are kept; files are mapped into the host's memory."""
+    """The device of the frames; files are mapped into host memory."""
     try:
         return torch.device("cpu" if storage in ("memory", "disk") else storage)
     except RuntimeError:
@@ -124,7 +124,7 @@ def frame_device(storage: str) -> torch.device:
 
 
 def frame_memory(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Room for frames, `shape` uint8 on `device`.
+    """Allocates memory for frames, `shape` uint8 on `device`.
 
     Raises:
         ReplayError: if they do not fit, saying how large they are.
@@ -144,7 +144,7 @@ def frame_memory(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
 
 
 def _available_memory(unknown: int) -> int:
-    """Bytes of host memory that can be had without swapping, caches included; `unknown` where nothing tells."""
+    """Bytes of host memory available without swapping, caches included; `unknown` if the system does not say."""
     try:
         found = re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:

@@ -489,7 +489,9 @@ def test_more_processes_than_processors_are_warned_of_once(monkeypatch):
 
 
 def test_import_envs_leaves_pytorch_out():
-    program = "import sys, envs; print([name for name in ('torch', 'hydra', 'matplotlib') if name in sys.modules])"
+    program = (
+        "import sys, rlrep.envs; print([name for name in ('torch', 'hydra', 'matplotlib') if name in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
     assert out.stdout.strip() == "[]", out.stderr
 

@@ -11,6 +11,7 @@ import pytest
 
 from rlrep.data import Provenance, TransitionFiles, Transitions, write_transitions
 from rlrep.experiments import data
+from rlrep.experiments.run.inspection import learning
 
 PROVENANCE = Provenance(task="cartpole_swingup", level="medium", made={"run": "runs/1"}, random_return=1.0)
 
@@ -54,6 +55,34 @@ def test_convert_keeps_everything(folder: Path, tmp_path: Path, format: str) -> 
         for name in ("frames", "action", "reward", "terminated"):
             np.testing.assert_array_equal(getattr(before, name), getattr(after, name))
     assert new.provenance == Provenance(**(vars(PROVENANCE) | {"expert_return": 20.0}))
+
+
+def test_a_data_set_that_takes_long_to_read_says_how_far_it_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rlrep.experiments.run.log.PATIENCE", 0)
+    for command, files in (["convert", str(folder), str(tmp_path / "new")], 3), (["info", str(tmp_path / "new")], 1):
+        assert data.main(command) == 0
+        first, last = capsys.readouterr().err.splitlines()
+        assert first.startswith(f"reading {command[1]}: 0 of {files} files, ") and ", frames " in first
+        assert last.startswith(f"reading {command[1]}: {files} of {files} files, ") and last.endswith(", frames 18")
+
+
+def test_the_last_lines_say_what_comes_next(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = tmp_path / "a name"
+    assert data.main(["convert", str(folder), str(new)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: python -m rlrep.experiments.data info '{new}'"
+    assert data.main(["info", str(new)]) == 0
+    name, command = capsys.readouterr().out.splitlines()[-1].split(maxsplit=1)
+    assert name == "next"
+    assert command == f"python -m rlrep.experiments.offline agent=td3_bc dataset='{new}'"
+
+
+def test_data_are_learned_from_by_what_can_read_them() -> None:
+    assert learning(Path("x"), "cheetah_run").endswith("offline agent=td3_bc dataset=x")
+    assert learning(Path("x"), "cheetah_run", rewards=False).endswith("offline agent=bc dataset=x")
+    assert learning(Path("x"), "CartPole-v1", choices=True).endswith("pretrain source=x")
+    assert learning(Path("x"), None).endswith("pretrain source=x")  # of a robot
 
 
 def test_convert_does_not_write_into_the_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,21 @@ def test_a_checkpoint_scores_what_it_scored_in_the_run(folder: Path, capsys: pyt
     assert capsys.readouterr().out == told and returns(folder / "evaluate.csv") == scores
 
 
+def test_an_evaluation_says_how_far_it_is_and_what_comes_next(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rlrep.experiments.evaluate.PATIENCE", 0)
+    assert main([str(folder), "--episodes", "2", "--device", "cpu"]) == 0
+    told = capsys.readouterr()
+    first, last = told.err.splitlines()
+    assert first.startswith("evaluating drqv2 after 3,000 frames: 0 of 2 episodes, ")
+    assert last.startswith("evaluating drqv2 after 3,000 frames: 2 of 2 episodes, ")
+    assert told.out.endswith("next: the same command with --random, to compare with\n")
+    assert main([str(folder), "--episodes", "1", "--random"]) == 0
+    assert main([str(folder), "--episodes", "1", "--device", "cpu"]) == 0
+    assert "next" not in capsys.readouterr().out
+
+
 def test_each_kept_checkpoint_can_be_scored(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     folder = run("agent=drqv2", "save_snapshot=true")
     kept = sorted((folder / "checkpoints").glob("0*.pt"))
@@ -85,7 +100,9 @@ def test_episodes_played_side_by_side_are_those_played_one_by_one(finished: Path
         alone = evaluate(policy, env, 5).returns
         assert len(set(alone)) == 5
         for _ in range(2):
-            np.testing.assert_array_equal(evaluate(policy, env, 5, envs=envs).returns, alone)
+            ended: list[int] = []
+            np.testing.assert_array_equal(evaluate(policy, env, 5, envs=envs, told=ended.append).returns, alone)
+            assert ended == sorted(ended) and ended[0] == 0 and ended[-1] == 5
 
 
 def test_one_environment_is_evaluated_alone(finished: Path) -> None:

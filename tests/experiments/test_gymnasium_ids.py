@@ -211,3 +211,23 @@ def test_choices_are_learned_by_an_agent_that_takes_them(tmp_path: Path) -> None
         rows = list(csv.DictReader(file))
     assert rows[-1]["frame"] == "160" and float(rows[-1]["loss_model_prediction"]) > 0
     assert np.load(folder / "replay" / "action.npy").dtype == np.int64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "task", "agent"),
+    [
+        ("minigrid", "MiniGrid-Empty-5x5-v0", MRQ),
+        ("ale_py", "ALE/Pong-v5", MRQ),
+        ("Box2D", "CarRacing-v3", ("agent=drqv2", "nstep=2")),
+    ],
+)
+def test_an_agent_learns_in_environments_of_other_packages(
+    tmp_path: Path, package: str, task: str, agent: tuple[str, ...]
+) -> None:
+    pytest.importorskip(package)
+    noise = ("noise.kind=camera", "noise.persistence=0.5")
+    folder = run_in(tmp_path / "run", *agent, f"task={task}", *SHORT, *noise, "+env.max_episode_steps=20")
+    with (folder / "train.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["frame"] for row in rows] == ["20", "40", "60", "80", "100", "120"] and int(rows[-1]["updates"]) > 0

@@ -257,7 +257,7 @@ def test_what_does_not_fit_the_data_is_refused(run: Run, tmp_path: Path) -> None
 
 def test_data_that_do_not_name_their_task_need_it_named(tmp_path: Path) -> None:
     data = write_data(tmp_path / "unnamed", Provenance())
-    with pytest.raises(ConfigError, match=r"does not say which task it is of: name it, as in task=cheetah_run"):
+    with pytest.raises(ConfigError, match=r"does not say which task it is of: name one, as in task=cheetah_run"):
         run_offline(data, tmp_path / "run")
     folder = run_offline(data, tmp_path / "run", "task=cartpole_balance", "action_repeat=50", "num_updates=1")
     assert load(folder / "config.yaml").action_repeat == 50
@@ -277,7 +277,14 @@ def test_distractors_of_the_data_are_on_the_evaluations_too(tmp_path: Path) -> N
     made = PROVENANCE.made | {"distractors": noise}
     data = write_data(tmp_path / "noisy", replace(PROVENANCE, made=made))
     config = load(run_offline(data, tmp_path / "run", "num_updates=1") / "config.yaml")
-    assert vars(config.noise) == noise
+    assert vars(config.noise) == noise | {"strength": 0.5, "videos": None}
+
+
+def test_data_never_name_videos_to_read(tmp_path: Path) -> None:
+    noise = {"kind": "video", "persistence": 1.0, "strength": 0.5, "videos": "/their/videos", "background_only": False}
+    data = write_data(tmp_path / "noisy", replace(PROVENANCE, made=PROVENANCE.made | {"distractors": noise}))
+    with pytest.raises(ConfigError, match=r"collected with videos in the background.*give noise\.kind=video noise\."):
+        run_offline(data, tmp_path / "run", "num_updates=1")
 
 
 def test_the_replay_of_a_run_is_data_and_so_is_what_it_was_converted_to(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from matplotlib.image import imread
 from omegaconf import OmegaConf
 
 from rlrep import PixelEncoder
+from rlrep.data import open_video
 from rlrep.experiments.run import sources
 from rlrep.experiments.run.checkpoint import load_checkpoint
 from rlrep.experiments.run.log import NonFiniteLoss
@@ -267,6 +268,108 @@ def test_an_environment_is_played_for_its_pictures_and_actions(run: Run, corrido
         assert 0 <= float(table(folder)[-1]["validation_inverse_accuracy"]) <= 1
 
 
+def interrupted_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> list[int]:
+    """Ctrl-C in the corridor after so many steps; the list gets an entry for each step."""
+    step, taken = Corridor.step, list[int]()
+
+    def counted(env: Corridor, action: np.int64) -> Any:
+        if len(taken) == steps:
+            raise KeyboardInterrupt
+        taken.append(int(action))
+        return step(env, action)
+
+    monkeypatch.setattr(Corridor, "step", counted)
+    return taken
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        (),
+        ("noise.kind=shapes", "noise.size=0.3", "noise.persistence=0.9"),
+        ("noise.kind=video", "noise.videos={videos}"),
+    ],
+)
+def test_what_was_played_before_a_stop_is_not_played_again(
+    run: Run, corridor: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: tuple[str, ...]
+) -> None:
+    noise = tuple(each.format(videos=videos) for each in noise)
+    command = ("inverse_model", corridor, "num_frames=60", *noise)  # episodes of seven frames
+    whole = run(*command, f"run_dir={tmp_path}/whole")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupted_after(patched, 27)  # in the fifth
+        run(*command)
+    played = tmp_path / "run" / "played"
+    assert [path.name for path in sorted(played.glob("*.npz"))] == [f"episode_{k:06d}.npz" for k in range(4)]
+    assert not list(tmp_path.rglob(".*.partial-*"))
+    with monkeypatch.context() as patched:
+        taken = interrupted_after(patched, 1000)
+        assert same_runs(run(*command), whole)
+        assert len(taken) == 4 * 6 + 3  # the ninth is cut at its fourth frame
+        assert len(list(played.glob("*.npz"))) == 9
+
+
+def test_a_resumed_training_plays_nothing(
+    run: Run, corridor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("inverse_model", corridor, "num_frames=60")
+    whole = run(*command, f"run_dir={tmp_path}/whole")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        step = Pretrainer.step
+        patched.setattr(
+            Pretrainer,
+            "step",
+            lambda self: (_ for _ in ()).throw(KeyboardInterrupt) if self.updates == 5 else step(self),
+        )
+        run(*command)
+    with monkeypatch.context() as patched:
+        interrupted_after(patched, 0)
+        assert same_runs(run(*command, "resume=true"), whole)
+
+
+@pytest.mark.parametrize("damage", [b"", b"no archive", None])
+def test_damaged_episodes_are_played_again(run: Run, corridor: str, tmp_path: Path, damage: bytes | None) -> None:
+    command = ("temporal_contrastive", corridor, "num_frames=60")
+    whole = run(*command, f"run_dir={tmp_path}/whole")
+    kept = sorted((whole / "played").glob("*.npz"))
+    contents = [path.read_bytes() for path in kept]
+    flipped = bytearray(contents[3])
+    flipped[len(flipped) // 3] ^= 1
+    kept[3].write_bytes(bytes(flipped) if damage is None else damage)
+    (tmp_path / "run").mkdir()
+    (whole / "played").rename(tmp_path / "run" / "played")
+    assert same_runs(run(*command), whole)
+    arrays = [np.load(path) for path in sorted((tmp_path / "run" / "played").glob("*.npz"))]
+    assert len(arrays) == len(contents) and all(array["observation"].shape[1:] == (3, 20, 20) for array in arrays)
+
+
+def test_episodes_of_other_settings_are_played_anew_and_said(
+    run: Run, corridor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        interrupted_after(patched, 27)
+        run("inverse_model", corridor, "num_frames=60")
+    capsys.readouterr()
+    other = ("inverse_model", corridor, "num_frames=40", "+env.length=5", "seed=2")
+    assert same_runs(run(*other), run(*other, f"run_dir={tmp_path}/whole"))
+    said = capsys.readouterr().err
+    note = f"note: {tmp_path}/run/played was played with num_frames=60 (now 40), seed=1 (now 2), length=None (now 5), "
+    assert said.count("note:") == 1 and note in said
+    lengths = [len(np.load(path)["observation"]) for path in sorted((tmp_path / "run" / "played").glob("*.npz"))]
+    assert lengths == [6] * 6 + [4]
+
+
+def test_what_was_played_is_video_with_actions(run: Run, corridor: str) -> None:
+    folder = run("temporal_contrastive", corridor, "num_frames=60") / "played"
+    data = open_video(folder, image_size=20, actions=True)
+    assert data.action is not None
+    assert (data.num_episodes, data.num_frames) == (9, 60)
+    place = data.frames[:, 0, 0].argmax(1) // 2
+    for first, end in data.episodes:
+        moved = np.clip(place[first : end - 1] + 2 * data.action[first : end - 1] - 1, 0, 9)
+        assert (place[first + 1 : end] == moved).all()
+
+
 def test_noise_is_on_the_pictures_of_an_environment(
     run: Run, corridor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,7 +454,7 @@ def test_a_missing_source_is_asked_for(tmp_path: Path) -> None:
 def test_a_folder_that_holds_a_run_is_left_alone(run: Run) -> None:
     folder = run()
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(ConfigError, match="already holds a run: go on with resume=true"):
+    with pytest.raises(ConfigError, match="already holds a run: resume with resume=true"):
         run()
     with pytest.raises(ConfigError, match=r"another configuration: lr=0.5 \(the run has 0.001\)"):
         run("temporal_contrastive", "resume=true", "lr=0.5")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -477,3 +477,35 @@ def test_what_is_returned_is_what_was_said(encoder: PixelEncoder) -> None:
 def test_what_says_nothing_of_itself_is_refused_before_anything_is_drawn(wrong: Any, encoder: PixelEncoder) -> None:
     with pytest.raises(ValueError, match=wrong.__name__):
         Objectives([wrong(encoder)])
+
+
+class Wrong(Objective):
+    """An objective of a user's own that makes one mistake."""
+
+    in_keys: ClassVar = ["observation", ("next", "observation")]
+    out_keys: ClassVar = ["loss_wrong"]
+
+    def __init__(self, encoder: PixelEncoder, action_space: object = None, horizon: int = 0) -> None:
+        super().__init__(encoder)
+        self.horizon = horizon
+
+
+def test_a_horizon_that_nothing_is_read_at_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"Wrong has horizon=5, and reads nothing that many steps ahead: .*'future_obs"
+    ):
+        make_objective("tests.rlrep.test_objectives:Wrong", PixelEncoder((3, 20, 20), channels=4), None, horizon=5)
+
+
+def test_an_objective_without_the_argument_gets_the_augmentation_too() -> None:
+    shift = RandomShift(2)
+    encoder = PixelEncoder((3, 20, 20), channels=4)
+    assert make_objective("tests.rlrep.test_objectives:Wrong", encoder, None, augment=shift).augment is shift
+
+
+def test_arguments_in_each_others_places_are_refused() -> None:
+    encoder = PixelEncoder((3, 20, 20), channels=4)
+    with pytest.raises(TypeError, match=r"augment must be an image augmentation, .* got a Box: .*super\(\).__init__"):
+        Objective(encoder, spaces.Box(-1, 1, (2,)))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="offset is a number of steps: give another encoder as encoder="):
+        Objective(encoder).encode(torch.zeros(1, 3, 20, 20, dtype=torch.uint8), encoder)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The formats of episode files: one class each, in one list."""
+"""The formats of episode files: a list of classes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FORMATS: tuple[type[Format], ...] = (
     DrQv2,
     Video,
 )
-"""What files are taken for: the first format that matches."""
+"""The formats for reading; a file gets the first one that matches."""
 
 WRITTEN = tuple(each for each in FORMATS if each.is_written())
 """The formats that `write_transitions` writes."""
@@ -41,17 +41,17 @@ WRITTEN = tuple(each for each in FORMATS if each.is_written())
 def make_format(
     format: str | Format, formats: Sequence[type[Format]] = FORMATS, options: Mapping[str, Any] | None = None
 ) -> Format:
-    """The one of `formats` with that name, one of the class at the import path ``package.module:Class``, or the one
-    given.
+    """The format in `formats` with this name, an instance of the class at an import path ``package.module:Class``, or
+    the given object.
 
     Args:
         format: its name or path, or the object.
-        formats: those that have names.
+        formats: the named formats.
         options: arguments of the class.
 
     Raises:
         ValueError: for an unknown name, a path whose module, class or base is wrong, a class that needs other
-            arguments, and what the class itself refuses.
+            arguments, and arguments that the class refuses.
     """
     if isinstance(format, Format):
         return format
@@ -67,7 +67,7 @@ def make_format(
 
 
 def named(format: str | Format | None) -> Sequence[Format]:
-    """The formats that files may be of.
+    """The formats to consider for files.
 
     Args:
         format: see `make_format`; None for all.

@@ -1,4 +1,4 @@
-"""What a format of episode files is: one class, which knows its files, and reads and perhaps writes them."""
+"""The base class of formats of episode files: recognises its files, reads them, and perhaps writes them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Format", "Wanted"]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read of files besides their frames.
+    """The entries to read from files besides their frames.
 
     Attributes:
-        actions: where the files have them.
-        rewards: with actions, rewards and ends, all of which must be there; of whole episodes alone.
-        layout: how pictures are laid out, as far as users have said it.
+        actions: read actions if the files have them.
+        rewards: read actions, rewards and ends, all of which must exist; only of whole episodes.
+        layout: the layout of pictures, as far as users have given it.
     """
 
     actions: bool = False
@@ -31,39 +31,39 @@ class Wanted:
 
 
 class Format(ABC):
-    """A format of episode files. A file or folder that `matches` is read by itself, as one source of episodes.
+    """A format of episode files. A file or folder that `matches` is one source of episodes.
 
-    What users can choose about it (a camera, say) are arguments of its constructor with defaults, kept as attributes:
-    they are part of what a cache depends on. Whoever reads wraps nothing: `Unreadable` for what is wrong with a file,
-    `CanNotRead` for what the system says, and neither need name the file.
+    User options, such as a camera, are arguments of its constructor with defaults, stored as attributes: a cache
+    depends on them. Readers raise `Unreadable` for a problem with a file and `CanNotRead` for a system error, without
+    the file's name.
     """
 
     name: ClassVar[str]
-    """What users type, where it is in the list; what messages call it."""
+    """The name that users type if the format is in the list, and the name in messages."""
     endings: ClassVar[tuple[str, ...]] = ()
-    """Of its files' names, in lower case, if they tell."""
+    """The endings of its files' names, in lower case, if they identify the format."""
     is_store: ClassVar[bool] = False
-    """Whether its folders are opened as they are, without a conversion."""
+    """Whether its folders are opened without a conversion."""
 
     def __init_subclass__(cls) -> None:
         if not isinstance(getattr(cls, "name", None), str):
             raise TypeError(f'the format {cls.__qualname__} has no name: give it one, name = "…"')
 
     def matches(self, path: Path) -> bool:
-        """Whether a file, or a folder as a whole, is of this format, by its name and what is in the folder. It need not
-        be readable, nor be a regular file.
+        """Whether a file, or a folder as a whole, has this format, by its name and the folder's content. It need not be
+        readable or a regular file.
         """
         return path.suffix.lower() in self.endings and not path.is_dir()
 
     def parts(self, path: Path) -> list[Path]:
-        """The sources that a file or folder consists of, where it is this format's as a whole; else none."""
+        """The sources in a file or folder that has this format as a whole; otherwise empty."""
         return [path] if self.matches(path) else []
 
     def locate(self, name: str) -> Path | None:
-        """Where a data set is kept on this machine that is known by an id, if ids of that form are this format's.
+        """The local path of the data set with an id, if this format has such ids.
 
         Raises:
-            FileNotFoundError: if there is none of that id, with how to get it.
+            FileNotFoundError: if there is no data set with this id; the message says how to get it.
         """
         return None
 
@@ -87,15 +87,15 @@ class Format(ABC):
 
     @classmethod
     def is_written(cls) -> bool:
-        """Whether it is not only read."""
+        """Whether the format can also be written."""
         return cls.write is not Format.write
 
     def provenance(self, path: Path) -> Provenance | None:
-        """What a source says of how it was made; None if this format has no place for it."""
+        """The provenance that a source records; None if this format cannot record it."""
         return None
 
     def describe(self, path: Path) -> str:
-        """What to call the format of a source."""
+        """The name of a source's format."""
         return self.name
 
     @property

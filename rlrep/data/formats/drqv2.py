@@ -15,7 +15,7 @@ STACK = 3
 
 
 class DrQv2(Npz):
-    """DrQ-v2's replay: `observation` (T + 1, 9, H, W), three stacked RGB frames, and row i of the rest is what led to
+    """DrQ-v2's replay: `observation` (T + 1, 9, H, W), three stacked RGB frames; row i of the other arrays led to
     observation i.
     """
 

@@ -31,7 +31,7 @@ ACTIONS = "actions.npy"
 
 class ImageFolder(Format):
     """A folder of PNG or JPEG pictures whose names end in consecutive numbers (`frame_0001.png`, ...), and perhaps
-    `actions.npy`: (T, A) or (T,), row i taken at picture i, or T - 1 rows. Folders that hold anything else are none.
+    `actions.npy`: (T, A) or (T,), row i taken at picture i, or T - 1 rows. Folders with other content do not count.
     """
 
     name = "image_folder"
@@ -39,7 +39,7 @@ class ImageFolder(Format):
     def matches(self, path: Path) -> bool:
         try:
             names = [name for name in os.listdir(path) if not name.startswith(".") and name != ACTIONS]
-        except OSError:  # no folder, or one that can't be read, which is reported where it is walked
+        except OSError:  # not a folder, or not readable, which the search of folders reports
             return False
         return len(names) > 1 and all(map(NUMBERED.fullmatch, names))
 
@@ -77,7 +77,7 @@ def _decoded(pictures: list[Path], layout: Layout) -> Iterator[np.ndarray]:
 
 
 class PictureDecoder:
-    """Decodes PNG and JPEG pictures that are all alike.
+    """Decodes PNG and JPEG pictures of one size and kind.
 
     Raises:
         ModuleNotFoundError: if Pillow is not installed.

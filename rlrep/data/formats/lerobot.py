@@ -1,7 +1,7 @@
 """LeRobot data sets of version 3.0, without lerobot (huggingface.co/docs/lerobot/lerobot-dataset-v3).
 
-Many episodes share a Parquet file of rows, and an MP4 file of each camera's pictures. The tables in `meta/episodes` say
-which rows and which seconds are whose.
+Many episodes share a Parquet file of rows, and an MP4 file of each camera's pictures. The tables in `meta/episodes`
+give each episode's rows and seconds.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ VERSION = "v3.0"
 ACTION, REWARD, DONE = "action", "next.reward", "next.done"
 ROWS = ("episode_index", "dataset_from_index", "dataset_to_index", "data/chunk_index", "data/file_index")
 PLACE = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-# What the names of files are made of; nothing else in braces is filled in.
+# The parts of file names; nothing else in braces is replaced.
 BLANK = re.compile(r"\{(video_key|chunk_index|file_index)(?::0?(\d)d)?\}")
-# How far rounding may put an action beyond its bounds, as a share of them.
+# How far rounding may move an action beyond its bounds, as a share of their range.
 ROUNDING = 1e-4
 
 Pictures = Iterator[tuple[float, np.ndarray]]
@@ -49,17 +49,17 @@ Pictures = Iterator[tuple[float, np.ndarray]]
 class LeRobot(Format):
     """A LeRobot data set: rows of actions and perhaps rewards, and pictures of cameras in videos or in the rows.
 
-    Row i is taken at frame i. Actions of numbers are brought to [-1, 1] by the least and greatest values in
-    `meta/stats.json`; `Provenance.action_scale` has the inverse. Where whole episodes are wanted (`open_dataset`), the
-    last frame also stands for the one that the last action led to, which is not stored, and an episode whose last row
-    has `next.done` counts as really ended: the format does not say whether a time limit ended it. Without `next.reward`
+    Row i is taken at frame i. Continuous actions are scaled to [-1, 1] by the least and greatest values in
+    `meta/stats.json`; `Provenance.action_scale` has the inverse. The format does not store the frame after an episode's
+    last action, so for whole episodes (`open_dataset`) the last frame is used twice. An episode whose last row has
+    `next.done` counts as really ended: the format does not say whether a time limit ended it. Without `next.reward`
     rewards are 0, and `Provenance.rewards` says so. The robot's state is not read.
 
     Args:
         camera: the feature whose pictures are read, such as "observation.images.top"; None takes the only one. Depth is
             not read.
-        image_size: height and width that frames of whole episodes are brought to, in pixels, as `open_video` does it;
-            None leaves them. `open_video` has an argument of its own.
+        image_size: height and width of the frames of whole episodes after resizing, in pixels; None keeps the size.
+            `open_video` has its own argument.
     """
 
     name = "lerobot"
@@ -93,7 +93,7 @@ class LeRobot(Format):
 
 
 class _Files:
-    """The files of a data set, of which the last table and the last video stay open: episodes follow each other."""
+    """The files of a data set. The last table and the last video stay open, because episodes are read in order."""
 
     def __init__(self, root: Path, camera: str | None, wanted: Wanted) -> None:
         self.root, self.wanted = root, wanted
@@ -121,7 +121,7 @@ class _Files:
         return {name: column[order] for name, column in found.items()}
 
     def episode(self, about: dict[str, Any], image_size: int | None) -> Episode:
-        """The one that a row of `episodes` tells of."""
+        """The episode that a row of `episodes` describes."""
         name = f"{self.root.name}, episode {about['episode_index']}"
         path = self._path("data_path", about, "data/")
         rows, columns = self._table(path)
@@ -154,7 +154,7 @@ class _Files:
             episode.reward = own[REWARD] if REWARD in own else np.zeros(len(own["index"]), np.float32)
         if DONE in own:
             if own[DONE][:-1].any():
-                raise Unreadable(f"{episode.name} goes on after its end")
+                raise Unreadable(f"{episode.name} continues after its end")
             episode.terminated = bool(own[DONE][-1])
         return episode
 
@@ -166,7 +166,7 @@ class _Files:
         return float(fps)
 
     def _own(self, name: str) -> str:
-        """What the tables call something of the camera."""
+        """The tables' name for an entry of the camera."""
         return f"videos/{self.camera}/{name}"
 
     def _path(self, template: str, about: dict[str, Any], prefix: str) -> Path:
@@ -202,8 +202,8 @@ class _Files:
 
 
 class _InOrder:
-    """The pictures of a file, each at its place (seconds in a video, a row of a table), which the episodes in it take
-    one after the other: so the file is decoded once. It is opened anew for places that have passed.
+    """The pictures of a file, each with its place (seconds in a video, a row of a table). Its episodes are read in
+    order, so the file is decoded once. For an earlier place, it is opened again.
     """
 
     def __init__(self, pictures: Callable[[], Pictures]) -> None:
@@ -213,10 +213,10 @@ class _InOrder:
         self.next: tuple[float, np.ndarray] | None = None
 
     def at(self, places: np.ndarray, within: float, name: str) -> Iterator[np.ndarray]:
-        """The picture that is nearest to each of `places`, which rise.
+        """The nearest picture to each of `places`, which must rise.
 
         Raises:
-            Unreadable: if there is none `within` that distance.
+            Unreadable: if there is no picture `within` that distance.
         """
         if self.now is None or places[0] < self.now[0] - within:
             self.rest = self.open()
@@ -266,7 +266,7 @@ def _in_chunks(pictures: Iterator[np.ndarray], seconds: np.ndarray, times: list[
 
 
 def _whole(chunks: Iterator[np.ndarray], image_size: int | None, name: str, size: int) -> Iterator[np.ndarray]:
-    """The frames of an episode that is held as a whole, the last one twice."""
+    """The frames of a whole episode in memory, the last one twice."""
     held = 0
     for chunk in chunks:
         frames = chunk if image_size is None else resize(chunk, image_size)
@@ -293,7 +293,7 @@ def _normalized(action: np.ndarray, scale: ActionScale, name: str) -> np.ndarray
 
 
 def _info(root: Path) -> dict[str, Any]:
-    """`meta/info.json`, of the version that is read."""
+    """Reads `meta/info.json`, and checks its version."""
     check_inside(root / INFO, root)
     about = read_json(root / INFO)
     version = about.get("codebase_version") if isinstance(about, dict) else None
@@ -333,7 +333,7 @@ def _is_depth(feature: dict[str, Any]) -> bool:
 
 
 def _scale(root: Path, about: dict[str, Any]) -> ActionScale | None:
-    """By which actions are normalized; None for choices, and if there are no actions."""
+    """The scale that normalizes actions; None for discrete actions, and without actions."""
     feature = about["features"].get(ACTION)
     if feature is None or str(feature.get("dtype")).startswith("int"):
         return None

@@ -1,7 +1,7 @@
 """Minari data sets of pixels, to read and to write, without Minari.
 
-Minari rebuilds a space that is missing from a data set by making the environment that the data set names, and so runs
-what a file says. Here the spaces are read as plain JSON, and the rest is numbers.
+If a space is missing from a data set, Minari makes the environment that the data set names, and so a file chooses what
+code runs. Here the spaces are read as plain JSON, and the rest as numbers.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ STEPS = ("actions", "rewards", *ENDS)
 
 
 class Minari(Format):
-    """A Minari data set in HDF5 or Arrow with pictures as observations, or under one of the usual names in a dictionary
-    of them; written in HDF5.
+    """A Minari data set in HDF5 or Arrow, whose observations are pictures, or dictionaries with pictures under a usual
+    name; written in HDF5.
 
-    Those that lack one of their two spaces, or are stored in another format, are refused. Episodes without a step, and
-    those of which not all steps are there, are left out; without actions and rewards only those without pictures.
+    Data sets without one of their two spaces, or in another format, are refused. Episodes without a step or with
+    missing steps are left out; if actions and rewards are not read, only episodes without pictures are left out.
     """
 
     name = "minari"
@@ -95,7 +95,7 @@ class Minari(Format):
                 yield episode
 
     def provenance(self, path: Path) -> Provenance:
-        """What `write` recorded, else the task and the choices that the metadata tell."""
+        """The record of `write`, else the task and the number of discrete actions in the metadata."""
         with reported_as_unreadable():
             about = _metadata(path)
             if PROVENANCE in about:
@@ -107,11 +107,11 @@ class Minari(Format):
         return "Minari"
 
     def write(self, episodes: Iterable[Transitions], folder: Path, provenance: Provenance) -> None:
-        """Frames as they are: (C, H, W) observations, not compressed by JPEG.
+        """Writes frames without JPEG compression, as (C, H, W) observations.
 
         Raises:
             OSError: if it can't be written.
-            ValueError: if there are choices, and it is not known how many.
+            ValueError: for discrete actions of unknown number.
         """
         (folder / "data").mkdir()
         count = steps = 0
@@ -144,7 +144,7 @@ class Minari(Format):
 
 
 class Stored(ABC):
-    """One episode of T frames as a storage of Minari's holds it.
+    """One episode of T frames in one of Minari's storages.
 
     Attributes:
         size: bytes of its file, or of the file that it shares with others.
@@ -154,12 +154,12 @@ class Stored(ABC):
 
     @abstractmethod
     def counts(self, keys: list[str]) -> dict[str, int]:
-        """How many pictures there are, by `keys`, and how many of the steps by their names; none is left out."""
+        """The number of pictures, by `keys`, and of each array of steps, by name; missing arrays are left out."""
 
     @abstractmethod
     def pictures(self, keys: list[str], shape: tuple[int, ...]) -> Any:
-        """What `keys` lead to in its observations: (T, *shape) uint8, or T byte strings that hold a JPEG each; read
-        where it is indexed.
+        """The entry of its observations at `keys`: (T, *shape) uint8, or T byte strings with a JPEG each; read when
+        indexed.
         """
 
     @abstractmethod
@@ -268,7 +268,7 @@ def _count(about: dict[str, Any], found: int) -> int:
 
 
 def _lacking(counts: dict[str, int], wanted: Wanted) -> str:
-    """How many of what an episode has, where it is too short or incomplete for what is wanted; else nothing.
+    """The counts of an episode that is too short or incomplete for the requested entries; otherwise empty.
 
     Args:
         counts: see `Stored.counts`.
@@ -280,7 +280,7 @@ def _lacking(counts: dict[str, int], wanted: Wanted) -> str:
 
 
 def _listed(parts: dict[int, str]) -> str:
-    """What is left out, of the episodes by their numbers with what each of them has."""
+    """A text with the left-out episodes: their numbers, and the counts of each."""
     few = "; ".join(f"episode {number} has {held}" for number, held in list(parts.items())[:5])
     more = "; …" if len(parts) > 5 else ""
     return f"{len(parts)} incomplete episode{'s' * (len(parts) > 1)} ({few}{more})" if parts else ""
@@ -335,7 +335,7 @@ def _jpegs(entry: Any, shape: tuple[int, ...], layout: Layout) -> Iterator[np.nd
         with reported_as_unreadable():
             for row in range(at, min(at + AT_ONCE, len(entry))):
                 with Image.open(io.BytesIO(bytes(entry[row])), formats=["JPEG"]) as picture:
-                    if picture.size != (shape[1], shape[0]):  # nothing was unpacked so far
+                    if picture.size != (shape[1], shape[0]):  # nothing has been unpacked so far
                         raise Unreadable(f"its picture {row} is {picture.size}, and its observation space {shape}")
                     pictures.append(np.asarray(picture).reshape(shape))
             yield newest_frames(np.stack(pictures), layout)

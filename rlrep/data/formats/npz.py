@@ -1,4 +1,4 @@
-"""Episodes as `.npz` files, one each."""
+"""Episodes as `.npz` files, one per file."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ ENCRYPTED = 1  # of a zip entry's flags
 
 
 class Npz(Format):
-    """One episode a file: pictures as `observation`, `image`, `frames` or `obs`, perhaps `action`, `reward` and what
-    tells whether it ended. V-D4RL's 64-pixel files and the episodes of DrQ-v2's replay are such files, too.
+    """One episode a file: pictures as `observation`, `image`, `frames` or `obs`, perhaps `action`, `reward` and marks
+    of its end. V-D4RL's 64-pixel files and the episodes of DrQ-v2's replay are such files, too.
     """
 
     name = "npz"
@@ -68,7 +68,7 @@ class Npz(Format):
         yield episode
 
     def provenance(self, path: Path) -> Provenance | None:
-        """What was recorded of the files in a folder, beside them."""
+        """The provenance that a file beside the data records."""
         recorded = path.with_name(PROVENANCE)
         return _recorded(recorded, recorded.stat().st_mtime_ns) if recorded.is_file() else None
 
@@ -82,14 +82,14 @@ class Npz(Format):
 
 @lru_cache(maxsize=1)
 def _recorded(path: Path, time: int) -> Provenance:
-    """A folder's provenance, which all its files share; `time` is when it was written."""
+    """A folder's provenance, which all its files share; `time` is the time of its file."""
     with reported_as_unreadable():
         return Provenance.from_json(read_text(path))
 
 
 def load_arrays(path: Path, wanted: Iterable[Sequence[str]]) -> tuple[dict[str, np.ndarray], Set[str]]:
-    """Arrays of an `.npz` file, and the names of all that it holds. Of each group of names the first that there is is
-    read, to its end, where its checksum is compared; nothing else is unpacked.
+    """Arrays of an `.npz` file, and the names of all its arrays. For each group of names, the first existing array is
+    read to its end, where its checksum is compared; nothing else is unpacked.
 
     Raises:
         Unreadable: if it is damaged, holds pickled objects, or unpacks to far more than its size.
@@ -116,18 +116,18 @@ def load_arrays(path: Path, wanted: Iterable[Sequence[str]]) -> tuple[dict[str, 
 
 
 def load_array(member: IO[bytes], name: str, size: int) -> np.ndarray:
-    """An array whose file in the archive has `size` bytes, of which no more are read."""
+    """Reads an array whose file in the archive has `size` bytes, and no further bytes."""
     version = np.lib.format.read_magic(member)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in read_header:
         raise Unreadable(f"its {name} is in version {version} of NumPy's format, which plain arrays do not need")
     try:
         shape, fortran_order, dtype = read_header[version](member)
-    except MemoryError as error:  # Python's parser, of too many brackets
+    except MemoryError as error:  # too many brackets for Python's parser
         raise Unreadable(f"it is corrupt: its {name} has no header") from error
     if dtype.hasobject:
         raise Unreadable("it holds pickled objects, which can run any code: save plain arrays instead")
-    # Checked before there is memory for it: a header may state any shape.
+    # Checked before memory is allocated: a header may claim any shape.
     if dtype.itemsize * math.prod(shape) + member.tell() != size:
         raise Unreadable(f"it is corrupt: its {name} is not as long as its header says")
     array = np.empty(math.prod(shape), dtype)
@@ -136,13 +136,13 @@ def load_array(member: IO[bytes], name: str, size: int) -> np.ndarray:
     while done < len(content) and (part := member.read(min(PART, len(content) - done))):
         content[done : done + len(part)] = np.frombuffer(part, np.uint8)
         done += len(part)
-    if done < len(content) or member.read(1):  # only past the end is the checksum compared
+    if done < len(content) or member.read(1):  # the checksum is compared only past the end
         raise Unreadable(f"it is corrupt: its {name} is not as long as its header says")
     return array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)
 
 
 def _check_stacks(pictures: np.ndarray, frames: np.ndarray) -> None:
-    """Refuses stacks (T, F·C, H, W) of which not all frames are those of the rows before: only the newest is kept."""
+    """Refuses stacks (T, F·C, H, W) that do not repeat the frames of the previous rows: only the newest is stored."""
     older = np.split(pictures, pictures.shape[1] // frames.shape[1], axis=1)[-2::-1]
     for back, stacked in enumerate(older, 1):
         row = np.maximum(np.arange(len(frames)) - back, 0)
@@ -164,7 +164,7 @@ def write_episodes(
 
     Args:
         name: of the files without its ending; {stamp}, {number}, {steps} and {entries} are filled in.
-        arrays: what a file holds of an episode.
+        arrays: gives the arrays of an episode's file.
     """
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
     for number, episode in enumerate(episodes):

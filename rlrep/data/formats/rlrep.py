@@ -1,4 +1,4 @@
-"""Our own files: data sets, which are opened as they are, and the replay that a run leaves."""
+"""This project's files: data sets, which are opened without a conversion, and the replay of a run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class DataSet(Format):
 
 
 class RunReplay(Format):
-    """The replay of a run, in the order it was written; a running episode too, and where no rewards are wanted a half
+    """The replay of a run, in the order of writing, with a running episode and, if no rewards are read, with a half
     overwritten one. Frames are single ones.
     """
 
@@ -61,8 +61,8 @@ class RunReplay(Format):
         return (path / "replay.json").is_file() and not is_dataset(path)
 
     def parts(self, path: Path) -> list[Path]:
-        """A replay, or those in the folder of a run: torchrun's processes have one each. Any other folder with a replay
-        in it is a folder like others, which may hold more."""
+        """A replay, or the replays in the folder of a run: each of torchrun's processes has one. Any other folder with
+        a replay is an ordinary folder, which may hold more."""
         inside = [path / "replay", *sorted(path.glob("rank_*/replay"))] if (path / "config.yaml").is_file() else []
         return [part for part in (path, *inside) if self.matches(part)]
 
@@ -88,7 +88,7 @@ def _episodes(rows: dict[str, np.ndarray], wanted: Wanted) -> Iterator[tuple[Epi
         for at in episodes_of(rows, lane):
             number = int(rows["episode"][lane, at[0]])
             if wanted.rewards and rows["step"][lane, at[0]]:
-                continue  # its beginning was written over
+                continue  # its beginning was overwritten
             name = f"environment {lane}, episode {number}"
             episode = Episode(name, frames_of(rows["frame"][lane], at), rows="taken at")
             episode.action = np.array(rows["action"][lane, at])
@@ -101,5 +101,5 @@ def _episodes(rows: dict[str, np.ndarray], wanted: Wanted) -> Iterator[tuple[Epi
 def _has_ended(terminated: np.ndarray, name: str) -> bool:
     ended = bool(terminated[-2])
     if terminated.sum() != ended:
-        raise Unreadable(f"{name} goes on after its end")
+        raise Unreadable(f"{name} continues after its end")
     return ended

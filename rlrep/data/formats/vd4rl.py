@@ -33,10 +33,11 @@ FIRST, MID, LAST = 0, 1, 2
 
 class VD4RL84(Format):
     """V-D4RL's 84-pixel layout, for frames of any size: `observation` (N, C, H, W), `step_type` (N,), 0 at the first
-    entry of an episode and 2 at its last; perhaps `action`, `reward` and `discount`, entry i what led to observation i.
+    entry of an episode and 2 at its last; perhaps `action`, `reward` and `discount`, whose entry i led to observation
+    i.
 
-    Where rewards are wanted, episodes without their first or last entry are left out, as in a file that was cut by
-    its rows. So are, always, rows that only some of the arrays have.
+    If rewards are read, episodes without their first or last entry are left out, as in a file without its last rows.
+    Rows that only some arrays have are always left out.
     """
 
     name = "vd4rl_84"
@@ -67,7 +68,7 @@ class VD4RL84(Format):
                 spans = list(_whole(step_type, left_out) if rewards else _spans(step_type))
                 bytes_each = math.prod(frames.shape[1:]) * frames.dtype.itemsize
                 check_unpacked(f"pictures ({AT_ONCE} of them)", AT_ONCE * bytes_each, file.size)
-                # A compressed block may span many episodes; it is read once.
+                # A compressed block may contain many episodes; it is read once.
                 size = max(AT_ONCE, min((frames.chunks or (0,))[0], UNPACKED_BYTES // max(bytes_each, 1)))
 
             @lru_cache(maxsize=1)
@@ -88,7 +89,7 @@ class VD4RL84(Format):
                 yield episode
 
     def provenance(self, path: Path) -> Provenance:
-        """What `write` recorded, if it wrote the file."""
+        """The record of `write`, if it wrote the file."""
         with reported_as_unreadable(), opened(path) as file:
             text = file.attribute(PROVENANCE)
             return Provenance() if text is None else Provenance.from_json(text)
@@ -97,8 +98,8 @@ class VD4RL84(Format):
         return "V-D4RL HDF5"
 
     def write(self, episodes: Iterable[Transitions], folder: Path, provenance: Provenance) -> None:
-        """Writes `data.hdf5`, which HDF5 1.8 and later can read. All values and most of the structure are checksummed,
-        which in V-D4RL's own files they are not.
+        """Writes `data.hdf5`, which HDF5 1.8 and later can read. All values and most of the structure have checksums;
+        V-D4RL's own files have none.
         """
         with writing(folder / "data.hdf5") as (file, output):
             file.attrs[PROVENANCE] = np.void(provenance.to_json().encode())
@@ -125,7 +126,7 @@ class VD4RL84(Format):
 
 
 class VD4RL64(Npz):
-    """V-D4RL's 64-pixel layout: `image` (T + 1, H, W, C), and row i of the rest is what led to image i."""
+    """V-D4RL's 64-pixel layout: `image` (T + 1, H, W, C), and row i of the other arrays, which led to image i."""
 
     name = "vd4rl_64"
 
@@ -154,7 +155,7 @@ def _loaded(file: Group, *names: str) -> np.ndarray:
 
 
 def _spans(step_type: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Where episodes begin and end, those included of which the beginning or the end is missing."""
+    """The first and last rows of episodes, also of those without their beginning or end."""
     wrong = np.flatnonzero(~np.isin(step_type, (FIRST, MID, LAST)))
     if len(wrong):
         raise Unreadable(
@@ -169,7 +170,7 @@ def _spans(step_type: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _whole(step_type: np.ndarray, left_out: list[str]) -> Iterator[tuple[int, int]]:
-    """Where whole episodes begin and end; says in `left_out` what is not in them."""
+    """The first and last rows of whole episodes; `left_out` lists all other rows."""
     spans = list(_spans(step_type))
     parts = [span for span in spans if (step_type[span[0]], step_type[span[1] - 1]) != (FIRST, LAST)]
     if parts:
@@ -184,7 +185,7 @@ def _whole(step_type: np.ndarray, left_out: list[str]) -> Iterator[tuple[int, in
 
 
 def _from_blocks(block: Callable[[int], np.ndarray], size: int, first: int, end: int) -> Iterator[np.ndarray]:
-    """Rows first to end of what is read in blocks of `size` rows."""
+    """Rows `first` to `end` of an array that is read in blocks of `size` rows."""
     while first < end:
         number, offset = divmod(first, size)
         part = block(number)[offset : offset + end - first]

@@ -26,14 +26,14 @@ LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes of an Ogg page
 TRANSPORT_PACKETS = (188, 192, 204)  # bytes: plain, with time codes, with error correction
 
 
-# FFmpeg goes by what is in a file, and knows playlists and scripts that name other files: these are not read.
+# FFmpeg detects formats by content, also playlists and scripts that name other files: these are not read.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,mpegts,mpeg,mpegvideo,ogg,asf,flv"
 LIMITS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
 MOST_PIXELS = 1 << 26  # of a picture; 8K has half of that
 
 
 class Video(Format):
-    """A video file, always RGB; of several video streams the first. Its pictures may have up to 67 million pixels."""
+    """A video file, always RGB; reads the first of several video streams. Pictures may have up to 67 million pixels."""
 
     name = "video"
     endings = (
@@ -49,7 +49,7 @@ class Video(Format):
 
         check_end = CHECKS.get(path.suffix.lower())
         with reported_as_unreadable():
-            left_out = "" if check_end is None else check_end(path)  # FFmpeg looks for a GIF's begin in all of a file
+            left_out = "" if check_end is None else check_end(path)  # FFmpeg would search the whole file for a GIF
             container = av.open(_name(path), options=LIMITS)
         with container:
             if not container.streams.video:
@@ -63,7 +63,7 @@ class Video(Format):
 
 
 def _name(path: Path) -> Any:
-    """What PyAV opens: it knows no names but UTF-8."""
+    """A name or file that PyAV can open: it supports only UTF-8 names."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -72,7 +72,7 @@ def _name(path: Path) -> Any:
 
 
 def _decode(container: Any, rate: Fraction | None, times: list[Fraction]) -> Iterator[np.ndarray]:
-    """The pictures, (t, 3, H, W), and in `times` when they are shown."""
+    """The pictures, (t, 3, H, W); adds their times of display to `times`."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     if stream.codec_context is None:
@@ -110,14 +110,14 @@ def _decode(container: Any, rate: Fraction | None, times: list[Fraction]) -> Ite
 
 
 def _end(part: Any, usual: Fraction) -> Fraction:
-    """Seconds at which a packet or frame ends, 0 where it does not say when it starts."""
+    """Seconds at which a packet or frame ends, 0 if its start is unknown."""
     if part.pts is None or not part.time_base:
         return Fraction(0)
     return part.pts * part.time_base + max((part.duration or 0) * part.time_base, usual)
 
 
 def _as_shown(frame: Any) -> np.ndarray:
-    """A frame as (H, W, 3), turned and mirrored as its display matrix says, which cameras write into their files.
+    """A frame as (H, W, 3), rotated and mirrored by the display matrix that cameras write into their files.
 
     Raises:
         Unreadable: for a matrix that is more than quarter turns and mirrors.
@@ -151,14 +151,14 @@ def _size(picture: np.ndarray) -> str:
 
 
 def _check_gif(path: Path) -> str:
-    """Walks over the blocks of a GIF, whose decoder passes over a missing end in silence (GIF89a specification).
+    """Checks the blocks of a GIF, because its decoder ignores a missing end (GIF89a specification).
 
     Returns:
-        What may be left out: without the byte that ends it, a GIF may have lost whole pictures; with one within it,
-        a damaged one has.
+        What may be missing: without the final byte, a GIF may have lost whole pictures; with a final byte in the
+        middle, it has lost pictures.
 
     Raises:
-        Unreadable: if it breaks off within a block.
+        Unreadable: if it ends within a block.
     """
 
     def read(count: int) -> bytes:
@@ -199,13 +199,13 @@ def _check_gif(path: Path) -> str:
 
 
 def _check_ogg(path: Path) -> str:
-    """Looks at the last page of an Ogg file, which states no duration (RFC 3533, section 6).
+    """Checks the last page of an Ogg file, because the file states no duration (RFC 3533, section 6).
 
     Returns:
-        What may be left out: without a page that ends its stream, pictures may have been lost.
+        What may be missing: without a page that ends its stream, pictures may be lost.
 
     Raises:
-        Unreadable: if it breaks off within a page.
+        Unreadable: if it ends within a page.
     """
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - LARGEST_PAGE, 0))
@@ -218,12 +218,12 @@ def _check_ogg(path: Path) -> str:
 
 
 def _check_transport_stream(path: Path) -> str:
-    """What may be left out of an MPEG transport stream, which states no duration: it has packets of one size."""
+    """What may be missing from an MPEG transport stream, which states no duration: all its packets have one size."""
     whole = any(path.stat().st_size % size == 0 for size in TRANSPORT_PACKETS)
     return "" if whole else "what may follow its last packet: it breaks off within one"
 
 
-# The containers that state no duration, and have another mark of their end.
+# Containers without a duration, with another mark of their end.
 CHECKS: dict[str, Callable[[Path], str]] = {
     ".gif": _check_gif,
     ".ogv": _check_ogg,
@@ -232,8 +232,8 @@ CHECKS: dict[str, Callable[[Path], str]] = {
 
 
 def _check_is_whole(container: Any, rate: Fraction | None, seconds: Fraction, others: Fraction) -> None:
-    """Refuses a video that ends before its header says: decoders pass over a missing end in silence. `others` is the
-    end of the last packet of other streams.
+    """Refuses a video that ends earlier than its header states: decoders ignore a missing end. `others` is the end of
+    the last packet of other streams.
     """
     stream = container.streams.video[0]
     whole = None if container.duration is None else Fraction(container.duration, 1_000_000)
@@ -241,11 +241,11 @@ def _check_is_whole(container: Any, rate: Fraction | None, seconds: Fraction, ot
         stated = stream.duration * stream.time_base
     else:
         stated = _matroska_duration(stream.metadata)
-        # A tag that says more than the whole is from before the video was cut. Without one, all that is known is how
-        # long the longest stream lasts.
+        # A tag longer than the whole video is from before a cut. Without a tag, only the longest stream's duration is
+        # known.
         if whole is not None and (stated is None or stated > whole + 1):
             stated, seconds = whole, max(seconds, others)
-    # Containers round, and how long the last picture stands is a guess.
+    # Containers round times, and the duration of the last picture is a guess.
     if rate and stated and stated - seconds > max(1.5 / rate, 0.01 * stated):
         raise Unreadable(f"it is truncated: {float(seconds):.2f} of {float(stated):.2f} seconds could be decoded")
 

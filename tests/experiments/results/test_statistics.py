@@ -2,7 +2,17 @@
 
 import numpy as np
 import pytest
-from scipy.stats import brunnermunzel, linregress, mannwhitneyu, norm, t, trim_mean, ttest_1samp, ttest_ind
+from scipy.stats import (
+    brunnermunzel,
+    linregress,
+    mannwhitneyu,
+    norm,
+    spearmanr,
+    t,
+    trim_mean,
+    ttest_1samp,
+    ttest_ind,
+)
 
 from rlrep.experiments.results.statistics import (
     bootstrap,
@@ -18,6 +28,7 @@ from rlrep.experiments.results.statistics import (
     over_seeds,
     power,
     probability_of_improvement,
+    rank_correlation,
     seed_mean,
 )
 
@@ -217,3 +228,32 @@ def test_a_contrast_over_tasks_has_welch_and_satterthwaites_freedom() -> None:
     found = contrast(groups)
     assert found.value == pytest.approx(0.5 * 7 / 3 + 0.5 * 2 - 0.5 * 7 / 4)
     assert found.high - found.value == pytest.approx(t.ppf(0.975, freedom) * np.sqrt(sum(parts)))
+
+
+def test_rank_correlation_is_scipys_whatever_is_equal() -> None:
+    x, y = RNG.normal(size=20), RNG.normal(size=20)
+    x[:6], y[3:8] = 0.0, 1.0
+    found, exact = rank_correlation(x, y), spearmanr(x, y)
+    assert found.value == pytest.approx(exact.statistic)
+    assert found.p_not_above + found.p_not_below == pytest.approx(1, abs=0.05)
+    assert 2 * min(found.p_not_above, found.p_not_below) == pytest.approx(exact.pvalue, abs=0.03)
+    assert rank_correlation(x**3, y).value == pytest.approx(found.value)
+
+
+def test_interval_of_a_rank_correlation_covers_as_often_as_it_says() -> None:
+    """Of normal pairs, whose rank correlation is 6 / π · asin(r / 2)."""
+    truth, inside = 6 / np.pi * np.arcsin(0.8 / 2), 0
+    for seed in range(80):
+        x, noise = np.random.default_rng(seed).normal(size=(2, 20))
+        found = rank_correlation(x, 0.8 * x + 0.6 * noise)
+        inside += found.low <= truth <= found.high
+    assert 0.88 <= inside / 80 <= 0.99
+
+
+def test_pairs_in_order_leave_no_interval_and_constants_no_correlation() -> None:
+    x = np.arange(8.0)
+    found = rank_correlation(x, -np.exp(x))
+    assert (
+        found.value == pytest.approx(-1) and np.isnan(found.low) and found.p_not_below == pytest.approx(1e-4, rel=1.1)
+    )
+    assert np.isnan(rank_correlation(x, np.ones(8)).value)

@@ -144,7 +144,7 @@ def test_a_missing_extra_is_named_with_its_pip_command(
 
     find_spec = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == package else find_spec(name, *rest))
-    with pytest.raises(ConfigError, match=rf"{package} is not installed: run `pip install '\.\[{package}\]'`"):
+    with pytest.raises(ConfigError, match=rf"{package} is not installed: run `pip install -e '.*\[{package}\]'`"):
         run("agent=drqv2", f"{switch}=true")
 
 
@@ -219,7 +219,7 @@ def test_the_command_prints_the_error_alone_and_fails(
 
 def test_a_folder_that_holds_a_run_is_left_alone(run: Run, finished: Path) -> None:
     before = contents(finished)
-    with pytest.raises(ConfigError, match="already holds a run: go on with resume=true, choose another run_dir"):
+    with pytest.raises(ConfigError, match="already holds a run: resume with resume=true, choose another run_dir"):
         run("agent=drqv2", f"run_dir={finished}")
     assert contents(finished) == before
 

@@ -1,6 +1,7 @@
 """Overrides as people type them: paths as they are, and mistakes reported in a line."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlrep.experiments import data, evaluate, offline_report, plot, study, video_theory
 from rlrep.experiments.run.collection import CollectConfig
-from rlrep.experiments.run.command import check_effects, check_names, check_words, for_hydra, help_text, paths_of
+from rlrep.experiments.run.command import (
+    check_effects,
+    check_names,
+    check_words,
+    evaluation,
+    for_hydra,
+    help_text,
+    paths_of,
+)
 from rlrep.experiments.run.offline_config import OfflineConfig
 from rlrep.experiments.run.options import ConfigError, defaults, is_a, options_of, value_of
 from rlrep.experiments.run.pretrain_config import PretrainConfig, complete
+from rlrep.experiments.run.pretrained import settle_encoder
+from rlrep.experiments.run.pretraining import training
 from rlrep.experiments.run.train_config import TrainConfig
 from rlrep.objectives import find_objective
 from tests.experiments.conftest import ROOT
@@ -83,9 +94,9 @@ def test_the_home_is_found_in_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("schema", "names"),
     [
-        (TrainConfig, {"run_dir", "init", "encoder", "encoder.path", "offline.data", "offline.cache"}),
-        (OfflineConfig, {"run_dir", "dataset", "cache", "encoder", "encoder.path"}),
-        (PretrainConfig, {"run_dir", "source", "cache"}),
+        (TrainConfig, {"run_dir", "noise.videos", "init", "encoder", "encoder.path", "offline.data", "offline.cache"}),
+        (OfflineConfig, {"run_dir", "noise.videos", "dataset", "cache", "encoder", "encoder.path"}),
+        (PretrainConfig, {"run_dir", "noise.videos", "source", "cache"}),
         (CollectConfig, {"run", "out"}),
     ],
 )
@@ -162,6 +173,13 @@ def test_options_of_an_objective_that_is_not_used_are_noted(capsys: pytest.Captu
         (TrainConfig, {"init": "run"}, "++agent.num_expl_steps=9", "with init, whose agent has explored already"),
         (TrainConfig, {"noise": {"kind": "pixels"}}, "noise.num_shapes=4", "only with noise.kind=shapes"),
         (PretrainConfig, {"noise": {"kind": "pixels"}}, "noise.background_only=true", "only with noise.kind=shapes"),
+        (TrainConfig, {"noise": {"kind": "camera"}}, "noise.videos=v", "only with noise.kind=video"),
+        (
+            TrainConfig,
+            {"noise": {"kind": "shapes"}},
+            "noise.strength=1",
+            "only with noise.kind=camera or color or video",
+        ),
         (PretrainConfig, {"objective": "autoencoder"}, "horizon=5", "with objective=autoencoder, which reads no pairs"),
         (PretrainConfig, {"objective": "curl"}, "horizon=3", "with objective=curl, which reads no pairs"),
         (PretrainConfig, {"source": "env:x"}, "mixed_sizes=false", "with source=env:x: it is for others"),
@@ -299,3 +317,35 @@ def test_a_name_has_no_options() -> None:
         check_names(["objective.horizon=3"], PretrainConfig)
     with pytest.raises(ValueError, match="objective must be a name, got"):
         find_objective({"horizon": 3})  # type: ignore[arg-type]
+
+
+def composed_as(name: str, *overrides: str, conf: str = "") -> DictConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments" / "conf" / conf)):
+        return compose(name, for_hydra(overrides))
+
+
+def test_a_runs_last_line_is_the_command_that_scores_it() -> None:
+    plain = composed_as("config", "task=walker_walk", "objectives=[curl]")
+    said = evaluation(Path("runs/a b"), plain)
+    assert said == "python -m rlrep.experiments.evaluate 'runs/a b' --episodes 20"
+    own = composed_as(
+        "config", "agent=my.file:Agent", "task=theirs:Env-v0", "objectives=[my.file:Loss]", "imports=[more]"
+    )
+    assert evaluation(Path("run"), own).endswith(" --episodes 20 --imports more theirs my.file")
+    offline = composed_as("offline", "dataset=data", conf="offline")
+    assert evaluation(Path("run"), offline) == "python -m rlrep.experiments.evaluate run --episodes 20"
+
+
+def test_a_pretrainings_last_line_is_the_command_that_uses_the_encoder(tmp_path: Path) -> None:
+    from rlrep import PixelEncoder
+    from rlrep.experiments.run.train_config import complete as complete_run
+
+    PixelEncoder((6, 40, 40), channels=4, strides=(2, 2)).save_pretrained(tmp_path / "a b" / "encoder")
+    own = composed_as("pretrain", "source=env:walker_walk", "image_size=40", "frame_stack=2", "objective=curl")
+    said = training(tmp_path / "a b", own)
+    python, _, module, *words = shlex.split(said)
+    assert (python, module) == ("python", "rlrep.experiments.train")
+    config = complete_run(composed_as("config", *for_hydra(words, paths_of(TrainConfig))))
+    settle_encoder(config, None)
+    assert (config.task, config.encoder.channels) == ("walker_walk", 4)
+    assert "task=" not in training(tmp_path, composed_as("pretrain", "source=videos", "objective=curl"))

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rlrep.experiments.files import CsvLog
-from rlrep.experiments.run.log import NonFiniteLoss, UpdateMetrics
+from rlrep.experiments.run import log
+from rlrep.experiments.run.log import NonFiniteLoss, Progress, UpdateMetrics, reading
 
 Run = Callable[..., Path]
 
@@ -121,3 +122,78 @@ def test_columns_may_join_a_table_and_rows_after_a_frame_be_dropped(tmp_path: Pa
     assert path.read_text().split() == ["frame,episode_return,loss", "1,0.123457,", "2,2,5", "3,3,6"]
     CsvLog(path, until=2)
     assert path.read_text().split() == ["frame,episode_return,loss", "1,0.123457,", "2,2,5"]
+
+
+class Clock:
+    """Time that passes when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(log.time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
+    """What was told in a log, since the last call."""
+    return lambda: capsys.readouterr().err.splitlines()
+
+
+def test_what_ends_soon_is_not_told_and_what_takes_longer_is(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    for seconds, told in ((2, []), (4, ["short: 1 of 2 files,  0.25 files/s, 00:04 left"])):
+        progress = Progress("short", 2, 0, "file", patience=3)
+        progress.advance(0)
+        clock.now += seconds
+        progress.advance(1)
+        assert lines() == told
+        progress.close()
+        assert lines() == told
+
+
+def test_the_time_is_told_while_the_count_stands_still(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    progress = Progress("run", 10, 0, "frame")
+    progress.advance(4)
+    lines()
+    for _ in range(7):
+        clock.now += 10
+        progress.tell(4)
+    assert len(lines()) == 2
+
+
+def test_what_happens_in_between_is_told_until_it_is_over(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    progress = Progress("run", 10, 4, "frame")
+    told = progress.during("evaluating", 3)
+    for count in (0, 1, 1, 2, 3):
+        told(count)
+        clock.now += 9
+    clock.now += 30
+    progress.advance(5)
+    ends = [line.rpartition(" left")[2] for line in lines()]
+    assert ends == [", evaluating 1 of 3", ""]
+
+
+def test_a_terminal_shows_the_time_too_and_nothing_before_its_patience(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(log.sys.stderr, "isatty", lambda: True, raising=False)
+    progress = Progress("run", 10, 0, "file", patience=3)
+    progress.advance(0)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress.bar, "_time", lambda: progress.bar.start_t + 4)
+    progress.tell(0)
+    assert "run:   0%" in capsys.readouterr().err
+    progress.close()
+
+
+def test_reading_tells_files_and_frames(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    with reading("data") as progress:
+        for files, frames in ((0, 500), (0, 1000), (2, 1500), (3, 1700)):
+            progress(files, 3, frames)
+            clock.now += 16
+    first, *_, last = lines()
+    assert first == "reading data: 0 of 3 files, ? files/s, ? left, frames 1,000"
+    assert last.startswith("reading data: 3 of 3 files, ") and last.endswith(", frames 1,700")

@@ -200,7 +200,7 @@ def test_a_run_whose_environment_dies_or_stops_saves_and_goes_on(
     assert process.returncode == 1 and "Traceback" not in errors
     told = re.search(
         rf"error: environment 1 \(cartpole_balance, process {victim}\) {how}\. "
-        rf"Training stopped at frame (\d+), and all is saved: go on with resume=true",
+        rf"Training stopped at frame (\d+), and all is saved: resume with resume=true",
         errors,
     )
     assert told, errors

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlrep.agents import DrQV2
@@ -89,6 +90,27 @@ def test_a_stopped_run_resumes_bit_for_bit(
     (head,) = load_checkpoint(whole / CHECKPOINT)["ranks"][0]["replay"]["head"]
     rows, expected = live_rows(folder, head, 100), live_rows(whole, head, 100)
     assert all((rows[name] == expected[name]).all() for name in expected)
+
+
+@pytest.mark.parametrize(
+    "kind", ["video", pytest.param("camera", marks=pytest.mark.slow), pytest.param("color", marks=pytest.mark.slow)]
+)
+def test_a_run_with_distractors_of_every_kind_resumes_bit_for_bit(
+    run: Run, signal_at: Callable[..., None], tmp_path: Path, kind: str
+) -> None:
+    video = np.random.default_rng(0).integers(0, 256, (9, 20, 20, 3), np.uint8)
+    np.savez(tmp_path / "video.npz", observation=video)
+    videos = (f"noise.videos={tmp_path}/video.npz",) if kind == "video" else ()
+    noise = (f"noise.kind={kind}", "noise.persistence=0.5", *videos)
+    overrides = ("agent=drqv2", "num_train_frames=1500", "eval_every_frames=100000", *noise)
+    whole = run(*overrides, f"run_dir={tmp_path}/whole")
+    signal_at(OnlineRun, "make_step", 27, signal.SIGTERM)  # in the middle of an episode
+    with pytest.raises(Stopped):
+        run(*overrides)
+    run(*overrides, "resume=true")
+    assert_equal(tmp_path / "run", whole)
+    frames, expected = (live_rows(folder, 30, 30)["frame"] for folder in (tmp_path / "run", whole))
+    assert (frames == expected).all() and (frames != frames[0]).any()
 
 
 def test_several_environments_that_are_stopped_before_the_first_step_resume_bit_for_bit(

@@ -298,7 +298,7 @@ def test_a_child_that_is_killed_is_noticed() -> None:
     contender = Contender("act", {"agent": "sac", "path": "fast", "image_size": 20, "channels": 4}, {"path": "fast"})
     with closing(bench.Child(contender, Options(device="cpu"), "/tmp")) as child:
         os.kill(child.process.pid or 0, signal.SIGKILL)
-        with pytest.raises(bench.ChildFailed, match="exit code -9, often for want of memory"):
+        with pytest.raises(bench.ChildFailed, match="exit code -9, often because memory ran out"):
             child.time("act", 1, time.monotonic() + 60)
     assert not multiprocessing.active_children()
 
@@ -317,3 +317,36 @@ def test_whole_runs_of_an_agent_of_bursts_are_timed(tmp_path: Path) -> None:
     assert main(words) == 0
     (row,) = checked(tmp_path / "rows.json")
     assert row["agent"] == "mrq" and row["updates"] > 0
+
+
+# What of TACO's code the benchmark calls, in a clone's place.
+AGENT = """
+import utils
+
+class TACOAgent:
+    def __init__(self, **options):
+        assert options["multistep"] == 3 and options["obs_shape"] == (9, 84, 84)
+        self.encoder = utils
+
+    def update(self, batches, step):
+        now, action, actions, reward, discount, n_steps_on, horizon_on = next(batches)
+        assert now.shape == n_steps_on.shape == horizon_on.shape == (2, 9, 84, 84)
+        assert action.shape == (2, 6) and actions.shape == (2, 3, 6) and reward.shape == discount.shape == (2, 1)
+"""
+
+
+def test_tacos_own_code_is_measured_beside_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "clone" / "agents").mkdir(parents=True)
+    (tmp_path / "clone" / "agents" / "taco.py").write_text(AGENT)
+    (tmp_path / "clone" / "utils.py").touch()
+    words = ["update", "agent=taco", "batch=2", "path=fast", "seconds=0.01", "threads=1", "device=cpu"]
+    out = tmp_path / "rows.json"
+    assert main([*words, f"reference={tmp_path / 'clone'}", f"out={out}"]) == 0
+    ours, theirs = checked(out)
+    assert (ours["path"], theirs["path"]) == ("fast", "reference") and theirs["precision"] == "float32"
+    assert "reference/fast" in capsys.readouterr().out
+
+
+def test_tacos_code_is_refused_where_it_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["update", f"reference={tmp_path}"]) == 2
+    assert "reference must be a clone of https://github.com/FrankZheng2022/TACO" in capsys.readouterr().err

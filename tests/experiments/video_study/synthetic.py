@@ -1,11 +1,14 @@
 """Cells as the study would write them, made up so that each prediction holds, fails or cannot be told."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from rlrep.experiments.video_study import phase
+from rlrep.experiments.video_study.jobs import Job
 
 # Share of the oracle's return per method: under no, iid and exogenous noise, as the theory has it.
 THEORY = {
@@ -107,6 +110,32 @@ def write_persistence(folder: Path, seeds: int = 5) -> None:
                 write(folder, f"persistence-{method}-{rho}-{seed}", cell)
 
 
+def write_phase(folder: Path, jobs: Iterable[Job] | None = None, seeds: int = 3) -> None:
+    """The diagram, or some jobs of it, as the numbers that are known before training have it."""
+    rng = np.random.default_rng(5)
+    for job in jobs or phase.jobs(None, seeds):
+        area = (job.size / 0.3) ** 2
+        number = {"forward_model": area * job.persistence**2, "temporal_contrastive": job.persistence**3}.get(
+            job.method
+        )
+        enough = 0.5 * (job.updates or 0) / 1_000  # of the number to lose half of the state
+        kept = {"random": 0.0, "supervised": 1.0, "inverse_model": 0.8}.get(job.method)
+        if kept is None:
+            kept = 1 / (1 + (float(number or 0) / enough) ** 2)
+        low = 0.9 - job.size
+        cell = {
+            **job.description,
+            "coverage": CORE_COVERAGE * area,
+            "state_linear": low + kept * (1 - low) + rng.normal(0, 0.001),
+            "predictor": number,
+            "pretrain_seconds": 0.02 * (job.updates or 0),
+            "pictures": None,
+        }
+        if not job.only_probes:
+            cell |= {"return": 0.9 * kept, "random_return": RANDOM, "returns": [0.9 * kept], "ppo_seconds": 60.0}
+        write(folder, job.name, cell)
+
+
 def write_lock(
     folder: Path, rates: Mapping[str, float] = RATES, power: float = 1.2, seeds: int = 5, most: int = 1000
 ) -> None:
@@ -157,4 +186,5 @@ def write_study(folder: Path, seeds: int = 5) -> None:
     write_core(folder, seeds=seeds)
     write_size(folder, seeds=seeds)
     write_persistence(folder, seeds=seeds)
+    write_phase(folder)
     write_lock(folder)

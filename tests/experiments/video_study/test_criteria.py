@@ -94,6 +94,13 @@ def test_without_git_nothing_is_frozen(frozen: Callable[..., Criteria], monkeypa
         ("seeds: 5", "seeds: 1", "seeds must be at least 2"),
         ("level: 0.025", "level: 2.5", "level must lie between 0 and 1"),
         ("  gridworld: oracle\n", "", "ceiling.gridworld is missing"),
+        (
+            "forward_ahead: [0.15, 1.0]",
+            "forward_ahead: [0.1, 1.0]",
+            "[0.1, 1.0] is no [size, persistence] of the diagram",
+        ),
+        ("updates: [1000, 3000]", "updates: [1000, 2000]", "no training is measured after 2000 updates"),
+        ("seeds: 3", "seeds: 1", "seeds must be at least 2"),
         ("[0.15, 0.3, 0.45]", "[0.3, 0.15]", "a sweep needs at least two numbers in their order"),
     ],
 )

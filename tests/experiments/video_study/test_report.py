@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rlrep.experiments.results import pictures
-from rlrep.experiments.video_study import figures
+from rlrep.experiments.video_study import figures, phase
 from rlrep.experiments.video_study import report as report_module
 from rlrep.experiments.video_study.cells import METHODS, missing, read_results, select, settings, sweep
 from rlrep.experiments.video_study.criteria import read_criteria
@@ -42,7 +42,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_report_has_all_verdicts_and_every_picture_that_it_names(study: Path) -> None:
     report = (study / "out" / "report.md").read_text()
-    assert all(f"| {prediction}. " in report for prediction in ("P1", "P2", "P3", "P4"))
+    assert all(f"| {prediction}. " in report for prediction in ("P1", "P2", "P3", "P4", "P5"))
     named = set(re.findall(r"!\[.+\]\((.+)\)", report))
     assert named == {path.name for path in (study / "out").glob("*.png")}
     assert {name.split("_")[0].removesuffix(".png") for name in named} == {
@@ -51,6 +51,7 @@ def test_report_has_all_verdicts_and_every_picture_that_it_names(study: Path) ->
         "reconstructions",
         "size",
         "persistence",
+        "phase",
         "lock",
     }
     assert "python -m rlrep.experiments.video_theory" in report
@@ -98,7 +99,7 @@ def test_report_says_by_which_criteria_it_judges_and_which_cells_are_no_test_of_
     assert read_criteria().source in report
     assert re.search(r"- Grid world: (\d+) of \1 cells made before cells noted their criteria\.\n", report)
     table = report[: report.index("A criterion holds")]
-    assert table.count("| exploratory |") == 4 and "| test " not in table
+    assert table.count("| exploratory |") == 5 and "| test " not in table
 
 
 def test_partial_study_is_reported_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,11 +111,14 @@ def test_partial_study_is_reported_with_what_is_missing(tmp_path: Path, monkeypa
     assert "- Grid world, core: contrastive, iid noise: seed 2\n" in report
     assert "- Grid world, core: forward model: not run\n" in report
     assert "- Grid world, persistence: not run\n" in report
+    assert "- Grid world, phase: not run\n" in report
     assert "- Combination lock: not run\n" in report
 
 
 def test_whole_study_misses_only_the_other_domains(study: Path) -> None:
-    assert missing(read_results(study)) == ["ViZDoom Basic: not run", "ViZDoom Defend the Center: not run"]
+    results = read_results(study)
+    assert missing(results) == ["ViZDoom Basic: not run", "ViZDoom Defend the Center: not run"]
+    assert phase.missing(results) == []
 
 
 def test_sweeps_take_their_missing_points_from_the_core(tmp_path: Path) -> None:
@@ -148,7 +152,10 @@ def test_every_method_has_its_own_colour() -> None:
 def test_one_seed_is_drawn_without_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "WIDTH", 320)
     write_core(tmp_path, FEW, seeds=1)
-    assert set(draw(read_results(tmp_path), tmp_path)) == {"returns_gridworld", "probes_gridworld"}
+    assert set(draw(read_results(tmp_path), tmp_path, read_criteria().P5, {})) == {
+        "returns_gridworld",
+        "probes_gridworld",
+    }
     assert interval(np.array([0.5])) == "0.5"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gymnasium import spaces
 from rlrep import OBJECTIVES, PixelEncoder
 from rlrep.envs.gridworld import VectorGridWorld, grid_table
 from rlrep.experiments import video_theory
-from rlrep.experiments.video_study import pixels, study
+from rlrep.experiments.video_study import jobs, pixels, study
 from rlrep.experiments.video_study.cells import METHODS, read_results
 from rlrep.experiments.video_study.criteria import read_criteria
 from rlrep.experiments.video_study.gridworld import GridDomain
@@ -24,6 +25,15 @@ from rlrep.experiments.video_study.jobs import Job, LockJob
 from rlrep.experiments.video_study.origin import FILE, claim
 from rlrep.experiments.video_study.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
 
+TINY = pixels.Settings(
+    frames=640,
+    batch_size=8,
+    labels=1,
+    test_labels=1,
+    noise_labels=2,
+    probe_steps=2,
+    encoder=dict(channels=4, strides=(4, 2, 2), out_dim=16),
+)
 NOISE: dict[str, Any] = {"num_shapes": 2, "size": 0.2, "persistence": 1.0}
 
 
@@ -33,6 +43,12 @@ def one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def small(place: GridDomain) -> GridDomain:
+    """With few states to probe."""
+    place.seen = place.seen[:40]
+    return place
 
 
 SLOW = [pytest.param(method, marks=pytest.mark.slow) for method in ("random", "vq_autoencoder", "inverse_model")]
@@ -56,12 +72,10 @@ def test_a_job_measures_what_the_report_reads(method: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("method", [m for m in OBJECTIVES if m not in ("bisimulation", "sepclr")])
 def test_every_objective_that_can_read_the_recordings_may_be_a_cell(method: str) -> None:
-    place, sizes = GridDomain(), pixels.Settings(frames=640, steps=2, batch_size=8, labels=1, test_labels=1)
-    place.seen = place.seen[:40]  # whose probes are quick
-    sizes = replace(sizes, probe_steps=2, encoder=dict(channels=4, strides=(4, 2, 2), out_dim=16))
+    place, sizes = small(GridDomain()), replace(TINY, steps=2)
     job = Job("gridworld", "core", method, "exogenous", 0, 1.0)
     pixels.check_methods([job])
-    encoder, measured = pixels.train_encoder(place, job, sizes)
+    ((encoder, measured),) = pixels.train_encoder(place, job, sizes, [sizes.steps])
     assert measured["updates_per_second"] > 0 and not any(p.requires_grad for p in encoder.parameters())
 
 
@@ -201,6 +215,46 @@ def test_cells_have_names_of_their_own() -> None:
     jobs = {job for study in study.STUDIES.values() for job in study(tuple(METHODS), 2)}
     assert len({job.name for job in jobs}) == len(jobs)
     assert any(isinstance(job, LockJob) for job in jobs)
+
+
+@pytest.mark.parametrize("method", ["temporal_contrastive", "supervised"])
+def test_a_shorter_training_is_the_beginning_of_a_longer_one(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With probes of a head in between, validations that come as often in both, and steps that make the loss worse."""
+    monkeypatch.setattr(pixels, "Pretrainer", partial(pixels.Pretrainer, validate_every=2))
+    place, job = small(GridDomain()), Job("gridworld", "phase", method, "persistence", 0, 0.8)
+    sizes = replace(TINY, lr=0.06)
+    whole = list(pixels.train_encoder(place, job, sizes, [2, 6, 12]))
+    for length, (encoder, measured) in zip((2, 6, 12), whole, strict=True):
+        ((alone, same),) = pixels.train_encoder(place, job, sizes, [length])
+        assert measured["state_head"] == same["state_head"]
+        for name, weight in alone.state_dict().items():
+            assert torch.equal(weight, encoder.state_dict()[name]), (length, name)
+    assert not torch.equal(*(encoder.convolutions[0].weight for encoder, _ in whole[::2]))
+
+
+def test_a_long_training_keeps_the_encoders_of_the_shorter_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LENGTHS", (200, 400))
+    place = small(GridDomain())
+    long = Job("gridworld", "phase", "supervised", "persistence", 0, 0.8, updates=400)
+    pixels.pretrained_encoder(place, long, replace(TINY, steps=400), tmp_path)
+    monkeypatch.setattr(pixels, "train_encoder", lambda *_: pytest.fail("trained again"))
+    for asked in (replace(long, updates=200, only_probes=True), long):
+        _, measured = pixels.pretrained_encoder(place, asked, replace(TINY, steps=asked.updates), tmp_path)
+        assert measured["updates_per_second"] > 0
+    with pytest.raises(pytest.fail.Exception):
+        pixels.pretrained_encoder(place, long, replace(TINY, steps=400, lr=0.1), tmp_path)
+
+
+def test_linear_probes_alone_are_what_all_probes_have(tmp_path: Path) -> None:
+    """And what a random encoder and labels know of single pictures is the same at any persistence."""
+    place, job = small(GridDomain()), Job("gridworld", "phase", "random", "persistence", 0, 0.0)
+    encoder = PixelEncoder(place.shape, **TINY.encoder)
+    measured = pixels.probe_encoder(encoder, place, job, TINY, tmp_path)
+    alone = pixels.probe_encoder(encoder, place, replace(job, persistence=1.0, only_probes=True), TINY, tmp_path)
+    assert {name: measured[name] for name in alone} == alone
+    assert {*measured} - {*alone} == {"state_mlp", "noise_mlp", "reconstruction", "pictures"}
 
 
 @pytest.mark.slow

@@ -261,7 +261,7 @@ def changed(name: str, at: int, value: float) -> dict[str, Any]:
         ({"reward": np.zeros(4, np.float32)}, "one value for each of 6 frames"),
         (changed("action", 2, 1.5), r"lie in \[-1, 1\], and one of step 1 is 1.5"),
         (changed("action", 2, np.nan), "and one of step 1 is nan"),
-        (changed("discount", 2, 0), "goes on after its end"),
+        (changed("discount", 2, 0), "continues after its end"),
         (changed("discount", 2, 0.5), "must hold 0 and 1 alone"),
         ({"observation": ARRAYS["observation"].astype(np.int8)}, "must be uint8"),
         ({"observation": ARRAYS["observation"][:1]}, "its discount must have one value for each of 1 frames"),
@@ -386,9 +386,9 @@ def test_a_damaged_data_set_of_our_own_is_named(tmp_path: Path) -> None:
         content = bytearray((tmp_path / name / f"{name}.npy").read_bytes())
         content[-70] ^= 16
         (tmp_path / name / f"{name}.npy").write_bytes(content)
-        with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum is another"):
+        with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum mismatch"):
             list(TransitionFiles(tmp_path / name))
-        with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum is another: restore it from a copy"):
+        with pytest.raises(ValueError, match=rf"(?s){name} can't be used.*checksum mismatch: restore it from a copy"):
             open_dataset(tmp_path / name)
 
 

@@ -82,6 +82,13 @@ def test_a_sampler_goes_on_from_its_saved_state() -> None:
     assert (data.sample(50) == other.sample(50)).all()
 
 
+def test_videos_are_the_frames_of_each_episode_without_a_copy() -> None:
+    data = numbered(max_gap=2)
+    videos = data.select(np.array([0, 2])).videos()
+    assert [video[:, 0, 0, 0].tolist() for video in videos] == [[0, 1, 2], [*range(4, 14)]]
+    assert all(np.shares_memory(video, data.frames) for video in videos)
+
+
 def test_a_split_is_by_whole_episodes_and_copies_no_frames() -> None:
     data = numbered([5] * 10, max_gap=4)
     train, validation = data.split(0.2, seed=3)

@@ -286,7 +286,7 @@ def test_a_missing_package_is_named_with_what_brings_it(
     if package == "h5py":
         path = path.rename(path.with_suffix(".hdf5"))
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install '.\[data\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install -e '.*\[data\]'"):
         open_video(path, skip_corrupt=True)
 
 

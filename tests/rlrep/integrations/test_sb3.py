@@ -1,11 +1,14 @@
 """Objectives attached to Stable-Baselines3's algorithms."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_contrib import ARS, QRDQN, TQC, CrossQ, MaskablePPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -15,7 +18,9 @@ from rlrep import CURL, OBJECTIVES, PixelEncoder, Window
 from rlrep.integrations.sb3 import PixelFeatures, SequenceReplayBuffer, attach
 from tests.rlrep.integrations.sb3_environments import Counter
 
-ALGORITHMS = [SAC, TD3, DQN, PPO]
+ALGORITHMS = [SAC, TD3, DQN, PPO, A2C, TQC, CrossQ, QRDQN]
+ON_POLICY = (PPO, A2C)
+DISCRETE = (DQN, QRDQN)
 # Each algorithm with TACO, each objective with one of the algorithms; the other pairs are slow tests.
 PAIRS = [
     pytest.param(
@@ -44,16 +49,16 @@ def build(algorithm, env=None, features=None, **options):
     """A tiny model."""
     new = {} if "encoder" in (features or {}) else dict(channels=4, strides=(2, 2))
     pixels = new | dict(features_dim=8) | (features or {})
-    settings = {PPO: dict(n_steps=16, n_epochs=1), A2C: {}}.get(algorithm, OFF_POLICY)
-    settings = settings | (dict() if algorithm is A2C else dict(batch_size=8))
+    own = {PPO: dict(n_steps=16, n_epochs=1, batch_size=8), A2C: dict(n_steps=16)}
+    settings = own.get(algorithm, OFF_POLICY | dict(batch_size=8))
     policy = dict(features_extractor_kwargs=pixels, net_arch=[8])
-    env = Counter(discrete=algorithm is DQN) if env is None else env
+    env = Counter(discrete=algorithm in DISCRETE) if env is None else env
     return algorithm(**dict(dict(policy="PixelPolicy", env=env, policy_kwargs=policy, seed=1, **settings), **options))
 
 
 def encoder_of(model) -> PixelEncoder:
-    network = model.policy if isinstance(model, PPO) else model.q_net if isinstance(model, DQN) else model.critic
-    return network.features_extractor.encoder
+    names = {PPO: "policy", A2C: "policy", DQN: "q_net", QRDQN: "quantile_net"}
+    return getattr(model, names.get(type(model), "critic")).features_extractor.encoder
 
 
 def losses(model) -> dict[str, float]:
@@ -92,6 +97,55 @@ def test_every_objective_trains_with_every_algorithm_and_is_logged(algorithm, na
     assert any(key.startswith("rlrep/loss_") for key in logged) and np.isfinite(list(logged.values())).all()
 
 
+class Taken(BaseCallback):
+    """How many steps the agent's optimizer and the objectives took."""
+
+    def _on_training_start(self) -> None:
+        train, self.agents, self.objectives = self.model.train, 0, 0
+        step = train.step
+
+        def of_the_agent(*_) -> None:
+            self.agents += 1
+
+        def of_the_objectives(*batches):
+            self.objectives += 1
+            return step(*batches)
+
+        train.agents_optimizer.register_step_post_hook(of_the_agent)
+        train.step = of_the_objectives
+
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "steps"),
+    [
+        (PPO, dict(n_epochs=2), 8),  # two rollouts in two minibatches
+        (PPO, dict(n_epochs=2, target_kl=1e-9), None),  # which ends epochs early
+        (A2C, {}, 2),
+        (TQC, dict(gradient_steps=2), 6),  # after 24, 28 and 32 steps
+        (CrossQ, dict(gradient_steps=2), 6),
+        (QRDQN, {}, 3),
+    ],
+)
+def test_objectives_take_a_step_for_each_of_the_agents(algorithm, options, steps: int | None) -> None:
+    model, taken = build(algorithm, **options), Taken()
+    attach(model, ["curl"])
+    model.learn(32, callback=taken)
+    assert taken.objectives == taken.agents > 0
+    assert taken.agents == steps if steps else taken.agents < 8
+
+
+def test_sb3_contrib_may_be_missing() -> None:
+    code = (
+        "import sys; sys.modules['sb3_contrib'] = None\n"
+        "from rlrep.integrations.sb3 import PIXEL_POLICIES; print(len(PIXEL_POLICIES))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == ["6"]
+
+
 def with_and_without(algorithm, steps: int, **options):
     """Two models trained alike, the first with TACO at coefficient 0; and what they drew from their replays."""
     models, drawn = [], []
@@ -99,7 +153,7 @@ def with_and_without(algorithm, steps: int, **options):
         model, callback = build(algorithm, **options), Batches()
         if objectives:
             attach(model, objectives, coefficient=0)
-        model.learn(steps, callback=None if algorithm is PPO else callback)
+        model.learn(steps, callback=None if algorithm in ON_POLICY else callback)
         models.append(model)
         drawn.append(callback.drawn)
     return models, drawn
@@ -115,7 +169,7 @@ def test_with_coefficient_0_sac_is_bit_identical_after_500_steps(train_freq: int
         assert all(torch.equal(a, b) for a, b in zip(one[:5], other[:5], strict=True))
 
 
-@pytest.mark.parametrize("algorithm", [TD3, DQN, PPO])
+@pytest.mark.parametrize("algorithm", [algorithm for algorithm in ALGORITHMS if algorithm is not SAC])
 def test_with_coefficient_0_the_others_are_bit_identical_too(algorithm) -> None:
     (model, without), _ = with_and_without(algorithm, 40)
     assert equal(parameters(model), parameters(without))
@@ -155,12 +209,13 @@ def test_the_objectives_gradient_reaches_the_agents_encoder_and_nothing_else(alg
     assert len(steps) > 1 and all(steps)
 
 
-@pytest.mark.parametrize("algorithm", [SAC, TD3])
+@pytest.mark.parametrize("algorithm", [SAC, TD3, TQC, CrossQ])
 def test_the_actor_reads_the_critics_encoder_without_training_it(algorithm) -> None:
     model = build(algorithm)
     actor, critic = model.actor.features_extractor, model.critic.features_extractor
     assert actor.encoder is critic.encoder and actor.trunk is not critic.trunk
-    assert model.critic_target.features_extractor.encoder is not critic.encoder
+    if algorithm is not CrossQ:
+        assert model.critic_target.features_extractor.encoder is not critic.encoder
     owned = {id(parameter) for parameter in critic.encoder.parameters()}
     trained = {
         name: {id(parameter) for parameter in getattr(model, name).optimizer.param_groups[0]["params"]}
@@ -183,7 +238,7 @@ def test_a_loaded_model_goes_on_as_one_that_was_not_stopped(algorithm, tmp_path)
     assert equal(parameters(loaded), parameters(model))
     attach(loaded)
     assert loaded.train.settings == model.train.settings
-    if algorithm is not PPO:
+    if algorithm not in ON_POLICY:
         model.save_replay_buffer(tmp_path / "replay")
         loaded.load_replay_buffer(tmp_path / "replay")
     results = []
@@ -192,7 +247,7 @@ def test_a_loaded_model_goes_on_as_one_that_was_not_stopped(algorithm, tmp_path)
         one.set_random_seed(5)
         one.env.envs[0].unwrapped.episode = 0
         one._last_obs = None
-        if algorithm is not PPO:
+        if algorithm not in ON_POLICY:
             one.replay_buffer.frames.end_episodes()
         one.learn(40, reset_num_timesteps=False)
         results.append((parameters(one), one.train.objectives.state_dict()))
@@ -217,9 +272,9 @@ def test_a_loaded_model_does_not_train_on_without_its_objectives(tmp_path) -> No
     loaded.learn(40)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", [algorithm for algorithm in ALGORITHMS if algorithm is not CrossQ])
 def test_dict_observations_in_several_environments(algorithm) -> None:
-    env = make_vec_env(Counter, 3, env_kwargs=dict(vectors=True, discrete=algorithm is DQN))
+    env = make_vec_env(Counter, 3, env_kwargs=dict(vectors=True, discrete=algorithm in DISCRETE))
     model = build(algorithm, env)
     attach(model, ["taco"])
     model.learn(100)
@@ -254,7 +309,7 @@ def keeps(model, encoder: PixelEncoder) -> bool:
     return bool(found) and all(equal(one.state_dict(), encoder.state_dict()) and one is not encoder for one in found)
 
 
-EVERY = [SAC, TD3, DDPG, DQN, PPO, A2C]
+EVERY = [*ALGORITHMS, DDPG]
 WAYS = {
     "PixelPolicy": dict(),
     "another policy": dict(features_extractor_class=PixelFeatures, normalize_images=False),
@@ -265,16 +320,21 @@ WAYS = {
 @pytest.mark.parametrize("out_dim", [None, 8])
 @pytest.mark.parametrize(
     ("algorithm", "way"),
-    [(algorithm, way) for way in WAYS for algorithm in EVERY if (algorithm, way) != (DQN, "an extractor a network")],
+    [
+        (algorithm, way)
+        for way in WAYS
+        for algorithm in EVERY
+        if not (algorithm in DISCRETE and way == "an extractor a network")
+    ],
 )
 def test_an_encoder_that_is_handed_over_keeps_its_weights(algorithm, way: str, out_dim: int | None) -> None:
     encoder = pretrained(out_dim=out_dim)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     policy = dict(features_extractor_kwargs=dict(encoder=encoder, features_dim=8), net_arch=[8], **WAYS[way])
-    name = "CnnPolicy" if way == "another policy" else "PixelPolicy"
-    model = build(algorithm, policy=name, policy_kwargs=policy)
-    model.set_env(Counter(discrete=algorithm is DQN))
-    if algorithm is not A2C and way == "PixelPolicy":
+    another = "MlpPolicy" if algorithm is CrossQ else "CnnPolicy"  # which has no other
+    model = build(algorithm, policy=another if way == "another policy" else "PixelPolicy", policy_kwargs=policy)
+    model.set_env(Counter(discrete=algorithm in DISCRETE))
+    if way == "PixelPolicy":
         attach(model, ["curl"])
     assert keeps(model, encoder)
     model.learn(33)
@@ -291,7 +351,7 @@ def test_a_frozen_encoder_stays_as_it_is_in_every_network(algorithm, tmp_path) -
         net_arch=[8],
         optimizer_kwargs=dict(weight_decay=0.1),
     )
-    tau = dict(tau=0.005) if algorithm not in (PPO, A2C) else {}
+    tau = dict(tau=0.005) if algorithm not in (*ON_POLICY, CrossQ) else {}
     model = build(algorithm, policy_kwargs=policy, **tau)
     others = {name: value for name, value in parameters(model).items() if ".encoder." not in f".{name}"}
     model.learn(60)
@@ -304,7 +364,7 @@ def test_a_frozen_encoder_stays_as_it_is_in_every_network(algorithm, tmp_path) -
     assert keeps(loaded, encoder)
 
 
-@pytest.mark.parametrize("algorithm", [SAC, DQN, PPO])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_objectives_on_a_frozen_encoder_train_their_heads_and_say_so(algorithm) -> None:
     encoder = pretrained(frozen=True)
     model = build(algorithm, features=dict(encoder=encoder))
@@ -414,6 +474,7 @@ def test_a_rate_that_is_0_throughout_or_negative_moves_nothing() -> None:
     assert overshooting.moved[0] and not overshooting.moved[-1]
 
 
+AS_EXTRACTOR = dict(features_extractor_class=PixelFeatures, normalize_images=False)
 BAD = {
     "an encoder for other pictures": (lambda: build(SAC, features=dict(encoder=PixelEncoder((3, 84, 84)))), "84"),
     "no pixels": (lambda: build(SAC, "Pendulum-v1"), "pixels"),
@@ -423,10 +484,15 @@ BAD = {
         lambda: build(SAC, policy="CnnPolicy", policy_kwargs=dict(features_extractor_class=PixelFeatures)),
         "PixelPolicy",
     ),
-    "another algorithm": (
-        lambda: build(A2C, policy="CnnPolicy", policy_kwargs=dict(features_extractor_class=PixelFeatures)),
-        "A2C",
+    "an algorithm without gradients": (lambda: ARS("LinearPolicy", Counter()), r"SAC, .*, QRDQN"),
+    "an algorithm that is not in the list": (
+        lambda: MaskablePPO("CnnPolicy", Counter(discrete=True), policy_kwargs=AS_EXTRACTOR),
+        "not to MaskablePPO: take one of SAC",
     ),
+    "dictionaries for CrossQ": (lambda: build(CrossQ, Counter(vectors=True)), "CrossQ .* Dict observations"),
+    "another policy of sb3-contrib": (lambda: build(TQC, policy="MlpPolicy", policy_kwargs=None), 'TQC."PixelPolicy"'),
+    "two encoders in CrossQ": (lambda: build(CrossQ, policy_kwargs=dict(share_features_extractor=True)), "share"),
+    "A2C's own length of a rollout": (lambda: build(A2C, n_steps=4), "n_steps"),
     "too few steps at the first update": (
         lambda: build(SAC, make_vec_env(Counter, 8), learning_starts=8, train_freq=1),
         "learning_starts",
