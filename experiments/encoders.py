@@ -18,7 +18,7 @@ from rlrep.experiments.files import as_path
 # Of the noisy pictures: shapes that drift on by themselves, and others that are drawn afresh in each frame.
 NOISES = {
     "gridworld": {"kind": "shapes", "num_shapes": 8, "size": 0.3},
-    "cheetah_run": {"kind": "shapes", "persistence": 0.0},
+    "cheetah_run": {"kind": "shapes", "size": 0.15, "persistence": 0.0},
 }
 NOISY = {task: " ".join(f"noise.{name}={value}" for name, value in noise.items()) for task, noise in NOISES.items()}
 USUAL = "encoder.channels=16 encoder.precision=float32 num_frames=12000 batch_size=128 patience=null"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ encoder = PixelEncoder.from_pretrained("{address}")
 | --- | --- |
 | reads | {shape} uint8: {frames_in_words} |
 | gives | {repr_dim:,} features; {parameters:,} parameters, {size:,.0f} kB |
-| trained on | {num_frames:,} frames under random actions: {noise} |
+| trained on | {num_frames:,} frames under random actions, {noise} |
 | objective | `{objective}`, which reads {reads} |
 | licence | MIT, as rlrep |
 
@@ -94,7 +95,9 @@ def write_card(name: str, run: Path, folder: Path, noise: Mapping[str, Any], com
     plain = {option: known.default for option, known in options_of(NoiseConfig).items()}
     for kind, chosen in {"clean": {}, "noisy": noise}.items():
         pictures = NoiseConfig(**plain | chosen)
-        data = play(replace(config, noise=pictures, seed=config.seed + OTHER_EPISODES, num_frames=frames))
+        asked_of = replace(config, noise=pictures, seed=config.seed + OTHER_EPISODES, num_frames=frames)
+        with TemporaryDirectory() as played:
+            data = play(asked_of, Path(played))
         question, target = asked(data)
         both = [knowledge(each, data, target) for each in (encoder, untrained)]
         scores.append(f"| {kind} | {' | '.join(map(str, both))} |")
@@ -132,7 +135,8 @@ def asked(data: EpisodeDataset) -> tuple[str, torch.Tensor]:
     assert data.state is not None
     if data.state.dtype.kind in "iu":
         states, number = np.unique(data.state, axis=0, return_inverse=True)
-        return f"The share of states read right, of {len(states)} that were seen.", torch.from_numpy(number.ravel())
+        question = f"The share of states read right, of {len(states)} that were seen; clean, each has one picture."
+        return question, torch.from_numpy(number.ravel())
     question = f"Mean R² of the {data.state.shape[1]} numbers of the state: 1 is perfect, 0 as good as their means."
     return question, torch.from_numpy(data.state).float()
 
@@ -148,5 +152,5 @@ def in_words(noise: NoiseConfig) -> str:
     """What is on the pictures besides what they show."""
     if noise.kind is None:
         return "clean"
-    how = "that drift on by themselves" if noise.persistence else "drawn afresh in each frame"
-    return f"covered by {noise.num_shapes} coloured shapes of {noise.size:.0%} of the picture's side, {how}"
+    how = " that drift on by themselves" if noise.persistence else ", drawn afresh in each frame"
+    return f"covered by {noise.num_shapes} coloured shapes of {noise.size:.0%} of the picture's side{how}"
