@@ -371,8 +371,8 @@ def check_declared(objective: Objective) -> None:
         raise ValueError(
             f"{name} returns nothing to minimise: name a loss in out_keys loss_…, got {objective.out_keys}"
         )
-    window = objective.window
-    if objective.horizon > 0 and not (window.observations or window.actions > 1 or window.rewards):
+    window, reads_next = objective.window, any(key[0] == "next" for key in objective.in_keys)
+    if objective.horizon > 0 and reads_next and not (window.observations or window.actions > 1 or window.rewards):
         raise ValueError(
             f"{name} has horizon={objective.horizon}, and reads nothing that many steps ahead: in_keys with "
             f"'future_observation' or 'action_sequence' do, ('next', …) are the agent's n-step transition"

@@ -36,7 +36,7 @@ def test_a_class_by_its_import_path() -> None:
         ("rlrep:info_nce", "info_nce is not a subclass"),
         ("tako", "did you mean taco"),
         ("rlrep.objectives.base:Objective", "Objective is not a subclass"),  # the base alone computes nothing
-        ("rlrep.objectives.spr.SPR", "named with a colon, my_package.my_file:MyClass"),
+        ("rlrep.objectives.spr.SPR", "name your own class with a colon, my_package.my_file:MyClass"),
     ],
 )
 def test_an_import_path_that_fails_says_which_part(path: str, message: str) -> None:
