@@ -94,7 +94,7 @@ def write_card(name: str, run: Path, folder: Path, noise: Mapping[str, Any], com
     scores, question = [], ""
     plain = {option: known.default for option, known in options_of(NoiseConfig).items()}
     for kind, chosen in {"clean": {}, "noisy": noise}.items():
-        pictures = NoiseConfig(**plain | chosen)
+        pictures = NoiseConfig(**{**plain, **chosen})
         asked_of = replace(config, noise=pictures, seed=config.seed + OTHER_EPISODES, num_frames=frames)
         with TemporaryDirectory() as played:
             data = play(asked_of, Path(played))
