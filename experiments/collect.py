@@ -5,8 +5,6 @@ python -m rlrep.experiments.collect run=runs/collected level=medium out=data/che
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import hydra
 from omegaconf import DictConfig
 
@@ -15,14 +13,9 @@ from rlrep.experiments.run.command import start, tell
 from rlrep.experiments.run.inspection import learning
 
 
-def after(folder: Path, _: DictConfig) -> str:
-    """The command that learns from what was collected; the files say in which task."""
-    return learning(folder, "its own")
-
-
 @hydra.main(version_base="1.3", config_path="conf", config_name="collect")
 def main(composed: DictConfig) -> None:
-    tell(collect, composed, CollectConfig, after, stopped="stopped: nothing was written")
+    tell(collect, composed, CollectConfig, learning, stopped="stopped: nothing was written")
 
 
 if __name__ == "__main__":

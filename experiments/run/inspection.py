@@ -68,8 +68,9 @@ def info(files: TransitionFiles, picture: Path | None) -> None:
     title = f"{printable(files.root.name)}: from an episode's first frame to its last"
     write_atomically(target, png(named, columns, title))
     print(f"{'picture':<16}{target}")
-    known = files.provenance
-    print(f"{'next':<16}{learning(files.root, known.task, known.rewards, choices=summary.actions == 'choices')}")
+    known, choices = files.provenance, summary.actions == "choices"
+    following = learning(files.root, task=known.task is not None, rewards=known.rewards, choices=choices)
+    print(f"{'next':<16}{following}")
 
 
 def lines(files: TransitionFiles, summary: Summary) -> Iterator[tuple[str, str]]:
@@ -137,9 +138,9 @@ def convert(files: TransitionFiles, target: str, format: str, known: dict[str, o
     print(f"wrote {target}\nnext: python -m rlrep.experiments.data info {shlex.quote(target)}")
 
 
-def learning(folder: Path, task: str | None, rewards: bool = True, *, choices: bool = False) -> str:
-    """The command that learns from a data set."""
-    if choices or task is None:  # the offline agents' actions are continuous, and they are evaluated in a task
+def learning(folder: Path, *_: object, task: bool = True, rewards: bool = True, choices: bool = False) -> str:
+    """The command that learns from a data set. ``task`` says whether its task is known."""
+    if choices or not task:  # the offline agents' actions are continuous, and they are evaluated in a task
         return f"python -m rlrep.experiments.pretrain source={shlex.quote(str(folder))}"
     agent = "td3_bc" if rewards else "bc"
     return f"python -m rlrep.experiments.offline agent={agent} dataset={shlex.quote(str(folder))}"

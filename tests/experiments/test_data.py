@@ -79,10 +79,10 @@ def test_the_last_lines_say_what_comes_next(folder: Path, tmp_path: Path, capsys
 
 
 def test_data_are_learned_from_by_what_can_read_them() -> None:
-    assert learning(Path("x"), "cheetah_run").endswith("offline agent=td3_bc dataset=x")
-    assert learning(Path("x"), "cheetah_run", rewards=False).endswith("offline agent=bc dataset=x")
-    assert learning(Path("x"), "CartPole-v1", choices=True).endswith("pretrain source=x")
-    assert learning(Path("x"), None).endswith("pretrain source=x")  # of a robot
+    assert learning(Path("x")).endswith("offline agent=td3_bc dataset=x")
+    assert learning(Path("x"), rewards=False).endswith("offline agent=bc dataset=x")
+    assert learning(Path("x"), choices=True).endswith("pretrain source=x")
+    assert learning(Path("x"), task=False).endswith("pretrain source=x")  # of a robot
 
 
 def test_convert_does_not_write_into_the_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
