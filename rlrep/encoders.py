@@ -301,7 +301,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
 
         Args:
             pretrained_model_name_or_path: its folder; ``rlrep://NAME`` for one that comes with this package, such as
-                ``rlrep://cheetah_run_noisy``; or ``hf://OWNER/NAME`` for one on the Hugging Face Hub. Only this prefix
+                ``rlrep://cheetah_run_iid``; or ``hf://OWNER/NAME`` for one on the Hugging Face Hub. Only this prefix
                 contacts the Hub.
             precision: see `PixelEncoder`; None keeps the saved one.
             hub_options: of ``huggingface_hub.snapshot_download``: `revision`, `token`, `cache_dir` and so on.

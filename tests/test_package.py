@@ -15,7 +15,7 @@ import agents, envs, experiments
 import rlrep, rlrep.agents, rlrep.envs
 from rlrep import TACO
 print(agents.OWN, envs.OWN, experiments.OWN)
-print(rlrep.PixelEncoder.from_pretrained("rlrep://gridworld_noisy").repr_dim)
+print(rlrep.PixelEncoder.from_pretrained("rlrep://gridworld_exogenous").repr_dim)
 print(rlrep.__file__, rlrep.agents.__file__, rlrep.envs.__file__)
 """
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +58,7 @@ encoder = PixelEncoder.from_pretrained("{address}")
 {question}
 A linear probe on the frozen features of {frames:,} frames from other episodes is fitted on two thirds of those episodes
 and scored on the others, three times: mean ± standard deviation. Untrained is the same architecture with random
-weights. Noisy pictures are {noisy}.
+weights.
 
 | pictures | this encoder | untrained |
 | --- | --- | --- |
@@ -76,14 +74,13 @@ Update {update:,} had the best validation loss, {loss:.3g}. `python -m rlrep.exp
 """
 
 
-def write_card(name: str, run: Path, folder: Path, noise: Mapping[str, Any], command: str, frames: int) -> None:
+def write_card(name: str, run: Path, folder: Path, command: str, frames: int) -> None:
     """Copies the encoder of a finished pre-training to a folder, with its card.
 
     Args:
         name: of the encoder.
         run: folder of the pre-training, whose source is an environment.
         folder: of the encoder.
-        noise: options of the noise on the noisy pictures that it is asked about.
         command: that made the run.
         frames: of each kind of pictures.
     """
@@ -92,15 +89,14 @@ def write_card(name: str, run: Path, folder: Path, noise: Mapping[str, Any], com
     torch.manual_seed(config.seed)
     untrained = PixelEncoder(**encoder.options).eval()
     scores, question = [], ""
-    plain = {option: known.default for option, known in options_of(NoiseConfig).items()}
-    for kind, chosen in {"clean": {}, "noisy": noise}.items():
-        pictures = NoiseConfig(**{**plain, **chosen})
+    clean = NoiseConfig(**{option: known.default for option, known in options_of(NoiseConfig).items()})
+    for pictures in {in_words(noise): noise for noise in (clean, config.noise)}.values():
         asked_of = replace(config, noise=pictures, seed=config.seed + OTHER_EPISODES, num_frames=frames)
         with TemporaryDirectory() as played:
             data = play(asked_of, Path(played))
         question, target = asked(data)
         both = [knowledge(each, data, target) for each in (encoder, untrained)]
-        scores.append(f"| {kind} | {' | '.join(map(str, both))} |")
+        scores.append(f"| {in_words(pictures)} | {' | '.join(map(str, both))} |")
     losses, updates = (read_column(run / "train.csv", column) for column in ("validation_loss", "update"))
     best = losses.argmin()
     for file in (WEIGHTS, DESCRIPTION):
@@ -117,7 +113,6 @@ def write_card(name: str, run: Path, folder: Path, noise: Mapping[str, Any], com
         size=(folder / WEIGHTS).stat().st_size / 1000,
         num_frames=config.num_frames,
         noise=in_words(config.noise),
-        noisy=in_words(pictures),
         objective=config.objective,
         reads="frames and actions" if find_objective(config.objective).needs_actions else "frames alone",
         question=question,
@@ -152,5 +147,5 @@ def in_words(noise: NoiseConfig) -> str:
     """What is on the pictures besides what they show."""
     if noise.kind is None:
         return "clean"
-    how = " that drift on by themselves" if noise.persistence else ", drawn afresh in each frame"
+    how = " that drift on by themselves" if noise.persistence else ", drawn anew in each frame"
     return f"covered by {noise.num_shapes} coloured shapes of {noise.size:.0%} of the picture's side{how}"
