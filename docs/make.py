@@ -6,6 +6,7 @@ python -m docs.make [FOLDER]
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import shutil
@@ -72,6 +73,9 @@ def load() -> dict[str, str]:
             value = getattr(module, each)  # rlrep imports a name when it is first used
             if isinstance(value, type):
                 places.setdefault(each, f"{name}.{each}")
+                constructor = vars(value).get("__init__")
+                if inspect.isfunction(constructor) and not constructor.__doc__:
+                    constructor.__doc__ = value.__doc__  # without one, pdoc shows what `__new__` takes
     return places
 
 

@@ -28,6 +28,7 @@ DOORS = {
     "offline",
     "pretrain",
     "evaluate",
+    "encoders",
     "collect",
     "data",
     "plot",

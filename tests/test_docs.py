@@ -96,6 +96,12 @@ def test_every_public_value_says_what_it_is() -> None:
     assert wrong == []
 
 
+def test_a_constructor_takes_what_its_class_explains() -> None:
+    make.load()
+    shown = pdoc.doc.Module.from_name("rlrep").get("PixelEncoder.__init__")
+    assert "observation_shape" in shown.signature.parameters  # not the arguments of the Hub's `__new__`
+
+
 def dangling(folder: Path) -> list[str]:
     """The links in HTML files to missing files or missing anchors."""
     texts = {path: path.read_text("utf-8") for path in sorted(folder.rglob("*.html"))}

@@ -56,6 +56,15 @@ def test_a_pretrained_encoder_goes_into_stable_baselines3(
     assert all(torch.equal(after[name], value) for name, value in before.items()) == frozen
 
 
+def test_an_encoder_that_comes_with_rlrep_is_loaded_and_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = [block for block in blocks(ROOT / "README.md") if "push_to_hub" in block]
+    pushed: list[Any] = []
+    monkeypatch.setattr(PixelEncoder, "push_to_hub", lambda encoder, name: pushed.append((encoder, name)))
+    found: dict[str, Any] = {}
+    exec(compile(snippet, "README.md", "exec"), found)
+    assert pushed == [(found["encoder"], "OWNER/NAME")]
+
+
 def test_a_policy_learns_from_a_robots_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snippet,) = [block for block in blocks(ROOT / "experiments" / "README.md") if "LeRobot(" in block]
     short = snippet.replace("10_000", "2").replace("=84", "=40").replace("dim,)))", "dim,)), batch_size=8)")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -207,6 +209,31 @@ def test_the_hub_is_asked_for_an_address_of_its_own(saved: Path, monkeypatch: py
     assert asked == [("me/encoder", dict(allow_patterns=["config.json", "model.safetensors"], revision="v1"))]
     with pytest.raises(TypeError, match="channels are for encoders on the Hub"):
         PixelEncoder.from_pretrained(saved, channels=3)
+
+
+def test_what_is_pushed_to_the_hub_is_what_is_loaded_from_there(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi.create_repo", lambda *args, **named: Mock(repo_id="me/mine"))
+    monkeypatch.setattr(
+        "huggingface_hub.hub_mixin.HfApi.upload_folder",
+        lambda *args, folder_path, **named: shutil.copytree(folder_path, hub),
+    )
+    encoder = PixelEncoder.from_pretrained(saved)
+    encoder.push_to_hub("me/mine")
+    assert {path.name for path in hub.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    monkeypatch.setattr("rlrep.encoders.snapshot_download", lambda name, **options: hub)
+    loaded = PixelEncoder.from_pretrained("hf://me/mine").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in encoder.state_dict().items())
+
+
+def test_encoders_that_come_with_the_package_have_names(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlrep.encoder_files.SHIPPED_FOLDER", saved.parent)
+    assert PixelEncoder.from_pretrained("rlrep://encoder").channels == 6
+    for name in ("encoders", "../encoder", ""):
+        with pytest.raises(ValueError, match=f"unknown encoder '{name}'"):
+            PixelEncoder.from_pretrained(f"rlrep://{name}")
 
 
 def test_the_precision_can_be_another_than_the_saved_one(saved: Path) -> None:

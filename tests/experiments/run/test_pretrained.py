@@ -71,6 +71,24 @@ def test_an_encoder_is_fine_tuned_from_its_weights(encoder: Path, tmp_path: Path
         assert not any(equal(trainer.agent.encoder.state_dict(), pretrained))
 
 
+def test_an_encoder_that_comes_with_rlrep_is_taken_by_its_name(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlrep.encoder_files.SHIPPED_FOLDER", encoder.parent)
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments" / "conf")):
+        config, other = (
+            configuration.complete(compose("config", [*TINY, *SHORT, f"encoder.path='rlrep://{name}'"]))
+            for name in ("encoder", "encoders")
+        )
+    settle_encoder(config, None)
+    assert (config.encoder.path, config.encoder.channels) == ("rlrep://encoder", 3)
+    with closing(OnlineRun(config, tmp_path / "run")) as trainer:
+        pretrained = PixelEncoder.from_pretrained(encoder).state_dict()
+        assert all(equal(trainer.agent.encoder.state_dict(), pretrained))
+    with pytest.raises(ValueError, match="unknown encoder 'encoders': did you mean encoder"):
+        settle_encoder(other, None)
+
+
 def test_a_resumed_run_does_not_need_the_encoder_any_more(
     run: Run, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
