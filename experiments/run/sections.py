@@ -38,7 +38,8 @@ class EncoderConfig:
 class AgentEncoderConfig(EncoderConfig):
     path: str | None = option(
         None,
-        "folder of the initial encoder, from rlrep.experiments.pretrain (encoder=FOLDER)",
+        "folder of the initial encoder, from rlrep.experiments.pretrain (encoder=FOLDER), or rlrep://NAME for one that "
+        "comes with rlrep",
         path=True,
     )
     freeze: bool = option(False, "nothing trains the encoder", needs=("encoder.path", "init"))
@@ -62,7 +63,7 @@ class NoiseConfig:
     kind: str | None = option(None, "distractors on the pictures; null is none", choices=tuple(KINDS))
     persistence: float = option(
         1.0,
-        "0 draws the distractors afresh at each step (iid), 1 lets them move on their own (exogenous)",
+        "0 draws the distractors anew at each step (iid), 1 lets them move on their own (exogenous)",
         least=0,
         most=1,
     )
