@@ -68,7 +68,8 @@ class Domain(Protocol):
         shape: of observations.
         action_space: ``Discrete``.
         state_chance: what the state probes score without any knowledge.
-        records: what its recordings hold beside the frames, of "action", "reward", "label" and "background".
+        records: what its recordings can hold beside the frames, of "action", "reward", "label", "background" and
+            "demonstration", which means a player that knows the best action in each state.
     """
 
     shape: tuple[int, ...]
@@ -91,6 +92,25 @@ class Domain(Protocol):
 
     def coverage(self, noise: dict[str, Any]) -> float:
         """The share of pixels that the noise covers, on average."""
+
+
+def with_background(data: EpisodeDataset, noise: dict[str, Any] | None, seed: int) -> EpisodeDataset:
+    """Recordings, and before each of them one of the background: the noise alone, on black, for as many frames.
+
+    So the background is every second episode from the first, as `SepCLR` expects it.
+    """
+    count, shape = len(data.lengths), data.frame_shape
+    lengths = np.repeat(data.lengths, 2)
+    first = (np.cumsum(lengths) - lengths)[::2]  # rows of the backgrounds
+    frames = np.zeros((lengths.sum(), *shape), np.uint8)
+    for (start, end), row, length in zip(data.episodes, first, data.lengths, strict=True):
+        frames[row + length : row + 2 * length] = data.frames[start:end]
+    process = None if noise is None else NoiseProcess(count, shape, seed=seed, **noise)
+    for t in range(data.lengths.max() if process else 0):
+        shown = data.lengths > t
+        frames[first[shown] + t] = process.draw(np.zeros((count, *shape), np.uint8))[shown]
+        process.step()
+    return EpisodeDataset(frames, lengths, max_gap=data.max_gap, seed=seed)
 
 
 def noise_picture(process: NoiseProcess) -> Tensor:

@@ -17,18 +17,22 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from rlrep import Objective, PixelEncoder, RandomShift, make_objective
+from rlrep.data import EpisodeDataset
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.video_study.cells import DOMAINS
-from rlrep.experiments.video_study.domain import Domain, Samples, Settings
+from rlrep.experiments.video_study.cloning import DEMONSTRATIONS, cloned_return
+from rlrep.experiments.video_study.domain import Domain, Samples, Settings, with_background
 from rlrep.experiments.video_study.jobs import Job
+from rlrep.experiments.video_study.labels import SomeLabels, first_frames
 from rlrep.experiments.video_study.ppo import Curve, FrozenEncoder, Schedule, learn, mean_return
 from rlrep.experiments.video_study.supervised import train_on_labels
 from rlrep.objectives import find_objective
 from rlrep.pretrain import Pretrainer
-from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, uniformity
+from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, tolerance, uniformity
 from rlrep.registry import look_up, parameters_of
 
 MADE_BY = "made_by.json"
+VALIDATION = 0.1  # of the recordings, held out
 PRETRAINING = ("frames", "horizon", "steps", "batch_size", "lr", "encoder")
 # Of the objectives, where they are not their own defaults. `shift` is the augmentation: those whose positives are two
 # views of one picture need one.
@@ -95,12 +99,12 @@ def settings_of(job: Job, quick: bool = False) -> Settings:
 
 def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     """What a job measures, in the report's names; pictures go to `folder`/pictures."""
-    place, noise, oracle = domain(job.domain, job.layout), job.noise_options, job.method == "oracle"
+    place, noise, oracle = domain(job.domain, job.layout), job.shown_noise, job.method == "oracle"
     row: dict[str, Any] = {"coverage": 0.0 if noise is None else place.coverage(noise), "pictures": None}
     row["predictor"] = predicted(place, job, settings)
     wrap: Callable[[VecEnv], VecEnv] = lambda venv: venv  # noqa: E731
     if not oracle:
-        encoder, measured = pretrained_encoder(place, job, settings, folder / "encoders")
+        encoder, measured = pretrained_encoder(place, job.trained, settings, folder / "encoders")
         row |= measured | probe_encoder(encoder, place, job, settings, folder)
         wrap = lambda venv: FrozenEncoder(venv, encoder)  # noqa: E731
     if job.only_probes:
@@ -117,6 +121,8 @@ def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     # One encoder is one sample, however often PPO learns on it: its own luck is averaged out.
     row["curve"] = np.mean(curves, axis=0).tolist()
     row["return"] = float(np.mean(row["returns"]))
+    if "demonstration" in place.records:
+        row |= {f"cloned_{n}": cloned_return(make, n, settings, job.seed) for n in DEMONSTRATIONS}
     return row | {"ppo_seconds": time.perf_counter() - started}
 
 
@@ -188,7 +194,7 @@ def train_encoder(
     torch.manual_seed(job.seed)
     encoder = PixelEncoder(place.shape, **settings.encoder)
     if job.method == "random":
-        measured: dict[str, Any] = {"updates_per_second": None, "pretrain_seconds": 0.0, "state_head": None}
+        measured: dict[str, Any] = {"updates_per_second": None, "pretrain_seconds": 0.0, **behind_head(None)}
         yield from [(encoder.requires_grad_(False).eval(), measured)] * len(lengths)
         return
     if job.method == "supervised":
@@ -200,13 +206,27 @@ def train_encoder(
     seconds, started = 0.0, time.perf_counter()
     for updates, head in zip(lengths, heads, strict=True):
         seconds += time.perf_counter() - started
-        measured = {"updates_per_second": updates / seconds, "pretrain_seconds": seconds, "state_head": None}
-        if head is not None:
-            parts = probed_states(place, job, settings)
-            states = [(head(encode(encoder, x.observation)).detach(), x.state) for x in parts]
-            measured["state_head"] = probe(states[0], states[1], steps=settings.probe_steps)
+        parts = probed_states(place, job, settings) if head is not None else None
+        told = behind_head(head, encoder, parts, settings)
+        measured = {"updates_per_second": updates / seconds, "pretrain_seconds": seconds, **told}
         yield copy.deepcopy(encoder).requires_grad_(False).eval(), measured
         started = time.perf_counter()
+
+
+def behind_head(
+    head: nn.Module | None,
+    encoder: PixelEncoder | None = None,
+    parts: tuple[Samples, Samples] | None = None,
+    settings: Settings | None = None,
+) -> dict[str, float | None]:
+    """What the layer that a loss reads knows of the state, and how its features lie; None without such a layer."""
+    if head is None or encoder is None or parts is None or settings is None:
+        return dict.fromkeys(("state_head", "uniformity_head", "tolerance_head"))
+    train, test = ((head(encode(encoder, part.observation)).detach(), part.state) for part in parts)
+    found: dict[str, float | None] = {"state_head": probe(train, test, steps=settings.probe_steps)}
+    alike = not test[1].is_floating_point() and len(test[1].unique()) < len(test[1])  # states are shown repeatedly
+    found |= {"uniformity_head": uniformity(test[0]), "tolerance_head": tolerance(*test) if alike else None}
+    return found
 
 
 def train_on_video(
@@ -215,8 +235,16 @@ def train_on_video(
     """Steps the encoder by the job's objective; yields the layer that the loss reads after each of the lengths, when
     the encoder has the weights of the best validation so far.
     """
-    objective = build(job.method, encoder, place, settings)
-    train, validation = place.record(job.noise_options, settings, job.seed).split(0.1, job.seed)
+    objective = build(job.method, encoder, place, settings, job)
+    train, validation = recordings(objective, place, job, settings).split(VALIDATION, job.seed)
+    if job.labels is not None and job.method != "laom":  # which chooses its labels itself
+        parts = [(train, 1 - VALIDATION), (validation, VALIDATION)]
+        labelled = [first_frames(part, round(share * job.labels)) for part, share in parts]
+        if job.method == "inverse_model":
+            train, validation = labelled
+        elif job.labels:
+            inverse = build("inverse_model", encoder, place, settings)
+            objective = SomeLabels(objective, inverse, *labelled, settings.batch_size)
     trainer = Pretrainer(objective, train, validation, steps=lengths[0], batch_size=settings.batch_size, lr=settings.lr)
     for length in lengths:
         trainer.steps = length
@@ -232,8 +260,18 @@ def train_on_video(
         objective.load_state_dict(weights)
 
 
-def build(method: str, encoder: PixelEncoder, place: Domain, settings: Settings) -> Objective:
-    """A method's objective, with the study's horizon if it has one, and the actions if it reads them.
+def recordings(objective: Objective, place: Domain, job: Job, settings: Settings) -> EpisodeDataset:
+    """What the objective reads: as many frames for every method, and the background beside them where one needs it."""
+    from rlrep.experiments.video_study.gridworld import GridDomain
+
+    if "reward" in objective.window.needs and isinstance(place, GridDomain):
+        return place.record(job.noise_options, settings, job.seed, rewards=True)
+    data = place.record(job.noise_options, settings, job.seed)
+    return with_background(data, job.noise_options, job.seed + 70_000) if objective.needs_background else data
+
+
+def build(method: str, encoder: PixelEncoder, place: Domain, settings: Settings, job: Job | None = None) -> Objective:
+    """A method's objective, with the study's horizon if it has one, the actions if it reads them, and what a job sets.
 
     Raises:
         ValueError: for a method that is no objective.
@@ -243,6 +281,10 @@ def build(method: str, encoder: PixelEncoder, place: Domain, settings: Settings)
     augment = RandomShift(options.pop("shift", 0))
     if "horizon" in parameters_of(kind):
         options["horizon"] = settings.horizon
+    if job is not None and job.temperature is not None:
+        options["temperature"] = job.temperature
+    if job is not None and job.labels is not None and method == "laom":
+        options["labelled"] = min(1.0, job.labels / settings.frames)
     space = place.action_space if kind.reads_actions(options) else None
     return make_objective(name, encoder, space, augment=augment, **options)
 
@@ -268,7 +310,7 @@ def check_methods(jobs: Iterable[Job]) -> None:
 
 def probed_states(place: Domain, job: Job, settings: Settings) -> tuple[Samples, Samples]:
     """What probes of the state are fitted to, and what they are scored on."""
-    noise, seed = job.noise_options, job.seed
+    noise, seed = job.shown_noise, job.seed
     return (
         place.samples(noise, settings.labels, seed + 10_000, held_out=False),
         place.samples(noise, settings.test_labels, seed + 20_000, held_out=True),
@@ -277,7 +319,7 @@ def probed_states(place: Domain, job: Job, settings: Settings) -> tuple[Samples,
 
 def probe_encoder(encoder: PixelEncoder, place: Domain, job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     """What the encoder knows of state and noise, how its features lie, and what can be drawn from them."""
-    noise, seed, steps = job.noise_options, job.seed, settings.probe_steps
+    noise, seed, steps = job.shown_noise, job.seed, settings.probe_steps
     train, test = probed_states(place, job, settings)
     again = place.samples(noise, settings.test_labels, seed + 30_000, held_out=True)
     features, test_features = encode(encoder, train.observation), encode(encoder, test.observation)
