@@ -29,6 +29,8 @@ METHODS = {
 }
 CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
 METHODS |= {name: objective.__name__ for name, objective in OBJECTIVES.items() if name not in METHODS}
+METHODS |= {"spr_actions": "SPR (actions)"}
+VARIANTS = {"vq_autoencoder": "autoencoder", "spr_actions": "spr"}  # of objectives
 NOISES = {"none": "no noise", "iid": "iid noise", "exogenous": "exogenous noise"}
 DOMAINS = {
     "gridworld": "Grid world",
@@ -37,7 +39,8 @@ DOMAINS = {
     "lock": "Combination lock",
 }
 SWEEPS = ("core", "size", "persistence")
-STUDIES = (*SWEEPS, "phase", "field", "labels", "temperature", "transfer")
+FIELD = ("field", "labels", "temperature", "transfer")
+STUDIES = (*SWEEPS, "phase", *FIELD)
 PROBED = ("phase", "field", "labels", "temperature")  # whose cells may have no returns
 ADVICE = "move it away and run the study again"
 

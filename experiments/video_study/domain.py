@@ -105,8 +105,10 @@ def with_background(data: EpisodeDataset, noise: dict[str, Any] | None, seed: in
     frames = np.zeros((lengths.sum(), *shape), np.uint8)
     for (start, end), row, length in zip(data.episodes, first, data.lengths, strict=True):
         frames[row + length : row + 2 * length] = data.frames[start:end]
-    process = None if noise is None else NoiseProcess(count, shape, seed=seed, **noise)
-    for t in range(data.lengths.max() if process else 0):
+    if noise is None:
+        return EpisodeDataset(frames, lengths, max_gap=data.max_gap, seed=seed)
+    process = NoiseProcess(count, shape, seed=seed, **noise)
+    for t in range(data.lengths.max()):
         shown = data.lengths > t
         frames[first[shown] + t] = process.draw(np.zeros((count, *shape), np.uint8))[shown]
         process.step()

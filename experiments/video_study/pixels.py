@@ -19,7 +19,7 @@ from torch import nn
 from rlrep import Objective, PixelEncoder, RandomShift, make_objective
 from rlrep.data import EpisodeDataset
 from rlrep.experiments.files import write_atomically
-from rlrep.experiments.video_study.cells import DOMAINS
+from rlrep.experiments.video_study.cells import DOMAINS, VARIANTS
 from rlrep.experiments.video_study.cloning import DEMONSTRATIONS, cloned_return
 from rlrep.experiments.video_study.domain import Domain, Samples, Settings, with_background
 from rlrep.experiments.video_study.jobs import Job
@@ -48,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "latent_model": dict(reward=0.0, termination=0.0),
     "lapo": dict(decoder_channels=16),
 }
+GIVEN_ACTIONS = ("spr_actions",)  # whose objective reads actions where it has them
 NEEDED = {
     "action": "the actions taken",
     "reward": "rewards",
@@ -238,13 +239,13 @@ def train_on_video(
     objective = build(job.method, encoder, place, settings, job)
     train, validation = recordings(objective, place, job, settings).split(VALIDATION, job.seed)
     if job.labels is not None and job.method != "laom":  # which chooses its labels itself
-        parts = [(train, 1 - VALIDATION), (validation, VALIDATION)]
-        labelled = [first_frames(part, round(share * job.labels)) for part, share in parts]
+        held = round(VALIDATION * job.labels)
+        labelled, held_out = first_frames(train, job.labels - held), first_frames(validation, held)
         if job.method == "inverse_model":
-            train, validation = labelled
+            train, validation = labelled, held_out
         elif job.labels:
             inverse = build("inverse_model", encoder, place, settings)
-            objective = SomeLabels(objective, inverse, *labelled, settings.batch_size)
+            objective = SomeLabels(objective, inverse, labelled, held_out, settings.batch_size)
     trainer = Pretrainer(objective, train, validation, steps=lengths[0], batch_size=settings.batch_size, lr=settings.lr)
     for length in lengths:
         trainer.steps = length
@@ -276,7 +277,7 @@ def build(method: str, encoder: PixelEncoder, place: Domain, settings: Settings,
     Raises:
         ValueError: for a method that is no objective.
     """
-    name = method.removeprefix("vq_")
+    name = VARIANTS.get(method, method)
     kind, options = find_objective(name), dict(OPTIONS.get(method, {}))
     augment = RandomShift(options.pop("shift", 0))
     if "horizon" in parameters_of(kind):
@@ -285,7 +286,7 @@ def build(method: str, encoder: PixelEncoder, place: Domain, settings: Settings,
         options["temperature"] = job.temperature
     if job is not None and job.labels is not None and method == "laom":
         options["labelled"] = min(1.0, job.labels / settings.frames)
-    space = place.action_space if kind.reads_actions(options) else None
+    space = place.action_space if method in GIVEN_ACTIONS or kind.reads_actions(options) else None
     return make_objective(name, encoder, space, augment=augment, **options)
 
 
