@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -23,6 +24,7 @@ from rlrep.experiments.video_study.cells import (
     DOMAINS,
     METHODS,
     NOISES,
+    AnyCell,
     Array,
     Cell,
     LockCell,
@@ -315,7 +317,7 @@ def better_fit(cells: Sequence[LockCell]) -> tuple[str, Callable[[Array], Array]
     return f"$\\propto {np.exp(exponential.slope):.2f}^H$", exponential.episodes
 
 
-def seeds(cells: Iterable[Cell] | Iterable[LockCell]) -> str:
+def seeds(cells: Iterable[AnyCell]) -> str:
     """How many seeds a panel shows, for its title: of the method that has the fewest to the one with the most."""
     counts = sorted({len({c.seed for c in own}) for own in by(cells, "method").values()})
     few, many = counts[0], counts[-1]
@@ -351,7 +353,7 @@ def band(panel: Axes, x: Array, runs: Array, method: str, marker: str = "o") -> 
     if len(runs) >= FEW:
         pictures.band(panel, x, means, COLOUR[method], line=line, marker=marker)
     else:
-        style = dict(color=COLOUR[method], clip_on=False)
+        style: dict[str, Any] = dict(color=COLOUR[method], clip_on=False)
         panel.plot(x, means.mean, line, linewidth=2.4, marker=marker, markersize=6, **style)
         for run in runs if len(runs) > 1 else ():
             panel.plot(x, run, line, linewidth=0.9, alpha=0.6, **style)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -25,7 +26,7 @@ from rlrep.experiments.video_study.domain import with_background
 from rlrep.experiments.video_study.gridworld import GridDomain
 from rlrep.experiments.video_study.jobs import Job, LockJob
 from rlrep.experiments.video_study.labels import SomeLabels, first_frames
-from rlrep.experiments.video_study.origin import FILE, claim
+from rlrep.experiments.video_study.origin import FILE, FILES, claim
 from rlrep.experiments.video_study.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
 
 TINY = pixels.Settings(
@@ -398,6 +399,17 @@ def test_cell_of_other_noise_is_not_taken_for_done(tmp_path: Path) -> None:
         cell.write_text(json.dumps(job.description | change))
         with pytest.raises(ValueError, match=rf"seed0.json is of another study \({told}\).*--out"):
             study.without_cell([job], tmp_path, quick=False)
+
+
+def test_code_of_a_cell_is_all_that_it_is_computed_with() -> None:
+    """What these files import of the study, except how cells are read and by which criteria jobs are chosen."""
+    imported = re.compile(r"from rlrep\.experiments\.video_study\.(\w+) import")
+    folder = Path(pixels.__file__).parent
+    used = {name for own in FILES for name in imported.findall((folder / f"{own}.py").read_text())}
+    assert used - {"cells"} <= set(FILES)
+    assert {"report", "figures", "diagram", "verdicts", "field_figures"}.isdisjoint(
+        FILES
+    )  # later ones report on a cell
 
 
 @pytest.mark.parametrize(
