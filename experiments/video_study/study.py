@@ -33,6 +33,7 @@ LABELS = (0, 1_000, 4_000, 20_000)  # recorded frames whose action is known
 LABELLED = ("random", "inverse_model", "temporal_contrastive", "forward_model", "laom")
 TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
 CODES = (3, 4)  # of an encoder of the lock, beside its two: four have room for both factors
+TOURED = ("temporal_contrastive", "forward_model", "autoencoder")  # under iid noise too, as P1 and P3 are about them
 SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
 Methods = Sequence[str] | None  # None: those that a study has by default
 
@@ -120,7 +121,8 @@ def tour(methods: Methods, seeds: int) -> Iterator[Job]:
     of the field.
     """
     for job in core("gridworld", methods, seeds):
-        if job.noise != "none" or job.method == "oracle":
+        under_iid = job.noise == "iid" and (methods or job.method in TOURED)
+        if under_iid or job.noise == "exogenous" or job.method == "oracle":
             yield job
     yield from phase.cross_section(methods, seeds)
     yield from (job for job in field(methods, seeds) if job.noise == "exogenous" and job.method not in CORE_METHODS)
