@@ -188,7 +188,8 @@ class MRQ(Agent):
         if self.scale_rewards:
             self.target_reward_scale.copy_(self.reward_scale)
             size = mean_over_ranks(replay.mean_absolute_reward(), self.device)
-            self.reward_scale.fill_(max(size, SMALLEST_SCALE))
+            if size:  # all rewards zero so far: the paper's r̄ of 1e-8 would multiply the first targets by 1e8
+                self.reward_scale.fill_(max(size, SMALLEST_SCALE))
 
     def burst(self, replay: Replay, step: int) -> Metrics:
         """Makes `target_every` steps on the objectives' losses; returns the mean losses."""

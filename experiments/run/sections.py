@@ -62,7 +62,7 @@ class NoiseConfig:
     kind: str | None = option(None, "distractors on the pictures; null is none", choices=tuple(KINDS))
     persistence: float = option(
         1.0,
-        "0 draws the distractors afresh at each step (iid), 1 lets them move on their own (exogenous)",
+        "0 draws the distractors anew at each step (iid), 1 lets them move on their own (exogenous)",
         least=0,
         most=1,
     )

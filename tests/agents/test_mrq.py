@@ -118,6 +118,9 @@ def test_rewards_are_divided_by_their_mean_size() -> None:
     for step in range(3):
         agent.update(replay, step)
     assert (agent.reward_scale.item(), agent.target_reward_scale.item()) == (4.0, 4.0)
+    unrewarded = build()
+    assert unrewarded.update(filled(unrewarded, reward=0.0), 0)["value_target"].abs() < 10
+    assert (unrewarded.reward_scale.item(), unrewarded.target_reward_scale.item()) == (1.0, 1.0)
     plain = build(scale_rewards=False)
     plain.update(replay, 0)
     assert (plain.reward_scale.item(), plain.target_reward_scale.item()) == (1.0, 1.0)
