@@ -99,20 +99,24 @@ def with_background(data: EpisodeDataset, noise: dict[str, Any] | None, seed: in
 
     So the background is every second episode from the first, as `SepCLR` expects it.
     """
-    count, shape = len(data.lengths), data.frame_shape
-    lengths = np.repeat(data.lengths, 2)
-    first = (np.cumsum(lengths) - lengths)[::2]  # rows of the backgrounds
-    frames = np.zeros((lengths.sum(), *shape), np.uint8)
-    for (start, end), row, length in zip(data.episodes, first, data.lengths, strict=True):
-        frames[row + length : row + 2 * length] = data.frames[start:end]
+    alone = under_noise(np.zeros_like(data.frames), data.lengths, noise, seed)
+    parts = [part for start, end in data.episodes for part in (alone[start:end], data.frames[start:end])]
+    return EpisodeDataset(np.concatenate(parts), np.repeat(data.lengths, 2), max_gap=data.max_gap, seed=seed)
+
+
+def under_noise(frames: np.ndarray, lengths: np.ndarray, noise: dict[str, Any] | None, seed: int) -> np.ndarray:
+    """Frames (N, C, H, W) of recordings, one after the other, each under noise of its own; the same for any frames."""
     if noise is None:
-        return EpisodeDataset(frames, lengths, max_gap=data.max_gap, seed=seed)
-    process = NoiseProcess(count, shape, seed=seed, **noise)
-    for t in range(data.lengths.max()):
-        shown = data.lengths > t
-        frames[first[shown] + t] = process.draw(np.zeros((count, *shape), np.uint8))[shown]
+        return frames
+    out, first = np.empty_like(frames), np.cumsum(lengths) - lengths
+    process = NoiseProcess(len(lengths), frames.shape[1:], seed=seed, **noise)
+    pictures = np.zeros((len(lengths), *frames.shape[1:]), np.uint8)
+    for t in range(lengths.max()):
+        going = lengths > t
+        pictures[going] = frames[first[going] + t]
+        out[first[going] + t] = process.draw(pictures)[going]
         process.step()
-    return EpisodeDataset(frames, lengths, max_gap=data.max_gap, seed=seed)
+    return out
 
 
 def noise_picture(process: NoiseProcess) -> Tensor:
@@ -121,5 +125,9 @@ def noise_picture(process: NoiseProcess) -> Tensor:
     Where single shapes are and what hue they have is in no encoder's features, random ones included, when several
     overlap (R² below 0.1); what they look like together can be read, so it tells who keeps the noise from who does not.
     """
-    black = np.zeros((process.num_images, *process.frame_shape), np.uint8)
-    return F.adaptive_avg_pool2d(torch.from_numpy(process.draw(black)).float() / 255, 4).flatten(1)
+    return coarse(process.draw(np.zeros((process.num_images, *process.frame_shape), np.uint8)))
+
+
+def coarse(frames: np.ndarray) -> Tensor:
+    """4×4 mean colours of pictures (N, 3, H, W) uint8, (N, 48) float32 in [0, 1]."""
+    return F.adaptive_avg_pool2d(torch.from_numpy(frames).float() / 255, 4).flatten(1)
