@@ -62,7 +62,8 @@ class Cell:
     of the training, 0 for as many as the domain has; `predictor` was computed before it, see `predictor`. Cells of the
     phase diagram have returns on a cross-section only. `uniformity_head` and `tolerance_head` are of the layer of
     `state_head`. `labels`, `temperature` and `unseen` are those of the job. `cloned_N` is the return of behaviour
-    cloning from N demonstrations.
+    cloning from N demonstrations. `diverged` is after how many updates the loss was no number: the encoder is that of
+    the best validation before.
     """
 
     domain: str
@@ -101,6 +102,7 @@ class Cell:
     predictor: float = nan
     uniformity_head: float = nan
     tolerance_head: float = nan
+    diverged: float = nan
     labels: float = nan
     temperature: float = nan
     unseen: str = ""
@@ -321,11 +323,9 @@ def missing(results: Results) -> list[str]:
 
 def condition(cell: Cell) -> str:
     """What a study varies beside method and seed, in words."""
-    if cell.study == "core":
-        return NOISES[cell.noise]
-    if cell.study == "persistence":
-        return f"ρ = {cell.persistence:g}"
-    return f"{NOISES[cell.noise]}, {cell.num_shapes} shapes of size {cell.size:g}"
+    noise = f"ρ = {cell.persistence:g}" if cell.noise == "persistence" else NOISES[cell.noise]
+    sizes = cell.study in ("size", "phase")
+    return f"{noise}, {cell.num_shapes} shapes of size {cell.size:g}" if sizes else noise
 
 
 def absent_noises(name: str, cells: Sequence[Cell]) -> list[str]:

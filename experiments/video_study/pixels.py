@@ -56,7 +56,7 @@ NEEDED = {
     "background": "recordings of the background alone",
 }
 # What objectives call the layer behind the features that their loss reads, where not "state_projection".
-HEADS = {"autoencoder": "projection", "vq_autoencoder": "projection"}
+HEADS = dict.fromkeys(("autoencoder", "vq_autoencoder", "barlow_twins", "cvrl", "swav"), "projection")
 
 
 def domain(name: str, layout: int = 0) -> Domain:
@@ -199,17 +199,17 @@ def train_encoder(
         yield from [(encoder.requires_grad_(False).eval(), measured)] * len(lengths)
         return
     if job.method == "supervised":
-        heads: Iterator[nn.Module | None] = train_on_labels(
-            encoder, place, job.noise_options, settings, job.seed, lengths
-        )
+        supervised = train_on_labels(encoder, place, job.noise_options, settings, job.seed, lengths)
+        ends: Iterator[tuple[nn.Module | None, int | None]] = ((head, None) for head in supervised)
     else:
-        heads = train_on_video(encoder, place, job, settings, lengths)
+        ends = train_on_video(encoder, place, job, settings, lengths)
     seconds, started = 0.0, time.perf_counter()
-    for updates, head in zip(lengths, heads, strict=True):
+    for updates, (head, diverged) in zip(lengths, ends, strict=True):
         seconds += time.perf_counter() - started
         parts = probed_states(place, job, settings) if head is not None else None
         told = behind_head(head, encoder, parts, settings)
         measured = {"updates_per_second": updates / seconds, "pretrain_seconds": seconds, **told}
+        measured["diverged"] = diverged
         yield copy.deepcopy(encoder).requires_grad_(False).eval(), measured
         started = time.perf_counter()
 
@@ -232,9 +232,11 @@ def behind_head(
 
 def train_on_video(
     encoder: PixelEncoder, place: Domain, job: Job, settings: Settings, lengths: Sequence[int]
-) -> Iterator[nn.Module | None]:
-    """Steps the encoder by the job's objective; yields the layer that the loss reads after each of the lengths, when
-    the encoder has the weights of the best validation so far.
+) -> Iterator[tuple[nn.Module | None, int | None]]:
+    """Steps the encoder by the job's objective; yields after each of the lengths, when the encoder has the weights of
+    the best validation so far, the layer that the loss reads, and after how many updates the loss was no number.
+
+    A training that diverges ends there, with the best weights before, or those it began with.
     """
     objective = build(job.method, encoder, place, settings, job)
     train, validation = recordings(objective, place, job, settings).split(VALIDATION, job.seed)
@@ -247,18 +249,30 @@ def train_on_video(
             inverse = build("inverse_model", encoder, place, settings)
             objective = SomeLabels(objective, inverse, labelled, held_out, settings.batch_size)
     trainer = Pretrainer(objective, train, validation, steps=lengths[0], batch_size=settings.batch_size, lr=settings.lr)
+    weights = first = weights_of(objective)
+    diverged = None
     for length in lengths:
         trainer.steps = length
-        while not trainer.finished:
+        while diverged is None and not trainer.finished:
             trainer.step()
             if trainer.validation_due:
-                trainer.validate()
-        weights = {name: value.clone() for name, value in objective.state_dict().items()}
+                try:
+                    trainer.validate()
+                except FloatingPointError:
+                    diverged = trainer.updates
+        if diverged is None:
+            weights = weights_of(objective)
+        else:
+            objective.load_state_dict(first)
         trainer.load_best()
         objective.eval()
-        yield getattr(objective, HEADS.get(job.method, "state_projection"), None)
+        yield getattr(objective, HEADS.get(job.method, "state_projection"), None), diverged
         objective.train()
         objective.load_state_dict(weights)
+
+
+def weights_of(objective: Objective) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in objective.state_dict().items()}
 
 
 def recordings(objective: Objective, place: Domain, job: Job, settings: Settings) -> EpisodeDataset:

@@ -21,6 +21,7 @@ from rlrep.experiments.video_study.cells import (
     Array,
     Cell,
     Results,
+    condition,
     core,
     missing,
     point,
@@ -56,6 +57,7 @@ EXPLORATORY = (
     "the criteria may have seen them."
 )
 CHOSEN_ON = (0, 1)
+COLLAPSED = 1.5  # an effective rank below it is about one
 TRIED = (
     "PPO's settings were chosen on seeds 0 and 1 of the grid world. On features as they come, with rollouts half as "
     "long and 50,000 steps, temporal contrast reached 0.68 without noise and 0.59 under iid noise (of 0.91), where its "
@@ -133,6 +135,8 @@ def compose(
     ]
     if absent := [*missing(results), *phase.missing(results), *field_report.missing(results)]:
         blocks += [Block("h2", "What is missing"), Block("list", items=absent)]
+    if broken := [*diverged_lines(results), *collapsed_lines(results)]:
+        blocks += [Block("h2", "What diverged or collapsed"), Block("list", items=broken)]
     if not quick:
         blocks += [Block("h2", "What was tried"), *(Block("text", line) for line in (*TRIED, *untouched(results)))]
     blocks.append(Block("h2", "The verdicts in detail"))
@@ -147,6 +151,25 @@ def compose(
         blocks += [Block("h2", DOMAINS["lock"]), *shown(pictures, "lock"), *(Block("text", line) for line in LOCK)]
         blocks += [Block("table", lines=lock_lines(results))]
     return [block for block in blocks if block.kind not in ("table", "list") or block.lines or block.items]
+
+
+def diverged_lines(results: Results) -> list[str]:
+    """The trainings whose loss was no number at some time: the best weights before are what was measured."""
+    return [
+        f"{where(cell)}: diverged after {cell.diverged:,.0f} updates, measured as it was at its best before"
+        for cell in results.cells
+        if isfinite(cell.diverged)
+    ]
+
+
+def collapsed_lines(results: Results) -> list[str]:
+    """The encoders whose features lie on a line, or in a point."""
+    found = [cell for cell in results.cells if cell.effective_rank < COLLAPSED]
+    return [f"{where(cell)}: collapsed, effective rank {cell.effective_rank:.1f}" for cell in found]
+
+
+def where(cell: Cell) -> str:
+    return f"{DOMAINS[cell.domain]}, {cell.study}: {METHODS[cell.method]}, {condition(cell)}, seed {cell.seed}"
 
 
 def exploratory_places(judged: Sequence[Verdict]) -> dict[str, str]:

@@ -79,7 +79,8 @@ def labels(methods: Methods, seeds: int) -> Iterator[Job]:
     methods that read videos.
     """
     for seed, method, count in product(range(seeds), methods or LABELLED, LABELS):
-        video = method in OBJECTIVES and not OBJECTIVES[method].needs_actions
+        kind = OBJECTIVES.get(method)
+        video = kind is not None and not (kind.needs_actions or kind.needs_background)
         if video or (count > 0 if method == "inverse_model" else method == "random" and count == 0):
             yield Job("gridworld", "labels", method, "exogenous", seed, 1.0, only_probes=True, labels=count)
 

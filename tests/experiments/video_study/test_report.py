@@ -17,6 +17,7 @@ from rlrep.experiments.video_study.cells import (
     FIELD,
     METHODS,
     Cell,
+    Results,
     missing,
     read_results,
     select,
@@ -147,6 +148,22 @@ def test_no_noise_is_a_setting_of_its_own(tmp_path: Path) -> None:
     write_core(tmp_path, FEW, num_shapes=5, size=0.2)
     cells = select(read_results(tmp_path).cells, method="temporal_contrastive")
     assert sorted({c.noise for c in group}.pop() for group in settings(cells)) == ["exogenous", "iid", "none"]
+
+
+def test_divergence_and_collapse_are_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "draw", lambda *_: {})
+    write_core(tmp_path, FEW)
+    for name, change in (("iid-2", {"diverged": 400}), ("none-1", {"effective_rank": 1.04})):
+        path = tmp_path / "cells" / f"gridworld-core-temporal_contrastive-{name}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    write_report(tmp_path, tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert "- Grid world, core: contrastive, iid noise, seed 2: diverged after 400 updates, measured as it" in report
+    assert "- Grid world, core: contrastive, no noise, seed 1: collapsed, effective rank 1.0\n" in report
+    assert report.count("diverged after") + report.count(": collapsed, ") == 2
+    phase_cell = Cell("gridworld", "phase", "vip", "persistence", 0.4, 8, 0.3, 0.2, 0, effective_rank=1.0)
+    (line,) = report_module.collapsed_lines(Results([phase_cell], []))
+    assert line == "Grid world, phase: VIP, ρ = 0.4, 8 shapes of size 0.3, seed 0: collapsed, effective rank 1.0"
 
 
 def test_lock_alone_makes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,11 +177,36 @@ def test_jobs_with_labels_train_an_encoder(job: Job) -> None:
     assert measured["pretrain_seconds"] >= 0
 
 
+def test_a_training_that_diverges_is_measured_at_its_best_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "Pretrainer", partial(pixels.Pretrainer, validate_every=2))
+    place, job = small(GridDomain()), Job("gridworld", "core", "temporal_contrastive", "none", 0)
+    ((best, measured),) = pixels.train_encoder(place, job, TINY, [2])
+    assert measured["diverged"] is None
+    validate = pixels.Pretrainer.func.validate
+
+    def fails_later(trainer: Any) -> Any:
+        if trainer.updates > 2:
+            raise FloatingPointError("the validation loss is nan")
+        return validate(trainer)
+
+    monkeypatch.setattr(pixels.Pretrainer.func, "validate", fails_later)
+    ((encoder, measured),) = pixels.train_encoder(place, job, TINY, [8])
+    assert measured["diverged"] == 4
+    assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), best.parameters(), strict=True))
+
+
 def test_a_temperature_is_the_losses_own() -> None:
     place = GridDomain()
     encoder = PixelEncoder(place.shape, **TINY.encoder)
     for job in study.temperatures(["multistage", "forward_model"], 1):
         assert pixels.build(job.method, encoder, place, TINY, job).temperature == job.temperature
+
+
+@pytest.mark.parametrize("method", ["temporal_contrastive", "cvrl", "swav"])
+def test_uniformity_and_tolerance_are_of_the_layer_that_the_temperature_is_about(method: str) -> None:
+    place, job = small(GridDomain()), next(iter(study.temperatures([method], 1)))
+    ((_, measured),) = pixels.train_encoder(place, job, replace(TINY, steps=1, test_labels=2), [1])
+    assert measured["uniformity_head"] < 0 and -1 <= measured["tolerance_head"] <= 1
 
 
 def test_unseen_noise_is_shown_to_the_cores_encoder(tmp_path: Path) -> None:
@@ -310,7 +335,7 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
             "bisimulation needs rewards, which the recordings of ViZDoom Basic",
         ),
         (["vizdoom_basic", "--methods", "sepclr"], "sepclr needs recordings of the background alone, which the"),
-        (["labels", "--methods", "taco"], "labels has no job for taco"),
+        (["labels", "--methods", "taco", "sepclr"], "labels has no job for taco or sepclr"),
         (["temperature", "--methods", "forward_model"], "temperature has no job for forward_model"),
     ],
 )
