@@ -1,6 +1,6 @@
 # `make` lists the targets. Variables, on the command line or in the environment:
 #   PYTHON     the interpreter the virtual environment is made from, 3.10 or newer
-#   ARGS       what follows the command: make train ARGS="agent=drqv2 seed=2"
+#   ARGS       arguments of the command: make train ARGS="agent=drqv2 seed=2"
 #   MUJOCO_GL  how MuJoCo draws: egl (default on Linux), osmesa or glfw
 # On Linux, pip brings the CUDA build of torch. Without a GPU the CPU build saves gigabytes:
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
@@ -11,7 +11,7 @@ endif
 
 RUN := .venv/bin/python
 PIP := $(RUN) -m pip install -qq --disable-pip-version-check
-# In a file of their own: the build of torch that another index has is another one, and needs none of the others.
+# Pinned in a separate file: torch from another index is a different build, which needs none of the other packages.
 CUDA := torch==|nvidia-|cuda-|triton==
 INSTALLED := .venv/.installed
 DRAWS := .venv/.draws-$(MUJOCO_GL)
@@ -24,26 +24,26 @@ help: ## show this list
 
 setup: $(DRAWS) ## make .venv, install everything, check that MuJoCo can draw (the targets below do it for you)
 
-train: $(DRAWS) ## learn a task from pixels on this machine, or go on where it stopped; ARGS="seed=2" overrides
+train: $(DRAWS) ## learn a task from pixels on this machine, or resume the run that stopped; ARGS="seed=2" overrides
 	@preset=$$($(RUN) -c 'import torch; print("paper" if torch.cuda.is_available() else "cpu")') && \
 	  $(RUN) -m rlrep.experiments.train preset=$$preset resume=true $(ARGS)
 
 theory: $(DRAWS) ## which methods survive which noise: a tour and its report; ARGS="core phase --seeds 5" for more
 	@$(RUN) -m rlrep.experiments.video_theory $(ARGS)
 
-test: $(DRAWS) ## run the tests, but for the slow ones
+test: $(DRAWS) ## run all tests except the slow ones
 	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 test-slow: $(DRAWS) ## run the slow tests
 	@$(RUN) -m pytest -m slow $(ARGS)
 
-bench: $(DRAWS) ## time everything on this machine, some 15 minutes; ARGS="update agent=taco batch=256" measures one thing
+bench: $(DRAWS) ## time everything on this machine, about 15 minutes; ARGS="update agent=taco batch=256" times one thing
 	@$(RUN) -m rlrep.experiments.benchmark $(ARGS)
 
-fuzz: $(INSTALLED) ## open 3,000 damaged and hostile files, some minutes; ARGS="--seed 1 --count 10000 --kind minari"
+fuzz: $(INSTALLED) ## open 3,000 damaged and hostile files, a few minutes; ARGS="--seed 1 --count 10000 --kind minari"
 	@$(RUN) -m tests.fuzz $(ARGS)
 
-kills: $(DRAWS) ## kill and resume 100 tiny runs at random moments, some 20 minutes; ARGS="--seed 1 --count 8 4 4 4"
+kills: $(DRAWS) ## kill and resume 100 tiny runs at random moments, about 20 minutes; ARGS="--seed 1 --count 8 4 4 4"
 	@$(RUN) -m tests.kills $(ARGS)
 
 docs: $(INSTALLED) ## make the pages and a reference of the public interface, as HTML in build/docs
@@ -64,7 +64,7 @@ clean: ## remove caches and builds; .venv and runs stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
-lock: ## choose all versions anew as pyproject.toml asks, and note their hashes; ARGS=--upgrade for the newest ones
+lock: ## pin the versions and hashes that pyproject.toml needs; ARGS=--upgrade for the newest versions
 	@$(PYTHON) -m venv build/lock
 	@build/lock/bin/pip install -qq --disable-pip-version-check uv
 	@cat constraints.txt constraints-torch.txt > build/lock/all.txt
@@ -77,14 +77,14 @@ lock: ## choose all versions anew as pyproject.toml asks, and note their hashes;
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	  echo 'rlrep needs Python 3.10 or newer and $(PYTHON) is not: make setup PYTHON=/path/to/python3' >&2; exit 1; }
+	  echo 'rlrep needs Python 3.10 or newer, which $(PYTHON) is not: make setup PYTHON=/path/to/python3' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo '$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
 	@echo 'Making a virtual environment in .venv'
 	@$(PYTHON) -m venv .venv
 
 $(INSTALLED): pyproject.toml constraints.txt constraints-torch.txt | $(RUN)
-	@echo 'Installing rlrep and its extras into .venv (some minutes the first time)'
+	@echo 'Installing rlrep and its extras into .venv (a few minutes the first time)'
 	@sed -n '/^setuptools==/,/[^\\]$$/p' constraints.txt > .venv/setuptools.txt
 	@$(PIP) --require-hashes --no-deps --requirement .venv/setuptools.txt
 	@$(PIP) --require-hashes --no-deps --no-build-isolation --requirement constraints.txt
@@ -93,7 +93,7 @@ $(INSTALLED): pyproject.toml constraints.txt constraints-torch.txt | $(RUN)
 	  $(PIP) "$$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' constraints-torch.txt)"; \
 	else $(PIP) --require-hashes --no-deps --requirement constraints-torch.txt; fi
 	@$(PIP) --no-deps --no-build-isolation --editable .
-	@# pip's own way is asked last, so that in the folder above a clone "rlrep" would be the clone, an empty package.
+	@# Python asks pip's finder last: in the folder above the clone, `rlrep` would be the clone itself, an empty package.
 	@mkdir -p .venv/clone && ln -sfn $(CURDIR)/rlrep .venv/clone/rlrep
 	@echo $(CURDIR)/.venv/clone > "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rlrep_clone.pth"
 	@$(RUN) -m pip check --disable-pip-version-check

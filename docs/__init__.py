@@ -1,1 +1,1 @@
-"""What `make docs` needs."""
+"""The code of `make docs`."""

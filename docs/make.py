@@ -6,6 +6,7 @@ python -m docs.make [FOLDER]
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "build" / "docs"
-# The public interface is what `__all__` of these names.
+# The public interface is `__all__` of these modules.
 MODULES = (
     "rlrep",
     "rlrep.agents",
@@ -39,12 +40,12 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def html_of(page: str) -> str:
-    """Where a page is in the output."""
+    """The path of a page in the output."""
     return "index.html" if page == FIRST else f"{page.removesuffix('.md')}.html"
 
 
 def public_names(module: ModuleType) -> list[str]:
-    """What a module shows: `__all__`, and of the objectives all that have a name."""
+    """The names that a module's page shows: `__all__`, and for objectives also all classes in the registry."""
     names = list(module.__all__)
     if module.__name__ == "rlrep.objectives":
         ours = [kind for kind in module.OBJECTIVES.values() if kind.__module__.startswith(f"{module.__name__}.")]
@@ -53,13 +54,13 @@ def public_names(module: ModuleType) -> list[str]:
 
 
 class Written(str):
-    """An annotation as it is written in the source, but for our classes, which have full names."""
+    """An annotation as it is written in the source, but with full names for our classes."""
 
     __repr__ = str.__str__
 
 
 def load() -> dict[str, str]:
-    """Imports the public interface, and gives pdoc, which knows `__all__` alone, all names.
+    """Imports the public interface, and extends `__all__`, where pdoc finds the names.
 
     Returns:
         The full name of each public class, by its name.
@@ -69,14 +70,17 @@ def load() -> dict[str, str]:
         module = importlib.import_module(name)
         module.__all__ = public_names(module)  # type: ignore[attr-defined]
         for each in module.__all__:
-            value = getattr(module, each)  # rlrep imports what is used first
+            value = getattr(module, each)  # rlrep imports a name when it is first used
             if isinstance(value, type):
                 places.setdefault(each, f"{name}.{each}")
+                constructor = vars(value).get("__init__")
+                if inspect.isfunction(constructor) and not constructor.__doc__:
+                    constructor.__doc__ = value.__doc__  # without one, pdoc shows what `__new__` takes
     return places
 
 
 def show_annotations_as_written(places: Mapping[str, str]) -> None:
-    """Keeps pdoc from evaluating ``ArrayLike | Tensor`` and ``NonNegative``, which have long names inside."""
+    """Keeps pdoc from evaluating ``ArrayLike | Tensor`` and ``NonNegative``, whose values have long names."""
     from pdoc import doc, doc_types
 
     def written(annotation: object, *_: object) -> object:
@@ -116,7 +120,7 @@ def render_page(page: str, text: str, titles: Mapping[str, str], folder: Path) -
 
 
 def make(folder: Path) -> None:
-    """Writes everything into `folder`, a new one or one that this command wrote."""
+    """Writes everything into `folder`, which is new or from an earlier call."""
     from pdoc import pdoc, render
 
     show_annotations_as_written(load())

@@ -20,12 +20,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from rlrep.arguments import as_path
+from rlrep.registry import look_up
+
 Encoder = TypeVar("Encoder", bound=nn.Module)
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FORMAT = 1
 MAX_CONFIG_BYTES = 10_000
+# Encoders that come with this package: rlrep://NAME is a folder in this one.
+SHIPPED, SHIPPED_FOLDER = "rlrep://", Path(__file__).parent / "pretrained"
 # Arguments that older folders lack, with their values at that time.
 ADDED = {"activation": "relu"}
+
+
+def place_of(encoder: str | Path) -> Path:
+    """The folder of an encoder, which ``rlrep://NAME`` stands for if it comes with this package.
+
+    Raises:
+        ValueError: for a name that none of those has, with the nearest ones.
+    """
+    if not str(encoder).startswith(SHIPPED):
+        return as_path(encoder)
+    shipped = {config.parent.name: config.parent for config in SHIPPED_FOLDER.glob(f"*/{CONFIG}")}
+    return look_up("encoder", str(encoder).removeprefix(SHIPPED), shipped)
 
 
 def write_encoder(folder: Path, options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
@@ -79,8 +96,8 @@ def read_encoder(folder: Path, build: Callable[..., Encoder], names: Iterable[st
         if not (folder / name).is_file():
             what = f"has no {name}" if folder.is_dir() else "is no folder"
             raise FileNotFoundError(
-                f"no encoder at {folder}, which {what}: name a folder that encoder.save_pretrained(folder) wrote, or, "
-                f"for one on the Hugging Face Hub, hf://OWNER/NAME"
+                f"no encoder at {folder}, which {what}: name a folder that encoder.save_pretrained(folder) wrote, "
+                f"hf://OWNER/NAME for one on the Hugging Face Hub, or {SHIPPED}NAME for one that comes with rlrep"
             )
     arguments, has_checksum = _read_config(folder / CONFIG, set(names))
     arguments |= changes

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
-from rlrep.arguments import as_path, checked_numbers
-from rlrep.encoder_files import CONFIG, WEIGHTS, read_encoder, write_encoder
+from rlrep.arguments import checked_numbers
+from rlrep.encoder_files import CONFIG, WEIGHTS, place_of, read_encoder, write_encoder
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STRIDES = (2, 1, 1, 1)
@@ -300,8 +300,9 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         """The encoder that ``save_pretrained`` wrote, with its weights bit for bit, in evaluation mode on the CPU.
 
         Args:
-            pretrained_model_name_or_path: its folder; or ``hf://OWNER/NAME`` for one on the Hugging Face Hub. Only this
-                prefix contacts the Hub.
+            pretrained_model_name_or_path: its folder; ``rlrep://NAME`` for one that comes with this package, such as
+                ``rlrep://cheetah_run_iid``; or ``hf://OWNER/NAME`` for one on the Hugging Face Hub. Only this prefix
+                contacts the Hub.
             precision: see `PixelEncoder`; None keeps the saved one.
             hub_options: of ``huggingface_hub.snapshot_download``: `revision`, `token`, `cache_dir` and so on.
 
@@ -316,7 +317,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
         elif hub_options:
             raise TypeError(f"{', '.join(hub_options)} are for encoders on the Hub (hf://OWNER/NAME), got {place}")
         changes = {} if precision is None else {"precision": precision}
-        return read_encoder(as_path(place), cls, inspect.signature(cls).parameters, **changes).eval()
+        return read_encoder(place_of(place), cls, inspect.signature(cls).parameters, **changes).eval()
 
     @property
     def feature_size(self) -> tuple[int, int]:

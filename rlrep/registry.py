@@ -6,6 +6,7 @@ import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
@@ -65,6 +66,9 @@ def find_class(kind: str, name: str, known: Mapping[str, type[T]], base: type[T]
             raise ValueError(f"unknown {kind} {name!r}: name your own class with a colon, my_package.my_file:MyClass")
         return look_up(kind, name, known)
     module_name, _, class_name = name.partition(":")
+    if module_name.endswith(".py"):
+        dotted = ".".join(Path(module_name).with_suffix("").parts)
+        raise ValueError(f"{kind} {name!r}: name the module, not its file: {dotted}:{class_name}")
     module = import_module(module_name, f"{kind} {name!r}", "my_package.my_file:MyClass")
     found = getattr(module, class_name, None)
     if found is None:

@@ -183,8 +183,9 @@ class Window:
         back = f"an observation {self.lookback} steps back"
         return ahead if not self.lookback else f"{ahead} and {back}" if self.span else back
 
-    def holds(self, key: Any) -> bool:
-        """Whether its batches have an entry of this name."""
+    @property
+    def entries(self) -> dict[Any, bool]:
+        """Every entry that a learner may read, and whether this window's batches have it."""
         has: dict[Any, bool] = {
             "observation": True,
             "index": True,
@@ -199,4 +200,4 @@ class Window:
         }
         has |= {("next", name): bool(self.n_step) for name in ("observation", "reward", "terminated")}
         has |= {("sequence", name): bool(self.rewards) for name in ("reward", "terminated", "valid")}
-        return has.get(key, False)
+        return has

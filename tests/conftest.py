@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and hooks of all tests."""
 
 import random
 
@@ -14,7 +14,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def same_seed() -> None:
-    """A test sees the same random numbers whichever ran before it, in the same worker or another."""
+    """Gives each test the same random numbers, whatever ran before it, and in any worker."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

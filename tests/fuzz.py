@@ -1,13 +1,14 @@
-"""Opens damaged and hostile files with every reader, and counts what comes of it: `make fuzz`.
+"""Opens damaged and hostile files with every reader, and counts the outcomes: `make fuzz`.
 
-`python -m tests.fuzz --seed 1 --count 3000` makes so many inputs, each from whole files of one kind by one change, and
-opens each in a process with a limit on memory and time. It fails if one of them ends in a traceback, a crash, a hang or
-too much memory, or gives other data without a word although the format has checksums. `--kind npz --number 7 --keep
-FOLDER` makes input 7 of a kind alone and keeps it.
+`python -m tests.fuzz --seed 1 --count 3000` makes 3,000 inputs, each by one change to intact files of one kind, and
+opens each in a process with limited memory and time. It fails if an input causes a traceback, a crash, a hang or too
+much memory, or silently gives different data although the format has checksums. `--kind npz --number 7 --keep FOLDER`
+only makes input 7 of a kind, and keeps it.
 
-What the columns mean: `refused` is an error of a kind that the reader documents, `same` the data that were written,
-`told` other data with a warning (the whole episodes of a file that was cut), `changed` other data without one, which
-only formats without checksums may give, and `edited` other data that were written as such, with checksums of their own.
+The columns count outcomes: `refused` is an error that the reader documents; `same` means the data that were written;
+`told` means different data with a warning (the complete episodes of a truncated file); `changed` means different data
+without a warning, which is allowed for formats without checksums only; `edited` means different data that were saved
+with valid checksums.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-MEMORY = 1 << 30  # beside what the process takes when it has loaded its packages
+MEMORY = 1 << 30  # in addition to what the process uses after it has loaded its packages
 SECONDS = 30.0
 OUTCOMES = ("refused", "same", "told", "edited", "changed", "traceback", "crash", "hang", "memory")
 LENGTHS = (7, 4)
@@ -44,17 +45,17 @@ VIDEOS = {"mp4": ("libx264", "yuv420p"), "webm": ("libvpx-vp9", "yuv420p"), "mkv
 VIDEOS |= {"avi": ("mjpeg", "yuvj420p"), "gif": ("gif", "rgb8")}
 LEROBOT = {"lerobot": "video", "lerobot_images": "image"}
 TRANSITIONS = ("vd4rl_64", "drqv2", "vd4rl_84", "minari", "minari_arrow", *LEROBOT, "rlrep", "plain_hdf5", "run")
-# Pixels and values in these have no checksum, so that other ones are as good: experiments/README.md.
+# Pixels and values in these have no checksum, so changed values cannot be noticed: experiments/README.md.
 UNCHECKED = {"plain_hdf5", "minari_arrow", "run", "config", *LEROBOT, *VIDEOS}
 KINDS = (*TRANSITIONS, *VIDEOS, "encoder", "checkpoint", "config")
 HDF5 = ("vd4rl_84", "minari", "plain_hdf5")
 
 
-# ---- whole files of a kind
+# ---- intact files
 
 
 def make(kind: str, folder: Path) -> None:
-    """Whole files of a kind."""
+    """Writes intact files of a kind."""
     if kind in VIDEOS:
         make_video(kind, folder)
     elif kind == "encoder":
@@ -115,7 +116,7 @@ def make_transitions(kind: str, folder: Path) -> None:
         from tests.rlrep.data.lerobot_files import TOP, write_lerobot
 
         write_lerobot(folder, LEROBOT[kind], cameras=(TOP,))
-    elif kind == "plain_hdf5":  # as other programs write it: neither compressed nor checksummed
+    elif kind == "plain_hdf5":  # as other programs write it: without compression and checksums
         import h5py
 
         write_transitions(sources(), folder.with_name("checksummed"), format="vd4rl_84")
@@ -130,7 +131,7 @@ def make_transitions(kind: str, folder: Path) -> None:
 
 
 def make_run(folder: Path) -> None:
-    """The replay of a run."""
+    """Writes the replay of a run."""
     from gymnasium import spaces
 
     from rlrep.replay import ReplayBuffer
@@ -154,7 +155,7 @@ def make_run(folder: Path) -> None:
 
 
 def damage(folder: Path, rng: random.Random, kind: str) -> str:
-    """Changes one file in a folder; says how."""
+    """Changes one file in a folder; returns a description of the change."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     path = rng.choice(files)
     if rng.random() < 0.15:
@@ -187,9 +188,9 @@ def damage(folder: Path, rng: random.Random, kind: str) -> str:
 
 
 def replace(path: Path, rng: random.Random) -> str:
-    """Puts something that is no regular file of this kind in place of a file."""
+    """Replaces a file by something that is not a valid file of this kind."""
     how = rng.choice(("fifo", "zero", "dangling", "loop", "empty", "sparse", "passwd"))
-    if path.suffix != ".npz":  # a folder of episodes may have one fewer
+    if path.suffix != ".npz":  # an episode may be missing from a folder of episodes
         how = rng.choice((how, how, how, "folder", "nothing"))
     path.unlink()
     if how == "fifo":
@@ -206,7 +207,7 @@ def replace(path: Path, rng: random.Random) -> str:
 
 
 def change_content(path: Path, rng: random.Random, kind: str) -> str:
-    """Changes what a file of its format says, in a whole file."""
+    """Changes the content of a file, which stays valid for its format."""
     if path.suffix == ".npy":
         np.save(path, changed_array(np.load(path), rng))
         return "array"
@@ -287,7 +288,7 @@ def change_arrow(path: Path, rng: random.Random) -> str:
     how = rng.choice(sorted(harms))
     compression = rng.choice([None, "zstd", "lz4"]) if how != "bomb" else "zstd"
     write_columns(held | {name: harms[how]()}, path, batches=rng.choice([1, 1, 1, 2]), compression=compression)
-    if compression and how != "bomb" and rng.random() < 0.5:  # claims to unpack to something else
+    if compression and how != "bomb" and rng.random() < 0.5:  # claims a different unpacked size
         content = bytearray(path.read_bytes())
         at = 8 * rng.randrange(len(content) // 8)
         content[at : at + 8] = rng.choice([1 << 40, 1 << 62, 1 << 20, -1, -2, 0]).to_bytes(8, "little", signed=True)
@@ -332,7 +333,7 @@ def change_text(path: Path, rng: random.Random) -> str:
     return "value"
 
 
-# ---- reading, in a process of its own
+# ---- reading, in a separate process
 
 
 def digest(*parts: Any) -> str:
@@ -396,7 +397,7 @@ def readers(kind: str) -> list[Callable[[Path, Path], str]]:
 
 
 def documented() -> tuple[type[Exception], ...]:
-    """What readers may raise: each names what is wrong."""
+    """The exceptions that readers may raise; their messages name the problem."""
     from rlrep.experiments.run.checkpoint import CheckpointError
     from rlrep.replay import ReplayError
 
@@ -404,7 +405,7 @@ def documented() -> tuple[type[Exception], ...]:
 
 
 def outcome(read: Callable[[Path, Path], str], folder: Path, cache: Path, expected: str) -> tuple[str, str]:
-    """What comes of reading a folder, and the error's message."""
+    """The outcome of reading a folder, and the error's message."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -426,9 +427,9 @@ def outcome(read: Callable[[Path, Path], str], folder: Path, cache: Path, expect
 
 
 def work() -> None:
-    """Reads jobs, a line of JSON each, from standard input, and answers each with a line."""
+    """Reads jobs from standard input, one line of JSON each, and answers each job with a line."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries write about damage
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # libraries print messages about damage
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     expected: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory() as place:
@@ -461,7 +462,7 @@ def severity(name: str) -> int:
 
 
 def limit_memory(more: int | None) -> None:
-    """Lets the process take `more` bytes and none beyond, beside what it has by now; None lifts the limit."""
+    """Limits the process to `more` bytes in addition to what it uses now; None lifts the limit."""
     with contextlib.suppress(OSError):  # not on macOS
         most = resource.getrlimit(resource.RLIMIT_AS)[1]
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -473,7 +474,7 @@ def limit_memory(more: int | None) -> None:
 
 @dataclass
 class Result:
-    """What came of one input."""
+    """The outcome of one input."""
 
     kind: str
     number: int
@@ -484,7 +485,7 @@ class Result:
 
 @dataclass
 class Worker:
-    """A process that reads, started anew after a crash or a hang."""
+    """A process that reads; it is restarted after a crash or a hang."""
 
     seed: int
     process: Any = field(default=None)
@@ -496,13 +497,13 @@ class Worker:
                 [sys.executable, "-m", "tests.fuzz", "--work"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                bufsize=0,  # a line that waits in a buffer would not be seen by select
+                bufsize=0,  # select would not see a line in a buffer
                 cwd=ROOT,
                 env=environment,
             )
         self.process.stdin.write(json.dumps(dict(kind=kind, number=number, seed=self.seed)).encode() + b"\n")
         self.process.stdin.flush()
-        begun = self.answer(10 * SECONDS)  # it loads its packages
+        begun = self.answer(10 * SECONDS)  # it loads its packages first
         if "how" not in begun:
             raise RuntimeError(f"the whole files of {kind} can't be made or read: {begun or 'no answer'}")
         found = self.answer(SECONDS)
@@ -514,7 +515,7 @@ class Worker:
         return Result(kind, number, begun["how"], ended, found.get("message", ""))
 
     def answer(self, seconds: float) -> dict[str, str]:
-        """A line of the process; of one that says nothing in that time, or ended, what happened."""
+        """The next line of the process; empty after `seconds` without a line, a crash if the process ended."""
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)
         if not ready:
             return {}
@@ -534,7 +535,7 @@ class Worker:
 
 
 def run(kinds: tuple[str, ...], seed: int, count: int, jobs: int = 2) -> Iterator[Result]:
-    """Reads `count` inputs, as many of each kind."""
+    """Reads `count` inputs, the same number of each kind."""
     todo = [(kinds[number % len(kinds)], number // len(kinds)) for number in range(count)]
 
     def part(first: int) -> list[Result]:
@@ -550,7 +551,7 @@ def run(kinds: tuple[str, ...], seed: int, count: int, jobs: int = 2) -> Iterato
 
 
 def wrong(result: Result) -> bool:
-    """Whether it must not be."""
+    """Whether a result is a failure."""
     silent = result.outcome == "changed" and result.kind not in UNCHECKED
     return silent or result.outcome in ("traceback", "crash", "hang", "memory")
 
@@ -587,7 +588,7 @@ def main() -> int:
     for one in filter(wrong, results):
         print(f"{one.outcome}: --kind {one.kind} --number {one.number} ({one.how}) {one.message}")
     failed = sum(map(wrong, results))
-    print(f"seed {options.seed}, {time.perf_counter() - start:.0f} s: {failed} of {len(results)} must not be")
+    print(f"seed {options.seed}, {time.perf_counter() - start:.0f} s: {failed} of {len(results)} failed")
     return int(failed > 0)
 
 

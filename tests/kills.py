@@ -1,21 +1,20 @@
-"""Kills commands at random moments, resumes them, and compares what is left with a run that was never stopped:
-`make kills`.
+"""Kills commands at random moments, resumes them, and compares the results with uninterrupted runs: `make kills`.
 
-`python -m tests.kills --seed 1 --count 40 20 20 20` makes so many runs of `train`, `offline`, `pretrain` and `data
-convert`, tiny ones of several kinds. Each is started in a folder of its own. Its whole process group gets SIGKILL,
-SIGTERM or SIGINT at a random moment; the same command follows with resume=true, and may be killed again. Then all
-that must be equal is compared bit for bit: checkpoints (agent, optimizers, sampler), the rows of the replay, tables
-but for their rates, encoders, pictures, films and converted files. It fails if something differs, a file is left
-over, or a command that was asked to stop does not, or shows a traceback.
+`python -m tests.kills --seed 1 --count 40 20 20 20` makes 40 tiny runs of `train` and 20 each of `offline`, `pretrain`
+and `data convert`, with various settings. Each starts in its own folder. Its whole process group gets SIGKILL, SIGTERM
+or SIGINT at a random moment; then the same command runs with resume=true, and may be killed again. At the end, all
+results are compared bit for bit: checkpoints (agent, optimizers, sampler), the rows of the replay, tables without their
+rates, encoders, pictures, films and converted files. It fails if something differs, if a temporary file is left over,
+or if a command does not stop when asked to, or shows a traceback.
 
-Moments are uniform over the time of a whole run after it began, for a few kills over the time before. One kill in
-four comes at a file operation in the folder instead, or a moment after it, where half-written files would be found.
-Processes are forked from one that has imported everything, so that this time is short; every tenth is `python -m`
-itself.
+Most moments are uniform over the time from the start of the run to its end; a few are in the start-up before. One kill
+in four comes at a file operation in the folder instead, or shortly after it, where it could leave an incomplete file.
+Processes are forked from one that has imported everything, which makes the start-up short; one in ten is a real
+`python -m`.
 
-With several environments, a run that is stopped in the middle of episodes promises less: what it did until then is
-equal, and it ends at the same frame with as many updates (experiments/README.md). `--command train --number 7` repeats
-one run, but for its timing.
+With several environments, a run that is stopped in the middle of episodes promises less: everything before the stop is
+equal, and the run ends at the same frame with the same number of updates (experiments/README.md). `--command train
+--number 7` repeats one run, except for its timing.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Before torch and MuJoCo are imported, here and in the processes.
+# Set before torch and MuJoCo are imported, here and in the processes.
 os.environ |= {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "0"}
 if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
@@ -50,21 +49,21 @@ if sys.platform == "linux":
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 300.0  # for a whole run
+SECONDS = 300.0  # limit for a whole run
 TO_STOP = 60.0  # after SIGTERM or SIGINT
 SIGNALS = (*3 * [signal.SIGKILL], signal.SIGTERM, signal.SIGINT)
-IN_START_UP, AT_A_FILE, AGAIN, PLAIN = 0.15, 0.25, 0.3, 0.1  # shares: of kills, of kills, of resumed runs, of processes
-OPERATIONS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")  # of Python's audit events
+IN_START_UP, AT_A_FILE, AGAIN, PLAIN = 0.15, 0.25, 0.3, 0.1  # shares of kills, kills, resumed runs, processes
+OPERATIONS = ("open", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate")  # names of Python's audit events
 CHECKPOINT = "checkpoints/latest.pt"
 RATES = {"frames_per_second", "updates_per_second"}
-MOVABLE = {"run_dir", "resume", "cache"}  # settings that name the folder of a run, or its kind
+MOVABLE = {"run_dir", "resume", "cache"}  # settings that may differ between the compared runs
 IN_A_REPLAY = ("frame", "action", "reward", "terminated", "step", "episode")
 
 CACHE = "cache={own}/cache"
 TRAIN = "checkpoint_every_frames=1000 num_train_frames=4000 eval_every_frames=2000"
 OFFLINE = "num_updates=90 log_every_updates=7 eval_every_updates=30 checkpoint_every_updates=12"
 PRETRAIN = "steps=100 validate_every=10 batch_size=8"
-# By command: what is added to the tiny settings. {data} is where the inputs are, {own} a folder for the run alone.
+# Settings by command, in addition to the tiny ones. {data} is the folder of the inputs, {own} the run's own folder.
 KINDS = {
     "train": (
         f"{TRAIN} agent=taco num_train_frames=8000 eval_every_frames=4000 replay_buffer_size=60 replay_storage=disk",
@@ -111,7 +110,7 @@ def tiny(command: str) -> list[str]:
 
 
 def arguments(command: str, kind: int, data: Path, own: Path) -> list[str]:
-    """Of a run in `own`/run; a later setting replaces an earlier one."""
+    """The arguments of a run in `own`/run; a later setting replaces an earlier one."""
     given = [*tiny(command), *KINDS[command][kind].format(data=data, own=own).split()]
     if command == "convert":
         return ["convert", *given]
@@ -120,7 +119,7 @@ def arguments(command: str, kind: int, data: Path, own: Path) -> list[str]:
 
 
 def make_data(folder: Path) -> None:
-    """What runs read: the same four short episodes in several formats, videos, and enough to convert."""
+    """Writes the inputs: the same four short episodes in several formats, videos, and longer data to convert."""
     from rlrep.data import TransitionFiles, write_transitions
     from tests.experiments.offline_data import PROVENANCE, episode, write_data
 
@@ -139,15 +138,15 @@ def make_data(folder: Path) -> None:
 
 
 class Process:
-    """A command in a process group of its own; what it prints goes into a file.
+    """A command in its own process group; its output goes into a file.
 
     Args:
         command: one of `COMMANDS`.
         arguments: of the command.
-        log: where it prints.
-        plain: whether it is `python -m`, rather than forked.
-        kill: for one that is forked, the number of the file operation in the log's folder at which it ends, and how
-            many seconds later. A file `operations` gets a byte for each.
+        log: the file for its output.
+        plain: whether to start `python -m` instead of forking.
+        kill: for a forked process: after which file operation in the log's folder it ends, and how many seconds
+            later. The file `operations` gets one byte per operation.
     """
 
     def __init__(
@@ -173,7 +172,7 @@ class Process:
         self.forked.start()
         self.pid = self.forked.pid
         with contextlib.suppress(PermissionError, ProcessLookupError):
-            os.setpgid(self.pid, self.pid)  # it does so itself, perhaps later
+            os.setpgid(self.pid, self.pid)  # the process does the same itself, perhaps later
 
     def code(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
@@ -195,7 +194,7 @@ class Process:
 
 
 def run_module(module: str, arguments: list[str], log: Path, kill: tuple[int, float] | None) -> None:
-    """As `python -m` does, in a process that was forked."""
+    """Does the same as `python -m`, in a forked process."""
     from rlrep.experiments import _report
 
     os.setpgid(0, 0)
@@ -216,7 +215,7 @@ def run_module(module: str, arguments: list[str], log: Path, kill: tuple[int, fl
 
 
 def watch_files(folder: Path, kill: tuple[int, float] | None) -> None:
-    """Counts what this process does to files in a folder, and ends it at a chosen operation: see `Process`."""
+    """Counts this process's file operations in a folder, and ends it at a chosen one: see `Process`."""
     counter = os.open(folder / "operations", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     prefix, writing, count = f"{folder}/", os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0
 
@@ -229,13 +228,13 @@ def watch_files(folder: Path, kill: tuple[int, float] | None) -> None:
         count += 1
         os.write(counter, b".")
         if kill is not None and count == kill[0]:
-            signal.setitimer(signal.ITIMER_REAL, kill[1])  # SIGALRM ends a process as SIGKILL does: nobody handles it
+            signal.setitimer(signal.ITIMER_REAL, kill[1])  # SIGALRM has no handler, so it ends the process like SIGKILL
 
     sys.addaudithook(note)
 
 
 def preload() -> None:
-    """Imports what commands import, so that the processes that are forked have it."""
+    """Imports everything that commands import, before processes are forked."""
     modules = (
         "rlrep.agents",
         "rlrep.envs",
@@ -256,7 +255,7 @@ def preload() -> None:
 
 
 def difference(ours: Any, theirs: Any, where: str = "") -> Iterator[str]:
-    """Where two nested values differ in a bit."""
+    """The places where two nested values are not equal bit for bit."""
     import torch
 
     if isinstance(theirs, dict) and isinstance(ours, dict):
@@ -280,7 +279,7 @@ def difference(ours: Any, theirs: Any, where: str = "") -> Iterator[str]:
 
 
 def names(folder: Path) -> set[str]:
-    """The files and folders in a folder, lock files aside."""
+    """The files and folders in a folder, without lock files."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")} - {".lock"}
 
 
@@ -300,7 +299,7 @@ def settings(folder: Path) -> Any:
 
 
 def live_rows(folder: Path, state: dict[str, Any], kept: int) -> dict[str, list[Any]]:
-    """The rows that a checkpoint's replay holds, from each of its files, for each environment."""
+    """The rows in a checkpoint's replay, from each of its files, for each environment."""
     heads = state["ranks"][0]["replay"]["head"]
     kept //= len(heads)
     rows = {}
@@ -314,10 +313,10 @@ def live_rows(folder: Path, state: dict[str, Any], kept: int) -> dict[str, list[
 
 
 def compare_runs(ours: Path, theirs: Path) -> Iterator[str]:
-    """What two runs differ in."""
+    """The differences between two runs."""
     from rlrep.experiments.run.checkpoint import load_checkpoint
 
-    # Beside the regular snapshots, one is kept of each stop.
+    # Each stop leaves a snapshot, in addition to the regular ones.
     found = {name for name in names(ours) if (theirs / name).exists() or not is_snapshot(name)}
     for name in sorted(found ^ names(theirs)):
         yield f"{name} is {'left over' if name in found else 'missing'}"
@@ -339,7 +338,7 @@ def compare_runs(ours: Path, theirs: Path) -> Iterator[str]:
 
 
 def compare(command: str, ours: Path, theirs: Path, cuts: list[int]) -> Iterator[str]:
-    """What a run did not keep of what it promised; `cuts` are the frames at which episodes were cut."""
+    """The broken promises of a run; `cuts` are the frames at which episodes were cut."""
     if command == "convert":
         return compare_files(ours, theirs)
     return compare_after_cut(ours, theirs, min(cuts)) if cuts else compare_runs(ours, theirs)
@@ -350,7 +349,7 @@ def is_snapshot(name: str) -> bool:
 
 
 def compare_after_cut(ours: Path, theirs: Path, cut: int) -> Iterator[str]:
-    """What a run with several environments promised and did not keep, of which episodes were cut at frame `cut`."""
+    """The broken promises of a run with several environments whose episodes were cut at frame `cut`."""
     from rlrep.experiments.run.checkpoint import load_checkpoint
 
     for name in sorted(names(ours) ^ names(theirs)):
@@ -367,18 +366,18 @@ def compare_after_cut(ours: Path, theirs: Path, cut: int) -> Iterator[str]:
 
 
 def compare_files(ours: Path, theirs: Path) -> Iterator[str]:
-    """What two converted data sets differ in."""
+    """The differences between two converted data sets."""
     found, expected = ({untimed(name): folder / name for name in names(folder)} for folder in (ours, theirs))
     for name in sorted(found.keys() ^ expected.keys()):
         yield f"{name} is {'left over' if name in found else 'missing'}"
     for name in sorted(found.keys() & expected.keys()):
-        stamp = name == "verified.json"  # the file's number and times
+        stamp = name == "verified.json"  # it holds the number and times of the file
         if found[name].is_file() and not stamp and found[name].read_bytes() != expected[name].read_bytes():
             yield f"{name} has other bytes"
 
 
 def untimed(name: str) -> str:
-    """A name without the time of writing, with which those of V-D4RL's and DrQ-v2's episodes begin."""
+    """A name without the time of writing, which comes first in the names of V-D4RL's and DrQ-v2's episodes."""
     return re.sub(r"^\d{8}T\d{6}", "TIME", name)
 
 
@@ -387,13 +386,13 @@ def untimed(name: str) -> str:
 
 @dataclass
 class Reference:
-    """A run that was never stopped.
+    """An uninterrupted run.
 
     Attributes:
         folder: of the run.
-        start_up: seconds until it began.
+        start_up: seconds until the run began.
         seconds: until it ended.
-        operations: on files.
+        operations: the number of file operations.
     """
 
     folder: Path
@@ -404,7 +403,7 @@ class Reference:
 
 @dataclass
 class Result:
-    """What came of one run that was killed."""
+    """The outcome of one killed run."""
 
     command: str
     number: int
@@ -416,7 +415,7 @@ class Result:
 
 
 def stamp(command: str, own: Path) -> int | None:
-    """Changes when a run begins."""
+    """A number that changes when a run begins."""
     if command == "convert":
         return next((path.stat().st_ino for path in own.glob(".run-*.partial-*")), None)
     path = own / "run" / "config.yaml"
@@ -424,7 +423,7 @@ def stamp(command: str, own: Path) -> int | None:
 
 
 def begun(process: Process, command: str, own: Path, before: int | None) -> None:
-    """Waits until a run has begun, or ended."""
+    """Waits until a run has begun or ended."""
     while process.code() is None:
         with contextlib.suppress(FileNotFoundError):
             if stamp(command, own) not in (None, before):
@@ -448,12 +447,12 @@ def make_reference(command: str, kind: int, place: Path) -> Reference:
 def make_kill(
     command: str, number: int, seed: int, place: Path, references: dict[tuple[str, int], Reference]
 ) -> Result:
-    """Starts a run, kills and resumes it until it ends, and compares it."""
+    """Starts a run, kills and resumes it until it ends, and compares it with its reference."""
     rng = random.Random(f"{seed} {command} {number}")
     result = Result(command, number, number % len(KINDS[command]))
     reference = references[command, result.kind]
     own = place / f"{command}_{result.kind}" / str(number)
-    while not result.kills:  # some end before they are killed
+    while not result.kills:  # some runs end before the kill
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir()
         cuts = run_killed(result, reference, rng, place, own)
@@ -471,7 +470,7 @@ def make_kill(
 
 
 def run_killed(result: Result, reference: Reference, rng: random.Random, place: Path, own: Path) -> list[int]:
-    """Runs a command to its end, killed now and then; adds the kills to `result`.
+    """Runs a command to its end, with kills on the way; adds the kills to `result`.
 
     Returns:
         The frames at which episodes of several environments were cut.
@@ -507,7 +506,7 @@ def run_killed(result: Result, reference: Reference, rng: random.Random, place: 
             name = number.name if killed else "no signal"
             result.wrong.append(f"does not end after {name}:\n{process.output()[-1500:]}")
             return cuts
-        process.signal(signal.SIGKILL)  # no process of its group is left, or it would write on
+        process.signal(signal.SIGKILL)  # a process left in its group would continue to write
         if "Traceback" in process.output() or (not killed and code):
             result.wrong.append(f"return code {code} in attempt {attempt}:\n{process.output()[-1500:]}")
             return cuts
@@ -518,14 +517,14 @@ def run_killed(result: Result, reference: Reference, rng: random.Random, place: 
             result.late += 1
         if code == 0:
             result.wrong += [f"{path} is left over" for path in own.glob(".run*")]
-        if code == 0 or (command == "convert" and (own / "run").exists()):  # it is put there when it is whole
+        if code == 0 or (command == "convert" and (own / "run").exists()):  # the folder appears when it is complete
             return cuts
     result.wrong.append("did not end")
     return cuts
 
 
 def cut_episodes(folder: Path) -> list[int]:
-    """The frame of a checkpoint in the middle of episodes of several environments, in a list."""
+    """A list with the frame of a checkpoint that is in the middle of episodes of several environments, else empty."""
     from rlrep.experiments.run.checkpoint import load_checkpoint
 
     if not (folder / "replay").exists() or not (folder / CHECKPOINT).exists():
@@ -539,7 +538,7 @@ def cut_episodes(folder: Path) -> list[int]:
 
 
 def show(one: Result, most: int = 5) -> None:
-    """Prints what is wrong with a run."""
+    """Prints the problems of a run."""
     for number, wrong in enumerate(one.wrong):
         if number == most:
             print(f"  … and {len(one.wrong) - most} more")

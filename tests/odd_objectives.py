@@ -1,4 +1,4 @@
-"""Objectives of users that read unusual things, or are wrong, by their import paths: `tests.odd_objectives:Back`."""
+"""User-defined objectives that read unusual things or are wrong, for import paths: `tests.odd_objectives:Back`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlrep import Objective, PixelEncoder, RandomShift, Window
 
 
 class Odd(Objective):
-    """How bright the features are."""
+    """Minimises the mean square of the features."""
 
     def __init__(
         self, encoder: PixelEncoder, action_space: Any = None, horizon: int = 2, augment: RandomShift | None = None
@@ -38,7 +38,7 @@ class Far(Odd):
 
 
 class CURL(Odd):
-    """Has the name of one of the package's."""
+    """Has the same name as an objective of the package."""
 
 
 class TakesNoActionSpace(Objective):
@@ -55,6 +55,38 @@ class MinimisesNothing(Odd):
     def __init__(self, encoder: PixelEncoder, action_space: Any = None, **options: Any) -> None:
         super().__init__(encoder, action_space, **options)
         self.out_keys = ["brightness"]
+
+
+class ForgetsHorizon(Objective):
+    in_keys, out_keys = ["observation", "future_observation"], ["loss_future"]
+
+    def __init__(self, encoder: PixelEncoder, action_space: Any = None, augment: RandomShift | None = None) -> None:
+        super().__init__(encoder, augment)
+
+
+class UnknownEntry(Odd):
+    def __init__(self, encoder: PixelEncoder, action_space: Any = None, **options: Any) -> None:
+        super().__init__(encoder, action_space, **options)
+        self.in_keys = ["obs"]
+
+
+class Returns(Odd):
+    """Returns what it was given, in place of a loss."""
+
+    returned: Any = None
+
+    def losses(self, observation: Tensor) -> Any:  # type: ignore[override]
+        return self.returned
+
+
+class Follows(Odd):
+    """Has a momentum copy."""
+
+    def __init__(
+        self, encoder: PixelEncoder, action_space: Any = None, momentum: float = 0.5, augment: RandomShift | None = None
+    ) -> None:
+        super().__init__(encoder, action_space, augment=augment)
+        self.target = self.momentum_copy(encoder, momentum)
 
 
 class ReturnsAnother(Odd):

@@ -1,4 +1,4 @@
-"""An agent of a user, which the package does not know: its import path is `tests.own_agent:Own`."""
+"""A user-defined agent, which the package does not know: its import path is `tests.own_agent:Own`."""
 
 from __future__ import annotations
 

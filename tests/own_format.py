@@ -1,4 +1,4 @@
-"""A format of users' own, outside the packages: a text file an episode, a line of numbers for each frame."""
+"""A user-defined format, outside the packages: one text file per episode, one line of numbers per frame."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlrep.data.formats import Episode, Format, Unreadable, Wanted
 
 
 class Lines(Format):
-    """A line has an action, its reward, and the value of all 64 pixels of the frame that it was taken at."""
+    """A line holds an action, its reward, and the value of all 64 pixels of the frame at which it was taken."""
 
     name = "lines"
     endings = (".txt",)
@@ -36,7 +36,7 @@ class Lines(Format):
 
 
 class Scaled(Lines):
-    """It can't be named alone: there is no brightness that suits all."""
+    """Its name alone is not enough, because `brighter` has no default."""
 
     def __init__(self, brighter: int) -> None:
         super().__init__(brighter)

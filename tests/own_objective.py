@@ -1,4 +1,4 @@
-"""An objective of a user, which the package does not know: its import path is `tests.own_objective:Own`."""
+"""A user-defined objective, which the package does not know: its import path is `tests.own_objective:Own`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Own(Objective):
         self.horizon = horizon
         self.window = Window(observations=(1, Gap(horizon)))
         self.in_keys, self.out_keys = ["observation", ("sequence", "observation")], ["loss_own", "own_steps"]
-        self.target = self.momentum_copy(encoder, 0.1)
+        self.target = self.momentum_copy(encoder, 0.9)
         self.predictor = mlp(encoder.repr_dim, widths or [8], encoder.repr_dim)
         self.register_buffer("steps", torch.zeros(()))
 

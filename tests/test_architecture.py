@@ -1,4 +1,4 @@
-"""The rooms of the house: who may import whom, and what `import rlrep` costs."""
+"""The packages and rooms: which may import which, and what `import rlrep` costs."""
 
 import ast
 import re
@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Folders beside rlrep, where links lead to them: they are rlrep.agents, rlrep.envs and rlrep.experiments.
+# Folders beside rlrep, to which rlrep/ links: they are rlrep.agents, rlrep.envs and rlrep.experiments.
 LINKED = ("agents", "envs", "experiments")
 ROOMS = {"rlrep", *(f"rlrep.{name}" for name in LINKED)}
-# Modules of the library that environments may import: they need no PyTorch, which their processes do without.
+# Modules of the library that environments may import: they need no PyTorch, so environment processes do not load it.
 LIGHT = {"rlrep.extras"}
 MAY_IMPORT: dict[str, set[str]] = {
     "rlrep": set(),
@@ -22,12 +22,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rlrep.agents": {"rlrep"},
     "rlrep.experiments": ROOMS,
 }
-# The commands. What they stand on are the rooms, the folders in experiments/.
+# The commands. The rooms, which are the folders in experiments/, do their work.
 DOORS = {
     "train",
     "offline",
     "pretrain",
     "evaluate",
+    "encoders",
     "collect",
     "data",
     "plot",
@@ -36,7 +37,7 @@ DOORS = {
     "video_theory",
     "benchmark",
 }
-# What doors and rooms alike write and read files with.
+# Modules for reading and writing files, which doors and rooms may import.
 GROUND = {"files", "yaml_files"}
 OPTIONAL = ["torch", "gymnasium", "dm_control", "mujoco", "wandb", "stable_baselines3", "hydra", "matplotlib"]
 
@@ -45,7 +46,7 @@ Graph = dict[str, set[str]]
 
 
 def imports(source: str) -> Iterator[tuple[str, list[str]]]:
-    """Every absolute import, those inside functions included: a module, and the names that are taken from it."""
+    """Every absolute import, including those inside functions: a module, and the names that are imported from it."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, []) for alias in node.names)
@@ -54,7 +55,7 @@ def imports(source: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def modules() -> dict[str, str]:
-    """The sources of all our modules, by name; a package's name stands for its `__init__.py`."""
+    """The sources of all our modules, by name; the name of a package means its `__init__.py`."""
     folders = [ROOT / "rlrep", *(ROOT / "rlrep" / name for name in LINKED)]
     files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
     return {
@@ -64,12 +65,12 @@ def modules() -> dict[str, str]:
 
 
 def room_of(module: str) -> str:
-    """The room that a module lies in; of a foreign one, its top-level package."""
+    """The room of a module; for a foreign module, its top-level package."""
     return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), default=module.split(".")[0], key=len)
 
 
 def import_graph(sources: dict[str, str]) -> Graph:
-    """Which of the modules imports which others; `from a import b` is of `a.b` where that is a module."""
+    """Which modules import which others; `from a import b` counts as `a.b` if that is a module."""
     graph: Graph = {name: set() for name in sources}
     for name, source in sources.items():
         for module, taken in imports(source):
@@ -79,7 +80,7 @@ def import_graph(sources: dict[str, str]) -> Graph:
 
 
 def circles(graph: Graph) -> list[list[str]]:
-    """Modules that reach each other, the groups of more than one."""
+    """Groups of two or more modules that import each other, directly or indirectly."""
 
     def reached(start: str) -> set[str]:
         seen, left = set(), [start]
@@ -159,7 +160,7 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
 
 
 def test_every_module_has_one_name() -> None:
-    """Beside folders of a person's own, which may be called as ours are."""
+    """So that users' own folders may have the same names as ours."""
     assert all((ROOT / "rlrep" / name).samefile(ROOT / name) for name in LINKED)
     sources = {str(file): file.read_text("utf-8") for file in sorted((ROOT / "tests").rglob("*.py"))} | modules()
     broken = [
@@ -172,7 +173,7 @@ def test_every_module_has_one_name() -> None:
 
 
 def processor_seconds() -> float:
-    """What this process's finished children have computed."""
+    """The processor time of this process's finished children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -180,8 +181,8 @@ def processor_seconds() -> float:
 def test_import_rlrep_is_light() -> None:
     program = f"import sys, rlrep; print([name for name in {OPTIONAL} if name in sys.modules])"
     seconds = []
-    for _ in range(3):  # the first compiles what was not yet
-        start = processor_seconds()  # the clock would count what other processes on the machine take
+    for _ in range(3):  # the first one compiles the sources if necessary
+        start = processor_seconds()  # wall-clock time would depend on other processes
         out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
         seconds.append(processor_seconds() - start)
         assert out.stdout.strip() == "[]", f"import rlrep loads {out.stdout}"
@@ -189,14 +190,14 @@ def test_import_rlrep_is_light() -> None:
 
 
 def test_environments_load_no_pytorch() -> None:
-    """Each of their processes would take 250 MB and some seconds more."""
+    """PyTorch would cost each of their processes 250 MB and a few seconds."""
     program = "import sys, rlrep.envs; print([name for name in ('torch', 'tensordict') if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     assert out.stdout.strip() == "[]", f"import rlrep.envs loads {out.stdout}"
 
 
-def test_a_missing_extra_is_named_by_the_one_who_knows_where_the_project_is() -> None:
-    """The project is on no index, so that `pip install rlrep[sb3]` would fail, or install another project."""
+def test_only_one_module_knows_the_pip_command_of_an_extra() -> None:
+    """The project is not on PyPI, so `pip install rlrep[sb3]` would fail, or install a different project."""
     source = modules()
     wrong = [name for name, text in source.items() if re.search(r"pip install [-\w'\"\\ ]*(\.|rlrep)\[", text)]
     assert not wrong

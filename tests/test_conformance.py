@@ -190,7 +190,7 @@ def build_mrq(config: dict[str, Any]) -> tuple[MRQ, dict[str, list[nn.Parameter]
         augment=IDENTITY,
     )
     policy = normalized_mlp(config["embedding_dim"], [config["policy_hidden_dim"]] * 2, agent.action_dim, nn.ReLU)
-    agent.policy = policy  # the case's has another width
+    agent.policy = policy  # the case's policy has a different width
     agent.optimizers["policy"] = adam(policy.parameters(), config["lr_policy"], config["weight_decay"])
     groups = {
         "state_encoder": [*encoder.parameters(), *model.state_projection.parameters()],

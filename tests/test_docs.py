@@ -1,4 +1,4 @@
-"""The reference that `make docs` makes: what it shows is documented, and its links lead somewhere."""
+"""The reference that `make docs` makes: all it shows is documented, and its links are valid."""
 
 import ast
 import dataclasses
@@ -18,13 +18,13 @@ pdoc = pytest.importorskip("pdoc")
 
 
 def section(docstring: str, *names: str) -> str:
-    """What a Google-style docstring says under some headings."""
+    """The text of a Google-style docstring under the given headings."""
     found = re.findall(rf"^(?:{'|'.join(names)}):\n((?:(?:[ \t].*)?(?:\n|$))*)", docstring, re.MULTILINE)
     return "\n".join(found)
 
 
 def entries(docstring: str, *names: str) -> set[str]:
-    """The names that are explained under some headings; a line may explain several."""
+    """The names that are explained under the given headings; a line may explain several."""
     lines = re.findall(r"^    (\S[^:\n]*):", section(docstring, *names), re.MULTILINE)
     return {name.strip().lstrip("*") for line in lines for name in line.split(",")}
 
@@ -48,7 +48,7 @@ def public() -> Iterator[tuple[str, Any]]:
 
 
 def lacks(name: str, value: Any) -> Iterator[str]:
-    """What the docstring of a public class or function does not say."""
+    """What is missing from the docstring of a public class or function."""
     docstring = inspect.cleandoc(value.__doc__ or "")
     if not docstring:
         yield f"{name} has no docstring"
@@ -58,7 +58,7 @@ def lacks(name: str, value: Any) -> Iterator[str]:
     yield from (f"{name} does not explain {each}" for each in takes if each not in named)
     if not is_class:
         yield from (f"{name} does not explain {each}" for each in named - set(takes))
-    maker = "__post_init__" if dataclasses.is_dataclass(value) else "__init__"  # the other's source is nowhere
+    maker = "__post_init__" if dataclasses.is_dataclass(value) else "__init__"  # a generated __init__ has no source
     body = vars(value).get(maker) if is_class and not issubclass(value, tuple) else None if is_class else value
     for each in raised(inspect.unwrap(body)) if body else ():
         if each not in section(docstring, "Raises"):
@@ -66,7 +66,7 @@ def lacks(name: str, value: Any) -> Iterator[str]:
 
 
 def undocumented(name: str, kind: type) -> Iterator[str]:
-    """The public methods and properties of a class that say nothing of themselves, or what another package says."""
+    """The public methods and properties of a class without a docstring of ours."""
     for each, value in vars(kind).items():
         function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
         if each.startswith("_") or not inspect.isfunction(function):
@@ -96,8 +96,14 @@ def test_every_public_value_says_what_it_is() -> None:
     assert wrong == []
 
 
+def test_a_constructor_takes_what_its_class_explains() -> None:
+    make.load()
+    shown = pdoc.doc.Module.from_name("rlrep").get("PixelEncoder.__init__")
+    assert "observation_shape" in shown.signature.parameters  # not the arguments of the Hub's `__new__`
+
+
 def dangling(folder: Path) -> list[str]:
-    """The links of HTML files that lead to no file, or to no place in it."""
+    """The links in HTML files to missing files or missing anchors."""
     texts = {path: path.read_text("utf-8") for path in sorted(folder.rglob("*.html"))}
     places = {path: set(re.findall(r'\bid="([^"]+)"', text)) for path, text in texts.items()}
     found = []
@@ -117,7 +123,7 @@ def test_pages_and_reference_link_to_each_other(tmp_path: Path, monkeypatch: pyt
     assert dangling(tmp_path) == []
     first = (tmp_path / "index.html").read_text("utf-8")
     assert '/rlrep/window.html"' in first and '/experiments/plugins/README.html"' in first
-    assert (tmp_path / "experiments/reports/theory/returns_gridworld.png").exists()  # a picture that it shows
+    assert (tmp_path / "experiments/reports/theory/returns_gridworld.png").exists()  # a picture on the page
     reference = (tmp_path / "rlrep" / "window.html").read_text("utf-8")
     assert 'href="#Window.join"' in reference and 'href="../index.html"' in reference
 
@@ -127,5 +133,5 @@ def test_everything_is_made_without_a_link_that_leads_nowhere(tmp_path: Path) ->
     make.make(tmp_path)
     assert dangling(tmp_path) == []
     reference = (tmp_path / "rlrep" / "objectives.html").read_text("utf-8")
-    assert "class=" in reference and 'id="SPR"' in reference  # a class with a name, though not in `__all__`
-    assert "Initialize internal Module state" not in reference  # torch's
+    assert "class=" in reference and 'id="SPR"' in reference  # in the registry, but not in `__all__`
+    assert "Initialize internal Module state" not in reference  # from torch

@@ -1,4 +1,4 @@
-"""Every objective, the package's and one's own by its import path, works everywhere without another edit."""
+"""Every objective works everywhere without further edits: the package's, and a user's by its import path."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.rlrep.integrations.sb3_environments import Counter
 
 OWN = "tests.own_objective:Own"
 EVERY = [*OBJECTIVES, OWN]
-# Whole runs take seconds each: of objectives whose windows and options are alike, one; the others are slow tests.
+# A whole run takes seconds. Of objectives with similar windows and options one is tested here; the rest are slow tests.
 OFTEN = {"taco", "curl", "autoencoder", "inverse_model", "spr", "cvrl", "latent_model", "laom", "invariance", OWN}
 WHOLE_RUNS = [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in EVERY]
 SHAPE = (3, 20, 20)
@@ -67,7 +67,7 @@ def test_offline(name: str, data: Path, tmp_path: Path) -> None:
 
 
 def test_a_batch_size_of_its_own_is_an_option(data: Path, tmp_path: Path) -> None:
-    """As the README gives it."""
+    """As in the README."""
     run_offline(
         data, tmp_path / "run", "agent=bc", "objectives=[curl]", "objective.curl.batch_size=16", "update=separate"
     )

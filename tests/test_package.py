@@ -1,4 +1,4 @@
-"""What `pip install .` puts where."""
+"""What `pip install .` installs, and where."""
 
 import os
 import shutil
@@ -15,16 +15,17 @@ import agents, envs, experiments
 import rlrep, rlrep.agents, rlrep.envs
 from rlrep import TACO
 print(agents.OWN, envs.OWN, experiments.OWN)
+print(rlrep.PixelEncoder.from_pretrained("rlrep://gridworld_exogenous").repr_dim)
 print(rlrep.__file__, rlrep.agents.__file__, rlrep.envs.__file__)
 """
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the package was installed into, from a wheel, and nothing else."""
+    """A folder with nothing but the package, installed from a wheel."""
     folder = tmp_path_factory.mktemp("package")
     for name in ("rlrep", *NAMES):
-        left_out = shutil.ignore_patterns("__pycache__", "*.png", "*.csv", "*.json", "*.mp4")
+        left_out = shutil.ignore_patterns("__pycache__", "*.png", "*.csv", "cells", "*.mp4")
         shutil.copytree(ROOT / name, folder / "tree" / name, symlinks=True, ignore=left_out)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "tree")
@@ -37,14 +38,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Python, started in a folder."""
+    """Runs Python in a folder."""
     environment = os.environ | {"PYTHONPATH": str(installed)}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_the_clone_is_found_beside_a_folder_of_its_name(tmp_path: Path) -> None:
-    """As in the folder above it."""
+    """As in the folder above the clone."""
     (tmp_path / "rlrep").mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     program = [sys.executable, "-c", "from rlrep import TACO; import rlrep.experiments"]
@@ -67,8 +68,8 @@ def test_it_works_beside_folders_of_the_same_names(installed: Path, tmp_path: Pa
         (tmp_path / name / "__init__.py").write_text("OWN = 1\n")
     done = run(installed, tmp_path, "-c", PROGRAM)
     assert done.returncode == 0, done.stderr
-    own, ours = done.stdout.splitlines()
-    assert own == "1 1 1"
+    own, of_encoder, ours = done.stdout.splitlines()
+    assert own == "1 1 1" and of_encoder == "128"
     expected = ["rlrep/__init__.py", "rlrep/agents/__init__.py", "rlrep/envs/__init__.py"]
     assert ours.split() == [str(installed / path) for path in expected]
 

@@ -1,4 +1,4 @@
-"""What the README shows can be typed."""
+"""The README's examples work as they are written."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 
-import rlrep.experiments.run.train_config  # noqa: F401  its options become known to Hydra
+import rlrep.experiments.run.train_config  # noqa: F401  makes its options known to Hydra
 from rlrep import PixelEncoder
 from tests.rlrep.data.lerobot_files import write_lerobot
 from tests.rlrep.integrations.sb3_environments import Counter
@@ -54,6 +54,15 @@ def test_a_pretrained_encoder_goes_into_stable_baselines3(
     before = PixelEncoder.from_pretrained("my_encoder").state_dict()
     after = found["model"].policy.features_extractor.encoder.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items()) == frozen
+
+
+def test_an_encoder_that_comes_with_rlrep_is_loaded_and_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = [block for block in blocks(ROOT / "README.md") if "push_to_hub" in block]
+    pushed: list[Any] = []
+    monkeypatch.setattr(PixelEncoder, "push_to_hub", lambda encoder, name: pushed.append((encoder, name)))
+    found: dict[str, Any] = {}
+    exec(compile(snippet, "README.md", "exec"), found)
+    assert pushed == [(found["encoder"], "OWNER/NAME")]
 
 
 def test_a_policy_learns_from_a_robots_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
             total.backward()
             optimizer.step()
             target.step()
+            if auxiliary is not None:
+                auxiliary.after_step()  # (*) moves momentum copies
         if frames % 16 == 0:
             recent = sum(returns[-200:]) / max(len(returns[-200:]), 1)
             logger.log_scalar("episode_return", recent, 64 * frames)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rlrep.agents import Agent, accelerate, make_agent
+from rlrep.encoder_files import place_of
 from rlrep.experiments.run import ranks
 from rlrep.experiments.run.checkpoint import (
     CHECKPOINT,
@@ -99,7 +100,7 @@ class AgentRun(Run):
     def initialize(self) -> None:
         """Loads the initial weights of a new agent."""
         if self.config.encoder.path is not None:
-            load_weights(self.agent.encoder, Path(self.config.encoder.path))
+            load_weights(self.agent.encoder, place_of(self.config.encoder.path))
             self.agent.objectives.restart_copies()
 
     def open(self, opened: ExitStack) -> None:

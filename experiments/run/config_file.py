@@ -87,7 +87,7 @@ def check_imported(read: dict[str, Any], path: Path) -> None:
         if module is not None and module not in sys.modules:
             raise ConfigError(
                 f"{path} names {name}, and what is read from a file is not imported: name its module yourself, "
-                f"imports=[{module}]"
+                f"imports=[{module}], or --imports {module} for commands with dashes"
             )
 
 

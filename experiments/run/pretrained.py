@@ -10,7 +10,7 @@ from torch import nn
 
 from rlrep import PixelEncoder
 from rlrep.encoder_files import CONFIG as DESCRIPTION
-from rlrep.encoder_files import WEIGHTS
+from rlrep.encoder_files import SHIPPED, WEIGHTS, place_of
 from rlrep.experiments.run.config import RunConfig
 from rlrep.experiments.run.options import ConfigError
 from rlrep.experiments.run.sections import ARCHITECTURE
@@ -24,12 +24,13 @@ def settle_encoder(config: RunConfig, saved: RunConfig | None) -> None:
     """
     if config.encoder.path is None:
         return
-    config.encoder.path = to_absolute_path(config.encoder.path)
+    path = config.encoder.path
+    config.encoder.path = path if path.startswith(SHIPPED) else to_absolute_path(path)
     if saved is not None and saved.encoder.path == config.encoder.path:  # the folder may be deleted now
         for name in ARCHITECTURE:
             setattr(config.encoder, name, getattr(saved.encoder, name))
         return
-    description = read_description(Path(config.encoder.path))
+    description = read_description(place_of(config.encoder.path))
     for name in ARCHITECTURE:
         setattr(config.encoder, name, description[name])
     channels, height, width = description["observation_shape"]

@@ -250,5 +250,10 @@ def training(folder: Path, composed: DictConfig) -> str:
         f"frame_stack={composed.frame_stack}",
     ]
     if source.startswith(ENVIRONMENT):
-        settings.insert(0, f"task={source.removeprefix(ENVIRONMENT)}")
+        repeat = composed.env.get("action_repeat")
+        settings = [
+            f"task={source.removeprefix(ENVIRONMENT)}",
+            *settings,
+            *([] if repeat is None else [f"action_repeat={repeat}"]),
+        ]
     return f"python -m rlrep.experiments.train {shlex.join(settings)}"

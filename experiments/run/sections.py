@@ -38,7 +38,8 @@ class EncoderConfig:
 class AgentEncoderConfig(EncoderConfig):
     path: str | None = option(
         None,
-        "folder of the initial encoder, from rlrep.experiments.pretrain (encoder=FOLDER)",
+        "folder of the initial encoder, from rlrep.experiments.pretrain (encoder=FOLDER), or rlrep://NAME for one that "
+        "comes with rlrep",
         path=True,
     )
     freeze: bool = option(False, "nothing trains the encoder", needs=("encoder.path", "init"))

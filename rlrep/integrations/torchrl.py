@@ -3,11 +3,13 @@
     replay = ReplayBuffer(storage=..., sampler=SliceSampler(slice_len=3, end_key=("next", "done")), batch_size=192)
     auxiliary = ObjectiveLoss(TACO(encoder, env.action_space, horizon=3), slice_len=3)
     batch = replay.sample()
-    losses = dqn_loss(batch).update(auxiliary(batch))  # loss, loss_taco, loss_curl, loss_reward and metrics
+    losses = dqn_loss(batch).update(auxiliary(batch))  # adds loss_taco, loss_curl, loss_reward and metrics
+    sum(value for name, value in losses.items() if name.startswith("loss")).backward()
+    optimizer.step()
+    auxiliary.after_step()  # moves momentum copies
 
 The agent's loss reads every row of the batch as a transition. The objective reads the windows in the batch's slices,
-which are consecutive steps of one episode. Call ``auxiliary.after_step()`` after the optimizer's step: it moves
-momentum copies.
+which are consecutive steps of one episode.
 """
 
 from __future__ import annotations

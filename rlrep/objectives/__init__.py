@@ -95,6 +95,11 @@ def make_objective(
         ValueError: for an unknown name or option, with the nearest known ones, and for options that the class refuses.
     """
     objective = find_objective(name)
+    if list(parameters_of(objective))[1:2] != ["action_space"]:
+        raise ValueError(
+            f"objective {name} can't be built as {objective.__name__}(encoder, action_space): give it action_space as "
+            f"its second argument, also if it does not use it"
+        )
     if augment is not None and "augment" in parameters_of(objective):
         options["augment"] = augment
     check_options("objective", name, objective, options)
@@ -104,7 +109,10 @@ def make_objective(
         raise ValueError(
             f"objective {name} can't be built as {objective.__name__}(encoder, action_space): {error}"
         ) from error
-    made = objective(encoder, action_space, **options)
+    try:
+        made = objective(encoder, action_space, **options)
+    except TypeError as error:
+        raise ValueError(f"objective {name} can't be built with {options or 'its defaults'}: {error}") from error
     check_declared(made)
     made.batch_size = batch_size
     if augment is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder, flat
 from rlrep.momentum import ema_, momentum_copy
+from rlrep.registry import unknown
 from rlrep.window import ANY_N_STEP, Window
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=nn.Module)
 
 PIXELS = ("observation", "future_observation")
+FORGOTTEN = 100  # calls with gradients, without `after_step`, until a warning
 AWAY = ("future_observation", "gap", ("sequence", "observation"), ("sequence", "name"))  # entries read by offset
 WHO_HAS = {
     "action": "data recorded with actions (a replay buffer, offline RL data), not video",
@@ -99,6 +102,7 @@ class Objective(nn.Module):
         self._window: Window | None = None
         self._copies: list[tuple[nn.Module, nn.Module, float]] = []
         self._encoded: dict[int, Tensor] = {}  # filled while `forward` runs
+        self._calls = 0  # since `after_step`
 
     @property
     def window(self) -> Window:
@@ -106,6 +110,11 @@ class Objective(nn.Module):
         if self._window is not None:
             return self._window
         ahead = {"future_observation", "gap"} & {key for key in self.in_keys if isinstance(key, str)}
+        if ahead and self.horizon < 1:
+            raise ValueError(
+                f"{type(self).__name__} reads {' and '.join(sorted(ahead))}: set self.horizon, the number of steps to "
+                f"it, to 1 or more in __init__; got {self.horizon}"
+            )
         return Window(
             ANY_N_STEP if any(key == "discount" or key[0] == "next" for key in self.in_keys) else 0,
             (self.horizon,) if ahead else (),
@@ -125,19 +134,25 @@ class Objective(nn.Module):
         """Whether pre-training with these options builds it with the data's action space."""
         return cls.needs_actions
 
-    def momentum_copy(self, online: M, rate: float) -> M:
+    def momentum_copy(self, online: M, momentum: float) -> M:
         """A copy of a module without gradients; `after_step` moves it towards the module.
 
         Args:
-            online: the trained module.
-            rate: τ in [0, 1]: copy ← (1 - τ) copy + τ online; a momentum m is a rate of 1 - m.
+            online: the trained module. Its buffers, such as the means of batch normalisation, are copied whole.
+            momentum: m in [0, 1], near 1: copy ← m copy + (1 - m) online.
+
+        Raises:
+            ValueError: for a momentum out of [0, 1].
         """
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
         copy = momentum_copy(online)
-        self._copies.append((copy, online, rate))
+        self._copies.append((copy, online, 1 - momentum))
         return copy
 
     def after_step(self) -> None:
         """Moves the momentum copies; the owner calls it after each step of its optimizer."""
+        self._calls = 0
         for copy, online, rate in self._copies if self.moves_copies else ():
             ema_(copy, online, rate)
 
@@ -188,9 +203,20 @@ class Objective(nn.Module):
             out = self.losses(*self.read(batch))
         finally:
             self._encoded = {}
-        if out.keys() != set(self.out_keys):
-            raise ValueError(f"{type(self).__name__} says that it returns {self.out_keys}, and returned {list(out)}")
+        check_returned(self, out)
+        self._remind()
         return TensorDict(out)
+
+    def _remind(self) -> None:
+        """Warns an owner that trains it without moving its momentum copies."""
+        if self._copies and self.moves_copies and torch.is_grad_enabled():
+            self._calls += 1
+            if self._calls == FORGOTTEN:
+                warnings.warn(
+                    f"{type(self).__name__} was called {FORGOTTEN} times and its momentum copies have not moved: call "
+                    f"its after_step() after each step of the optimizer",
+                    stacklevel=4,
+                )
 
     def read(self, batch: TensorDict) -> list[Tensor]:
         """The entries `in_keys` of a batch, in that order.
@@ -228,6 +254,7 @@ class Objective(nn.Module):
         if value is None and not (by_offset and key in AWAY):
             value = batch.get(key, None)
         if value is None:
+            check_key(self, key)
             name = key if isinstance(key, str) else key[-1]
             has = WHO_HAS.get(name, "every batch of a replay buffer")
             if key[0] == "sequence":
@@ -274,11 +301,6 @@ class Objectives(nn.ModuleList):
         super().__init__(objectives.values() if isinstance(objectives, Mapping) else objectives)
         for objective in self:
             check_declared(objective)
-            for key in objective.in_keys:
-                if not objective.window.holds(key):
-                    raise ValueError(
-                        f"{type(objective).__name__} takes {key!r}, which its window does not hold: {objective.window}"
-                    )
             if objective.encoder is not self[0].encoder:
                 raise ValueError("every objective must be built around one encoder, that of its owner")
         names = Counter(name for objective in self for name in objective.out_keys)
@@ -371,11 +393,46 @@ def check_declared(objective: Objective) -> None:
         raise ValueError(
             f"{name} returns nothing to minimise: name a loss in out_keys loss_…, got {objective.out_keys}"
         )
+    for key in objective.in_keys:
+        check_key(objective, key)
+        if not objective.window.entries[key]:
+            raise ValueError(f"{name} takes {key!r}, which its window does not hold: {objective.window}")
     window, reads_next = objective.window, any(key[0] == "next" for key in objective.in_keys)
     if objective.horizon > 0 and reads_next and not (window.observations or window.actions > 1 or window.rewards):
         raise ValueError(
             f"{name} has horizon={objective.horizon}, and reads nothing that many steps ahead: in_keys with "
             f"'future_observation' or 'action_sequence' do, ('next', …) are the agent's n-step transition"
+        )
+
+
+def check_key(objective: Objective, key: Any) -> None:
+    """Refuses a name in `in_keys` that no batch has, with the nearest known ones."""
+    entries = objective.window.entries
+    if key not in entries:
+        raise unknown(f"entry of a batch in in_keys of {type(objective).__name__}:", str(key), map(str, entries))
+
+
+def check_returned(objective: Objective, out: Any) -> None:
+    """Refuses what `losses` returned if it is not a dictionary of the `out_keys`, with scalars and a gradient.
+
+    Raises:
+        TypeError: if it is no dictionary.
+        ValueError: saying what is wrong with which entry.
+    """
+    name = type(objective).__name__
+    if not isinstance(out, dict):
+        raise TypeError(f"{name}.losses must return a dictionary of {objective.out_keys}, got a {type(out).__name__}")
+    if out.keys() != set(objective.out_keys):
+        raise ValueError(f"{name} says that it returns {objective.out_keys}, and returned {list(out)}")
+    for key, value in out.items():
+        if not isinstance(value, Tensor) or value.ndim:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(f"{key} of {name} must be a scalar tensor, the mean over the batch, got {got}")
+    losses = [value for key, value in out.items() if key.startswith("loss_")]
+    if torch.is_grad_enabled() and not any(loss.requires_grad for loss in losses):
+        raise ValueError(
+            f"no loss of {name} has a gradient: compute one from self.encode(…) and parameters of its own, outside of "
+            f"torch.no_grad() and without detach(); a frozen encoder alone gives none"
         )
 
 

@@ -84,8 +84,8 @@ class LAOM(Objective):
         for part in (self.state_projection, self.inverse, self.predictor, self.action_head):
             if part is not None:
                 part.apply(orthogonal_init)
-        self.target_encoder = self.momentum_copy(encoder, 1 - momentum)
-        self.target_projection = self.momentum_copy(self.state_projection, 1 - momentum)
+        self.target_encoder = self.momentum_copy(encoder, momentum)
+        self.target_projection = self.momentum_copy(self.state_projection, momentum)
 
     @classmethod
     def reads_actions(cls, options: Mapping[str, Any]) -> bool:

@@ -153,8 +153,8 @@ class LatentModel(Objective):
         self.head = nn.Linear(state_action_dim, 1 + state_dim + BINS)  # termination, next embedding, reward
         for part in (self.state_projection, self.state_action, self.head):
             part.apply(xavier_init)
-        self.target_encoder = self.momentum_copy(encoder, 1 - momentum)
-        self.target_projection = self.momentum_copy(self.state_projection, 1 - momentum)
+        self.target_encoder = self.momentum_copy(encoder, momentum)
+        self.target_projection = self.momentum_copy(self.state_projection, momentum)
         self.kept_targets = KeptEmbeddings(keep, state_dim)
         grid = torch.linspace(-LARGEST, LARGEST, BINS)
         self.register_buffer("bins", grid.sign() * grid.abs().expm1())

@@ -79,8 +79,8 @@ class PixPro(Objective):
         self.transform = nn.Linear(feature_dim, feature_dim)
         for part in (self.projection, self.transform):
             part.apply(orthogonal_init)
-        self.target_encoder = self.momentum_copy(encoder, 1 - momentum)
-        self.target_projection = self.momentum_copy(self.projection, 1 - momentum)
+        self.target_encoder = self.momentum_copy(encoder, momentum)
+        self.target_projection = self.momentum_copy(self.projection, momentum)
 
     def places(self, view: Tensor, encoder: PixelEncoder, head: nn.Module) -> Tensor:
         """Features of each place of a view, (B, C, H, W) uint8 to (B, places, feature_dim) of length 1."""

@@ -68,8 +68,8 @@ class SPR(Objective):
         self.predictor = nn.Linear(feature_dim, feature_dim)
         for part in (self.state_projection, self.transition, self.head, self.predictor):
             part.apply(orthogonal_init)
-        self.target_encoder = self.momentum_copy(encoder, 1 - momentum)
-        self.target_head = self.momentum_copy(nn.Sequential(self.state_projection, self.head), 1 - momentum)
+        self.target_encoder = self.momentum_copy(encoder, momentum)
+        self.target_head = self.momentum_copy(nn.Sequential(self.state_projection, self.head), momentum)
 
     def losses(  # type: ignore[override]
         self, observation: Tensor, following: Tensor, action_sequence: Tensor | None = None

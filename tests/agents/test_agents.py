@@ -1,4 +1,4 @@
-"""What holds for every agent."""
+"""Properties of every agent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build(
     precision: str = "float32",
     **options: Any,
 ) -> Agent:
-    """`name` as on the command line; taco is DrQ-v2 with latent actions."""
+    """Builds an agent by its name on the command line; taco is DrQ-v2 with latent actions."""
     algorithm = name.split()[0].replace("taco", "drqv2")
     usual = {"taco": ["taco"], "sac with taco": ["taco"], "drqv2 with all": ["taco", "forward_model"]}.get(name, [])
     if name == "taco":
@@ -54,13 +54,13 @@ def build(
 
 
 def sizes_of(name: str) -> dict[str, Any]:
-    """Of an agent's heads; MR.Q has no trunks."""
+    """The sizes of an agent's heads; MR.Q has no trunks."""
     return {key: value for key, value in SMALL.items() if name != "mrq" or key != "feature_dim"}
 
 
 @dataclass
 class Fixed:
-    """A replay that gives one batch, whatever is asked for."""
+    """A replay that always returns the same batch."""
 
     batch: TensorDict
 
@@ -221,7 +221,7 @@ def test_the_first_steps_are_uniform(name: str) -> None:
     agent = build(name, num_expl_steps=10)
     observation = np.zeros((1000, *SHAPE), np.uint8)
     for parameter in agent.parameters():
-        parameter.data.fill_(torch.nan)  # nothing is asked of the networks
+        parameter.data.fill_(torch.nan)  # the networks are not used
     action = agent.act(observation, step=9)
     assert action.shape == (1000, 2) and action.dtype == np.float32 and np.abs(action).max() <= 1
     for share in np.histogram(action, bins=4, range=(-1, 1))[0] / 2000:
@@ -243,7 +243,7 @@ def test_a_loaded_agent_goes_on_exactly(name: str, joint: bool, freeze: bool) ->
 
     expected = agent.update(Fixed(make_batch(seed=2)), 2)
     resumed = build(name, joint=joint, freeze_encoder=freeze)
-    resumed.update(Fixed(make_batch(seed=7)), 0)  # what it was before does not matter
+    resumed.update(Fixed(make_batch(seed=7)), 0)  # its earlier state does not matter
     resumed.load_state_dict(saved["agent"])
     torch.set_rng_state(saved["random"])
     metrics = resumed.update(Fixed(make_batch(seed=2)), 2)
@@ -283,7 +283,7 @@ def test_objectives_of_different_horizons_learn_from_one_batch(joint: bool) -> N
 
 
 def test_an_objective_may_have_a_batch_of_its_own() -> None:
-    """More negatives than the critic reads rows."""
+    """Its larger batch gives it more negatives than the critic's batch has rows."""
     sizes: list[int] = []
     agent = build("taco", objective_options={"taco": SMALL | {"batch_size": 9}}, batch_size=4)
     agent.objectives[0].register_forward_hook(lambda module, given, out: sizes.append(len(given[0])))
@@ -304,7 +304,7 @@ def test_what_a_replay_can_never_serve_is_refused_before_anything_is_drawn() -> 
 
 
 def test_objectives_whose_losses_share_a_name_are_refused() -> None:
-    """One would silently stand in for the other."""
+    """Otherwise one would silently replace the other."""
     with pytest.raises(ValueError, match="TACO and CURL both return curl_accuracy and loss_curl: leave one"):
         build("drqv2", ["taco", "curl"])
     encoder = PixelEncoder(SHAPE, channels=4)
@@ -350,7 +350,7 @@ def test_bad_schedule_is_refused() -> None:
 
 
 class Brightness(Objective):
-    """A user's own method: the features tell how bright the picture is."""
+    """A user-defined method: the features predict the brightness of the picture."""
 
     def __init__(self, encoder: PixelEncoder) -> None:
         super().__init__(encoder)
@@ -364,9 +364,7 @@ class Brightness(Objective):
         return {"loss_brightness": (predicted - brightness).square().mean(), "brightness": brightness.mean()}
 
 
-@pytest.mark.parametrize(
-    "name", sorted(AGENTS.keys() - {"mrq"})
-)  # which learns from a replay with priorities: test_mrq.py
+@pytest.mark.parametrize("name", sorted(AGENTS.keys() - {"mrq"}))  # mrq needs a replay with priorities: test_mrq.py
 def test_an_objective_of_ones_own_needs_no_change_here(name: str) -> None:
     encoder = PixelEncoder(SHAPE, channels=4)
     agent = AGENTS[name](encoder, BOX, [Brightness(encoder)], lr=1e-3, **SMALL)

@@ -1,4 +1,4 @@
-"""The plain path that speed is measured against computes what the fast path computes."""
+"""The eager path, the baseline for speed, computes the same as the fast path."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_an_update_is_that_of_the_fast_path(name: str, joint: bool, shift: int) 
 
 
 def kernels(agent: Agent) -> set[tuple[bool | None, bool | None]]:
-    """Of all optimizers: whether Adam is fused, and whether it takes all tensors at once; None is torch's choice."""
+    """Whether Adam is fused, and whether it steps all tensors at once, of all optimizers; None is torch's choice."""
     groups = [group for optimizer in agent.optimizers.values() for group in optimizer.param_groups]
     return {(group["fused"], group["foreach"]) for group in groups}
 
@@ -125,8 +125,8 @@ def test_either_path_goes_on_from_what_the_other_saved(saved_by: str, read_by: s
     torch.testing.assert_close(moments[1]["exp_avg"], moments[0]["exp_avg"], rtol=1e-3, atol=1e-6)
 
 
-def test_a_checkpoint_of_a_gpu_is_gone_on_with_on_the_cpu() -> None:
-    """Adam's state says that it is fit for CUDA graphs; on the CPU it must not try."""
+def test_a_checkpoint_of_a_gpu_resumes_on_the_cpu() -> None:
+    """Adam's saved state is marked as capturable by CUDA graphs, which is not allowed on the CPU."""
     agent = build("taco")
     agent.update(Fixed(make_batch()), 0)
     state = agent.state_dict()

@@ -27,7 +27,7 @@ Metrics = dict[str, Tensor]
 
 
 def replay(horizon: int, device: str = "cpu") -> ReplayBuffer:
-    """With n_step = 3, a few episodes of random pictures."""
+    """A replay with n_step = 3 and a few episodes of random pictures."""
     made = ReplayBuffer(
         SHAPE, BOX, 200, frame_stack=1, n_step=3, horizon=horizon, storage="memory" if device == "cpu" else device
     )
@@ -72,7 +72,7 @@ def test_an_objective_that_waits_for_a_value_is_not_captured() -> None:
 
 
 def test_an_update_that_differs_leaves_the_objectives_their_graph() -> None:
-    agent = build("td3_bc", objectives=["curl"])  # whose actor waits for every second update
+    agent = build("td3_bc", objectives=["curl"])  # its actor learns in every second update
     assert not can_capture(agent, "learn") and can_capture(agent, "step_objectives")
 
 
@@ -99,14 +99,14 @@ def test_what_the_replay_holds_once_is_one_input(horizon: int, shared: bool) -> 
     assert len(inputs) == leaves - shared
     static = batch.apply(lambda tensor: inputs[id(tensor)])
     assert (static["future_observation"] is static["next", "observation"]) == shared
-    # The next batch has other tensors, in the same order.
+    # The next batch has different tensors, in the same order.
     for first, second in zip(inputs.values(), distinct(sampler.sample(4)).values(), strict=True):
         assert (first.shape, first.dtype) == (second.shape, second.dtype) and first is not second
 
 
 @pytest.fixture
 def dynamo() -> Iterator[Any]:
-    """The counters of what is compiled, from zero; and what is compiled is forgotten afterwards."""
+    """The compiler's counters, from zero; everything compiled is discarded afterwards."""
     import torch._dynamo.utils
     import torch._inductor.config
 
@@ -125,7 +125,7 @@ def two_updates(name: str, compiled: bool, **options: Any) -> tuple[list[Metrics
     return [agent.update(Fixed(make_batch(seed=step)), step) for step in range(2)], agent
 
 
-# The compiler proper takes half a minute; everything before it, which traces our code, does not.
+# The compiler itself takes half a minute; tracing our code, which comes before, is quick.
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, needs_compiler])])
 @pytest.mark.parametrize("joint", [False, True], ids=["separate", "joint"])
 def test_compiled_encodings_make_the_same_updates(
@@ -163,7 +163,7 @@ def test_compiled_features_and_gradients_are_the_plain_ones(
 @pytest.mark.slow
 @needs_compiler
 def test_a_compiled_shift_is_a_shift(dynamo: Any) -> None:
-    """Each image by whole pixels with its edges repeated, each by its own, and another one at each call."""
+    """Each image is shifted by whole pixels with its edges repeated; shifts differ between images and calls."""
     agent = build("drqv2", shift=2)
     encode = agent.encoder.encode_view
     agent.encoder.forward = lambda view: view.clone()  # type: ignore[method-assign]
@@ -190,7 +190,7 @@ def test_a_compiled_shift_is_a_shift(dynamo: Any) -> None:
 
 
 class Tape:
-    """Stands in for torch.cuda where there is none: a graph keeps the body that it captures for its replays."""
+    """Replaces torch.cuda on machines without it: a graph keeps the captured body for its replays."""
 
     def __init__(self, agent: Agent, body: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.plain_update = getattr(agent, body)
@@ -220,7 +220,7 @@ class Tape:
             assert self.captured is None, "captured twice"
             self.captured = (batch, step)
             return self.metrics
-        assert self.captured is None, "an update beside the graph"
+        assert self.captured is None, "an update outside the graph"
         return self.plain_update(batch, step)
 
     def replay(self) -> None:
@@ -229,7 +229,7 @@ class Tape:
 
 
 def test_batches_of_a_window_have_the_same_inputs_each_time() -> None:
-    """Also where a real end cuts a window short."""
+    """Also if a real end shortens a window."""
     sampler, window = replay(3), Window(3, (1, 2, 3, Gap(3)), actions=3)
     for first, second in zip(*(distinct(sampler.sample(4, window)).values() for _ in range(2)), strict=True):
         assert (first.shape, first.dtype) == (second.shape, second.dtype)
@@ -240,7 +240,7 @@ def test_batches_of_a_window_have_the_same_inputs_each_time() -> None:
 @pytest.mark.parametrize("body", ["learn", "step_objectives"])
 @pytest.mark.parametrize("own", [None, 6], ids=["one batch", "a batch of its own"])
 def test_a_graph_of_one_body_beside_the_other(body: str, own: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With momentum copies, which move in the captured body."""
+    """With momentum copies, which are updated in the captured body."""
     sizes = {"taco": {"horizon": 2, "batch_size": own} | SMALL, "spr": {"momentum": 0.5}}
     options: dict[str, Any] = {"objectives": ["taco", "spr"], "objective_options": sizes, "batch_size": 4}
     plain, agent = (build("drqv2", stddev_schedule="0.2", **options) for _ in range(2))
@@ -297,7 +297,7 @@ CUDA_CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def capture(agent: Agent) -> None:
-    """The graphs alone, without compiled encodings."""
+    """Captures the graphs only, without compiled encodings."""
     for body in agent.bodies:
         setattr(agent, body, CudaGraph(getattr(agent, body), agent.device))
 
@@ -324,17 +324,17 @@ def test_a_cuda_graph_makes_the_same_updates(
     for step in range(10):
         expected, metrics = plain.update(batches, step), agent.update(same_batches, step)
         assert metrics.keys() == expected.keys()
-        for key in set(metrics) - {"taco_accuracy", "curl_accuracy"}:  # which jump
+        for key in set(metrics) - {"taco_accuracy", "curl_accuracy"}:  # these are not continuous
             torch.testing.assert_close(metrics[key], expected[key], rtol=2e-3, atol=1e-4)
         history.append(metrics["critic_loss"].item())
         times = {int(state["step"]) for optimizer in agent.optimizers.values() for state in optimizer.state.values()}
-        assert times == {step + 1}  # in warm-up, capture and replay alike
+        assert times == {step + 1}  # in warm-up, capture and replay
         actions = [built.act(observation, 10**6, eval_mode=True) for built in (agent, plain)]
         np.testing.assert_allclose(*actions, rtol=0, atol=1e-2)
     assert len(set(history)) == 10
     assert agent.learn.graph is not None and agent.learn.calls == 10
     for (key, ours), theirs in zip(agent.named_parameters(), plain.parameters(), strict=True):
-        # Adam's steps of gradients near 0 may point either way: 10 steps of 1e-4 each.
+        # For gradients near 0, the sign of Adam's steps may differ: 10 steps of 1e-4 each.
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}")
 
 
@@ -351,7 +351,7 @@ def no_synchronisation() -> Iterator[None]:
 @pytest.mark.cuda
 @pytest.mark.parametrize("case", CUDA_CASES)
 def test_the_host_never_waits_for_the_device(case: str) -> None:
-    """From the replay on the device to the metrics; once the graph is there."""
+    """From the replay on the device to the metrics, after the graph was captured."""
     agent = build_on_cuda(case)
     capture(agent)
     batches = replay(3, "cuda")
@@ -385,7 +385,7 @@ def test_a_cuda_graph_keeps_what_is_shared() -> None:
     agent.update(Fixed(batch), WARM_UP)  # the capture
     assert passes == [True, False, False]  # observation, next observation and future in one, second view
     assert isinstance(agent.learn, CudaGraph)
-    # The future observation is also the next one and at["3"], the gap also steps["3"].
+    # The future observation is also the next one and at["3"]; the gap is also steps["3"].
     assert len(agent.learn.inputs) == len(distinct(batch)) == len(list(batch.keys(True, True))) - 3
     agent.update(batches, WARM_UP + 1)
     assert len(passes) == 3  # replays run no Python
@@ -397,7 +397,7 @@ def test_a_cuda_graph_keeps_what_is_shared() -> None:
 def test_each_replay_of_a_graph_draws_its_own_shifts(
     shift: int, accelerated: Any, no_noise: None, dynamo: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one batch, with steps too small to matter: what differs is the shifts."""
+    """With one batch, and steps too small to matter: only the shifts differ."""
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # accelerate turns it on
     agent = build_on_cuda("drqv2", shift=shift, lr=1e-12, critic_target_tau=0.0)
     accelerated(agent)

@@ -33,7 +33,7 @@ def build_case(case: str, **options: Any) -> Agent:
 
 
 def batch_of_one_horizon() -> TensorDict:
-    """As the replay makes it where n_step is the horizon: what comes next is the future."""
+    """As from a replay where n_step equals the horizon: the next observation is also the future one."""
     batch = make_batch()
     batch["future_observation"] = batch["next", "observation"]
     assert batch["future_observation"] is batch["next", "observation"]
@@ -41,7 +41,7 @@ def batch_of_one_horizon() -> TensorDict:
 
 
 def encodings(agent: Agent, batch: TensorDict) -> list[bool]:
-    """Of each pass through the encoder in one update, whether its features carry a gradient."""
+    """Whether the features carry a gradient, for each pass through the encoder in one update."""
     passes: list[bool] = []
     hook = agent.encoder.register_forward_hook(lambda module, given, features: passes.append(features.requires_grad))
     agent.update(Fixed(batch), 0)
@@ -49,7 +49,7 @@ def encodings(agent: Agent, batch: TensorDict) -> list[bool]:
     return passes
 
 
-# observation, next observation; TACO's own of the observation, of a second view of it, and of the future
+# observation, next observation; TACO's own passes: the observation, a second view of it, and the future
 @pytest.mark.parametrize(
     ("case", "separate", "other_horizon", "same_horizon"),
     [
@@ -71,7 +71,7 @@ def test_the_observation_is_encoded_once_with_gradient(
 
 
 def critic_gradients(agent: Agent, batch: TensorDict) -> dict[str, Tensor]:
-    """The gradients that the critic's optimizer steps down in one update."""
+    """The gradients that the critic's optimizer uses in one update."""
     names = {parameter: name for name, parameter in agent.named_parameters()}
     gradients: dict[str, Tensor] = {}
 
@@ -144,7 +144,7 @@ def test_without_objectives_it_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_losses_and_metrics_are_those_of_separate_steps(case: str) -> None:
-    """With steps too small to matter, or the losses that come after the encoder's first step would differ."""
+    """With tiny steps; otherwise the losses that are computed after the encoder's first step would differ."""
     both = []
     for joint in (True, False):
         agent = build_case(case, joint=joint, shift=0, lr=1e-12)
@@ -156,7 +156,7 @@ def test_losses_and_metrics_are_those_of_separate_steps(case: str) -> None:
 
 
 class Views(Objective):
-    """Keeps what `encode` gives for a list of (entry, whether with a gradient)."""
+    """Keeps the results of `encode` for a list of (entry, whether with a gradient)."""
 
     def __init__(self, encoder: PixelEncoder, wanted: list[tuple[str, bool]]) -> None:
         super().__init__(encoder, RandomShift(2))
@@ -182,7 +182,7 @@ def encoder() -> PixelEncoder:
 
 
 def views(encoder: PixelEncoder, *wanted: tuple[str, bool]) -> tuple[list[Tensor], Tensor, Tensor]:
-    """The features that an objective gets, and those that its owner has of the observation and of the future."""
+    """The features that an objective gets, and its owner's features of the observation and of the future."""
     batch = make_batch()
     features = encoder(batch["observation"])
     with torch.no_grad():
@@ -198,16 +198,16 @@ def test_each_shared_view_is_used_once(encoder: PixelEncoder) -> None:
     (first, second, third), shared, _ = views(encoder, *wanted)
     assert first is shared and second is not shared and third is not shared
     assert second.requires_grad and not third.requires_grad
-    assert not torch.equal(second, third) and not torch.equal(second, shared)  # other shifts
+    assert not torch.equal(second, third) and not torch.equal(second, shared)  # different shifts
 
 
 def test_a_gradient_is_never_lost_to_a_shared_view_without_one(encoder: PixelEncoder) -> None:
     (trained, target), _, shared = views(encoder, ("future_observation", True), ("future_observation", False))
     assert trained is not shared and trained.requires_grad
-    assert target is shared  # the owner's is still there for who wants no gradient
+    assert target is shared  # the owner's view is still available without a gradient
 
 
-def test_a_view_is_shared_with_who_wants_no_gradient(encoder: PixelEncoder) -> None:
+def test_a_view_is_shared_if_no_gradient_is_needed(encoder: PixelEncoder) -> None:
     (target, future), shared, shared_future = views(encoder, ("observation", False), ("future_observation", False))
     assert target is shared and future is shared_future
 
@@ -216,14 +216,14 @@ def test_a_view_is_shared_with_who_wants_no_gradient(encoder: PixelEncoder) -> N
 def test_a_view_is_not_kept_after_the_call(encoder: PixelEncoder, broken: bool) -> None:
     batch = make_batch()
     observation, shared = batch["observation"], encoder(batch["observation"])
-    objective = Views(encoder, [("nothing" if broken else "future_observation", False)])  # what it asks for instead
+    objective = Views(encoder, [("nothing" if broken else "future_observation", False)])  # no "observation"
     with pytest.raises(KeyError) if broken else nullcontext():
         objective(batch, {0: shared})
     assert objective.encode(observation, offset=0) is not shared
 
 
 def test_an_objective_that_trains_on_the_future_trains_the_encoder_on_it(encoder: PixelEncoder) -> None:
-    """Though the critic's own encoding of the same pixels has no gradient."""
+    """Although the critic's own encoding of the same pixels has no gradient."""
     objective = Views(encoder, [("future_observation", True)])
     agent = DrQV2(encoder, spaces.Box(-1, 1, (2,)), [objective], joint=True, **SMALL)
     assert encodings(agent, batch_of_one_horizon()) == [True, False, True]

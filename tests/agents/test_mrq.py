@@ -1,4 +1,4 @@
-"""MR.Q: when its bursts come, what they move, and what the value learns in between."""
+"""MR.Q: when its bursts of encoder updates come, what they change, and what the value learns between them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_bursts_come_at_the_first_update_and_then_every_so_many() -> None:
     assert bursts == [True, False, False, True, False, False, True]
 
 
-def test_a_burst_makes_the_copies_anew_and_then_as_many_steps() -> None:
+def test_a_burst_updates_the_copies_and_then_takes_target_every_steps() -> None:
     agent = build()
     replay = filled(agent)
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_priorities_are_those_of_the_errors() -> None:
     replay.sample = lambda size, window: drawn.append(sample(size, window)) or drawn[-1]  # type: ignore
     agent.update(replay, 0)
     changed = np.flatnonzero(replay.rows["priority"].reshape(-1) != before.reshape(-1))
-    assert set(changed) == set(drawn[-1]["index"].tolist())  # the burst's batches change none
+    assert set(changed) == set(drawn[-1]["index"].tolist())  # the burst's batches change no priorities
     assert replay.rows["priority"].reshape(-1)[changed].min() > 200**0.3
     uniform = build(prioritized=False)
     plain = filled(uniform)
@@ -187,7 +187,7 @@ def test_choices_are_taken_and_learned_from() -> None:
 
 @pytest.mark.parametrize("space", [BOX, CHOICES], ids=["continuous", "choices"])
 def test_it_learns_the_best_action(space: Any) -> None:
-    """A bandit: one picture, and a reward that depends on the action alone."""
+    """A bandit: one picture, and a reward that depends on the action only."""
     wide = dict(state_dim=32, state_action_dim=64, latent_action_dim=32, hidden_dim=64)
     options = dict(hidden_dim=64, lr=3e-3, value_lr=1e-3, batch_size=32, target_every=20, pre_activation_weight=0.05)
     agent = build(space, model=wide, **options)
@@ -260,7 +260,7 @@ def test_the_gradient_of_the_value_is_cut() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rlrep.agents.base.nn.utils.clip_grad_norm_", record)
         agent.update(filled(agent), 0)
-    assert norms == [pytest.approx(1e-3, rel=1e-2)]  # the value's alone
+    assert norms == [pytest.approx(1e-3, rel=1e-2)]  # only those of the value
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_an_objective_of_ones_own_is_stepped_in_the_bursts() -> None:
 
 
 def test_keeping_embeddings_changes_the_time_alone() -> None:
-    """With a shift of 0, which would be drawn anew otherwise."""
+    """With a shift of 0, because other shifts would be drawn again."""
     metrics = []
     for kept in (0, 500):
         torch.manual_seed(0)

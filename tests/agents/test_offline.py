@@ -1,4 +1,4 @@
-"""The agents that learn from data alone."""
+"""The agents that learn from data only."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_actions_explore_only_outside_of_evaluation_and_stay_in_range(name: str)
 
 
 def data(seed: int = 0) -> Any:
-    """A batch whose action tells the left half's brightness, which is all there is to see."""
+    """A batch whose pictures are bright or dark; the brightness determines the action."""
     batch = make_batch(16, seed=seed)
     bright = torch.arange(16) % 2 == 0
     batch["observation"] = torch.where(bright[:, None, None, None], 200, 20).expand(16, 3, 20, 20).to(torch.uint8)

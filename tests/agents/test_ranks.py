@@ -1,4 +1,4 @@
-"""Whole updates of two gloo processes with half a batch each against those of one process on the joined batch."""
+"""Whole updates of two gloo processes with half a batch each, compared with one process on the joined batch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Tensors = dict[str, Tensor]
 
 
 def rows_of_shared_noise(rows: slice) -> Callable[[Tensor], Tensor]:
-    """Stands in for torch.randn_like: each call draws noise for the joined batch, and gives `rows` of it."""
+    """Replaces torch.randn_like: each call draws noise for the joined batch, and returns `rows` of it."""
     generator = torch.Generator().manual_seed(5)
     return lambda mean: torch.randn(BATCH, *mean.shape[1:], generator=generator)[rows]
 
 
 def record_gradients(agent: Agent) -> Tensors:
-    """The gradients of every later step of every optimizer, by step, optimizer and parameter."""
+    """Records the gradients of all later steps of all optimizers, by step, optimizer and parameter."""
     recorded: Tensors = {}
     names = {parameter: name for name, parameter in agent.named_parameters()}
     for optimizer_name, optimizer in agent.optimizers.items():
@@ -53,7 +53,7 @@ def record_gradients(agent: Agent) -> Tensors:
 
 
 def two_updates(case: str, rows: slice) -> dict[str, Tensors]:
-    """All gradients and what becomes of the parameters, without Adam, whose steps of tiny gradients are not tiny."""
+    """All gradients, and the parameters before and after; without Adam, which takes large steps on tiny gradients."""
     name, options = CASES[case]
     agent = build(name, shift=0, **options)
     before = {key: parameter.detach().clone() for key, parameter in agent.named_parameters()}
@@ -68,7 +68,7 @@ def two_updates(case: str, rows: slice) -> dict[str, Tensors]:
 
 
 def own_way(case: str, seed: int) -> dict[str, Any]:
-    """The agent as it comes, after updates on batches, shifts and noise of this rank's own."""
+    """An unmodified agent, after updates with this rank's own batches, shifts and noise."""
     name, options = CASES[case]
     agent = build(name, **options)
     torch.manual_seed(seed)
@@ -129,7 +129,7 @@ def test_ranks_of_mrq_stay_one_agent_on_replays_of_their_own(of_ranks: list[dict
 
 @pytest.mark.parametrize("case", CASES)
 def test_half_a_batch_alone_makes_another_update(case: str, of_ranks: list[dict[str, Any]]) -> None:
-    """So that the test above would notice gradients that are not averaged, or negatives that stay at home."""
+    """So the test above would notice gradients that are not averaged, or negatives that ranks do not share."""
     alone = two_updates(case, slice(0, BATCH // RANKS))["gradients"]
     together = of_ranks[0][case]["two updates"]["gradients"]
     assert max((alone[key] - together[key]).abs().max() for key in alone) > 1e-2

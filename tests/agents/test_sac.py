@@ -26,7 +26,7 @@ def test_log_density_is_that_of_a_squashed_gaussian() -> None:
     action, log_density = actor(features)
     squashed = TransformedDistribution(Normal(mean, log_stddev.exp()), TanhTransform(cache_size=1))
     expected = Independent(squashed, 1).log_prob(action)
-    inside = action.abs().amax(1) < 1 - 1e-6  # beyond, the reference's inverse of tanh is not exact
+    inside = action.abs().amax(1) < 1 - 1e-6  # outside, the reference's inverse of tanh is not exact
     assert inside.sum() > 100
     torch.testing.assert_close(log_density[inside, 0], expected[inside], rtol=1e-4, atol=1e-4)
     assert log_density.shape == (200, 1)

@@ -1,4 +1,4 @@
-"""Environments of another package, made for tests; local classes, so that processes that are spawned get them whole."""
+"""Environments of a foreign package, made for tests; local classes, so that spawned processes get them by value."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +15,12 @@ def foreign(
     action_space: gym.Space[Any] | None = None,
     render_modes: tuple[str, ...] = ("rgb_array",),
 ) -> type[gym.Env[Any, Any]]:
-    """A class of environments whose picture has a bright bar as long as the action's first number, and noise below.
+    """A class of environments whose picture has a bright bar, as long as the first number of the action, above noise.
 
     Args:
         pixels: shape of the observations; None for a vector.
-        action_space: Box(0, 4) of two if None.
-        render_modes: that it has.
+        action_space: Box from (0, -2) to (4, 2) if None.
+        render_modes: of the environments.
     """
     actions = gym.spaces.Box(np.float32([0, -2]), np.float32([4, 2])) if action_space is None else action_space
 

@@ -38,7 +38,7 @@ def test_both_bits_follow_the_same_law_under_uniform_actions():
     horizon = 3
 
     class Coins:
-        """In place of a random generator: one stretch of coins after the other."""
+        """Replaces a random generator: each call returns the next coin."""
 
         def __init__(self, coins):
             self.coins = iter(coins)

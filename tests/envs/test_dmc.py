@@ -16,7 +16,7 @@ from rlrep.envs import TASKS, PixelControl, register_envs
 from rlrep.envs.check import Comparison, compare, main
 from rlrep.envs.opengl import has_gpu
 
-# Usual ones, and the odd: unbounded actions, a model that episodes change, a height field, manipulation.
+# Common tasks, and unusual ones: unbounded actions, a model that episodes change, a height field, manipulation.
 REPRESENTATIVE = {
     "cartpole_swingup",
     "cup_catch",
@@ -30,7 +30,7 @@ EACH_TASK = [pytest.param(task, marks=() if task in REPRESENTATIVE else pytest.m
 
 
 def play(env: gym.Env, seed: int | None, steps: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """The observations and rewards of an episode's start, under actions that depend on nothing."""
+    """The observations and rewards at the start of an episode, under fixed actions."""
     actions = np.random.default_rng(0).uniform(-1, 1, (steps, *env.action_space.shape)).astype(np.float32)
     observations, rewards = [env.reset(seed=seed)[0]], []
     for action in actions:
@@ -41,7 +41,7 @@ def play(env: gym.Env, seed: int | None, steps: int = 3) -> tuple[np.ndarray, np
 
 
 def reference(task: tuple[str, str], seed: int):
-    """dm_control's own environment, seeded as the first reset of `PixelControl` with `seed` seeds it."""
+    """dm_control's own environment, with the same seed as in the first reset of `PixelControl` with `seed`."""
     from dm_control import suite
 
     first_draw = np_random(seed)[0].integers(2**32, dtype=np.uint32)
@@ -101,7 +101,7 @@ def test_rewards_and_pictures_are_those_of_dm_control(task, camera):
     env.close()
 
 
-# A box and capsules, a skin, the most geoms, spheres, hills, cylinders and an ellipsoid, the usual one.
+# A box and capsules, a skin, the most geoms, spheres, hills, cylinders and an ellipsoid, a common task.
 @pytest.mark.parametrize(
     "task",
     [
@@ -195,7 +195,7 @@ def test_a_real_end_terminates():
     env = PixelControl("lqr_lqr_2_1", image_size=16, action_repeat=10)
     env.reset(seed=0)
     physics = env._environment.physics
-    physics.set_state(np.zeros(4))  # lqr ends where everything has come to rest
+    physics.set_state(np.zeros(4))  # lqr ends when nothing moves any more
     physics.forward()
     *_, terminated, truncated, info = env.step(np.zeros(1, np.float32))
     assert (terminated, truncated, info["simulator_steps"]) == (True, False, 1)
@@ -248,7 +248,7 @@ def test_wrong_actions_are_named(action, message):
     env.reset(seed=0)
     with pytest.raises(ValueError, match=message):
         env.step(action.astype(np.float32))
-    env.step(np.full(6, 1 + 5e-7, np.float64))  # rounding is forgiven
+    env.step(np.full(6, 1 + 5e-7, np.float64))  # rounding errors are allowed
 
 
 def test_step_needs_a_reset():

@@ -299,7 +299,7 @@ def test_minigrids_own_environments_are_rendered():
 
 def test_vizdooms_own_environments_are_rendered(tmp_path, monkeypatch):
     pytest.importorskip("vizdoom")
-    monkeypatch.chdir(tmp_path)  # it leaves a file where it starts
+    monkeypatch.chdir(tmp_path)  # it leaves a file in the working folder
     with closing(make_env("VizdoomBasic-v1", seed=0, image_size=20, frame_stack=1)) as env:
         observation, _ = env.reset()
         assert observation.shape == (3, 20, 20) and len(np.unique(observation)) > 10

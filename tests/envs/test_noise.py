@@ -17,7 +17,7 @@ OF_THE_PICTURE = ["camera", "color", "video"]
 
 
 def options(kind: str, shape: tuple[int, ...] = SHAPE) -> dict[str, Any]:
-    """What a kind of noise cannot do without: two videos of 30 and 20 frames."""
+    """The options that a kind of noise needs: two videos of 30 and 20 frames."""
     rng = np.random.default_rng(0)
     videos = [rng.integers(0, 256, (length, *shape), np.uint8) for length in (30, 20)]
     return {"kind": kind} | ({"videos": videos} if kind == "video" else {})
@@ -28,7 +28,7 @@ def pictures(count: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
 
 
 def run(steps: int, **options: Any) -> np.ndarray:
-    """States (steps, N, n, 3) of 500 images' shapes."""
+    """The states of the shapes of 500 images: (steps, N, n, 3)."""
     process = NoiseProcess(500, SHAPE, num_shapes=2, seed=0, **options)
     states = []
     for _ in range(steps):
@@ -40,7 +40,7 @@ def run(steps: int, **options: Any) -> np.ndarray:
 @pytest.mark.parametrize("persistence", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("kind", KINDS)
 def test_single_images_have_one_distribution_at_every_persistence_and_time(kind: str, persistence: float) -> None:
-    number = 4000 if kind in OF_THE_PICTURE else 500  # whose states are short
+    number = 4000 if kind in OF_THE_PICTURE else 500  # their states are short
     process = NoiseProcess(number, (3, 8, 8), **options(kind, (3, 8, 8)), persistence=persistence, seed=0)
     for _ in range(12):
         process.step()
@@ -176,7 +176,7 @@ def test_the_camera_shifts_turns_and_zooms() -> None:
     frames = pictures(1)
     shifted = at("camera", [1, -0.5, 0, 0], strength=1.0).draw(frames)  # 8 pixels to the right, 4 up
     assert (shifted[..., :28, 8:] == frames[..., 4:, :24]).all()
-    assert (shifted[..., :28, :8] == frames[..., 4:, :1]).all()  # the edge goes on
+    assert (shifted[..., :28, :8] == frames[..., 4:, :1]).all()  # the edge is repeated
     upright = np.zeros((1, *SHAPE), np.uint8)
     upright[..., 15:17] = 200
     turned = at("camera", [0, 0, 1, 0], strength=1.0).draw(upright)[0, 0]
@@ -275,7 +275,7 @@ def test_a_frame_keeps_its_own_noise_while_it_is_in_the_stack() -> None:
 
 
 class Turned(gym.ObservationWrapper):
-    """The same with the channels last, and perhaps other sides."""
+    """The same environment with the channels last, and optionally a different shape."""
 
     def __init__(self, env: gym.Env, shape: tuple[int, ...] = (32, 32, 6)) -> None:
         super().__init__(env)
@@ -341,7 +341,7 @@ def test_noise_on_the_grid_world_passes_gymnasiums_checker() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_episode_has_the_same_noise_whether_it_was_walked_to_or_not(kind: str) -> None:
-    """So that a run which resumes sees what it would have seen."""
+    """So a resumed run sees the same pictures as an uninterrupted one."""
     noise = {"persistence": 0.5} | options(kind, (3, 20, 20))
     told: dict[str, Any] = dict(noise=noise, seed=3, image_size=20, action_repeat=50)
     with closing(make_env("cartpole_balance", **told)) as env, closing(make_env("cartpole_balance", **told)) as other:

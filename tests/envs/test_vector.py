@@ -116,7 +116,7 @@ def test_a_step_comes_in_two_halves(kind, request):
             call()
     for half, one in zip(env.step_wait(), whole, strict=True):
         assert_same(half, one)
-    assert env.get_attr("next_episode") == (2,)  # as the step has ended the episode
+    assert env.get_attr("next_episode") == (2,)  # because the step ended the episode
 
 
 @pytest.mark.timeout(60)
@@ -146,7 +146,7 @@ def test_workers_keep_to_one_thread_and_this_process_keeps_its_own(vector_env):
 
 
 def toy(deadly=None):
-    """A maker of environments that die on demand, in the process of which it is called: by index there, or any."""
+    """A maker of environments that die on demand; if `deadly` is given, the maker calls it in the subprocess."""
 
     class Odd(Exception):
         def __init__(self, one, two):
@@ -175,7 +175,7 @@ def toy(deadly=None):
             if action[0] == 5:
                 time.sleep(1000)
             if action[0] == 6:
-                if os.fork() == 0:  # who inherits the pipe
+                if os.fork() == 0:  # the child inherits the pipe
                     time.sleep(4)
                     os._exit(0)
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -202,7 +202,7 @@ def killed():
 
 @pytest.fixture
 def toys():
-    """Two toys; and whatever is left of them when they are closed is an error."""
+    """Two toys; checks that nothing is left of them after they are closed."""
     env = vector.ProcessVectorEnv("toy_task", [toy(), toy()])
     env.reset()
     yield env
@@ -246,7 +246,7 @@ def test_a_process_that_was_killed_is_noticed_at_the_next_call(toys, call):
     for _ in range(2):
         with pytest.raises(EnvironmentDied, match=told):
             call(toys)
-    with pytest.raises(EnvironmentDied, match=told):  # whatever is called then
+    with pytest.raises(EnvironmentDied, match=told):  # whatever is called next
         toys.step_wait()
 
 
@@ -260,12 +260,12 @@ def test_a_process_that_was_killed_is_noticed_at_the_next_call(toys, call):
         (4, r"killed by signal 11 \(SIGSEGV\)"),
     ],
 )
-def test_a_death_in_a_step_is_told(toys, action, how):
+def test_a_death_in_a_step_is_reported(toys, action, how):
     toys.step_async(actions(second=action))
     with pytest.raises(EnvironmentDied, match=rf"^environment 1 \(toy_task, process \d+\) died: {how}$") as caught:
         toys.step_wait()
     if action <= 2:
-        assert "in step\n" in str(caught.value.__cause__)  # the traceback there
+        assert "in step\n" in str(caught.value.__cause__)  # the traceback in the process
     for call in (toys.reset, lambda: toys.step(actions())):
         with pytest.raises(EnvironmentDied, match=how):
             call()
@@ -284,7 +284,7 @@ def test_a_death_is_noticed_where_another_process_keeps_the_pipe_open(toys):
     started = time.monotonic()
     with pytest.raises(EnvironmentDied, match=r"environment 0 .*SIGKILL"):
         toys.step(actions(first=6))
-    assert time.monotonic() - started < 3.5  # before the other ends
+    assert time.monotonic() - started < 3.5  # before the other process ends
 
 
 @pytest.mark.timeout(60)
@@ -385,21 +385,21 @@ def test_close_ends_a_process_that_hangs(toys, monkeypatch):
     ],
     ids=["exception", "kill", "exit"],
 )
-def test_a_death_at_the_start_is_told_and_leaves_nothing(deadly, how):
+def test_a_death_at_the_start_is_reported_and_leaves_nothing(deadly, how):
     before = set(multiprocessing.active_children())
     with pytest.raises(EnvironmentDied, match=f"environment 1 .* died: {how}") as caught:
         vector.ProcessVectorEnv("toy_task", [toy(), toy(deadly)])
-    assert caught.value.args and set(multiprocessing.active_children()) <= before  # not only once it is forgotten
+    assert caught.value.args and set(multiprocessing.active_children()) <= before  # while the error is still referenced
 
 
 def run_program(program, *arguments, **options):
-    """A program in a session of its own, as one in a terminal is."""
+    """Starts a program in its own session, as a terminal does."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, program, *arguments], start_new_session=True, **pipes, **options)
 
 
 def runs(pid):
-    """Whether a process runs; one that has ended and was not asked after does not."""
+    """Whether a process runs; a zombie does not count."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -434,7 +434,7 @@ print("closed", flush=True)
 
 @pytest.fixture
 def loop(tmp_path):
-    """The program above, which steps for ever, and the numbers of its environments' processes."""
+    """The program above, which steps for ever, and the process numbers of its environments."""
     (tmp_path / "program.py").write_text(LOOP)
     root = str(Path(__file__).parents[2])
     process = run_program(str(tmp_path / "program.py"), env={**os.environ, "PYTHONPATH": root})
@@ -508,7 +508,7 @@ def test_wrong_arguments_are_named():
 
 
 def test_gymnasiums_own_processes_do_not_hang():
-    """Forked, after the parent has opened OpenGL, as `gymnasium.make_vec` does it."""
+    """Processes of `gymnasium.make_vec`, forked after the parent has opened OpenGL."""
     program = (
         "import rlrep.envs, gymnasium as gym\n"
         "env = gym.make_vec('rlrep/cartpole_swingup-v0', 2, vectorization_mode='async', image_size=16)\n"

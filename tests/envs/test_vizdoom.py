@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def shared():
-    """One environment a scenario; engines take a third of a second to start."""
+    """One environment per scenario, because an engine takes a third of a second to start."""
     opened = {scenario: DoomPixels(scenario, image_size=32) for scenario in SCENARIOS}
     yield opened
     for env in opened.values():
@@ -35,7 +35,7 @@ def env(shared, request):
 
 
 def play(env: gym.Env, seed: int | None, steps: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The observations, states and rewards of an episode's start, under actions that depend on nothing."""
+    """The observations, states and rewards at the start of an episode, under fixed actions."""
     observation, info = env.reset(seed=seed)
     observations, states, rewards = [observation], [info["state"]], []
     for action in np.random.default_rng(0).integers(3, size=steps):
@@ -64,7 +64,7 @@ def test_both_checkers_accept_every_scenario(scenario):
 
 def test_what_follows_a_seed_is_the_same_bit_for_bit(env):
     fresh = DoomPixels(env.scenario, image_size=32)
-    play(env, seed=1, steps=3)  # an episode that is left in the middle
+    play(env, seed=1, steps=3)  # an unfinished episode
     for seed in (7, None):  # the episode of the seed, and the one after it
         for expected, actual in zip(play(fresh, seed), play(env, seed), strict=True):
             np.testing.assert_array_equal(actual, expected)
@@ -297,7 +297,7 @@ except KeyboardInterrupt:
 
 @pytest.fixture
 def program(tmp_path):
-    """The program above, which steps for ever, in a folder of its own, and the engine's process."""
+    """The program above, which steps for ever, in its own folder, and the engine's process."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         cwd=tmp_path,
@@ -319,7 +319,7 @@ def program(tmp_path):
 def wait_until_gone(pid: int) -> None:
     deadline = time.monotonic() + 10
     while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < deadline, "the engine lives on"
+        assert time.monotonic() < deadline, "the engine is still running"
         time.sleep(0.01)
 
 

@@ -32,7 +32,7 @@ TINY = [
     "save_video=false",
 ]
 
-# MR.Q at such sizes.
+# MR.Q at similarly small sizes.
 MRQ = (
     "agent=mrq",
     "agent.target_every=7",
@@ -49,7 +49,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """As in the subprocesses, so that both compute the same bits; and other runs keep the cores."""
+    """As in the subprocesses, so that both compute the same bits, and other runs keep the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,4 @@
-"""An objective from outside the package, as people write theirs."""
+"""An objective from outside the package, as users write theirs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from rlrep.window import Window
 
 
 class Own(Objective):
-    """The features' mean square; `scales` is an option that is a list."""
+    """Minimises the mean square of the features; its option `scales` is a list."""
 
     def __init__(
         self,

@@ -61,7 +61,7 @@ def test_the_expert_is_the_best_and_medium_the_first_that_is_half_as_good() -> N
 
 
 def test_a_checkpoint_goes_with_the_evaluation_nearest_to_it(tmp_path: Path) -> None:
-    """As in a run of four environments."""
+    """As in a run with four environments."""
     (tmp_path / "checkpoints").mkdir()
     for frame in (4000, 8000, 12000, 16000):
         (tmp_path / "checkpoints" / f"{frame:09d}.pt").touch()
@@ -136,7 +136,7 @@ def test_an_overwritten_replay_is_refused(collected: Collect, monkeypatch: pytes
 
 
 def test_what_can_not_be_collected_is_refused(collected: Collect, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlrep.experiments.run.collection.evaluate", None)  # nothing is played before
+    monkeypatch.setattr("rlrep.experiments.run.collection.evaluate", None)  # fails if anything is played
     for level, overrides, message in (
         ("mediun", (), "unknown level 'mediun': did you mean medium"),
         ("random", (f"out={ROOT}",), "is there already"),

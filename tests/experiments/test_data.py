@@ -1,4 +1,4 @@
-"""The command that tells what data hold and converts them."""
+"""The command that shows the content of data and converts formats."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def test_the_last_lines_say_what_comes_next(folder: Path, tmp_path: Path, capsys
     assert command == f"python -m rlrep.experiments.offline agent=td3_bc dataset='{new}'"
 
 
-def test_data_are_learned_from_by_what_can_read_them() -> None:
+def test_the_suggested_command_fits_the_data() -> None:
     assert learning(Path("x")).endswith("offline agent=td3_bc dataset=x")
     assert learning(Path("x"), rewards=False).endswith("offline agent=bc dataset=x")
     assert learning(Path("x"), choices=True).endswith("pretrain source=x")
-    assert learning(Path("x"), task=False).endswith("pretrain source=x")  # of a robot
+    assert learning(Path("x"), task=False).endswith("pretrain source=x")  # data of a robot
 
 
 def test_convert_does_not_write_into_the_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Scoring a run again: the same numbers each time, and those of its last evaluation."""
+"""Evaluating a run again gives the same numbers each time, and those of its last evaluation."""
 
 import csv
 import shutil
@@ -71,7 +71,9 @@ def test_the_random_policy_needs_no_checkpoint(folder: Path, capsys: pytest.Capt
     assert returns(folder / "random.csv") != scores
 
 
-def test_what_is_no_run_is_told_in_a_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_a_run_is_reported_in_one_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def error(*arguments: str) -> str:
         assert main([*arguments, "--episodes", "1"]) == 1
         return capsys.readouterr().err
@@ -116,7 +118,7 @@ def test_a_video_that_cannot_be_written_is_refused_before_anything_is_played(
     monkeypatch.setattr("rlrep.experiments.evaluate.evaluate", lambda *_, **__: pytest.fail("it was played"))
     assert main([str(folder), "--video", str(tmp_path / "file" / "a.mp4")]) == 1
     assert "file" in capsys.readouterr().err
-    assert main([str(folder), "--video", "/proc/a.mp4"]) == 1  # no rights say so
+    assert main([str(folder), "--video", "/proc/a.mp4"]) == 1  # not visible in permissions
     assert "/proc" in capsys.readouterr().err
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr("rlrep.experiments.evaluate.evaluate", lambda *_, **__: pytest.exit("played"))

@@ -1,4 +1,4 @@
-"""Files are written whole, and what a killed process was writing is removed."""
+"""Files are complete or absent, and unfinished files of killed processes are removed."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from rlrep.experiments.files import locked, write_atomically
 
 
 def killed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves what a process leaves that was killed with kill -9 while it wrote `path`."""
+    """Leaves the files of a process that was killed with kill -9 while it wrote `path`."""
     process = os.fork()  # a new interpreter takes seconds
     if process == 0:
         monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), signal.SIGKILL))
@@ -37,7 +37,7 @@ def test_only_what_no_process_is_writing_is_removed(tmp_path: Path, monkeypatch:
     others = [".notes.1", ".notes.partial-x", "notes.partial-99999999", f".curve.png.partial-{os.getppid()}"]
     for name in others:
         (tmp_path / name).touch()
-    (tmp_path / f".curve.png.partial-{os.getpid()}").touch()  # of a killed process that had our number
+    (tmp_path / f".curve.png.partial-{os.getpid()}").touch()  # left by a killed process that had our number
     with locked(tmp_path):
         assert names(tmp_path) == sorted([*others, ".lock"])
 

@@ -1,4 +1,4 @@
-"""The notebook runs, at a tiny size, and what it shows is of its own cells."""
+"""The notebook runs at a tiny size, and its stored outputs are from one run of its cells."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Runs on offline data: what they leave, how they go on, what they refuse, and how a run goes online from one."""
+"""Runs on offline data: their files, how they resume, what they refuse, and how online runs continue from them."""
 
 import csv
 import os
@@ -85,7 +85,7 @@ def test_data_settings_are_refused_where_init_brings_no_data(finished: Path, tmp
             effects(online, typed)
         effects(finished, typed)
         effects(online, typed, data="there")
-        effects(tmp_path / "gone", typed)  # a run that is resumed knows its data
+        effects(tmp_path / "gone", typed)  # a resumed run knows its data
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def test_a_run_goes_on_where_its_data_were_moved(data: Path, tmp_path: Path) -> 
         ("/replay", "replay"),
     ],
 )
-def test_the_level_is_what_tells_data_from_others(dataset: str, level: str) -> None:
+def test_the_level_distinguishes_data_sets(dataset: str, level: str) -> None:
     assert level_of(dataset) == level
 
 
@@ -263,7 +263,7 @@ def test_data_that_do_not_name_their_task_need_it_named(tmp_path: Path) -> None:
     assert load(folder / "config.yaml").action_repeat == 50
 
 
-def test_a_repeat_of_actions_that_is_assumed_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_assumed_action_repeat_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_data(tmp_path / "unnamed", Provenance(task="cartpole_balance"))
     folder = run_offline(data, tmp_path / "run", "num_updates=1")
     assert load(folder / "config.yaml").action_repeat == 2
@@ -309,7 +309,7 @@ def test_a_minari_data_set_is_named_by_its_id(tmp_path: Path, monkeypatch: pytes
     assert load(folder / "config.yaml").dataset == "cartpole/small-v0"
 
 
-def test_the_folder_may_be_named_after_what_the_data_tell(data: Path, tmp_path: Path) -> None:
+def test_the_folder_may_be_named_after_the_datas_task(data: Path, tmp_path: Path) -> None:
     assert run_offline(data, tmp_path / "${task}", "num_updates=1") == tmp_path / "cartpole_balance"
     with pytest.raises(ConfigError, match=r"does not fit: .*tsk"):
         run_offline(data, tmp_path / "${tsk}", "num_updates=1")

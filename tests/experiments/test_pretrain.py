@@ -1,4 +1,4 @@
-"""A pre-training, end to end: what it leaves in its folder, and that it can be stopped anywhere."""
+"""A pre-training, end to end: its files, and that it can be stopped anywhere."""
 
 import csv
 import os
@@ -66,7 +66,7 @@ def one_thread() -> Any:
 
 @pytest.fixture
 def videos(tmp_path: Path) -> Path:
-    """Five videos of a bright bar that wanders."""
+    """Five videos of a moving bright bar."""
     folder = tmp_path / "videos"
     folder.mkdir()
     for number in range(5):
@@ -95,7 +95,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Bit for bit, all through nested dictionaries and lists."""
+    """Whether nested dictionaries and lists are equal bit for bit."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
@@ -151,7 +151,7 @@ def test_stopped_and_resumed_equals_never_stopped(
         run(objective)
     monkeypatch.setattr(Pretrainer, "step", step)
     assert len(table(tmp_path / "run")) == stop // 4 if stop >= 4 else True
-    torch.rand(3)  # what was drawn in between does not matter
+    torch.rand(3)  # random numbers drawn in between do not matter
     resumed = run(objective, "resume=true")
     whole = run(objective, f"run_dir={tmp_path}/whole")
     assert same_runs(resumed, whole)
@@ -229,7 +229,7 @@ def test_a_loss_that_gets_no_better_ends_the_run(
 
 
 class Corridor(gym.Env[np.ndarray, np.int64]):
-    """Left or right along ten cells; the cell that one is in is bright."""
+    """Moves left or right along ten cells; the current cell is bright."""
 
     observation_space = gym.spaces.Box(0, 255, (3, 20, 20), np.uint8)
     action_space = gym.spaces.Discrete(2)
@@ -269,7 +269,7 @@ def test_an_environment_is_played_for_its_pictures_and_actions(run: Run, corrido
 
 
 def interrupted_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> list[int]:
-    """Ctrl-C in the corridor after so many steps; the list gets an entry for each step."""
+    """Presses Ctrl-C in the corridor after `steps` steps; returns a list that gets an entry for each step."""
     step, taken = Corridor.step, list[int]()
 
     def counted(env: Corridor, action: np.int64) -> Any:
@@ -343,7 +343,7 @@ def test_damaged_episodes_are_played_again(run: Run, corridor: str, tmp_path: Pa
     assert len(arrays) == len(contents) and all(array["observation"].shape[1:] == (3, 20, 20) for array in arrays)
 
 
-def test_episodes_of_other_settings_are_played_anew_and_said(
+def test_episodes_of_other_settings_are_played_again_with_a_message(
     run: Run, corridor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):

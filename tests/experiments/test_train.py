@@ -1,4 +1,4 @@
-"""A run, end to end: what it leaves in its folder, and how much it did."""
+"""A run, end to end: its files, and its numbers of steps and updates."""
 
 import csv
 import fcntl
@@ -59,7 +59,7 @@ def test_every_agent_and_objective_leaves_a_whole_folder(run: Run, agent: str, l
     assert [row["frame"] for row in evaluation] == ["0", "2000"]
     assert all(float(row["episode_return"]) > 0 for row in training + evaluation)
     assert {name for name in training[-1] if "loss" in name} == losses
-    learned = losses - {"loss_model_termination"}  # which is 0 where nothing ends for good
+    learned = losses - {"loss_model_termination"}  # it is 0 without real ends
     assert all(float(training[-1][name]) != 0 for name in learned)
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert load_checkpoint(folder / "checkpoints" / "latest.pt")["step"] == 40
@@ -69,8 +69,8 @@ def test_every_agent_and_objective_leaves_a_whole_folder(run: Run, agent: str, l
             assert len(list(video.decode(video=0))) == 20
 
 
-def test_distractors_are_on_what_is_learned_from(run: Run, tmp_path: Path) -> None:
-    """And on what is evaluated."""
+def test_distractors_are_in_the_training_data(run: Run, tmp_path: Path) -> None:
+    """And in evaluations."""
     noisy = run("noise.kind=shapes", "noise.size=0.5", "num_train_frames=2000", f"run_dir={tmp_path / 'noisy'}")
     config = configuration.load(noisy / "config.yaml")
     clean = replace(config, noise=NoiseConfig(**defaults(NoiseConfig)))
@@ -108,7 +108,7 @@ def test_updates_are_as_many_as_configured(
         f"agent.update_every_steps={every}",
         "num_train_frames=1500",
     )
-    # 30 agent steps, and the first update when 10 are done.
+    # 30 agent steps; the first update comes after 10 of them.
     assert len(steps) == int((30 - 10) / every) + 1 == load_checkpoint(folder / "checkpoints" / "latest.pt")["updates"]
     assert (min(steps), max(steps)) == (10, 30 if 20 % every == 0 else 28)
 
@@ -146,7 +146,7 @@ def test_progress_without_a_terminal_is_a_few_clean_lines(run: Run, capfd: pytes
 
 
 def multirun(start: Start, folder: Path, run_dir: str, *overrides: str) -> list[str]:
-    """The folders, relative to `folder`, of the runs that one command made."""
+    """The folders of the runs of one command, relative to `folder`."""
     usual = ["agent=drqv2", "num_train_frames=1000", f"run_dir={folder}/{run_dir}", f"hydra.sweep.dir={folder}/sweep"]
     done = start(*usual, *overrides, multirun=True)
     _, errors = done.communicate()

@@ -1,4 +1,4 @@
-"""Configurations of other people's runs: read as plain values, in bounded time, without the environment."""
+"""Configurations of other people's runs are read as plain values, in bounded time, without environment variables."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_harmful_configuration_is_refused_at_once(tmp_path: Path, text: str) -
         load(tmp_path / "config.yaml")
     with pytest.raises(ConfigError, match=r"config\.yaml is damaged"):
         load_offline(tmp_path / "config.yaml")
-    if "${" in text:  # what only looks at finished runs leaves texts as they are
+    if "${" in text:  # reading finished runs does not resolve interpolations
         assert "${" in str(read_config(tmp_path))
     else:
         with pytest.raises(RunError, match=r"cannot read config\.yaml"):

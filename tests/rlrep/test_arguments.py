@@ -1,4 +1,4 @@
-"""Numbers and paths that users give: numbers of any type as Python's, everything else refused, everywhere alike."""
+"""Numbers and paths from users: any type of number becomes Python's, and all functions refuse everything else."""
 
 import importlib
 import inspect
@@ -17,15 +17,16 @@ from rlrep.data import TransitionFiles, open_dataset, open_video, write_transiti
 MODULES = ["rlrep", "rlrep.data", "rlrep.pretrain", "rlrep.probe", "rlrep.replay", "rlrep.agents"]
 MODULES += ["rlrep.integrations.sb3", "rlrep.integrations.torchrl", "rlrep.objectives"]
 
-LOSSES = (rlrep.info_nce, rlrep.temporal_contrastive)  # run in each update, on numbers that objectives have checked
+# They run in each update, with numbers that objectives have already checked.
+LOSSES = (rlrep.info_nce, rlrep.temporal_contrastive)
 
 
 def public() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """What users call, by its name: functions, and the constructors of classes that have one of their own."""
+    """What users call, with its name: functions, and constructors that a class defines itself."""
     for name in MODULES:
         module = importlib.import_module(name)
         own = [each for each, value in vars(module).items() if getattr(value, "__module__", None) == name]
-        own = ["ObjectiveLoss"] if name.endswith("torchrl") else own  # the others are its own
+        own = ["ObjectiveLoss"] if name.endswith("torchrl") else own  # the other names are internal
         for each in getattr(module, "__all__", own):
             value = getattr(module, each)
             if inspect.isclass(value) and "__init__" in vars(value) and not hasattr(value, "__dataclass_fields__"):
@@ -35,7 +36,7 @@ def public() -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def kind(annotation: Any) -> Any:
-    """`int` or `float` of an argument that is one number, `tuple` of several whole ones, None of what is no number."""
+    """`int` or `float` for an argument that is one number, `tuple` for several integers, None for anything else."""
     check = kind_of(annotation)
     return tuple if check is several else check and {whole: int, real: float}[check.args[1]]  # type: ignore[attr-defined]
 
@@ -50,7 +51,7 @@ def arguments(*kinds: type) -> list[Any]:
 
 
 def others(function: Callable[..., Any]) -> dict[str, Any]:
-    """Something for each argument without a default."""
+    """A value for each argument without a default."""
     return {
         each.name: {int: 3, float: 0.5, tuple: (3, 3, 3), None: None}[kind(each.annotation)]
         for each in inspect.signature(function).parameters.values()

@@ -19,7 +19,7 @@ def by_slices(images: Tensor, offset: Tensor, pad: int) -> Tensor:
 
 
 def by_index(images: Tensor, offset: Tensor, pad: int) -> Tensor:
-    """What runs on accelerators."""
+    """The way that runs on accelerators."""
     return _shift_by_index(images, offset - pad)
 
 
@@ -71,7 +71,7 @@ def test_all_offsets_are_drawn_equally_often() -> None:
     torch.manual_seed(0)
     rows, columns = torch.meshgrid(torch.arange(9), torch.arange(9), indexing="ij")
     observation = (10 * rows + columns).to(torch.uint8).expand(5000, 1, 9, 9)
-    counts = Counter(RandomShift(2)(observation)[:, 0, 4, 4].tolist())  # the middle tells where a picture went
+    counts = Counter(RandomShift(2)(observation)[:, 0, 4, 4].tolist())  # the middle pixel shows where a picture moved
     assert set(counts) == {10 * y + x for y in range(2, 7) for x in range(2, 7)}
     statistic = sum((count - 200) ** 2 / 200 for count in counts.values())
     assert statistic < 24 + 5 * 48**0.5

@@ -15,7 +15,7 @@ def test_info_nce_by_hand() -> None:
     loss, accuracy = info_nce(query, key)
     assert (query @ key.T).tolist() == logits
     assert loss.item() == pytest.approx(expected)
-    assert accuracy.item() == 0.5  # of equal logits the first counts as the largest
+    assert accuracy.item() == 0.5  # among equal logits, the first counts as the largest
     assert info_nce(query, key, temperature=0.5)[0].item() == pytest.approx(
         (math.log(1 + math.exp(-4)) + math.log(2)) / 2
     )
@@ -51,7 +51,7 @@ def test_gradient_draws_a_query_to_its_key_and_from_the_others() -> None:
 
 def test_temporal_contrastive_by_hand() -> None:
     early, late = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [0.0, 3.0]])
-    # Each anchor: its positive's logit against two zeros.
+    # For each anchor: the logit of its positive, and two zeros.
     expected = (2 * math.log(1 + 2 * math.exp(-2)) + 2 * math.log(1 + 2 * math.exp(-3))) / 4
     loss, accuracy = temporal_contrastive(early, late)
     assert loss.item() == pytest.approx(expected) and accuracy.item() == 1

@@ -1,13 +1,15 @@
-"""What is saved is what is loaded, or an error."""
+"""Loading an encoder gives what was saved, or an error."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def change_config(folder: Path, change: Callable[[dict[str, Any]], Any], checksum: bool = True) -> None:
-    """As a foreign tool may write it; without a checksum, as rlrep 0.1.0 wrote it."""
+    """Rewrites the configuration as another tool might; without a checksum, as in rlrep 0.1.0."""
     config = json.loads((folder / "config.json").read_text())
     config = {name: value for name, value in config.items() if name not in ("format", "sha256")}
     change(config)
@@ -38,7 +40,7 @@ def change_config(folder: Path, change: Callable[[dict[str, Any]], Any], checksu
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    """Without checksums, as rlrep 0.1.0 wrote them."""
+    """Rewrites the weights without checksums, as in rlrep 0.1.0."""
     save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors")
     change_config(folder, lambda config: None, checksum=False)
 
@@ -182,7 +184,7 @@ def test_a_folder_without_one_of_its_files_is_refused(name: str, saved: Path) ->
     (saved / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"has no {name}"):
         PixelEncoder.from_pretrained(saved)
-    os.mkfifo(saved / name)  # and is not waited for
+    os.mkfifo(saved / name)  # the reader must not wait for it
     with pytest.raises(FileNotFoundError, match=f"has no {name}"):
         PixelEncoder.from_pretrained(saved)
 
@@ -192,7 +194,7 @@ def test_a_path_that_does_not_exist_is_no_question_to_the_hub(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("asked the network"))
+    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("used the network"))
     for given in (place, tmp_path / place / "x"):
         with pytest.raises(FileNotFoundError, match=r"no encoder at .*hf://OWNER/NAME"):
             PixelEncoder.from_pretrained(given)
@@ -207,6 +209,31 @@ def test_the_hub_is_asked_for_an_address_of_its_own(saved: Path, monkeypatch: py
     assert asked == [("me/encoder", dict(allow_patterns=["config.json", "model.safetensors"], revision="v1"))]
     with pytest.raises(TypeError, match="channels are for encoders on the Hub"):
         PixelEncoder.from_pretrained(saved, channels=3)
+
+
+def test_what_is_pushed_to_the_hub_is_what_is_loaded_from_there(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi.create_repo", lambda *args, **named: Mock(repo_id="me/mine"))
+    monkeypatch.setattr(
+        "huggingface_hub.hub_mixin.HfApi.upload_folder",
+        lambda *args, folder_path, **named: shutil.copytree(folder_path, hub),
+    )
+    encoder = PixelEncoder.from_pretrained(saved)
+    encoder.push_to_hub("me/mine")
+    assert {path.name for path in hub.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    monkeypatch.setattr("rlrep.encoders.snapshot_download", lambda name, **options: hub)
+    loaded = PixelEncoder.from_pretrained("hf://me/mine").state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in encoder.state_dict().items())
+
+
+def test_encoders_that_come_with_the_package_have_names(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlrep.encoder_files.SHIPPED_FOLDER", saved.parent)
+    assert PixelEncoder.from_pretrained("rlrep://encoder").channels == 6
+    for name in ("encoders", "../encoder", ""):
+        with pytest.raises(ValueError, match=f"unknown encoder '{name}'"):
+            PixelEncoder.from_pretrained(f"rlrep://{name}")
 
 
 def test_the_precision_can_be_another_than_the_saved_one(saved: Path) -> None:

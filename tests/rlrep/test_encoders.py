@@ -21,7 +21,7 @@ def pixels(batch_size: int = 3, shape: tuple[int, ...] = SHAPE, seed: int = 0) -
 
 
 def reference(encoder: PixelEncoder, observation: Tensor) -> Tensor:
-    """The paper's encoder as it is written: normalise, then convolve."""
+    """The encoder as the paper describes it: normalise, then convolve."""
     x = observation.float() / 255 - 0.5
     for convolution, stride in zip(encoder.convolutions, STRIDES, strict=True):
         x = F.relu(F.conv2d(x, convolution.weight, convolution.bias, stride))
@@ -72,7 +72,7 @@ def test_fused_convolutions_have_the_gradients_of_the_paper_and_theirs(layout: t
     results = []
     for features in (encoder(observation), reference(encoder, observation)):
         first = torch.autograd.grad(features.square().mean(), parameters, create_graph=True)
-        second = torch.autograd.grad(sum(grad.square().sum() for grad in first), parameters)  # a gradient penalty's
+        second = torch.autograd.grad(sum(grad.square().sum() for grad in first), parameters)  # for a gradient penalty
         results.append([features, *first, *second])
     for ours, plain in zip(*results, strict=True):
         assert ours.count_nonzero()
@@ -267,4 +267,4 @@ def test_floats_that_were_scaled_already_are_refused(low: int) -> None:
     scaled = torch.empty(pixels().shape).uniform_(low, 1, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match=r"reads 0\.\.255, got floats of .*: leave them uint8, or multiply by 255"):
         encoder(scaled)
-    encoder(torch.zeros_like(scaled))  # a black picture may be of either scale
+    encoder(torch.zeros_like(scaled))  # a black picture is valid at both scales

@@ -1,4 +1,4 @@
-"""The command that installs an extra, wherever the project came from."""
+"""The command that installs an extra, for each way in which the project was installed."""
 
 import json
 import shlex
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Installed:
-    """What `importlib.metadata` knows of a distribution."""
+    """Replaces a distribution of `importlib.metadata`."""
 
     def __init__(self, noted: dict[str, object] | None) -> None:
         self.noted = noted
@@ -24,7 +24,7 @@ class Installed:
 
 
 def requirement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, noted: dict[str, object] | None) -> str:
-    """What pip is told to install, where the package is not in a clone and pip noted this of its origin."""
+    """The requirement for pip if the package is not in a clone; `noted` is pip's record of its origin."""
     monkeypatch.setattr(extras, "__file__", str(tmp_path / "rlrep" / "extras.py"))
     monkeypatch.setattr(extras, "distribution", lambda name: Installed(noted))
     command = extras.install("sb3").split("`")[1]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +24,8 @@ from rlrep import (
     make_objective,
 )
 from rlrep.data import EpisodeDataset
-from tests.odd_objectives import MinimisesNothing, ReturnsAnother, SaysNothing
+from rlrep.objectives.base import FORGOTTEN
+from tests.odd_objectives import Follows, MinimisesNothing, Returns, ReturnsAnother, SaysNothing
 
 SHAPE = (9, 20, 20)
 BOX = spaces.Box(-1, 1, (2,))
@@ -98,7 +100,7 @@ def make_batch(action_space: Any = BOX, batch_size: int = 5, horizon: int = 3) -
 
 
 def batch_for(objective: Objective, action_space: Any = BOX) -> TensorDict:
-    """Everything that it may read."""
+    """A batch with everything that the objective may read."""
     batch = make_batch(action_space)
     following = torch.randint(0, 256, (5, len(objective.window.observations), *SHAPE), dtype=torch.uint8)
     sequence = {"observation": following, "reward": torch.rand(5, 3, 1)}
@@ -116,7 +118,7 @@ def losses(out: TensorDict) -> dict[str, Tensor]:
 def test_protocol(name: str, options: dict[str, Any], action_space: Any, encoder: PixelEncoder) -> None:
     objective = build(name, encoder, action_space, **options)
     batch = batch_for(objective, action_space)
-    out = objective(batch.select(*objective.in_keys))  # it needs nothing else
+    out = objective(batch.select(*objective.in_keys))  # it needs no other entries
     assert list(out.keys()) == objective.out_keys
     assert losses(out)
     for key, value in out.items():
@@ -125,7 +127,7 @@ def test_protocol(name: str, options: dict[str, Any], action_space: Any, encoder
     sum(losses(out).values()).backward()
     for key, parameter in objective.named_parameters():
         moved = parameter.grad is not None and parameter.grad.abs().sum() > 0
-        assert moved == parameter.requires_grad, key  # momentum copies get none
+        assert moved == parameter.requires_grad, key  # momentum copies get no gradient
     assert {id(p) for p in encoder.parameters()} < {id(p) for p in objective.parameters()}
 
 
@@ -187,7 +189,7 @@ def test_taco_reads_the_reward_and_the_order_of_actions(encoder: PixelEncoder) -
 
 
 class Recorder(RandomShift):
-    """Hands every view on as floats, whose gradients tell what the loss reaches."""
+    """Passes every view on as floats, whose gradients show what the loss reaches."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -283,7 +285,7 @@ def moved_dots(batch_size: int, generator: torch.Generator) -> TensorDict:
 
 
 def test_taco_learns_what_actions_do() -> None:
-    """All start alike, so that the actions alone tell the futures apart: the chance of a right answer is 1/32."""
+    """All start the same, so only the actions distinguish the futures: a guess is right in 1 of 32 cases."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     encoder = PixelEncoder((1, 25, 25), channels=8)
@@ -328,7 +330,7 @@ def test_forward_model_of_pixels_learns_what_actions_do() -> None:
 
 
 class OwnEncoder(nn.Module):
-    """What people bring: no `PixelEncoder`, with the one number that is asked for."""
+    """A user's encoder: not a `PixelEncoder`, with the one attribute that objectives need."""
 
     repr_dim = 6
 
@@ -354,7 +356,7 @@ def test_a_method_of_ones_own_gets_flat_float32_features(precision: str) -> None
     objective = CURL(encoder, augment=RandomShift(0))
     pixels = make_batch()["observation"]
     shared = objective.view(pixels)
-    for objective._encoded in ({}, {0: shared}):  # encoded here, and by the owner
+    for objective._encoded in ({}, {0: shared}):  # encoded by the objective, and by its owner
         features = objective.encode(pixels, offset=0)
         assert features.dtype == torch.float32 and features.shape == (5, encoder.repr_dim)
         assert torch.equal(features, encoder(pixels))
@@ -367,9 +369,9 @@ def test_a_method_of_ones_own_gets_flat_float32_features(precision: str) -> None
 def test_losses_and_gradients_from_feature_maps_are_near_those_from_features(
     name: str, options: dict[str, Any], precision: str
 ) -> None:
-    """Heads that read feature maps compute what they compute from features."""
+    """Heads compute the same from feature maps as from features."""
     if "codes" in options:
-        pytest.skip("a code jumps")
+        pytest.skip("a code is not continuous")
     results = []
     for flat_features in (False, True):
         torch.manual_seed(0)
@@ -431,7 +433,7 @@ def test_features_can_be_predicted_of_grey_pictures() -> None:
 
 
 class Actions(Objective):
-    """Reads actions alone."""
+    """Reads actions only."""
 
     def __init__(self, encoder: PixelEncoder) -> None:
         super().__init__(encoder)
@@ -466,7 +468,7 @@ def test_a_missing_batch_of_its_own_is_named(encoder: PixelEncoder) -> None:
 
 
 def test_what_is_returned_is_what_was_said(encoder: PixelEncoder) -> None:
-    """Names are compared before the training, so that no loss hides another."""
+    """Names are compared before the training, so that no loss replaces another with the same name."""
     with pytest.raises(
         ValueError, match=r"says that it returns \['loss_returnsanother'\], and returned \['loss_another'\]"
     ):
@@ -474,13 +476,13 @@ def test_what_is_returned_is_what_was_said(encoder: PixelEncoder) -> None:
 
 
 @pytest.mark.parametrize("wrong", [SaysNothing, MinimisesNothing])
-def test_what_says_nothing_of_itself_is_refused_before_anything_is_drawn(wrong: Any, encoder: PixelEncoder) -> None:
+def test_an_objective_without_a_loss_is_refused_before_anything_is_drawn(wrong: Any, encoder: PixelEncoder) -> None:
     with pytest.raises(ValueError, match=wrong.__name__):
         Objectives([wrong(encoder)])
 
 
 class Wrong(Objective):
-    """An objective of a user's own that makes one mistake."""
+    """A user-defined objective with one mistake."""
 
     in_keys: ClassVar = ["observation", ("next", "observation")]
     out_keys: ClassVar = ["loss_wrong"]
@@ -509,3 +511,38 @@ def test_arguments_in_each_others_places_are_refused() -> None:
         Objective(encoder, spaces.Box(-1, 1, (2,)))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="offset is a number of steps: give another encoder as encoder="):
         Objective(encoder).encode(torch.zeros(1, 3, 20, 20, dtype=torch.uint8), encoder)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (torch.ones(()), TypeError, "must return a dictionary of .* got a Tensor"),
+        (
+            {"loss_returns": torch.ones(5)},
+            ValueError,
+            r"must be a scalar tensor, the mean over the batch, got shape \(5,\)",
+        ),
+        ({"loss_returns": 1.0}, ValueError, "must be a scalar tensor, .* got a float"),
+        ({"loss_returns": torch.ones(())}, ValueError, "no loss of Returns has a gradient"),
+    ],
+)
+def test_what_is_no_loss_is_refused(returned: Any, error: type[Exception], message: str, encoder: PixelEncoder) -> None:
+    objective = Returns(encoder)
+    objective.returned = returned
+    with pytest.raises(error, match=message):
+        objective(make_batch())
+
+
+def test_momentum_copies_that_never_move_are_reported_once(encoder: PixelEncoder) -> None:
+    batch = make_batch()
+    for forgets in (True, False):
+        objective = Follows(encoder)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(2 * FORGOTTEN):
+                objective(batch)
+                if not forgets:
+                    objective.after_step()
+        reminders = [each for each in caught if "call its after_step()" in str(each.message)]
+        assert len(reminders) == forgets
+        assert not reminders or reminders[0].filename == __file__

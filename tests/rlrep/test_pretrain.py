@@ -1,4 +1,4 @@
-"""Training an encoder on pairs alone."""
+"""Pre-training of an encoder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPE = (3, 20, 20)
 
 
 class Brightness(Objective):
-    """The features tell how bright the picture is; dropout and a running mean behave as in any module."""
+    """The features predict the brightness of the picture; dropout and a running mean behave as in any module."""
 
     def __init__(self, encoder: PixelEncoder, keys: tuple[str, ...] = ("observation",), horizon: int = 2) -> None:
         super().__init__(encoder)
@@ -32,7 +32,7 @@ class Brightness(Objective):
 
 
 def videos(episodes: int = 8, length: int = 6, seed: int = 0, **options: Any) -> EpisodeDataset:
-    """Videos of one grey each."""
+    """Videos, each of one shade of grey."""
     rng = np.random.default_rng(seed)
     grey = rng.integers(0, 256, (episodes, 1, 1, 1, 1), np.uint8)
     frames = np.broadcast_to(grey, (episodes, length, *SHAPE)).reshape(-1, *SHAPE)
@@ -132,7 +132,7 @@ def test_a_resumed_training_equals_one_that_was_not_stopped(stop: int) -> None:
     file.seek(0)
     saved = torch.load(file, weights_only=True)
     resumed = build(seed=7)
-    resumed.step()  # what it was before does not matter
+    resumed.step()  # its earlier state does not matter
     resumed.load_state_dict(saved["trainer"])
     torch.set_rng_state(saved["random"])
     go_on(resumed, 20)

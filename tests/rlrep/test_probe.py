@@ -25,7 +25,7 @@ CLASSES = torch.arange(8) % 2
 
 
 def blobs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Three classes in a plane; the first lies on both sides of the second, so that no line tells them apart."""
+    """Three classes in a plane; the first is on both sides of the second, so no line separates them."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(3, (count,), generator=generator)
     side = torch.randint(2, (count,), generator=generator) * 2 - 1
@@ -84,7 +84,8 @@ def readable(count: int = 600, dim: int = 5, seed: int = 0) -> tuple[torch.Tenso
     return x, (x @ torch.randn(dim, 2, generator=generator)) + 0.005 * torch.randn(count, 2, generator=generator)
 
 
-ODD: dict[str, tuple[float, float]] = {  # what one more feature shows once in the train part, once in the test part
+# The value of one more feature in one row of the training part and in one row of the test part; it is 0 elsewhere.
+ODD: dict[str, tuple[float, float]] = {
     "never, then once": (0, 1),
     "never, then hugely": (0, 1e6),
     "negligibly, then once": (1e-7, 1),
@@ -106,7 +107,7 @@ def test_a_feature_that_hardly_ever_fires_does_not_spoil_the_probe(what: str, hi
             probe((z[:400], target[:400]), (z[400:], target[400:]), hidden_dim, steps=100)
             for z in (x, torch.cat([x, odd], 1))
         ]
-        assert scores[0] > least and scores[1] > scores[0] - 0.05  # its own row may be wrong
+        assert scores[0] > least and scores[1] > scores[0] - 0.05  # the row with the odd feature may be wrong
 
 
 def test_sparse_features_of_any_scale_give_scores_near_those_of_the_mean_at_worst() -> None:
@@ -185,7 +186,7 @@ def test_folds_tell_the_noise_of_a_score() -> None:
 def test_rows_of_one_group_are_never_in_both_parts() -> None:
     torch.manual_seed(0)
     group = torch.arange(20).repeat_interleave(5) * 3
-    features = torch.nn.functional.one_hot(group).float()  # tells the group, and nothing else
+    features = torch.nn.functional.one_hot(group).float()  # identifies the group, and nothing else
     label = torch.randint(2, (20,)).repeat_interleave(5)
     assert probe_folds(features, label, steps=50).mean == 1
     assert probe_folds(features, label, group, steps=50).mean < 0.8
@@ -266,7 +267,7 @@ def test_measures_of_what_they_cannot_measure_are_refused() -> None:
 
 
 def test_classes_may_have_any_numbers() -> None:
-    """A class of number 10⁹ takes no more memory than one of number 1."""
+    """A class with number 10⁹ takes no more memory than one with number 1."""
     features = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
     target = (features[:, 0] > 0).long()
     far = torch.tensor([7, 10**9])[target]

@@ -18,7 +18,7 @@ from rlrep import PixelEncoder, RandomShift, info_nce, make_objective, temporal_
 BATCH, RANKS = 8, 2
 SHAPE = (3, 20, 20)
 
-# What a case computes: scalars, of which those named loss_* are minimised, and gradients by parameter name.
+# The results of a case: scalars, of which loss_* are minimised, and gradients by parameter name.
 Result = dict[str, Tensor]
 Contrast = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -47,7 +47,7 @@ OBJECTIVES = {
 
 
 def contrast(function: Contrast, rows: slice) -> Result:
-    """A loss of features that two shared matrices make of given rows; its gradient comes through both sides."""
+    """A loss of features, which two shared matrices compute from the rows; its gradient passes through both sides."""
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(2, BATCH, 6, generator=generator)[:, rows]
     first = torch.randn(6, 5, generator=generator).requires_grad_()

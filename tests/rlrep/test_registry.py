@@ -1,4 +1,4 @@
-"""Names of the package, and import paths of one's own classes."""
+"""Names in the package, and import paths of users' classes."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_a_class_by_its_import_path() -> None:
         ("rlrep.replay:ReplayBuffer", "ReplayBuffer is not a subclass of rlrep.objectives.base.Objective"),
         ("rlrep:info_nce", "info_nce is not a subclass"),
         ("tako", "did you mean taco"),
-        ("rlrep.objectives.base:Objective", "Objective is not a subclass"),  # the base alone computes nothing
+        ("rlrep.objectives.base:Objective", "Objective is not a subclass"),  # the base class computes nothing
         ("rlrep.objectives.spr.SPR", "name your own class with a colon, my_package.my_file:MyClass"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the replay hands out, against episodes that were kept aside in full."""
+"""The samples of the replay, compared with complete episodes that are stored separately."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Episode:
 
 
 class World:
-    """Environments that write where they are into their frames, and a replay that they write to."""
+    """Environments whose frames hold their position, and a replay that stores them."""
 
     def __init__(self, seed: int = 0, mean_length: float = 6, discrete: bool = False, **options: Any) -> None:
         self.rng = np.random.default_rng(seed)
@@ -49,7 +49,7 @@ class World:
         return np.array([[env, episode % 256], [episode // 256, t]], np.uint8)
 
     def observation(self, env: int, episode: int, t: int) -> np.ndarray:
-        """What the environment emits: the newest frames, the first of the episode repeated before it."""
+        """An environment's observation: the newest frames; before the first of the episode, that one is repeated."""
         return np.stack([self.frame(env, episode, max(0, t - back)) for back in range(self.frame_stack)][::-1])
 
     def step(self, count: int = 1, end: str | None = None) -> None:
@@ -82,11 +82,11 @@ class World:
                     self.rows[env] += 1
 
     def written(self, env: int) -> int:
-        """Rows of an environment; the first of an episode comes with its first transition."""
+        """The number of rows of an environment; an episode's first row is written with its first transition."""
         return self.rows[env] - (len(self.episodes[env][-1]) == 0)
 
     def starts(self) -> set[tuple[int, int, int]]:
-        """Every (environment, episode, t) that a sample may start at."""
+        """Every (environment, episode, t) at which a sample may start."""
         replay, found = self.replay, set()
         window = max(replay.window.n_step, replay.horizon)
         for env, episodes in enumerate(self.episodes):
@@ -144,7 +144,7 @@ def test_every_entry_of_every_sample(n_step: int, horizon: int) -> None:
             frame_stack=frame_stack,
             num_envs=1 + frame_stack % 3,
         )
-        for count in (12, 17, 60):  # filling, just wrapped, wrapped more than once
+        for count in (12, 17, 60):  # still filling, just wrapped, wrapped more than once
             world.step(count)
             world.check(world.replay.sample(min(24, len(world.replay))))
 
@@ -341,7 +341,7 @@ def test_impossible_sizes_are_refused(options: dict[str, Any], message: str) -> 
 
 
 def test_a_transition_of_the_paper_takes_less_than_22_kB(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 100,000 of them in 2.2 GB, without taking that much here: memory that is never written is never used.
+    # 100,000 transitions take 2.2 GB, but not here: memory that is never written is never used.
     monkeypatch.setattr(storage, "_available_memory", lambda unknown: 10**12)
     replay = ReplayBuffer((9, 84, 84), spaces.Box(-1, 1, (12,)), capacity=1000, frame_stack=3, horizon=3)
     assert replay.nbytes / replay.capacity <= 22_000
@@ -430,7 +430,7 @@ def test_pictures_that_are_no_stacks_are_refused(num_envs: int) -> None:
     assert len(replay) == 2 * num_envs
 
 
-def test_an_episode_whose_end_was_not_told_is_refused() -> None:
+def test_an_episode_without_a_reported_end_is_refused() -> None:
     replay = ReplayBuffer((3, 2, 2), BOX, 40, frame_stack=1)
     told: dict[str, Any] = dict(action=np.zeros(2, np.float32), reward=0.0, terminated=False, truncated=False)
     replay.add(observation=one(1), next_observation=one(2), **told)

@@ -1,4 +1,4 @@
-"""The replay on disk: what survives a kill, and what is refused."""
+"""The replay on disk: it survives a kill, and refuses wrong files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def build(path: Path | None, storage: str = "memory", num_envs: int = 2, **optio
 
 @cache
 def ends_before(number: int) -> np.ndarray:
-    """How many episodes each of the two environments has ended before transition `number`."""
+    """The number of episodes that each of the two environments has finished before transition `number`."""
     if not number:
         return np.zeros(2, int)
     return ends_before(number - 1) + (np.random.default_rng(number - 1).random(2) < 0.15)
@@ -52,7 +52,7 @@ def stack(number: int, later: int = 0) -> np.ndarray:
 
 
 def write(replay: ReplayBuffer, first: int, count: int) -> None:
-    """Transitions number first, …: each depends on its number alone."""
+    """Writes `count` transitions from number `first` on; each depends only on its number."""
     for number in range(first, first + count):
         rng = np.random.default_rng(number)
         ends = rng.random(2) < 0.15
@@ -67,7 +67,7 @@ def write(replay: ReplayBuffer, first: int, count: int) -> None:
 
 
 def content(replay: ReplayBuffer) -> dict[str, np.ndarray]:
-    """All that is held, the action that the last row has not got yet left out."""
+    """Everything in the replay, without the action of the last row, which is still missing."""
     out: dict[str, list[np.ndarray]] = {}
     for lane in range(replay.num_envs):
         held = replay._held(lane)
@@ -99,7 +99,7 @@ def test_storages_give_the_same_samples(tmp_path: Path) -> None:
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("flushes", [(10,), (20, 25), (30, 60, 95), (100,), (250,)], ids=str)
 def test_a_flushed_state_comes_back(storage: str, flushes: tuple[int, ...], tmp_path: Path) -> None:
-    """Also after rows that were written since, as many as `reserve`, and where the ring had wrapped."""
+    """Also if up to `reserve` more rows were written afterwards, and if the ring has wrapped."""
     replay = build(tmp_path, storage)
     first = 0
     for last in flushes:
@@ -122,7 +122,7 @@ def test_a_flushed_state_comes_back(storage: str, flushes: tuple[int, ...], tmp_
     resumed = build(tmp_path, storage)
     resumed.load_state_dict(state)
     assert_same(resumed, expected)
-    for each in (resumed, expected):  # and both go on alike
+    for each in (resumed, expected):  # and both continue in the same way
         write(each, flushes[-1], 40)
     assert_same(resumed, expected)
 
@@ -150,7 +150,7 @@ def test_episodes_cut_by_a_kill_are_not_joined(tmp_path: Path) -> None:
     before = len(resumed)
     resumed.end_episodes()
     write(resumed, 15, 1)
-    assert len(resumed) == before + 2  # one transition a lane, none from the old last row to the new first one
+    assert len(resumed) == before + 2  # one transition per lane, none from the old last row to the new first one
 
 
 KILLED = """
@@ -208,7 +208,7 @@ def test_a_folder_of_another_replay_is_refused(options: dict[str, Any], named: s
     build(tmp_path, "disk")
     with pytest.raises(ReplayError, match=rf"holds a replay with other {named}.*another folder, or delete"):
         build(tmp_path, "disk", **options)
-    build(tmp_path, "disk")  # and it is as good as before
+    build(tmp_path, "disk")  # the refusal did no harm
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "\udcff"], ids=repr)
@@ -246,7 +246,7 @@ def test_damaged_rows_are_refused(name: str, how: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("storage", ["memory", "disk"])
 def test_files_that_are_not_those_of_the_state_are_refused(storage: str, tmp_path: Path) -> None:
-    """As where a checkpoint was copied without its replay, or with an older one."""
+    """As if a checkpoint was copied without its replay, or with an older one."""
     replay = build(tmp_path / "full", storage)
     write(replay, 0, 40)
     replay.flush()
@@ -260,7 +260,7 @@ def test_files_that_are_not_those_of_the_state_are_refused(storage: str, tmp_pat
     with pytest.raises(ReplayError, match="are not those of the saved replay"):
         build(tmp_path / "full", storage).load_state_dict(old | {"head": [3]})
     build(tmp_path / "full", storage).load_state_dict(old)
-    if storage == "disk":  # frames that the old state counts are written over
+    if storage == "disk":  # overwrites frames that belong to the old state
         write(replay, 40 + RESERVE // 2, 40)
         with pytest.raises(ReplayError, match="are not those of the saved replay"):
             build(tmp_path / "full", storage).load_state_dict(old)

@@ -1,4 +1,4 @@
-"""Autoencoder, temporal contrast, the forward model of video and the inverse model: what each learns, and what from."""
+"""Autoencoder, temporal contrast, forward model of video and inverse model: what they learn, and from which data."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_denoising_autoencoder_sees_noise_and_is_asked_for_the_clean_frame(enc
     model = Autoencoder(encoder, denoise=0.1, augment=RandomShift(0))
     batch = video(64)
     model(batch)
-    inside = (batch["observation"] > 100) & (batch["observation"] < 155)  # far from where pixels are cut off
+    inside = (batch["observation"] > 100) & (batch["observation"] < 155)  # not near the limits where pixels are clipped
     error = (seen[0] - batch["observation"].float())[inside]
     assert error.std().item() == pytest.approx(25.5, rel=0.05)
     model.reconstruct(batch)
@@ -113,7 +113,7 @@ def test_temporal_contrast_finds_pairs_and_not_what_is_alike(encoder: PixelEncod
 
 @pytest.mark.parametrize("feature_dim", [None, 12])
 def test_the_inverse_model_learns_the_action(feature_dim: int | None) -> None:
-    """A bar is moved to one side or the other: only both pictures together tell the action."""
+    """A bar moves to one side or the other: only the two pictures together show the action."""
     generator = torch.Generator().manual_seed(0)
 
     def bars(count: int) -> TensorDict:

@@ -1,4 +1,4 @@
-"""Windows: what they hold, how they join, and what a store serves for them."""
+"""Windows: what they hold, how they join, and how a store serves them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ LENGTHS = (9, 14, 5, 30)
 
 
 def replay(frame_stack: int = 1, terminated: bool = False, lengths: tuple[int, ...] = LENGTHS, **options: Any) -> Any:
-    """Episodes whose frames hold (episode, step), actions and rewards their step; all end, for good if `terminated`."""
+    """Episodes whose frames hold (episode, step), and whose actions and rewards hold the step. All episodes end: with
+    `terminated` at a real end, otherwise by a time limit.
+    """
     options = {"capacity": 200, "discount": 0.5, "frame_stack": frame_stack} | options
     made = ReplayBuffer((frame_stack, *SIZE), BOX, **options)
 
@@ -46,12 +48,12 @@ def replay(frame_stack: int = 1, terminated: bool = False, lengths: tuple[int, .
 
 
 def sampled(store: Any, count: int, window: Window | None = None) -> TensorDict:
-    """More rows than the store holds transitions."""
+    """Samples `count` rows, in batches of 10."""
     return torch.cat([store.sample(10, window) for _ in range(count // 10)])
 
 
 def place(pixels: torch.Tensor) -> torch.Tensor:
-    """(…, 2) episode and step of each newest frame."""
+    """Episode and step of each newest frame, (…, 2)."""
     return pixels[..., -1, 0, :].long()
 
 
@@ -120,7 +122,7 @@ def test_a_window_is_cut_short_at_a_real_end_only() -> None:
 
 
 def test_the_gap_is_uniform_and_the_start_uniform_given_the_gap() -> None:
-    """Also where long gaps fit into few places."""
+    """Also if long gaps fit only in a few places."""
     store = replay(lengths=(4, 4, 4, 4))
     batch = sampled(store, 9000, Window(observations=(Gap(4),)))
     counts = torch.bincount(batch["gap"], minlength=5)[1:] / 9000
@@ -134,7 +136,7 @@ def test_a_linear_gap_falls_linearly() -> None:
     np.testing.assert_allclose(np.bincount(drawn)[1:] / 9000, [3 / 6, 2 / 6, 1 / 6], atol=0.02)
 
 
-def test_what_video_lacks_is_named_when_things_are_joined() -> None:
+def test_check_names_what_a_window_reads_and_video_lacks() -> None:
     video = EpisodeDataset(np.zeros((20, 1, *SIZE), np.uint8), [12, 8])
     for window, message in (
         (Window(3), "Learner reads rewards, which these videos lack"),
@@ -164,7 +166,7 @@ def finished(terminated: bool) -> Episodes:
 
 @pytest.mark.parametrize("window", [Window(5), Window(observations=(-1, 4)), Window(rewards=9)])
 def test_data_are_refused_where_nothing_can_be_drawn_and_only_there(window: Window) -> None:
-    """A window longer than the longest episode is served at a real end, where it is cut short."""
+    """A window longer than the longest episode is served at a real end, which shortens it."""
     ended, limited = finished(terminated=True), finished(terminated=False)
     ended.check(window, "Learner")
     assert len(ended.sample(2, window)) == 2
@@ -272,7 +274,9 @@ def test_a_mixture_draws_its_share_and_keeps_what_is_shared() -> None:
 
 
 class Counter:
-    """As `gymnasium.vector`'s: pictures (episode, step), episodes of three steps, each step's reward as asked."""
+    """Environments like those of `gymnasium.vector`: pictures hold (episode, step), episodes have three steps, and each
+    step gives the same reward.
+    """
 
     def __init__(self, num_envs: int, mode: str, reward: float = 1.0) -> None:
         self.mode, self.value = mode, reward
@@ -321,7 +325,7 @@ def play(counter: Counter, steps: int, use_final: bool = True, frame_stack: int 
 @pytest.mark.parametrize("frame_stack", [1, 2])
 @pytest.mark.parametrize("mode", ["next step", "same step"])
 def test_the_obvious_vector_loop_stores_transitions_alone(mode: str, frame_stack: int) -> None:
-    """Gymnasium resets in a step of its own by default: that step leads from one episode to the next."""
+    """By default, Gymnasium resets in a separate step, which leads from one episode to the next."""
     context = pytest.warns(UserWarning, match="NEXT_STEP") if mode == "next step" else warnings.catch_warnings()
     with context:
         store = play(Counter(3, mode), 24, frame_stack=frame_stack)
@@ -426,7 +430,7 @@ def test_names_of_finished_data_are_not_those_of_the_replay() -> None:
 
 @pytest.mark.parametrize("many", [False, True], ids=["listed", "proposed"])
 def test_priorities_fade_with_age_down_to_a_tenth(many: bool) -> None:
-    """A ring that has wrapped, whose rows all have the same priority."""
+    """In a ring that has wrapped, with equal priorities for all rows."""
     fade, kept, steps = (0.999, 5000, 6000) if many else (0.9, 60, 100)
     store = ReplayBuffer((1, *SIZE), BOX, kept, frame_stack=1, n_step=1, prioritized=True, fade=fade)
     picture = np.zeros((1, *SIZE), np.uint8)
@@ -443,7 +447,7 @@ def test_priorities_fade_with_age_down_to_a_tenth(many: bool) -> None:
         )
     index = np.concatenate([store.sample(50)["index"].numpy() for _ in range(400)])
     age = (store.head[0] - 1 - index) % store.length
-    ages = np.arange(1, kept)  # the newest row has led nowhere yet
+    ages = np.arange(1, kept)  # the newest row is not a transition yet
     expected = np.maximum(0.1, fade**ages)
     expected /= expected.sum()
     for most in (kept // 20, kept // 4, kept // 2):

@@ -1,4 +1,4 @@
-"""Every entry of every sample equals what a plain list of all rows says, for random rings, episodes and windows."""
+"""Every entry of every sample equals that of a plain list of all rows, for random rings, episodes and windows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Start = tuple[int, int]  # lane and position
 
 @dataclass
 class Row:
-    """A frame, and the action and reward that followed on it, if any."""
+    """A frame, and the action and reward that followed it, if any."""
 
     frame: np.ndarray
     step: int
@@ -34,7 +34,9 @@ class Row:
 
 @dataclass
 class World:
-    """Lanes as plain lists of all rows ever written, `kept` of which may be read, and the store that holds the same."""
+    """Lanes as plain lists of all rows ever written, of which the last `kept` may be read, and a store with the same
+    rows.
+    """
 
     rng: np.random.Generator
     frame_stack: int
@@ -53,14 +55,14 @@ class World:
         return max(0, len(self.lanes[lane]) - self.kept)
 
     def left(self, lane: int, position: int) -> int:
-        """Steps of the episode that follow."""
+        """The number of steps of the episode that follow."""
         count = 0
         while not self.lanes[lane][position + count].last:
             count += 1
         return count
 
     def priority(self, start: Start) -> float:
-        """What its probability is proportional to."""
+        """The number to which the probability of a start is proportional."""
         return (
             float(self.store.rows["priority"][start[0], start[1] % self.store.length])
             if self.store.prioritized
@@ -91,7 +93,7 @@ class World:
         ]
 
     def reaches(self, window: Window) -> Iterator[tuple[float, int]]:
-        """Each probability with which gaps are drawn, and how far the window reaches then."""
+        """For all gaps that can be drawn: their probability, and how far the window then reaches."""
         drawn = list(dict.fromkeys(offset.drawn for offset in window.observations if isinstance(offset, Gap)))
         for chosen in itertools.product(*(range(1, gap.most + 1) for gap in drawn)):
             probability = 1.0
@@ -151,7 +153,7 @@ def random_ring(rng: np.random.Generator, prioritized: bool = False) -> World:
             terminated=terminated,
             truncated=truncated,
         )
-        if rng.random() < 0.03:  # environments start anew, as after a kill
+        if rng.random() < 0.03:  # environments restart, as after a kill
             world.store.end_episodes()
             running = [False] * lanes
     return world
@@ -195,12 +197,12 @@ Flat = dict[Any, np.ndarray]
 
 
 def flattened(batch: TensorDict) -> Flat:
-    """The entries of a batch by their names."""
+    """The entries of a batch, by name."""
     return {key: batch[key].numpy() for key in batch.keys(include_nested=True, leaves_only=True)}
 
 
 def check_row(world: World, batch: Flat, i: int, window: Window) -> Start:
-    """That row i of a batch is what the lists say; where it starts."""
+    """Compares row i of a batch with the lists; returns where it starts."""
     lane, at = divmod(int(batch["index"][i]), world.store.length)
     rows = world.lanes[lane]
     (position,) = (p for p in range(world.oldest(lane), len(rows)) if p % world.store.length == at)
@@ -222,7 +224,7 @@ def check_row(world: World, batch: Flat, i: int, window: Window) -> Start:
         steps = int(batch["steps", name][i])
         if isinstance(offset, Gap):
             possible = {k for k in range(1, offset.most + 1) if min(k + offset.plus, left) == steps}
-            drawn[offset.drawn] = drawn.get(offset.drawn, possible) & possible  # one k for all of its kind
+            drawn[offset.drawn] = drawn.get(offset.drawn, possible) & possible  # one k for all gaps of a kind
             furthest = max(furthest, min(drawn[offset.drawn], default=0) + offset.plus)
         else:
             furthest = max(furthest, offset)
@@ -253,7 +255,7 @@ def check_row(world: World, batch: Flat, i: int, window: Window) -> Start:
 
 
 def check_samples(world: World, window: Window, batch_size: int = 16, batches: int = 20) -> None:
-    """All entries, and that starts are uniform (or by priority) given the gaps."""
+    """Checks all entries, and that starts are drawn uniformly (or by priority) given the gaps."""
     count = batch_size * batches
     expected: dict[Start, float] = {}
     possible = True
@@ -285,7 +287,7 @@ def check_samples(world: World, window: Window, batch_size: int = 16, batches: i
 
 @pytest.fixture(params=["listed", "rejected"])
 def drawing(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The two ways in which starts are drawn."""
+    """The two ways of drawing starts."""
     if request.param == "rejected":
         monkeypatch.setattr(episodes, "ENUMERATE_BELOW", 0)
     return request.param

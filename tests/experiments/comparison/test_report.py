@@ -37,7 +37,7 @@ def write_run(
     expert: float | None = EXPERT,
     fingerprint: str = "0",
 ) -> Path:
-    """What a run on offline data leaves that the report reads; evaluations at 0, 10, … updates."""
+    """Writes the files of a run on offline data that the report reads, with evaluations at 0, 10, … updates."""
     asked = composed(*overrides).copy()
     asked.seed = seed
     provenance = Provenance(
@@ -52,7 +52,7 @@ def write_run(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two levels, two agents, three seeds, without and with TACO, which brings 20 of 200."""
+    """Two levels, two agents, three seeds, without and with TACO, which adds 20 of 200."""
     folder = tmp_path_factory.mktemp("runs")
     for level, base in (("medium", 50.0), ("expert", 150.0)):
         for agent, bonus in (("bc", 0.0), ("td3_bc", 20.0)):
@@ -83,7 +83,7 @@ def test_the_report_holds_every_agent_on_every_data_set(runs: Path, tmp_path: Pa
     found = {(r["data"], r["agent"], r["taco"], r["statistic"]): r for r in table(tmp_path / "report.csv")}
     one = found["cheetah_run medium", "td3_bc", "1", "return"]
     assert (float(one["value"]), one["runs"]) == (94, "3")
-    half = 4.302653 * 2 / 3**0.5  # a t interval of 92, 94 and 96
+    half = 4.302653 * 2 / 3**0.5  # of the t interval of 92, 94 and 96
     assert [float(one["low"]), float(one["high"])] == pytest.approx([94 - half, 94 + half], rel=1e-5)
     assert float(found["cheetah_run medium", "td3_bc", "1", "score"]["value"]) == 42
     assert float(found["all", "bc", "0", "mean score"]["value"]) == 47
@@ -129,7 +129,7 @@ def test_without_returns_of_the_expert_there_are_no_scores(tmp_path: Path) -> No
     assert "score +TACO" not in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_what_can_not_be_used_is_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unusable_runs_are_left_out_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     good = write_run(tmp_path / "good", "medium", [5.0, 50.0], 1, "agent=bc")
     write_run(tmp_path / "short", "medium", [5.0], 2, "agent=bc")
     write_run(tmp_path / "twice", "medium", [5.0, 51.0], 1, "agent=bc")
@@ -146,7 +146,7 @@ def test_what_can_not_be_used_is_left_out_and_told(tmp_path: Path, caplog: pytes
     assert (line.estimate.value, line.runs) == (50, 1) and np.isnan(line.estimate.low)
 
 
-def test_other_data_of_the_same_name_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_different_data_with_the_same_name_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for seed, fingerprint in ((1, "a"), (2, "a"), (3, "b")):
         write_run(tmp_path / str(seed), "medium", [5.0, 50.0], seed, "agent=bc", fingerprint=fingerprint)
     read_results([tmp_path], "taco")
@@ -156,7 +156,7 @@ def test_other_data_of_the_same_name_are_told(tmp_path: Path, caplog: pytest.Log
 
 
 def test_all_data_are_those_that_both_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Else the one that has the easier data looks better."""
+    """Otherwise the method with the easier data would look better."""
     for level, objectives, last in (("medium", "[]", 50.0), ("expert", "[]", 150.0), ("expert", "[taco]", 140.0)):
         for seed in (1, 2):
             write_run(
@@ -182,7 +182,9 @@ def test_all_data_are_those_that_both_have(tmp_path: Path, caplog: pytest.LogCap
     ]
 
 
-def test_runs_that_differ_in_more_than_the_objective_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_runs_that_differ_in_more_than_the_objective_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_run(tmp_path / "a", "medium", [5.0, 50.0], 1, "agent=td3_bc")
     same = ("objectives=[taco]", "save_video=false", "eval_every_updates=10")
     write_run(tmp_path / "b", "medium", [5.0, 50.0], 1, "agent=td3_bc", *same)

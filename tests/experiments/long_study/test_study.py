@@ -1,4 +1,4 @@
-"""Long studies, with a command that only pretends to train."""
+"""Long studies, with a command that only simulates training."""
 
 import csv
 import json
@@ -48,7 +48,7 @@ CONTENT: dict[str, Any] = {
         {"question": "Does TACO help?", "arm": "taco", "than": "plain", "helps_above": 0, "hurts_below": 0}
     ],
 }
-# Stands for a run: it counts its starts, and writes a curve that rises to 100 seed + 20 with `taco`.
+# Replaces a run: counts its starts, and writes a curve that rises to 20 · seed, plus 60 with `taco`.
 PROGRAM = """
 import pathlib, sys, time
 words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
@@ -72,7 +72,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """In an empty working folder, its runs in runs/tiny; pictures, which take a second each, are not drawn."""
+    """A study in an empty working folder, with its runs in runs/tiny; draws no pictures, which take a second each."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rlrep.experiments.long_study.report.draw", lambda *_: False)
     monkeypatch.setattr("rlrep.experiments.long_study.pool.POLL", 0.05)
@@ -81,7 +81,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def running(program: str, **programs: str) -> Callable[[Study, Job], list[str]]:
-    """A command that runs `program`, and others for some jobs, by arm_task_seed."""
+    """Commands that run `program`, or for some jobs a different program, by arm_task_seed."""
     return lambda study, job: [
         sys.executable,
         "-c",
@@ -183,7 +183,7 @@ def test_runs_outlive_a_study_that_was_killed_and_the_next_waits_for_them_and_re
     process.wait()
     (tmp_path / "go").touch()
     assert make_missing(study, 2, running(FINE)) == 0
-    # The two that ran on were waited for, and started again to see that they had finished.
+    # The study waited for the two running ones, then started them again and found them finished.
     assert sorted(starts(study).values()) == [1] * 8 + [2] * 2
     assert set(states(study).values()) == {FINISHED}
 

@@ -1,4 +1,4 @@
-"""The page's objective: a method of one's own, in our agents and in Stable-Baselines3."""
+"""The page's example of a user-defined objective, in our agents and in Stable-Baselines3."""
 
 from __future__ import annotations
 

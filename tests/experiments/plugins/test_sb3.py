@@ -40,7 +40,7 @@ def test_an_unknown_task_is_one_sentence(capsys) -> None:
 
 
 @pytest.mark.slow
-def test_the_time_of_a_train_step_is_told(capsys) -> None:
+def test_the_time_of_a_train_step_is_printed(capsys) -> None:
     assert sb3_sac.main([*TINY, "--time"]) == 0
     assert "times" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Learning curves: what is drawn is what the runs say, and a broken run never hides the others."""
+"""Learning curves show the numbers of the runs, and a broken run never hides the others."""
 
 import csv
 import gc
@@ -115,7 +115,7 @@ def test_a_group_is_refused_where_there_are_no_runs_to_group(
         given = ["--group", key, "--out", str(tmp_path / "b.png"), str(tmp_path / "a.csv")]
         assert main(given) == 1
         assert f"--group {key} has no effect: {tmp_path}/a.csv holds curves" in capsys.readouterr().err
-        assert main([*given, str(runs / "taco")]) == 0  # the runs are grouped, the table's curves stay
+        assert main([*given, str(runs / "taco")]) == 0  # groups the runs, not the curves of the table
     assert main([str(tmp_path / "a.csv"), "--out", str(tmp_path / "b.png")]) == 0
 
 
@@ -248,7 +248,7 @@ def test_command_prints_a_table(runs: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def write_offline(folder: Path, level: str | None, returns: ArrayLike, agent: str = "bc", seed: int = 1) -> Path:
-    """A run on offline data, which counts updates."""
+    """Writes a run on offline data, which counts updates."""
     folder.mkdir(parents=True)
     data = f"{{level: {level or 'null'}, random_return: 14.0}}"
     (folder / "config.yaml").write_text(

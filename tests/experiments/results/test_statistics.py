@@ -1,4 +1,4 @@
-"""Statistics, against SciPy, by hand, and in what they promise: intervals as wide as a handful of seeds deserves."""
+"""Statistics, compared with SciPy and with numbers worked out by hand; and the coverage of intervals for few seeds."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_improvement_is_mann_and_whitneys_u_over_the_pairs() -> None:
 
 
 def test_holm_multiplies_by_how_many_are_left_and_keeps_the_order() -> None:
-    """Worked by hand: 4·0.01, 3·0.015, 2·0.03 and 1·0.02, of which none may be less than that of a smaller p."""
+    """Worked out by hand: 4·0.01, 3·0.015, 2·0.02 and 1·0.03; an adjusted p is never below that of a smaller p."""
     assert holm(np.array([0.03, 0.01, 0.02, 0.015])) == pytest.approx([0.045, 0.04, 0.045, 0.045])
     assert holm(np.array([0.9, 0.6])).tolist() == [1.0, 1.0]
 
@@ -241,7 +241,7 @@ def test_rank_correlation_is_scipys_whatever_is_equal() -> None:
 
 
 def test_interval_of_a_rank_correlation_covers_as_often_as_it_says() -> None:
-    """Of normal pairs, whose rank correlation is 6 / π · asin(r / 2)."""
+    """For normal pairs, whose rank correlation is 6 / π · asin(r / 2)."""
     truth, inside = 6 / np.pi * np.arcsin(0.8 / 2), 0
     for seed in range(80):
         x, noise = np.random.default_rng(seed).normal(size=(2, 20))

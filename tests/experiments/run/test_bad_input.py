@@ -1,4 +1,4 @@
-"""What goes wrong is told in a line that says what to do, and costs nothing that was written before."""
+"""Errors are reported in one line that says what to do, and earlier results stay."""
 
 import csv
 import errno
@@ -76,6 +76,11 @@ CHECKPOINT = "checkpoints/latest.pt"
         ("objectives=[tests.odd_objectives:CURL,rlrep.objectives.curl:CURL]", "two classes of one name"),
         ("objectives=[tests.odd_objectives:TakesNoActionSpace]", r"can't be built as .*\(encoder, action_space\)"),
         ("objectives=[tests.odd_objectives:SaysNothing]", "SaysNothing must set in_keys"),
+        ("objectives=[tests/odd_objectives.py:Back]", "name the module, not its file: tests.odd_objectives:Back"),
+        ("objectives=[tests.odd_objectives:ForgetsHorizon]", "reads future_observation: set self.horizon"),
+        ("objectives=[tests.odd_objectives:UnknownEntry]", "unknown entry .* 'obs': did you mean observation"),
+        ("objectives=[tests.odd_objectives:Back] ++objective.Back.horizon=abc", "horizon.* must be int"),
+        ("objectives=[tests.odd_objectives:Follows] ++objective.Follows.momentum=-1", r"momentum must lie in \[0, 1\]"),
         ("objectives=[tests.odd_objectives:MinimisesNothing]", "MinimisesNothing returns nothing to minimise"),
         ("agent=taco objective.taco.horizon=0", "objective.taco.horizon must be at least 1, got 0"),
         ("agent=taco objective.taco.horizon=2.5", "objective.taco.horizon must be int, got 2.5"),
@@ -308,10 +313,10 @@ def test_weights_that_are_nan_never_replace_a_checkpoint(run: Run, monkeypatch: 
 
 
 def test_a_checkpoint_with_one_bit_flipped_is_refused(tmp_path: Path) -> None:
-    """Wherever the bit is: ZIP files have checksums that torch does not compare, and none of their own headers."""
+    """Any bit: ZIP files have checksums of their content, which torch does not compare, and none of their headers."""
     path = tmp_path / "latest.pt"
     save_checkpoint(path, {"step": 7, "agent": {"weight": torch.arange(50.0)}, "text": "x"})
-    assert torch.load(path, weights_only=True)["step"] == 7  # as any file of torch's
+    assert torch.load(path, weights_only=True)["step"] == 7  # as any file of torch
     whole = path.read_bytes()
     for at in range(0, 8 * len(whole), 37):
         damaged = bytearray(whole)

@@ -1,4 +1,4 @@
-"""Videos for the background of environments, as the commands read them."""
+"""How the commands read videos for the background of environments."""
 
 import pickle
 from contextlib import closing
@@ -27,7 +27,7 @@ def write(path: Path, shade: int, length: int = 6, side: int = 32, rate: int = 1
 
 @pytest.fixture
 def videos(tmp_path: Path) -> Path:
-    """Two of different lengths, sizes and rates, below a folder."""
+    """A folder with two videos of different lengths, sizes and rates."""
     (tmp_path / "videos" / "more").mkdir(parents=True)
     write(tmp_path / "videos" / "dark.mp4", shade=50)
     write(tmp_path / "videos" / "more" / "bright.mp4", shade=200, length=4, side=64, rate=25)
@@ -35,7 +35,7 @@ def videos(tmp_path: Path) -> Path:
 
 
 def test_videos_of_any_size_and_rate_are_read_at_the_size_of_the_frames(videos: Path) -> None:
-    clips = pickle.loads(pickle.dumps(read_clips(str(videos), 20)))  # as they reach an environment's process
+    clips = pickle.loads(pickle.dumps(read_clips(str(videos), 20)))  # as for an environment's process
     shades = sorted((len(clip.frames()), int(clip.frames().mean())) for clip in clips)
     assert all(clip.frames().shape[1:] == (3, 20, 20) for clip in clips)
     np.testing.assert_allclose(shades, [(4, 200), (6, 50)], atol=3)

@@ -1,4 +1,4 @@
-"""Overrides as people type them: paths as they are, and mistakes reported in a line."""
+"""Overrides as people type them: paths stay unchanged, and mistakes are reported in one line."""
 
 import os
 import shlex
@@ -75,7 +75,7 @@ PATHS = [
 @pytest.mark.parametrize("name", ["run_dir", "encoder", "offline.data", "+init", "++offline.cache"])
 def test_paths_are_taken_as_typed(name: str, path: str) -> None:
     if path == "''" or (path == "{a" and name == "encoder"):
-        path = f"x{path}"  # quotes around all of it, and sections, are Hydra's
+        path = f"x{path}"  # quotes around the whole path, and sections, are for Hydra
     (rewritten,) = for_hydra([f"{name}={path}"], paths_of(TrainConfig))
     override = OverridesParser.create().parse_override(rewritten)
     assert override.value() == path and isinstance(override.value(), str)
@@ -248,7 +248,7 @@ def test_folders_of_ones_own_hide_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0 and "num_train_frames" in done.stdout, done.stderr
 
 
-def test_the_names_of_before_say_the_new_ones() -> None:
+def test_the_old_name_of_a_command_gives_the_new_one() -> None:
     done = subprocess.run([sys.executable, "-m", "experiments.train"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "error: the commands are rlrep's: python -m rlrep.experiments.train, and so on\n"
@@ -281,13 +281,13 @@ def test_a_sweep_in_a_folder_that_can_not_be_written_is_refused(tmp_path: Path) 
         (TrainConfig, "imports=os", r"imports is a list: write imports=\[os\]"),
     ],
 )
-def test_a_section_or_list_that_is_set_to_a_word_is_told_what_to_write(schema: type, typed: str, message: str) -> None:
+def test_a_word_for_a_section_or_list_is_refused_with_what_to_write(schema: type, typed: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_names([typed], schema)
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_what_has_no_use_is_known_without_the_sections_that_were_taken_out(schema: type) -> None:
+def test_effects_are_checked_without_sections_that_were_removed(schema: type) -> None:
     plain = OmegaConf.create({"objective": "curl", "imports": [], "level": "expert"})
     check_effects(["seed=1"], plain, schema)
 
@@ -312,7 +312,7 @@ def test_a_setting_with_a_null_byte_is_refused_by_its_name() -> None:
 
 
 def test_a_name_has_no_options() -> None:
-    """`objective` is the name of one in a pre-training, whose options are options.NAME."""
+    """In a pre-training, `objective` is a name; the objective's options are options.NAME."""
     with pytest.raises(ValueError, match=r"unknown setting 'objective\.horizon': did you mean"):
         check_names(["objective.horizon=3"], PretrainConfig)
     with pytest.raises(ValueError, match="objective must be a name, got"):

@@ -1,4 +1,4 @@
-"""What is completed for the task, the agent and the machine."""
+"""Settings that depend on the task, the agent and the machine."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How files are read is said by the same names in every command as in the library's messages."""
+"""The options for reading files have the same names in every command and in the library's messages."""
 
 from __future__ import annotations
 
@@ -82,4 +82,4 @@ def test_data_are_opened_once_wherever_their_frames_go(stacks: Path, monkeypatch
     monkeypatch.setattr(data, "auto_storage", lambda device, nbytes: "memory")
     held = offline(stacks, "frame_channels=1", "replay_storage=auto")
     assert len(opened) == 1
-    assert held.frames.numpy().flags.writeable, "a copy in memory"
+    assert held.frames.numpy().flags.writeable, "the frames must be a copy in memory"

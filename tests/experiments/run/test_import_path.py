@@ -1,4 +1,4 @@
-"""Objectives by their import path, in every command; and files that name one import nothing."""
+"""Objectives by import path, in every command; an import path in a file imports nothing."""
 
 import sys
 from collections.abc import Callable

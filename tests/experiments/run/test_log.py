@@ -1,4 +1,4 @@
-"""What a run tells Weights & Biases and TensorBoard, and the table that it writes."""
+"""What a run logs to Weights & Biases, TensorBoard and its table."""
 
 import csv
 import re
@@ -36,7 +36,7 @@ def test_wandb_offline_keeps_the_history_and_a_resumed_run_its_id(run: Run) -> N
 
 
 @pytest.mark.usefixtures("quiet_wandb")
-def test_wandb_that_does_not_start_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_that_does_not_start_is_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
     def fail(**_: object) -> None:
@@ -125,7 +125,7 @@ def test_columns_may_join_a_table_and_rows_after_a_frame_be_dropped(tmp_path: Pa
 
 
 class Clock:
-    """Time that passes when a test says so."""
+    """A clock that tests move."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -139,11 +139,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
-    """What was told in a log, since the last call."""
+    """Returns the lines that were logged since the last call."""
     return lambda: capsys.readouterr().err.splitlines()
 
 
-def test_what_ends_soon_is_not_told_and_what_takes_longer_is(clock: Clock, lines: Callable[[], list[str]]) -> None:
+def test_progress_is_logged_only_for_what_takes_long(clock: Clock, lines: Callable[[], list[str]]) -> None:
     for seconds, told in ((2, []), (4, ["short: 1 of 2 files,  0.25 files/s, 00:04 left"])):
         progress = Progress("short", 2, 0, "file", patience=3)
         progress.advance(0)
@@ -154,7 +154,7 @@ def test_what_ends_soon_is_not_told_and_what_takes_longer_is(clock: Clock, lines
         assert lines() == told
 
 
-def test_the_time_is_told_while_the_count_stands_still(clock: Clock, lines: Callable[[], list[str]]) -> None:
+def test_the_time_is_logged_while_the_count_stands_still(clock: Clock, lines: Callable[[], list[str]]) -> None:
     progress = Progress("run", 10, 0, "frame")
     progress.advance(4)
     lines()
@@ -164,7 +164,7 @@ def test_the_time_is_told_while_the_count_stands_still(clock: Clock, lines: Call
     assert len(lines()) == 2
 
 
-def test_what_happens_in_between_is_told_until_it_is_over(clock: Clock, lines: Callable[[], list[str]]) -> None:
+def test_a_stage_is_logged_until_it_is_over(clock: Clock, lines: Callable[[], list[str]]) -> None:
     progress = Progress("run", 10, 4, "frame")
     told = progress.during("evaluating", 3)
     for count in (0, 1, 1, 2, 3):
@@ -189,7 +189,7 @@ def test_a_terminal_shows_the_time_too_and_nothing_before_its_patience(
     progress.close()
 
 
-def test_reading_tells_files_and_frames(clock: Clock, lines: Callable[[], list[str]]) -> None:
+def test_reading_logs_files_and_frames(clock: Clock, lines: Callable[[], list[str]]) -> None:
     with reading("data") as progress:
         for files, frames in ((0, 500), (0, 1000), (2, 1500), (3, 1700)):
             progress(files, 3, frames)

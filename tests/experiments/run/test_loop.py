@@ -1,4 +1,4 @@
-"""The loop: updates beside the environments, as many as configured, each way that an update can be made."""
+"""The loop: updates during environment steps, their number, and all ways of updating."""
 
 import csv
 import re
@@ -32,7 +32,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[Agent]:
-    """The agents that runs build, filled as they do."""
+    """A list that gets the agent of each run."""
     from rlrep.experiments.run import agent
 
     agents: list[Agent] = []
@@ -69,7 +69,7 @@ def test_an_eager_run_trains_and_goes_on(run: Run, built: list[Agent], monkeypat
     overrides = ("agent=taco", "path=eager", "encoder.precision=auto")
     folder = run(*overrides, "num_train_frames=2000")
     assert type(built[0].encoder) is EagerEncoder
-    assert configuration.load(folder / "config.yaml").encoder.precision == "float32"  # what auto means there
+    assert configuration.load(folder / "config.yaml").encoder.precision == "float32"  # auto with path=eager
     run(*overrides, "num_train_frames=3000", "resume=true")
     assert load_checkpoint(folder / CHECKPOINT)["step"] == 60
 
@@ -140,12 +140,12 @@ def test_the_ratio_of_steps_to_updates_is_as_configured_and_reported(
     rows = table(folder / "train.csv")
     assert [int(row["frame"]) for row in rows] == [1000 * num_envs * i for i in (1, 2) for _ in range(num_envs)]
     for row in rows:
-        steps, updates = int(row["frame"]) // 50 - 10, int(row["updates"])  # the first 10 agent steps go before
-        # The updates of the step that ends the episode are made while the next one is under way.
+        steps, updates = int(row["frame"]) // 50 - 10, int(row["updates"])  # minus the first 10 agent steps
+        # The updates of an episode's last step are made during the next step.
         assert updates == (steps - num_envs) // every + 1
         assert float(row["steps_per_update"]) == pytest.approx(steps / updates, rel=1e-5)
         assert abs(steps / updates - every) <= max(num_envs, every) / updates
-        assert float(row["critic_loss"]) > 0  # in every row, though three episodes end at once
+        assert float(row["critic_loss"]) > 0  # in every row, although three episodes end at the same time
     state = load_checkpoint(folder / CHECKPOINT)
     assert state["updates"] == (state["step"] - 10) // every + 1 and state["step"] >= total // 50
 

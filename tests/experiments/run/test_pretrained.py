@@ -1,4 +1,4 @@
-"""Runs that start from an encoder which rlrep.experiments.pretrain made."""
+"""Runs that start from an encoder of rlrep.experiments.pretrain."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ SHORT = ("agent=drqv2", "num_train_frames=1000")
 
 @pytest.fixture
 def encoder(tmp_path: Path) -> Path:
-    """An encoder of another architecture than the runs' own, for their observations."""
+    """An encoder for the observations of runs, with a different architecture than theirs."""
     torch.manual_seed(7)
     folder = tmp_path / "pretrained" / "encoder"
     PixelEncoder((9, 20, 20), channels=3, out_dim=6).save_pretrained(folder)
@@ -69,6 +69,24 @@ def test_an_encoder_is_fine_tuned_from_its_weights(encoder: Path, tmp_path: Path
         assert all(equal(trainer.agent.encoder.state_dict(), pretrained))
         trainer.run()
         assert not any(equal(trainer.agent.encoder.state_dict(), pretrained))
+
+
+def test_an_encoder_that_comes_with_rlrep_is_taken_by_its_name(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlrep.encoder_files.SHIPPED_FOLDER", encoder.parent)
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments" / "conf")):
+        config, other = (
+            configuration.complete(compose("config", [*TINY, *SHORT, f"encoder.path='rlrep://{name}'"]))
+            for name in ("encoder", "encoders")
+        )
+    settle_encoder(config, None)
+    assert (config.encoder.path, config.encoder.channels) == ("rlrep://encoder", 3)
+    with closing(OnlineRun(config, tmp_path / "run")) as trainer:
+        pretrained = PixelEncoder.from_pretrained(encoder).state_dict()
+        assert all(equal(trainer.agent.encoder.state_dict(), pretrained))
+    with pytest.raises(ValueError, match="unknown encoder 'encoders': did you mean encoder"):
+        settle_encoder(other, None)
 
 
 def test_a_resumed_run_does_not_need_the_encoder_any_more(

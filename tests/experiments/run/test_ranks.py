@@ -1,4 +1,4 @@
-"""Runs of several processes, as torchrun starts them."""
+"""Runs with several processes, as torchrun starts them."""
 
 import csv
 import os
@@ -69,7 +69,7 @@ def torchrun(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 def go_on(rank: int, folder: Path, port: int, *overrides: str) -> None:
-    """What torchrun would start; leaves the agent that each rank has at every checkpoint."""
+    """Runs one rank as torchrun would; saves its agent at every checkpoint."""
     torch.set_num_threads(1)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS)}
@@ -114,7 +114,7 @@ def test_two_processes_make_one_run(first_run: Path) -> None:
     assert len(state["ranks"]) == RANKS
     assert frames(first_run / "eval.csv") == [0, 2000, 2500]
     for folder in (first_run, first_run / "rank_1"):
-        assert frames(folder / "train.csv") == [2000]  # an episode of 20 agent steps in each of two environments
+        assert frames(folder / "train.csv") == [2000]  # one episode of 20 agent steps in each of two environments
         assert (folder / "replay" / "frame.npy").exists()
     assert not (first_run / "rank_1" / "checkpoints").exists() and not (first_run / "rank_1" / "config.yaml").exists()
     actions = [np.load(folder / "replay" / "action.npy") for folder in (first_run, first_run / "rank_1")]

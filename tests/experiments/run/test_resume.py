@@ -1,4 +1,4 @@
-"""A run that was killed and resumed ends as one that was never stopped."""
+"""A killed and resumed run ends like an uninterrupted one."""
 
 import csv
 import shutil
@@ -21,7 +21,7 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 def frames(folder: Path, name: str = "train.csv") -> list[int]:
-    """The `frame` column, without a line that is being written."""
+    """The `frame` column, without an incomplete last line."""
     path = folder / name
     lines = path.read_text().splitlines(keepends=True)[1:] if path.exists() else []
     return [int(line.split(",")[0]) for line in lines if line.endswith("\n")]
@@ -36,7 +36,7 @@ def kill_after(process: subprocess.Popen[str], folder: Path, frame: int) -> None
 
 
 def same(a: Any, b: Any) -> bool:
-    """Bit for bit, all through nested dictionaries and lists."""
+    """Whether nested dictionaries and lists are equal bit for bit."""
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list | tuple):
@@ -123,12 +123,12 @@ def alive(pid: str) -> bool:
         return False
 
 
-def test_resume_starts_where_there_is_nothing(run: Run) -> None:
+def test_resume_starts_a_new_run_if_there_is_none(run: Run) -> None:
     folder = run("agent=drqv2", "num_train_frames=1000", "resume=true")
     assert frames(folder) == [1000]
 
 
-def test_resume_starts_anew_before_the_first_checkpoint(run: Run, finished: Path, tmp_path: Path) -> None:
+def test_resume_restarts_a_run_without_a_checkpoint(run: Run, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     (folder / "checkpoints" / "latest.pt").unlink()

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C stop a run between two steps with a checkpoint, from which it ends as if it had never stopped."""
+"""SIGTERM and Ctrl-C stop a run between two steps with a checkpoint; resumed, it ends like an uninterrupted one."""
 
 import os
 import signal
@@ -152,7 +152,7 @@ def test_a_kill_between_two_files_of_a_checkpoint_loses_no_snapshot(
     def save(path: Path, state: dict[str, Any]) -> None:
         written.append(path.name)
         if len(written) == 2:
-            raise KeyboardInterrupt  # as a kill: nothing after it
+            raise KeyboardInterrupt  # acts as a kill: nothing runs after it
         plain(path, state)
 
     for module in (online, driver):
@@ -188,7 +188,7 @@ def test_a_run_stopped_twice_in_one_episode_resumes_bit_for_bit(
     assert_equal(tmp_path / "run", whole)
 
 
-def test_an_episode_that_does_not_repeat_is_cut_and_said_to_be(
+def test_an_episode_that_does_not_repeat_is_cut_with_a_message(
     run: Run, signal_at: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     overrides = ("agent=drqv2", "num_train_frames=2500")
@@ -234,7 +234,7 @@ def test_a_kill_between_the_last_evaluation_and_the_last_checkpoint_leaves_a_run
         patched.setattr(AnyRun, "save", killed)
         run(*overrides)
     folder = tmp_path / "run"
-    assert frames(folder, "eval.csv")[-1] == 3000  # evaluated, and not saved
+    assert frames(folder, "eval.csv")[-1] == 3000  # evaluated, but not saved
     assert load_checkpoint(folder / CHECKPOINT)["updates"] < load_checkpoint(whole / CHECKPOINT)["updates"]
     run(*overrides, "resume=true")
     assert "nothing to do" not in capfd.readouterr().out
@@ -283,7 +283,7 @@ def test_an_interrupt_while_modules_are_imported_shows_no_traceback(start: Start
     assert errors in ("stopped\n", "stopped: resume with resume=true\n")
 
 
-# A command that gets a signal while MuJoCo makes what it draws into, which then complains when it is dropped.
+# A command that gets a signal while MuJoCo makes its drawing context, whose destructor then complains.
 IN_THE_MIDDLE = """
 import os, runpy, sys
 from dm_control.mujoco.wrapper import core
@@ -331,14 +331,14 @@ def test_a_signal_while_environments_are_made_ends_a_command_quietly(
 
 
 class Ending:
-    """Sends a signal as it is dropped, where an exception is lost."""
+    """Sends a signal from its destructor, where exceptions are lost."""
 
     def __del__(self) -> None:
         send(signal.SIGTERM)
         time.sleep(0.001)
 
 
-def test_an_early_stop_that_is_lost_in_the_end_of_an_object_comes_again(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_early_stop_that_is_lost_in_a_destructor_comes_again(capfd: pytest.CaptureFixture[str]) -> None:
     show = sys.unraisablehook
     try:
         with EarlyStop() as early, pytest.raises(KeyboardInterrupt):

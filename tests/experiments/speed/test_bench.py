@@ -1,4 +1,6 @@
-"""The benchmark: what it refuses, what its rows hold, and that it loses nothing. Sizes are tiny, times mean nothing."""
+"""The benchmark: what it refuses, what its rows hold, and that it loses no results. Sizes are tiny, so the times mean
+nothing.
+"""
 
 import json
 import multiprocessing
@@ -38,7 +40,7 @@ Row = dict[str, Any]
 
 
 def measured(out: Path, *words: str) -> list[Row]:
-    """The rows that the benchmark writes for some words, checked against what every row promises."""
+    """The rows that the benchmark writes for some arguments, after a check of what all rows must hold."""
     assert main([*TINY, *words, f"out={out}"]) == 0
     return checked(out)
 
@@ -55,7 +57,7 @@ def checked(out: Path) -> list[Row]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], str]:
-    """The rows of a command, and what it printed."""
+    """The rows of a command, and its output."""
     out = tmp_path_factory.mktemp("benchmark") / "rows.json"
     command = [sys.executable, "-m", "rlrep.experiments.benchmark", "update", "replay", *TINY, f"out={out}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
@@ -130,7 +132,7 @@ def test_the_table_holds_the_rows_and_their_ratios(finished: tuple[list[Row], st
     fast, eager, sb3 = (chosen(rows, what="update", path=path)[0]["seconds"] for path in ("fast", "eager", "sb3"))
     assert (line["agent"], line["batch"]) == ("taco", "4")
     assert (line["eager/fast"], line["sb3/fast"]) == (f"{eager / fast:.2f}", f"{sb3 / fast:.2f}")
-    assert "joint ms" not in line  # nobody asked for it
+    assert "joint ms" not in line  # not requested
     assert printed.startswith(rows[0]["machine"]["processor"]) and "1 threads" in printed.splitlines()[0]
 
 
@@ -167,7 +169,7 @@ def test_rendering_is_compared(tmp_path: Path) -> None:
 def test_operations_of_an_encoder_are_counted() -> None:
     encoder = PixelEncoder((9, 20, 20), channels=4)
     operations, _ = count_work(lambda: encoder(torch.zeros(2, 9, 20, 20, dtype=torch.uint8)))
-    # Sides 9, 7, 5, 3; each output is a sum of 3·3·inputs products: two operations each.
+    # Sides 9, 7, 5, 3; each output is a sum of 3·3·inputs products, with two operations each.
     assert operations == 2 * 2 * 4 * 9 * (9 * 81 + 4 * 49 + 4 * 25 + 4 * 9)
 
 
@@ -229,7 +231,7 @@ def test_a_place_that_can_not_be_written_is_refused(tmp_path: Path, capsys: pyte
         assert f"error: out={out} can't be written" in capsys.readouterr().err
 
 
-def test_what_the_time_does_not_suffice_for_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_points_without_time_left_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TINY, "update", "replay", "minutes=0.001", f"out={tmp_path}/rows.json"]) == 0
     printed = capsys.readouterr().out
     assert "- replay: the 0.001 minutes were over" in printed
@@ -319,7 +321,7 @@ def test_whole_runs_of_an_agent_of_bursts_are_timed(tmp_path: Path) -> None:
     assert row["agent"] == "mrq" and row["updates"] > 0
 
 
-# What of TACO's code the benchmark calls, in a clone's place.
+# Replaces a clone of TACO's code, with the parts that the benchmark calls.
 AGENT = """
 import utils
 
@@ -347,6 +349,6 @@ def test_tacos_own_code_is_measured_beside_ours(tmp_path: Path, capsys: pytest.C
     assert "reference/fast" in capsys.readouterr().out
 
 
-def test_tacos_code_is_refused_where_it_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_tacos_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["update", f"reference={tmp_path}"]) == 2
     assert "reference must be a clone of https://github.com/FrankZheng2022/TACO" in capsys.readouterr().err

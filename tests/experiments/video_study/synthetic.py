@@ -1,4 +1,4 @@
-"""Cells as the study would write them, made up so that each prediction holds, fails or cannot be told."""
+"""Cells as the study would write them, made up so that each prediction holds, fails or cannot be decided."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ import numpy as np
 from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.jobs import Job, LockJob
 
-# Share of the oracle's return per method: under no, iid and exogenous noise, as the theory has it.
+# Each method's share of the oracle's return under no, iid and exogenous noise, as the theory predicts.
 THEORY = {
     "oracle": (1.0, 1.0, 1.0),
     "supervised": (1.0, 0.99, 0.98),
@@ -111,7 +111,7 @@ def write_persistence(folder: Path, seeds: int = 5) -> None:
 
 
 def write_phase(folder: Path, jobs: Iterable[Job] | None = None, seeds: int = 3) -> None:
-    """The diagram, or some jobs of it, as the numbers that are known before training have it."""
+    """Writes the diagram, or some jobs of it, as the numbers known before training predict."""
     rng = np.random.default_rng(5)
     for job in jobs or phase.jobs(None, seeds):
         area = (job.size / 0.3) ** 2
@@ -155,7 +155,7 @@ def write_field(folder: Path, jobs: Iterable[Job | LockJob]) -> None:
 def write_lock(
     folder: Path, rates: Mapping[str, float] = RATES, power: float = 1.2, seeds: int = 5, most: int = 1000
 ) -> None:
-    """Growth exp(rate·H) for the methods in `rates`, else H^power for the action-labelled one."""
+    """Writes cells with growth exp(rate·H) for the methods in `rates`, and H^power for the action-labelled one."""
     rng = np.random.default_rng(3)
     for method in dict.fromkeys((*rates, "inverse_model")):
         for horizon in HORIZONS:
@@ -198,7 +198,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def write_study(folder: Path, seeds: int = 5) -> None:
-    """A whole study in which every prediction holds."""
+    """Writes a whole study in which every prediction holds."""
     write_core(folder, seeds=seeds)
     write_size(folder, seeds=seeds)
     write_persistence(folder, seeds=seeds)

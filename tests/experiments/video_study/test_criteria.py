@@ -1,4 +1,4 @@
-"""The criteria: what the file must hold, when it was frozen, and which cells are no test of it."""
+"""The criteria: what their file must hold, when it was frozen, and which cells are no test of them."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ def cell(**changes: Any) -> LockCell:
 
 @pytest.fixture
 def frozen(tmp_path: Path) -> Callable[..., Criteria]:
-    """The criteria, with changes, as a commit of a repository of its own holds them."""
+    """Makes changed criteria, in a commit of a separate repository."""
 
     def git(*words: str) -> None:
         own = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org", "-c", "commit.gpgsign=false"]
@@ -43,7 +43,7 @@ def frozen(tmp_path: Path) -> Callable[..., Criteria]:
 
 
 def test_no_number_of_a_verdict_is_left_in_the_code_that_judges() -> None:
-    """0 and 1 aside, and the 10 and 100 of percent and of "per 10 %", which are units."""
+    """Except 0 and 1, and the 10 and 100 of percent and "per 10 %", which are units."""
     source = re.sub(r'"""(?s:.*?)"""', "", Path(verdicts.__file__).read_text())
     code = re.sub(r'f?"[^"]*"', "", source)
     assert set(re.findall(r"(?<![\w.])\d+\.?\d*", code)) <= {"0", "1", "0.0", "1.0", "2", "10", "100"}

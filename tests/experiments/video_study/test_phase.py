@@ -1,4 +1,4 @@
-"""The phase diagram: its jobs, its scale, its verdict, its picture, and what it lacks."""
+"""The phase diagram: its jobs, its scale, its verdict, its picture, and missing cells."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def judge(results: Results) -> Verdict:
 
 
 def but(results: Results, **changes: object) -> Results:
-    """With other values in the cells of the forward model."""
+    """The results with changed values in the cells of the forward model."""
     cells = [replace(c, **changes) if c.method == "forward_model" else c for c in results.cells]  # type: ignore[arg-type]
     return Results(cells, [])
 
@@ -148,7 +148,7 @@ def test_missing_cells_are_named(diagram: Path) -> None:
 
 
 def drawn(figure: Figure | None) -> tuple[list[str], list[int]]:
-    """The numbers in the tiles, and how many are hatched, of each panel with tiles."""
+    """For each panel with tiles: the numbers in the tiles, and how many tiles are hatched."""
     assert figure is not None
     figure.canvas.draw()
     texts, hatched = [], []

@@ -1,4 +1,4 @@
-"""The numbers that are known before training, against the simulator and where the answer is known."""
+"""The numbers known before training, compared with the simulator and with known answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def noise(size: float = 0.3, persistence: float = 1.0, num_shapes: int = 8) -> d
 
 
 def futures(options: dict[str, Any], seeds: tuple[int, int], gap: int) -> list[NoiseProcess]:
-    """The noise twice, `gap` steps on from where these seeds begin."""
+    """The noise twice, `gap` steps after the start with these seeds."""
     found = []
     for number, seed in enumerate(seeds):
         process = NoiseProcess(DRAWS, GridDomain.shape, seed=seed, **options)
@@ -48,7 +48,7 @@ def covariance(first: Array, second: Array) -> float:
 
 
 def test_variance_that_noise_explains_is_what_two_futures_of_it_share() -> None:
-    """On black, of shapes so large that it matters which lies on top."""
+    """On black, with shapes so large that it matters which is on top."""
     options, black = noise(0.45), np.zeros((DRAWS, *GridDomain.shape), np.uint8)
     first, second = (process.draw(black) for process in futures(options, (1, 1), 2))
     _, variance = layer(GridDomain(), options, 2, np.zeros(GridDomain.shape))
@@ -122,7 +122,7 @@ def test_one_number_grows_with_area_and_memory_the_other_with_memory_alone() -> 
 
 
 def test_eigenvalues_of_the_noise_are_those_of_its_steps() -> None:
-    """Of one shape that changes only its colour, whose steps are a small matrix."""
+    """For one shape that changes only its colour, whose steps are a small matrix."""
     rho, hues = 0.9, 41
     step = np.fft.ifft(predictor.drifts(np.fft.fftfreq(hues, 1 / hues)) * rho).real + (1 - rho) / hues
     exact = np.linalg.eigvalsh([np.roll(step, shift) for shift in range(hues)])[::-1]

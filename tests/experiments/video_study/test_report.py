@@ -1,4 +1,4 @@
-"""The report: what there is, what is missing, and nothing that depends on other files."""
+"""The report: its contents, what is missing, and that it needs no other files."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ FEW = {method: THEORY[method] for method in ("oracle", "temporal_contrastive", "
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole study and, in `out`, its report. Small pictures: drawing is most of the time."""
+    """A whole study and, in `out`, its report. The pictures are small, because drawing takes most of the time."""
     folder = tmp_path_factory.mktemp("study")
     write_study(folder)
     write_pictures(folder)

@@ -1,4 +1,4 @@
-"""The study itself, at tiny sizes: what a job measures, and that a stopped study goes on."""
+"""The study itself, at tiny sizes: what a job measures, and that a stopped study resumes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def one_thread() -> Any:
 
 
 def small(place: GridDomain) -> GridDomain:
-    """With few states to probe."""
+    """The domain with few states to probe."""
     place.seen = place.seen[:40]
     return place
 
@@ -71,7 +71,7 @@ def test_a_job_measures_what_the_report_reads(method: str, tmp_path: Path) -> No
     if method != "oracle":
         assert cell.pictures is not None and np.load(cell.pictures)["reconstruction"].shape == (8, 56, 56, 3)
         assert 0 <= cell.state_linear <= 1 and np.isfinite(cell.noise_linear)
-        assert np.isfinite(cell.state_head) == (method != "random")  # with a head of its own, at one depth for all
+        assert np.isfinite(cell.state_head) == (method != "random")  # all other methods have a head, at the same depth
 
 
 @pytest.mark.parametrize("method", OBJECTIVES)
@@ -239,7 +239,7 @@ def test_cloning_the_best_player_from_the_true_state_earns_more_with_more_demons
 
 
 def test_margin_of_the_block_mdp_is_the_reviews() -> None:
-    """The numbers that a review of the study computed by itself: 1/6, 1/36 and 1/216."""
+    """The numbers that a review of the study computed independently: 1/6, 1/36 and 1/216."""
     assert GridDomain().margins(3) == pytest.approx([0.167, 0.028, 0.005], abs=5e-4)
 
 
@@ -354,7 +354,7 @@ def test_cells_have_names_of_their_own() -> None:
 
 @pytest.mark.parametrize("method", ["temporal_contrastive", "supervised"])
 def test_a_shorter_training_is_the_beginning_of_a_longer_one(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With probes of a head in between, validations that come as often in both, and steps that make the loss worse."""
+    """With probes of a head in between, equally frequent validations, and steps that increase the loss."""
     monkeypatch.setattr(pixels, "Pretrainer", partial(pixels.Pretrainer, validate_every=2))
     place, job = small(GridDomain()), Job("gridworld", "phase", method, "persistence", 0, 0.8)
     sizes = replace(TINY, lr=0.06)
@@ -383,7 +383,7 @@ def test_a_long_training_keeps_the_encoders_of_the_shorter_ones(
 
 
 def test_linear_probes_alone_are_what_all_probes_have(tmp_path: Path) -> None:
-    """And what a random encoder and labels know of single pictures is the same at any persistence."""
+    """And what a random encoder and labels know about single pictures does not depend on the persistence."""
     place, job = small(GridDomain()), Job("gridworld", "phase", "random", "persistence", 0, 0.0)
     encoder = PixelEncoder(place.shape, **TINY.encoder)
     measured = pixels.probe_encoder(encoder, place, job, TINY, tmp_path)
@@ -450,7 +450,7 @@ def test_a_folder_of_other_criteria_or_code_is_refused_with_the_difference(
     claim(tmp_path)
     job = LockJob("oracle", 2, 0)
     study.run_job(job, tmp_path)
-    claim(tmp_path)  # what made it may go on
+    claim(tmp_path)  # the same study may continue
     made_by = json.loads((tmp_path / FILE).read_text())
     (tmp_path / FILE).write_text(json.dumps({**made_by, name: {**made_by[name], **value}}))
     with pytest.raises(ValueError, match=told):

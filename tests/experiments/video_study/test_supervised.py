@@ -1,4 +1,4 @@
-"""The ceiling: an encoder that is trained on labels keeps the state where it takes learning to see it."""
+"""The ceiling: an encoder trained on labels keeps the state, also if it can only be seen after learning."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ NOISE = {"num_shapes": 1}
 
 
 class Stripes:
-    """Four states: two faint stripes, each there or not, below noise that is far brighter."""
+    """Four states: two faint stripes, each present or absent, below much brighter noise."""
 
     shape: tuple[int, ...] = SHAPE
     action_space: Any = None

@@ -1,4 +1,4 @@
-"""Verdicts follow the data: they change when the data do, and stay open when the data cannot tell."""
+"""Verdicts follow the data: they change with the data, and stay open when the data cannot decide."""
 
 import json
 from pathlib import Path
@@ -149,7 +149,7 @@ def test_a_ceiling_of_another_domain_is_the_encoder_of_labels_under_the_same_noi
         path.unlink()
     assert judge(tmp_path, "P2").parts[-1].note == "cells are missing: labels of the state"
     sweeps = [p.criterion for p in judge(tmp_path, "P2").parts if "mean over" in p.criterion]
-    assert [name.endswith("of exogenous noise") for name in sweeps] == [True, True]  # none is asked for there
+    assert [name.endswith("of exogenous noise") for name in sweeps] == [True, True]  # that domain has no sweeps
 
 
 def test_oracle_of_no_noise_stands_for_one_that_was_not_run_under_noise(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def part(p: float, p_against: float, **options: Any) -> Part:
 
 
 def test_refutation_is_corrected_for_the_number_of_criteria_and_confirmation_is_not() -> None:
-    """Worked by hand, at the level 0.025: Holm multiplies the least of four p values by 4, the next by 3."""
+    """Worked out by hand, at the level 0.025: Holm multiplies the smallest of four p values by 4, the next by 3."""
     criteria = read_criteria()
     alone = decided([part(0.98, 0.02)], criteria)
     of_four = decided([part(0.98, 0.02), *[part(0.02, 0.98)] * 3], criteria)

@@ -15,7 +15,7 @@ PROVENANCE = Provenance(num_actions=4)
 
 
 def write_arrow(episodes: list[Transitions], folder: Path) -> None:
-    """As Minari lays them out: one folder and one file an episode, steps filled up to the number of frames."""
+    """In Minari's layout: one folder and one file per episode, steps filled up to the number of frames."""
     write_transitions(episodes, folder, PROVENANCE, format="minari")
     (folder / "data/main_data.hdf5").unlink()
     path = folder / "data/metadata.json"
@@ -35,7 +35,7 @@ def columns(episode: Transitions) -> dict[str, pa.Array]:
 
 
 def column(rows: np.ndarray) -> pa.Array:
-    """(T, ...) rows as lists of one length; (T,) as they are."""
+    """Rows (T, ...) as lists of equal length; (T,) unchanged."""
     values = pa.array(rows.reshape(-1))
     return values if rows.ndim == 1 else pa.FixedSizeListArray.from_arrays(values, int(np.prod(rows.shape[1:])))
 

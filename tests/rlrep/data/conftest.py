@@ -1,4 +1,4 @@
-"""Small videos whose pictures say which one they are."""
+"""Small videos whose pictures show their number."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WriteVideo = Callable[..., Path]
 
 @pytest.fixture
 def write_video(tmp_path: Path) -> WriteVideo:
-    """Writes `name` in the test's folder: picture i is grey, of value `start` + `step` * i, with some `detail`."""
+    """Writes `name` in the test's folder: picture i is grey, of value `step` * i, plus random `detail`."""
 
     def write(
         name: str, frames: int = 8, size: tuple[int, int] = (32, 32), fps: int = 10, step: int = 20, detail: int = 0
@@ -67,7 +67,7 @@ def write_audio(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture
 def write_timed(tmp_path: Path) -> Callable[..., Path]:
     """Writes pictures that are shown at the given times, in milliseconds; their grey value counts hundredths of
-    a second. `sound` is as long, in milliseconds.
+    a second. `sound` is the length of the sound, in milliseconds.
     """
 
     def write(name: str, times: list[int], sound: int = 0) -> Path:

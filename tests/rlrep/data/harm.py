@@ -1,4 +1,4 @@
-"""What a hostile HDF5 file may hold in place of the data set `name` of a group; `secret` is a file of someone else."""
+"""Hostile replacements for the data set `name` in a group of an HDF5 file; `secret` is somebody else's file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def virtual(file: Any, name: str, secret: Path) -> None:
 def no_storage(file: Any, name: str, secret: Path) -> None:
     shape, dtype = file[name].shape, file[name].dtype
     del file[name]
-    file.create_dataset(name, shape, dtype)  # nothing was written: it would be read as zeros
+    file.create_dataset(name, shape, dtype)  # without content, it would be read as zeros
 
 
 def no_chunks(file: Any, name: str, secret: Path) -> None:

@@ -24,14 +24,14 @@ PATHS = {
 
 
 def actions() -> np.ndarray:
-    """(T, 3) float32 of all episodes, which reach both of their bounds."""
+    """Actions (T, 3) float32 of all episodes; they reach both bounds."""
     share = np.linspace(0, 1, sum(LENGTHS))[:, None]
     return (LOW + share * (HIGH - LOW)).astype(np.float32)
 
 
 def write_lerobot(folder: Path, kind: str = "video", cameras: tuple[str, ...] = (TOP, WRIST), **columns: Any) -> Path:
-    """Three episodes in one file each of rows and of pictures: picture i of camera c is grey, STEP * i + 3 * c. Further
-    `columns` of the rows are values or arrays; None leaves one out.
+    """Writes three episodes in one file of rows, and with videos one file per camera: picture i of camera c is grey,
+    STEP * i + 3 * c. Further `columns` of the rows are values or arrays; None leaves a column out.
     """
     rows = sum(LENGTHS)
     ends = np.cumsum(LENGTHS)
@@ -112,7 +112,7 @@ def read_table(path: Path) -> pa.Table:
 
 
 def change_table(path: Path, **columns: Any) -> None:
-    """Writes a table anew with other columns; None leaves one out."""
+    """Rewrites a table with changed columns; None leaves a column out."""
     held = read_table(path)
     columns = dict(zip(held.column_names, held.columns, strict=True)) | columns
     write_table(path, {name: each for name, each in columns.items() if each is not None})

@@ -1,4 +1,4 @@
-"""Locks, and folders that are written aside: nothing of others is deleted, and nothing of killed processes stays."""
+"""Locks and temporary folders: other people's files stay, and leftovers of killed processes are removed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def names(folder: Path) -> list[str]:
 
 
 def killed(folder: Path) -> None:
-    """Leaves what a process leaves that was killed with kill -9 while it wrote `folder`."""
+    """Leaves the files of a process that was killed with kill -9 while it wrote `folder`."""
     process = os.fork()  # a new interpreter takes seconds
     if process == 0:
         with cache.locked(folder), cache.filling(folder) as temporary:
@@ -69,7 +69,7 @@ def test_a_kill_behind_the_last_rename_leaves_the_folder_alone(
 
 
 def test_only_what_nobody_works_on_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".data-0123abcd.partial").mkdir()  # somebody's own
+    (tmp_path / ".data-0123abcd.partial").mkdir()  # somebody else's folder
     (tmp_path / ".data.1234").mkdir()
     killed(tmp_path / "other")
     with cache.locked(tmp_path / "busy"), cache.filling(tmp_path / "busy") as temporary:
@@ -78,7 +78,7 @@ def test_only_what_nobody_works_on_is_removed(tmp_path: Path) -> None:
     assert names(tmp_path) == [".data-0123abcd.partial", ".data.1234", "busy", "data"]
 
 
-def test_two_that_write_to_one_folder_do_not_meet(tmp_path: Path) -> None:
+def test_a_second_writer_to_a_folder_is_refused(tmp_path: Path) -> None:
     taken = []
 
     def meanwhile() -> Iterator[Transitions]:
@@ -88,14 +88,14 @@ def test_two_that_write_to_one_folder_do_not_meet(tmp_path: Path) -> None:
         yield episode(1)
 
     write_transitions(meanwhile(), tmp_path / "data")
-    assert not taken, "refused before the first episode is made"
+    assert not taken, "the refusal must come before the first episode is made"
     assert len(list(TransitionFiles(tmp_path / "data"))) == 2
     assert names(tmp_path) == ["data"]
 
 
 @pytest.mark.parametrize("empty_before", [False, True])
 @pytest.mark.parametrize("format", FORMATS)
-def test_what_another_puts_into_the_target_stays_and_so_do_the_episodes(
+def test_files_that_others_put_into_the_target_stay_and_so_do_the_episodes(
     tmp_path: Path, format: str, empty_before: bool
 ) -> None:
     target = tmp_path / "data"
@@ -186,7 +186,7 @@ def test_file_systems_without_locks_are_written_with_a_warning(
     with pytest.warns(UserWarning, match="no lock on .*whose file system has none"):
         write_transitions(episodes(), tmp_path / "data")
     assert len(list(TransitionFiles(tmp_path / "data"))) == 4
-    assert names(tmp_path) == sorted([*left, "data"]), "what may be another's is not removed"
+    assert names(tmp_path) == sorted([*left, "data"]), "files that may belong to another process must stay"
     with pytest.warns(UserWarning, match="no lock on"), folder_locked(tmp_path / "run"):
         (tmp_path / "run/file").touch()
 

@@ -1,4 +1,6 @@
-"""Damaged and hostile files give clear errors or the data they held: no crash, hang or flood, nothing in silence."""
+"""Damaged and hostile files give clear errors or their original data: no crash, no hang, no flood of memory, and no
+silent changes.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ def test_damaged_files_are_refused(seed: int) -> None:
     assert sum(one.outcome == "refused" for one in results) > len(results) / 4, fuzz.table(results)
 
 
-def test_what_must_not_be_is_found() -> None:
-    """The table's words for files without checksums and with them."""
+def test_which_outcomes_are_failures() -> None:
+    """For files with checksums, and without."""
     assert [name for name in fuzz.OUTCOMES if fuzz.wrong(fuzz.Result("npz", 0, "", name, ""))] == [
         "changed",
         "traceback",

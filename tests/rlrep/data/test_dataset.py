@@ -64,7 +64,7 @@ def test_samples_are_those_computed_by_hand(tmp_path: Path, format: str) -> None
         assert float(row["discount"]) == pytest.approx(expected["discount"])
         assert bool(row["next", "terminated"]) == expected["terminated"]
         assert int(row["gap"]) == expected["gap"]
-    # Those that end by a time limit can't start in their last three steps: the horizon is 4.
+    # In episodes with a time limit, no sample starts in the last three steps: the horizon is 4.
     assert seen == {(s.name, t) for s in sources for t in range(len(s) if s.terminated else len(s) - 3)}
 
 
@@ -82,8 +82,8 @@ def test_a_data_set_is_only_read(tmp_path: Path, storage: str, monkeypatch: pyte
     write_transitions(episodes(), tmp_path / "data", format="rlrep")
     before = {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # torch's, of an array that it can't write to
-        if storage == "disk":  # mapped: data may be larger than memory
+        warnings.simplefilter("error")  # torch warns of arrays that are read-only
+        if storage == "disk":  # mapped from the file: data may be larger than memory
             monkeypatch.delattr("rlrep.data.dataset.frame_memory")
         data = open_dataset(tmp_path / "data", storage=storage)
     assert not hasattr(data, "add")
@@ -100,7 +100,7 @@ def test_files_are_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (first == again).all()
     cached = next((tmp_path / "cache").glob("transitions-*"))
     (cached / "reward.npy").write_bytes((cached / "reward.npy").read_bytes()[:-1])
-    assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 25  # made anew
+    assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 25  # converted again
     next((tmp_path / "data").glob("*000003_5.npz")).unlink()
     assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 20
 
@@ -115,7 +115,7 @@ def test_several_that_open_at_once_convert_once(tmp_path: Path, opener: Any, mon
     def slowly(folder: Path) -> Iterator[Path]:
         made.append(folder)
         with replacing(folder) as temporary:
-            time.sleep(0.3)  # long enough for the others to look for it in vain
+            time.sleep(0.3)  # long enough for the other threads to find no cache
             yield temporary
 
     monkeypatch.setattr(cache, "replacing", slowly)
@@ -126,7 +126,7 @@ def test_several_that_open_at_once_convert_once(tmp_path: Path, opener: Any, mon
 
 
 def fill(replay: ReplayBuffer, count: int, first: int = 0, steps: int = 7) -> None:
-    """Episodes number first, …, of which the first `steps` steps are played."""
+    """Adds the first `steps` steps of `count` episodes, from number `first` on."""
     for number in range(first, first + count):
         source = episode(number)
         stacks = np.maximum(np.arange(8)[:, None] - np.arange(3)[::-1], 0)
@@ -189,7 +189,7 @@ def test_every_process_of_a_run_has_a_part_of_its_replay(tmp_path: Path) -> None
 def test_frames_newer_than_the_last_flush_are_not_read(
     tmp_path: Path, written: int, whole: list[int], reserve: int
 ) -> None:
-    """Frames reach the disk at once, the rest when it is flushed: a run may be killed between."""
+    """Frames reach the disk immediately, and the other rows at a flush: a run may be killed between the two."""
     replay = ReplayBuffer(
         (9, 8, 8), spaces.Box(-1, 1, (2,)), 35 - reserve, storage="disk", path=tmp_path, reserve=reserve
     )
@@ -224,7 +224,7 @@ def test_a_corrupt_file_is_named_and_can_be_left_out(tmp_path: Path, format: str
     bad.write_bytes(bad.read_bytes()[:-100])
     with pytest.raises(ValueError, match=rf"{bad.name} can't be used: it is corrupt or truncated.*skip_corrupt"):
         open_dataset(tmp_path / "data")
-    for _ in range(2):  # also when it is converted already
+    for _ in range(2):  # the second time with a cache
         with pytest.warns(UserWarning, match=rf"skipped 1 of 4 files:\n.*{bad.name}"):
             data = open_dataset(tmp_path / "data", skip_corrupt=True)
         assert len(data) == 21
@@ -287,7 +287,7 @@ def test_files_that_differ_are_both_named(tmp_path: Path) -> None:
             open_dataset(tmp_path)
 
 
-def test_episodes_shorter_than_a_sample_are_told_of(tmp_path: Path) -> None:
+def test_episodes_shorter_than_a_sample_are_reported(tmp_path: Path) -> None:
     write_transitions([episode(0, 2), episode(1, 6), episode(2, 2, terminated=True)], tmp_path / "data", format="rlrep")
     with pytest.warns(UserWarning, match=r"1 of the 3 episodes .* shorter than a sample.* 3 steps.*: 0$"):
         data = open_dataset(tmp_path / "data")
@@ -299,7 +299,7 @@ def test_episodes_shorter_than_a_sample_are_told_of(tmp_path: Path) -> None:
 
 
 def test_episodes_that_a_learner_never_sees_are_listed_once(tmp_path: Path) -> None:
-    """Those that are too short for what it reads; random gaps may be short."""
+    """Episodes that are too short for the learner's window; random gaps may be short."""
     made = [episode(seed, length) for seed, length in enumerate((4, 9))]
     write_transitions(made, tmp_path / "data")
     data = open_dataset(tmp_path / "data", n_step=1)
@@ -351,7 +351,7 @@ def test_a_wrong_entry_of_an_hdf5_file_is_named(tmp_path: Path, name: str, value
         open_dataset(tmp_path / "data")
 
 
-def test_entries_of_an_hdf5_file_that_are_not_read_are_no_matter(tmp_path: Path) -> None:
+def test_unread_entries_of_an_hdf5_file_may_hold_anything(tmp_path: Path) -> None:
     import h5py
 
     write_transitions(episodes(), tmp_path / "data", format="vd4rl_84")
@@ -404,7 +404,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
 
 def test_frames_are_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_transitions(episodes(), tmp_path / "data", format="rlrep")
-    shutil.copytree(tmp_path / "data", tmp_path / "copy")  # the times of files stay
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")  # keeps the times of the files
     verified = []
     verify = replay_files.check_frames
     monkeypatch.setattr(replay_files, "check_frames", lambda *args: verified.append(name) or verify(*args))

@@ -1,4 +1,4 @@
-"""What the sampler of episodes hands out."""
+"""The samples of the sampler of episodes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LENGTHS = [3, 1, 10, 6]
 
 
 def numbered(lengths: list[int] = LENGTHS, channels: int = 1, **options: Any) -> EpisodeDataset:
-    """Every pixel of a frame holds its row."""
+    """Frames whose pixels all hold the number of the row."""
     rows = sum(lengths)
     frames = np.broadcast_to(np.arange(rows, dtype=np.uint8)[:, None, None, None], (rows, channels, 2, 2)).copy()
     return EpisodeDataset(frames, lengths, **options)
 
 
 def ends(lengths: list[int] = LENGTHS) -> np.ndarray:
-    """For each row, where its episode ends."""
+    """The end of the episode of each row."""
     return np.repeat(np.cumsum(lengths), lengths)
 
 

@@ -1,4 +1,4 @@
-"""Arrow files made to do harm, in a Minari data set."""
+"""Hostile Arrow files in a Minari data set."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_extension_types_are_refused_before_their_code_runs(minari: Path) -> Non
         Evil.ran = 0
         refused(minari, "extension types")
         assert Evil.ran == 0
-        pa.ipc.open_file(str(minari / FILE))  # as the library alone would do
+        pa.ipc.open_file(str(minari / FILE))  # as pyarrow without our checks does
         assert Evil.ran == 1
     finally:
         pa.unregister_extension_type("evil")
@@ -91,7 +91,7 @@ def test_columns_unpack_within_a_stated_bound(
 
 
 def test_a_buffer_can_not_claim_memory(minari: Path) -> None:
-    """The eight bytes before a compressed buffer say what is allocated for it."""
+    """The eight bytes before a compressed buffer say how much memory is allocated for it."""
     frames = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(8 * 192, np.uint8)), 192)
     write_columns(read_columns(minari / FILE) | {"observations": frames}, minari / FILE, compression="zstd")
     content = (minari / FILE).read_bytes()
@@ -187,7 +187,7 @@ def test_what_arrow_would_unpack_or_swap_in_other_ways_is_refused(minari: Path) 
     start = len(content) - 10 - struct.unpack("<i", content[-10:-6])[0]
     footer = bytes(content[start:-10])
     schema = _Table(footer, struct.unpack_from("<I", footer)[0]).table(1)
-    struct.pack_into("<H", content, start + schema.entries + 4, 4)  # a value for the order of bytes
+    struct.pack_into("<H", content, start + schema.entries + 4, 4)  # sets the byte order
     (minari / FILE).write_bytes(content)
     refused(minari, "big-endian")
 
@@ -217,7 +217,7 @@ def test_what_is_not_an_arrow_file_is_never_waited_for(minari: Path, kind: str) 
 
 
 def test_damage_to_the_layout_is_refused_and_values_alone_may_change(minari: Path) -> None:
-    """Every byte is flipped once, in steps. Arrow has no checksums, so that pixels and numbers may be others."""
+    """Flips one bit in every 41st byte. Arrow has no checksums, so pixels and numbers may change."""
     content = (minari / FILE).read_bytes()
     whole = episodes()[0]
     for at in range(0, len(content), 41):

@@ -1,4 +1,4 @@
-"""Files made to do harm: nothing that is read names what is run, reads another file, or unpacks without bound."""
+"""Hostile files: no file chooses what code runs, makes a reader open other files, or unpacks without bound."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_an_id_leads_nowhere_but_to_minaris_folder(
         if not Path(given).exists():
             with pytest.raises(FileNotFoundError, match="no file or folder"):
                 open_video(given, **SMALL)
-    assert len(open_video("outsides-v0", **SMALL).lengths) == 4  # what the user put there may be a link
+    assert len(open_video("outsides-v0", **SMALL).lengths) == 4  # a link that the user made is allowed
 
 
 @pytest.mark.parametrize("harm", HARM)
@@ -126,7 +126,7 @@ def test_an_attribute_can_not_ask_for_memory(tmp_path: Path) -> None:
     for value in (np.int64(10**14), "text", np.zeros(3, np.uint8), h5py.Empty("V8")):
         with h5py.File(tmp_path / "data/data.hdf5", "a") as file:
             del file.attrs["provenance"]
-            file.attrs["provenance"] = value  # bytes(10**14) would be that many zeros
+            file.attrs["provenance"] = value  # bytes(10**14) would allocate that many zeros
         refused(tmp_path / "data", "provenance must be opaque bytes", READERS[:2])
 
 
@@ -152,7 +152,7 @@ def test_an_npz_is_unpacked_within_a_bound_and_only_what_is_read(
     np.savez_compressed(path, **(arrays | {"observation": bomb.reshape(-1, 3, 32, 32)}))
     refused(tmp_path / "data", r"would unpack to 31 MB, and at most 1 MB are read")
     np.savez(path, **(arrays | {"observation": bomb.reshape(-1, 3, 32, 32)}))
-    assert open_video(path, **SMALL).lengths.tolist() == [10 << 10]  # as much as the file itself takes
+    assert open_video(path, **SMALL).lengths.tolist() == [10 << 10]  # no more than the size of the file
 
 
 def rewritten(path: Path, member: str, content: bytes, method: int = zipfile.ZIP_STORED) -> None:
@@ -210,7 +210,7 @@ def test_what_is_not_a_regular_file_is_never_waited_for(tmp_path: Path, format: 
         os.mkfifo(path)
     else:
         path.symlink_to("/dev/zero" if kind == "device" else "/nowhere")
-    if name == "verified.json":  # only spares work
+    if name == "verified.json":  # it only saves time
         path.unlink() if kind == "fifo" else None
         assert len(list(TransitionFiles(tmp_path / "data"))) == 4
     else:
@@ -222,7 +222,7 @@ def test_what_is_not_a_regular_file_is_never_waited_for(tmp_path: Path, format: 
 @pytest.mark.parametrize("there", [False, True])
 @pytest.mark.parametrize("format", ["rlrep", "drqv2"])
 def test_reading_writes_to_nothing_that_a_link_leads_to(tmp_path: Path, format: str, there: bool) -> None:
-    """What a reader notes beside its files may be a link that came with them."""
+    """A name under which a reader stores notes beside the data may be a link that came with the data."""
     write_transitions(episodes(), tmp_path / "data", format=format)
     target = tmp_path / "mine"
     target.write_text("mine") if there else None

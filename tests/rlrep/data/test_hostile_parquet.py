@@ -1,4 +1,4 @@
-"""Parquet files made to do harm, and the variants that honest writers make."""
+"""Hostile Parquet files, and the variants that honest writers make."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_code_of_extension_types_does_not_run(tmp_path: Path) -> None:
     try:
         np.testing.assert_array_equal(opened(path).numbers("one"), NUMBERS)
         assert not ran
-        parquet.read_table(path)  # as the library alone would do
+        parquet.read_table(path)  # as pyarrow without our checks does
         assert ran
     finally:
         pa.unregister_extension_type("rlrep.evil")
@@ -100,7 +100,7 @@ def test_columns_can_not_unpack_to_far_more_than_their_file(
 
 
 def test_metadata_of_many_small_parts_take_no_memory(tmp_path: Path) -> None:
-    """Row groups with 100,000 columns each, of three bytes: 4 MB, for which the library alone takes hundreds."""
+    """Row groups with 100,000 columns of three bytes each: 4 MB, for which pyarrow takes hundreds of MB."""
     columns = b"\x19\xfc\xa0\x8d\x06" + b"\x26\x00\x00" * 100_000
     group = columns + b"\x16\x00\x16\x00\x00"
     footer = b"\x15\x02\x19\x1c\x48\x01a\x15\x00\x00\x16\x00\x19\xdc" + group * 13 + b"\x00"
@@ -110,10 +110,10 @@ def test_metadata_of_many_small_parts_take_no_memory(tmp_path: Path) -> None:
         opened(path)
 
 
-def test_pages_are_those_that_the_metadata_tell_of(tmp_path: Path) -> None:
+def test_pages_must_match_the_metadata(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", {"one": NUMBERS}, use_dictionary=False, compression="none")
     content = path.read_bytes()
-    # Two fields of the header of the only page: 407 bytes unpacked, then packed, and 100 values.
+    # Fields in the header of the only page: 407 bytes unpacked, 407 bytes packed, and 100 values.
     assert content[4:12] == b"\x15\x00\x15\xae\x06\x15\xae\x06" and content.count(b"\x2c\x15\xc8\x01", 0, 99) == 1
     for old, new, message in (
         (b"\x2c\x15\xc8\x01", b"\x2c\x15\xfe\x7f", "a column has 8191 values, where its metadata say 100"),

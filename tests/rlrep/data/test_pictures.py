@@ -1,4 +1,4 @@
-"""Which axis of pictures holds their channels, and which of these are the newest frame."""
+"""Which axis of pictures holds their channels, and which channels are the newest frame."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlrep.data.reading import Unreadable
 
 
 def stacks(frames: int, stack: int, channels: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """(T, stack · C, H, W) true stacks of moving pictures, and the newest frames."""
+    """Stacks of moving pictures, (T, stack · C, H, W), and their newest frames."""
     rng = np.random.default_rng(0)
     newest = rng.integers(0, 256, (frames, channels, height, width), np.uint8)
     rows = np.maximum(np.arange(frames)[:, None] - np.arange(stack)[::-1], 0)

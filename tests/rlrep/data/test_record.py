@@ -1,4 +1,4 @@
-"""An environment streamed into a data set."""
+"""Recording an environment into a data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlrep.data import record
 
 
 class Corridor(gym.Env[np.ndarray, Any]):
-    """Walks right with action 1; the picture and the state say where it is. Ends at 5, or after `limit` steps."""
+    """Walks right with action 1; picture and state show the position. Ends at 5, or after `limit` steps."""
 
     def __init__(self, limit: int = 8, channels_last: bool = True, discrete: bool = True, told: bool = True) -> None:
         self.limit, self.channels_last, self.told = limit, channels_last, told
@@ -105,7 +105,7 @@ def test_an_environment_without_pictures_is_refused() -> None:
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_stacks_of_grey_frames_are_recorded_only_as_such(channels_last: bool) -> None:
     class Stacked(Corridor):
-        """Draws into one array, as some environments do; what moves is in the pictures."""
+        """Draws into one array, as some environments do; its pictures move."""
 
         def _see(self) -> tuple[np.ndarray, dict[str, Any]]:
             if self.steps == 0:

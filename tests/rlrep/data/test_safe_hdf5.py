@@ -1,4 +1,4 @@
-"""Writing HDF5: what happens in the middle of it is never lost."""
+"""Writing HDF5: an interrupt in the middle is never lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlrep.data.safe_hdf5 import Output, create_rows, writing
 def test_an_interrupt_inside_hdf5_is_raised_and_leaves_no_file(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HDF5 drops an exception from a call that it makes, and would write a shorter file without a word."""
+    """HDF5 drops exceptions from its callbacks, and would silently write a shorter file."""
     plain, calls = getattr(Output, method), []
 
     def interrupted(self: Output, *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is known of a data set, beside its episodes."""
+"""The properties of a data set in addition to its episodes."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def test_a_provenance_keeps_the_bounds_of_actions() -> None:
         (dict(rewards=None), "rewards of a data set's provenance can't be None"),
     ],
 )
-def test_bounds_that_are_none_are_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_bounds_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Provenance(**values)

@@ -1,4 +1,4 @@
-"""From video files to a data set: what is read, kept and refused."""
+"""Reading video files as a data set: what is read, cached and refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = dict(image_size=16, frame_stack=1, max_gap=2)
 
 
 def greys(data: EpisodeDataset) -> np.ndarray:
-    """The mean of each frame of each episode, all episodes one after the other."""
+    """The mean of each frame, of all episodes in order."""
     return data.frames[data.index].astype(float).mean((1, 2, 3))
 
 
@@ -79,9 +79,7 @@ def test_a_second_opening_decodes_nothing(write_video: WriteVideo, monkeypatch: 
 
 
 @pytest.mark.parametrize("change", ["size", "time", "file", "damage", "options"])
-def test_a_cache_that_is_not_of_these_files_and_options_is_made_anew(
-    write_video: WriteVideo, tmp_path: Path, change: str
-) -> None:
+def test_a_cache_of_other_files_or_options_is_rebuilt(write_video: WriteVideo, tmp_path: Path, change: str) -> None:
     write_video("v/a.mp4", frames=5)
     cache = tmp_path / "cache"
     open_video(tmp_path / "v", cache=cache, **SMALL)
@@ -105,7 +103,7 @@ def test_a_cache_that_is_not_of_these_files_and_options_is_made_anew(
     assert data.frames.shape[-1] == options["image_size"]
     if change == "time":
         assert greys(data).max() < 4
-    assert len(folders(cache)) == (2 if change == "options" else 1), "stale caches must not pile up"
+    assert len(folders(cache)) == (2 if change == "options" else 1), "stale caches must not accumulate"
     assert not (tmp_path / "v/.rlrep-cache").exists()
 
 
@@ -143,7 +141,7 @@ def test_a_corrupt_video_is_named(write_video: WriteVideo) -> None:
     video = write_video("a.mp4", frames=12, detail=20)
     content = bytearray(video.read_bytes())
     first, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
-    for at in range(first + 20, end - 20, 64):  # in every picture: what x264 writes differs from one time to the other
+    for at in range(first + 20, end - 20, 64):  # in every picture, because x264's output varies
         content[at : at + 20] = bytes(range(20))
     video.write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.mp4 can't be used: (it is corrupt|the picture at .* is corrupt)"):
@@ -241,7 +239,7 @@ def test_frames_are_chosen_by_their_times_so_that_steps_are_even(seed: int) -> N
     kept: list[Fraction] = []
     chosen = np.concatenate(list(decode._thinned(np.split(np.arange(400)[:, None], 20), times, Fraction(5), kept)))
     assert [times[number] for number in chosen[:, 0]] == kept
-    # Each is within half the longest step of its tick.
+    # Each frame is at most half of the longest step away from its tick.
     assert np.diff(np.array(kept, float)).min() >= 0.2 - 0.1 - 1e-9
     assert np.diff(np.array(kept, float)).max() <= 0.2 + 0.1 + 1e-9
     assert len(kept) == pytest.approx(5 * float(times[-1] - times[0]), abs=1.1)
@@ -306,7 +304,7 @@ def test_a_cache_tells_what_it_was_made_from(write_video: WriteVideo) -> None:
 
 
 def steps(data: EpisodeDataset) -> np.ndarray:
-    """Seconds between the frames of `write_timed`."""
+    """The seconds between the frames of `write_timed`."""
     return np.diff(greys(data)) / 100
 
 
@@ -346,7 +344,7 @@ def test_an_even_frame_rate_is_kept_whole(write_video: WriteVideo, tmp_path: Pat
 
 
 def with_matrix(path: Path, matrix: list[int]) -> Path:
-    """Writes a display matrix into an MP4's track header, at 36 bytes from byte 40 of its content on."""
+    """Writes a display matrix into an MP4's track header: 36 bytes, from byte 40 of its content on."""
     content = bytearray(path.read_bytes())
     at = content.index(b"tkhd") + 44
     content[at : at + 36] = np.array(matrix, ">i4").tobytes()
@@ -454,7 +452,7 @@ def test_what_follows_or_lacks_a_gifs_last_byte_does_no_harm(write_video: WriteV
             open_video(path, **SMALL)
 
 
-def test_where_no_duration_is_stated_a_missing_end_is_refused_or_told(write_video: WriteVideo) -> None:
+def test_where_no_duration_is_stated_a_missing_end_is_refused_or_reported(write_video: WriteVideo) -> None:
     for ending, mark in ((".ogv", "truncated: it breaks off within a page"), (".ts", "breaks off within one")):
         path = write_video(f"a{ending}", frames=12, detail=60)
         content = path.read_bytes()
@@ -494,7 +492,7 @@ def test_one_flipped_bit_in_a_cache_makes_it_anew(tmp_path: Path, part: str, mon
 
 @pytest.mark.parametrize("content", [b"", b"x"])
 @pytest.mark.parametrize("name", ["frames.npy", "index.json", "action.npy", "verified.json"])
-def test_a_cache_of_which_a_file_is_empty_or_another_is_made_anew(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_cache_with_an_empty_or_wrong_file_is_rebuilt(tmp_path: Path, name: str, content: bytes) -> None:
     np.savez(tmp_path / "a.npz", observation=np.zeros((6, 16, 16, 3), np.uint8), action=np.zeros((5, 2)))
     options: dict[str, Any] = SMALL | dict(actions=True)
     open_video(tmp_path / "a.npz", **options)
@@ -562,7 +560,7 @@ def test_a_video_without_a_decoder_is_read_once_there_is_one(
     monkeypatch.setattr(
         av, "open", lambda path, **options: opened(str(path).replace("v/b.mp4", "whole.mp4"), **options)
     )
-    assert open_video(bad.parent, skip_corrupt=True, **SMALL).num_episodes == 2, "the same file, with another decoder"
+    assert open_video(bad.parent, skip_corrupt=True, **SMALL).num_episodes == 2, "the other decoder reads the file"
 
 
 def test_linked_folders_are_read_once_and_cycles_end(write_video: WriteVideo, tmp_path: Path) -> None:
@@ -634,4 +632,4 @@ def test_a_file_is_read_once_whatever_links_lead_to_it(write_video: WriteVideo, 
     (tmp_path / "v/loop.mp4").unlink()
     assert open_video(tmp_path / "v", **SMALL).lengths.tolist() == [6, 4, 5]
     again = [tmp_path / "v", tmp_path / "far", tmp_path / "v/a.mp4", tmp_path / "v/b.mp4"]
-    assert sorted(open_video(again, **SMALL).lengths) == [4, 5, 6], "nor whatever list names it"
+    assert sorted(open_video(again, **SMALL).lengths) == [4, 5, 6], "nor if a list names it again"

@@ -1,4 +1,4 @@
-"""Small data sets, and what their samples must be, worked out step by step."""
+"""Small data sets, and their expected samples, computed step by step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def episode(seed: int, steps: int = 7, terminated: bool = False, size: int = 8, 
 
 
 def episodes(discrete: bool = False) -> list[Transitions]:
-    """Of different lengths, some of which really end."""
+    """Episodes of different lengths, some of which really end."""
     return [episode(i, steps, i % 2 == 1, discrete=discrete) for i, steps in enumerate((7, 4, 9, 5))]
 
 
@@ -48,7 +48,7 @@ def assert_equal(found: Transitions, expected: Transitions) -> None:
 
 
 def by_hand(source: Transitions, t: int, stack: int, n_step: int, discount: float, horizon: int) -> dict[str, Any]:
-    """A sample that starts at step t."""
+    """The expected sample that starts at step t."""
     steps = len(source)
 
     def observation(at: int) -> np.ndarray:
@@ -77,5 +77,5 @@ def by_hand(source: Transitions, t: int, stack: int, n_step: int, discount: floa
 
 
 def source_path(folder: Path, format: str) -> Path:
-    """What a person would point at."""
+    """The path that a user would give."""
     return folder / "data.hdf5" if format == "vd4rl_84" else folder

@@ -1,4 +1,4 @@
-"""Small environments to put Stable-Baselines3's algorithms on."""
+"""Small environments for Stable-Baselines3's algorithms."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ SIZE = 20
 
 
 class Counter(gym.Env[Any, Any]):
-    """Pictures that tell the episode and the step: a stack of RGB frames whose pixels are 10 · episode + step + 1.
+    """Pictures that show the episode and the step: a stack of RGB frames whose pixels are 10 · episode + step + 1.
 
-    Episodes last `length` steps; odd ones end by a time limit, even ones for good.
+    Episodes last `length` steps; odd ones end by a time limit, even ones at a real end.
     """
 
     def __init__(

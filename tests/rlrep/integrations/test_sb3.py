@@ -1,4 +1,4 @@
-"""Objectives attached to Stable-Baselines3's algorithms."""
+"""Objectives that are attached to Stable-Baselines3's algorithms."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ from tests.rlrep.integrations.sb3_environments import Counter
 ALGORITHMS = [SAC, TD3, DQN, PPO, A2C, TQC, CrossQ, QRDQN]
 ON_POLICY = (PPO, A2C)
 DISCRETE = (DQN, QRDQN)
-# Each algorithm with TACO, each objective with one of the algorithms; the other pairs are slow tests.
+# Each algorithm with TACO, and each objective with one of the algorithms; the other pairs are slow tests.
 PAIRS = [
     pytest.param(
         algorithm,
@@ -31,14 +31,14 @@ PAIRS = [
     for number, name in enumerate(sorted(OBJECTIVES))
     for place, algorithm in enumerate(ALGORITHMS)
 ]
-SHORT = {"cvrl": {"horizon": 2, "clip_length": 2}}  # episodes of six steps
+SHORT = {"cvrl": {"horizon": 2, "clip_length": 2}}  # episodes have six steps
 SHORT |= {name: {"horizon": 2} for name in ("laom", "vip", "r3m", "curved")}
 OFF_POLICY = dict(replay_buffer_class=SequenceReplayBuffer, buffer_size=200, learning_starts=20, train_freq=4)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from more, and wait for each other on a busy machine."""
+    """Such small networks do not benefit from more threads, which wait for each other on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -74,7 +74,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 class Batches(BaseCallback):
-    """Keeps what the agent draws from its replay."""
+    """Keeps the batches that the agent draws from its replay."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def test_every_objective_trains_with_every_algorithm_and_is_logged(algorithm, na
 
 
 class Taken(BaseCallback):
-    """How many steps the agent's optimizer and the objectives took."""
+    """Counts the steps of the agent's optimizer and of the objectives."""
 
     def _on_training_start(self) -> None:
         train, self.agents, self.objectives = self.model.train, 0, 0
@@ -122,7 +122,7 @@ class Taken(BaseCallback):
     ("algorithm", "options", "steps"),
     [
         (PPO, dict(n_epochs=2), 8),  # two rollouts in two minibatches
-        (PPO, dict(n_epochs=2, target_kl=1e-9), None),  # which ends epochs early
+        (PPO, dict(n_epochs=2, target_kl=1e-9), None),  # target_kl ends epochs early
         (A2C, {}, 2),
         (TQC, dict(gradient_steps=2), 6),  # after 24, 28 and 32 steps
         (CrossQ, dict(gradient_steps=2), 6),
@@ -147,7 +147,7 @@ def test_sb3_contrib_may_be_missing() -> None:
 
 
 def with_and_without(algorithm, steps: int, **options):
-    """Two models trained alike, the first with TACO at coefficient 0; and what they drew from their replays."""
+    """Two models trained in the same way, the first with TACO at coefficient 0, and the batches that they drew."""
     models, drawn = [], []
     for objectives in (["taco"], []):
         model, callback = build(algorithm, **options), Batches()
@@ -286,12 +286,12 @@ def test_frames_stacked_by_stable_baselines_and_ddpg() -> None:
     assert encoder_of(model).observation_shape == (9, 20, 20)
     attach(model, ["taco"])
     model.learn(60)
-    model.learn(60)  # the environments begin anew in the middle of an episode
+    model.learn(60)  # the environments restart in the middle of an episode
     assert losses(model)
 
 
 def pretrained(frozen: bool = False, out_dim: int | None = None) -> PixelEncoder:
-    """An encoder whose weights no initialisation gives, biases included."""
+    """An encoder whose weights and biases differ from any initialisation."""
     torch.manual_seed(3)
     encoder = PixelEncoder((6, 20, 20), channels=4, strides=(2, 2), out_dim=out_dim)
     for parameter in encoder.parameters():
@@ -304,7 +304,7 @@ def extractors(model) -> list[PixelFeatures]:
 
 
 def keeps(model, encoder: PixelEncoder) -> bool:
-    """Whether all networks read through the encoder's weights, in a module of their own."""
+    """Whether all networks use the encoder's weights, in modules of their own."""
     found = [features.encoder for features in extractors(model)]
     return bool(found) and all(equal(one.state_dict(), encoder.state_dict()) and one is not encoder for one in found)
 
@@ -331,7 +331,7 @@ def test_an_encoder_that_is_handed_over_keeps_its_weights(algorithm, way: str, o
     encoder = pretrained(out_dim=out_dim)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     policy = dict(features_extractor_kwargs=dict(encoder=encoder, features_dim=8), net_arch=[8], **WAYS[way])
-    another = "MlpPolicy" if algorithm is CrossQ else "CnnPolicy"  # which has no other
+    another = "MlpPolicy" if algorithm is CrossQ else "CnnPolicy"  # CrossQ has no CnnPolicy
     model = build(algorithm, policy=another if way == "another policy" else "PixelPolicy", policy_kwargs=policy)
     model.set_env(Counter(discrete=algorithm in DISCRETE))
     if way == "PixelPolicy":
@@ -340,7 +340,7 @@ def test_an_encoder_that_is_handed_over_keeps_its_weights(algorithm, way: str, o
     model.learn(33)
     trained = extractors(model)[0].encoder
     assert not keeps(model, encoder) and not equal(trained.state_dict(), before)
-    assert equal(encoder.state_dict(), before), "the encoder that was handed over is not trained itself"
+    assert equal(encoder.state_dict(), before), "the encoder that was handed over must not be trained itself"
 
 
 @pytest.mark.parametrize("algorithm", EVERY)
@@ -356,7 +356,7 @@ def test_a_frozen_encoder_stays_as_it_is_in_every_network(algorithm, tmp_path) -
     others = {name: value for name, value in parameters(model).items() if ".encoder." not in f".{name}"}
     model.learn(60)
     assert keeps(model, encoder)
-    assert not equal(others, {name: parameters(model)[name] for name in others}), "the rest is trained"
+    assert not equal(others, {name: parameters(model)[name] for name in others}), "the rest must be trained"
     model.save(tmp_path / "model")
     loaded = algorithm.load(tmp_path / "model", env=model.get_env())
     assert keeps(loaded, encoder) and equal(parameters(loaded), parameters(model))
@@ -403,7 +403,7 @@ def test_what_is_no_encoder_is_refused_with_how_to_load_one() -> None:
 
 
 class Steps(BaseCallback):
-    """Keeps how far each call of `train` moves the encoder through the objectives alone, and with what step size."""
+    """Keeps how far the objectives move the encoder in each call of `train`, and their step sizes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -453,12 +453,12 @@ def test_the_largest_rate_of_a_schedule_counts_not_its_first() -> None:
 
 
 def test_a_narrow_peak_of_a_schedule_is_its_largest_rate() -> None:
-    """A warm-up of less than a hundredth, and a peak that the points of the search miss."""
+    """A warm-up shorter than a hundredth, and a peak between the points of the search."""
     model = build(SAC, learning_rate=lambda progress: 3e-4 * (1e-3 if progress > 0.994 else progress / 0.994))
     attach(model, ["curl"], lr=1e-3)
     assert model.train.largest_rate == pytest.approx(3e-4, rel=1e-3)
     narrow = steps_of(SAC, lambda progress: 1e-3 if abs(progress - 0.5) < 1e-9 + 0.4 / 64 else 1e-5, steps=64)
-    narrow.model.train.largest_rate = 1e-5  # as if it had been missed
+    narrow.model.train.largest_rate = 1e-5  # as if the search had missed the peak
     narrow.model.learn(64, callback=narrow)
     assert max(size for size, _ in narrow.step_sizes) == pytest.approx(1e-3)
 
@@ -562,7 +562,7 @@ def test_the_shared_batch_is_checked_beside_an_own_one_of_its_size() -> None:
 
 
 class LooksBack(CURL):
-    """Reads far back."""
+    """Also reads an observation `back` steps before."""
 
     def __init__(self, encoder, action_space=None, back: int = 3, **options) -> None:
         super().__init__(encoder, action_space, **options)

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's batches and K-step sequences from frames that are kept once."""
+"""Stable-Baselines3's batches and K-step sequences from frames that are stored once."""
 
 import pickle
 
@@ -15,7 +15,7 @@ from tests.rlrep.integrations.sb3_environments import Counter
 
 
 def fill(buffer, env, steps: int, seed: int = 0, reset_at: int = -1) -> None:
-    """What `collect_rollouts` does with a replay buffer."""
+    """Fills a replay buffer as `collect_rollouts` does."""
     rng = np.random.default_rng(seed)
     seen = env.reset()
     for step in range(steps):
@@ -43,7 +43,7 @@ def build(kind, env, size=400, **options):
 
 
 def rows(samples) -> set[tuple]:
-    """Transitions as things that can be compared."""
+    """Transitions as tuples, which can be compared."""
 
     def flat(value) -> np.ndarray:
         parts = value.values() if isinstance(value, dict) else [value]
@@ -86,7 +86,7 @@ def test_dict_observations_come_back_whole() -> None:
 
 
 def count(pixels) -> np.ndarray:
-    """10 · episode + step of the newest frame."""
+    """10 · episode + step, from the newest frame."""
     return np.asarray(pixels[:, -1, 0, 0], int) - 1
 
 
@@ -96,7 +96,7 @@ def test_sequences_stay_in_one_episode_and_only_real_ends_cut_them_short() -> No
     batch = buffer.windows(1000, Window.ahead(3, 3), 0.9, np.random.default_rng(0))
     first, last, gap = count(batch["observation"]), count(batch["future_observation"]), batch["gap"].numpy()
     assert (first // 10 == last // 10).all() and (last - first == gap).all()
-    assert set(gap[(first // 10) % 2 == 1]) == {3}, "a window ran into a time limit"
+    assert set(gap[(first // 10) % 2 == 1]) == {3}, "a window crosses a time limit"
     assert set(gap) == {1, 2, 3}
     assert batch["action_sequence"].shape == (1000, 3, 2)
     whole = gap == 3
@@ -106,7 +106,7 @@ def test_sequences_stay_in_one_episode_and_only_real_ends_cut_them_short() -> No
 
 @pytest.mark.parametrize("beside", [Window(), Window(observations=(6,), actions=6, rewards=6)])
 def test_a_reward_of_any_n_is_that_of_one_step_whatever_else_the_window_reads(beside: Window) -> None:
-    """As Stable-Baselines3's own; an objective's loss does not change because another one is attached."""
+    """As in Stable-Baselines3; an objective's loss must not change when another objective is attached."""
     buffer = build(SequenceReplayBuffer, environment(n_envs=1))
     fill(buffer, environment(n_envs=1), 60)
     window = Window(ANY_N_STEP, (3,), actions=3).join(beside)
@@ -192,6 +192,6 @@ def test_windows_of_a_rollout_stay_in_one_episode(discrete: bool) -> None:
     assert (last - first == 3).all() and (first // 10 == last // 10).all()
     assert batch["action_sequence"].shape == ((500, 3) if discrete else (500, 3, 2))
     if not discrete:
-        assert batch["action"].abs().max() == 1, "clipped as in the environment, then scaled"
+        assert batch["action"].abs().max() == 1, "actions must be clipped as in the environment, then scaled"
     step = first % 10
     assert np.allclose(batch["next", "reward"].numpy()[:, 0], step + 1 + 0.9 * (step + 2) + 0.81 * (step + 3))

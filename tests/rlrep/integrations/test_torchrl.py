@@ -24,7 +24,9 @@ WINDOW = Window.ahead(3, 3)
 
 
 def transitions(dtype: torch.dtype = torch.uint8) -> TensorDict:
-    """Three episodes whose pixels, actions and rewards tell the row: pixel = row + episode, as frames of one more."""
+    """Three episodes whose pixels, actions and rewards show the row: pixel = row + episode, because each episode has
+    one frame more than rows.
+    """
     rows = sum(EPISODES)
     episode = torch.cat([torch.full((length,), i) for i, length in enumerate(EPISODES)])
     ends = torch.tensor(EPISODES).cumsum(0) - 1
@@ -174,7 +176,7 @@ def test_pixels_that_are_floats_or_of_another_shape_are_refused() -> None:
 
 
 def continuous(low: float, high: float) -> TensorDict:
-    """The transitions with two-dimensional actions that go from one bound to the other."""
+    """The transitions with two-dimensional actions, from one bound to the other."""
     rows = transitions()
     return rows.set("action", torch.linspace(low, high, len(rows))[:, None].expand(-1, 2).contiguous())
 
@@ -226,7 +228,7 @@ def test_gaps_of_one_kind_share_their_steps() -> None:
 
 
 def test_looking_back_never_crosses_an_episodes_end() -> None:
-    batch = replay(RandomSampler(), 4).sample()[:0]  # the entries
+    batch = replay(RandomSampler(), 4).sample()[:0]  # an empty batch with all entries
     batch = torch.cat([batch, transitions()[5:9]])  # the first episode ends after the second of these
     for window in (Window(observations=(-2,)), Window(observations=(-1,), actions=1)):
         with pytest.raises(ValueError, match="slices cross an episode's end"):
@@ -260,8 +262,8 @@ def test_rewards_that_are_not_finite_or_several_a_step_are_refused() -> None:
 
 
 @pytest.mark.parametrize("choice", [-1, 4, 1000])
-def test_choices_that_there_are_not_are_refused(choice: int) -> None:
-    """Read as rows of a table, they would end a process on CUDA."""
+def test_choices_out_of_range_are_refused(choice: int) -> None:
+    """As rows of an embedding, they would crash a process on CUDA."""
     sample = transitions()[:6]
     wrong = sample.clone().set("action", torch.full((6,), choice))
     objective = make_objective("taco", PixelEncoder(SHAPE, channels=2), spaces.Discrete(4), horizon=3)

@@ -1,4 +1,4 @@
-"""DBC's losses against the paper's formulas, and what it forgets."""
+"""DBC's losses against the paper's formulas, and which information it drops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bisimulation(**options: float) -> Bisimulation:
 
 
 def draw(place: World, rows: int) -> TensorDict:
-    """A reward of 1 where the square that actions move is in the first place."""
+    """A batch with a reward of 1 if the square that actions move is at the first place."""
     batch = place.data.sample(rows, Window(observations=(1,), actions=1))
     reward = (place.state[batch["index"]] == 0).float()
     batch["sequence"] = TensorDict({"reward": reward[:, None, None]}, batch_size=[rows])
@@ -60,8 +60,8 @@ def test_each_loss_trains_the_encoder_and_distances_do_not_train_the_model(name:
     assert all(trained) if name != "loss_bisimulation" else not any(trained)
 
 
-def test_what_follows_carries_no_gradient() -> None:
-    """With a model that says nothing of now, the likelihood teaches the encoder nothing."""
+def test_the_next_observation_carries_no_gradient() -> None:
+    """If the model ignores the current observation, the likelihood gives the encoder no gradient."""
     objective, given = bisimulation(), draw(world(episodes=2), 6)
     with torch.no_grad():
         objective.model[0].weight[:, :8] = 0
@@ -77,7 +77,7 @@ def test_learning_keeps_what_rewards_depend_on_and_drops_the_rest() -> None:
     state, noise = place.state[given["index"]], place.noise[given["index"]]
 
     def spread(labels: torch.Tensor) -> float:
-        """How far apart the means of what differs in the label alone are."""
+        """The variance of the mean features over the values of a label."""
         return torch.stack([z[labels == each].mean(0) for each in range(5)]).var(0).sum().item()
 
     assert spread(state) > 5 * spread(noise)

@@ -24,7 +24,9 @@ def batch(rows: int = 5) -> TensorDict:
 
 
 def similarities(objective: Curved, given: TensorDict) -> Tensor:
-    """c of each of both observations (rows) and each of both (columns), (2, 2, B, B)."""
+    """The similarities c[a, b, i, j] from row i of set a to row j of set b, (2, 2, B, B): set 0 holds the observations,
+    set 1 the future ones.
+    """
     both = [objective.state_projection(objective.encoder(given[key])) for key in ("observation", "future_observation")]
     leaving, arriving = (
         torch.stack([F.normalize(head(each), dim=1) for each in both])

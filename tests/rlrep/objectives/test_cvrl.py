@@ -1,4 +1,4 @@
-"""CVRL's clips: what is read, how it is augmented, and the loss."""
+"""CVRL's clips: what they read, how they are augmented, and the loss."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_two_clips_of_consecutive_frames_whose_distance_falls_linearly() -> None
 
 
 def test_one_augmentation_a_clip() -> None:
-    """Clips of one picture stay clips of one picture, shifted; other clips are shifted otherwise."""
+    """All frames of a clip are shifted equally; different clips are shifted differently."""
     torch.manual_seed(1)
     cvrl = made(shift=4)
     picture = torch.randint(0, 256, (1, 1, *SHAPE), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Gated pairs against the formula, and what gates learn to select."""
+"""Gated pairs against the formula, and which features the gates learn to select."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_gradient_reaches_the_encoder_and_the_gates_of_the_batchs_gaps() -> No
 
 
 def test_gates_drop_the_features_that_do_not_last_as_long() -> None:
-    """Features of which half are new after two steps: the gate of one step keeps them, that of two does not."""
+    """Half of the features change after two steps: the gate for one step keeps them, the gate for two does not."""
     rng, objective = np.random.default_rng(0), gated(horizon=2)
     lasting, passing = (torch.from_numpy(rng.normal(size=(200, 4))).float() for _ in range(2))
     fresh = torch.from_numpy(rng.normal(size=(200, 4))).float()

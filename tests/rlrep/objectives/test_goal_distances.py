@@ -1,4 +1,4 @@
-"""VIP's and R3M's losses against the papers' formulas, and what distances of features come to mean."""
+"""VIP's and R3M's losses against the papers' formulas, and the distances between learned features."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def built(name: str, **options: float) -> Objective:
 
 
 def crossing(episodes: int = 12) -> EpisodeDataset:
-    """Videos of 17 frames in which a square crosses the picture, a pixel a step, at a height of its own."""
+    """Videos of 17 frames in which a square crosses the picture, one pixel per step, at a random height."""
     frames = np.zeros((episodes, 17, *SHAPE), np.uint8)
     for episode in range(episodes):
         for step in range(17):
@@ -42,7 +42,7 @@ def test_vips_loss_is_the_papers() -> None:
     objective = built("vip", discount=0.9)
     given = crossing().sample(5, objective.window)
     for name in ("1..7", "1..7+1"):
-        given["at", name][4] = given["at", "8"][4]  # is at its goal
+        given["at", name][4] = given["at", "8"][4]  # this row is at its goal
     start, before, after, goal = states(objective, given)
     attraction, apart = torch.zeros(()), torch.tensor(0.9**8)
     for row in range(5):
@@ -74,7 +74,7 @@ def test_a_gradient_reaches_the_encoder(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["vip", "r3m"])
 def test_equal_observations_give_finite_gradients(name: str) -> None:
-    """As after a real end, where the last observation stands for all that would follow."""
+    """As after a real end, where the last observation is repeated."""
     objective = built(name)
     still = torch.full((4, *SHAPE), 9, dtype=torch.uint8)
     others = still[:, None].expand(-1, len(objective.window.observations), *SHAPE)
@@ -84,7 +84,7 @@ def test_equal_observations_give_finite_gradients(name: str) -> None:
 
 
 def distances(objective: Objective, place: EpisodeDataset) -> Tensor:
-    """Of features of observations 1..8 steps apart, the means, (8,)."""
+    """The mean distances between features of observations 1..8 steps apart, (8,)."""
     z = objective.state_projection(objective.encoder(torch.from_numpy(place.frames))).view(-1, 17, 6)  # type: ignore[operator]
     return torch.stack([(z[:, steps:] - z[:, :-steps]).norm(dim=2).mean() for steps in range(1, 9)]).detach()
 
@@ -93,14 +93,14 @@ def test_vips_distances_become_about_the_discounted_steps() -> None:
     place, objective = crossing(), built("vip", discount=0.9)
     train(objective, lambda: place.sample(32, objective.window), 200)
     expected = (1 - 0.9 ** torch.arange(1, 9)) / 0.1
-    assert ((distances(objective, place) / expected).log().abs() < 0.65).all()  # before: 1.1 to 2.4
+    assert ((distances(objective, place) / expected).log().abs() < 0.65).all()  # before training: 1.1 to 2.4
 
 
 def test_r3ms_distances_grow_with_the_steps() -> None:
     place, objective = crossing(), built("r3m")
     train(objective, lambda: place.sample(32, objective.window), 100)
     far = distances(objective, place)
-    assert (far.diff() > 0).all() and far[7] > 1.3 * far[3]  # before: 1.1
+    assert (far.diff() > 0).all() and far[7] > 1.3 * far[3]  # before training: 1.1
 
 
 @pytest.mark.parametrize("name", ["vip", "r3m"])

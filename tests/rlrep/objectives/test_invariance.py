@@ -1,4 +1,4 @@
-"""Invariance across recordings: which episode rows are from, the penalty, and what it drops."""
+"""Invariance across recordings: the episodes of rows, the penalty, and which information it drops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_batches_say_which_episode_rows_are_from_where_the_window_asks() -> None
     given = data.sample(50, Window(episode=True))
     assert torch.equal(given["episode"], given["index"] // 24)
     assert "episode" not in data.sample(5, Window())
-    assert Window(episode=True).join(Window()).episode and not Window().holds("episode")
+    assert Window(episode=True).join(Window()).episode and not Window().entries["episode"]
     mixed = Mixture(data, world(episodes=3).data, 0.5).sample(60, Window(episode=True))["episode"]
     assert (mixed[:30] >= 0).all() and (mixed[30:] < 0).all()  # no number is of both
     assert Objectives([invariance()]).window.episode
@@ -65,7 +65,7 @@ def test_a_gradient_reaches_the_encoder_from_the_penalty_too() -> None:
 
 
 def test_the_penalty_makes_recordings_as_hard_as_each_other() -> None:
-    """In half of the recordings the noise identifies pairs, in the others it is drawn afresh."""
+    """In half of the recordings the noise identifies pairs; in the others the second frame has new noise."""
 
     def draw(rows: int = 64) -> TensorDict:
         nonlocal state

@@ -74,7 +74,7 @@ def test_copies_follow_by_the_momentum() -> None:
 
 
 def test_learning_puts_what_changed_into_the_latent_action() -> None:
-    """The same states with another pair's latent action lead elsewhere."""
+    """With the latent action of a different pair, the same states lead elsewhere."""
     place, objective = world(), laom(horizon=1)
     train(objective, lambda: place.data.sample(32, objective.window), 200)
     given = place.data.sample(200, objective.window)
@@ -96,7 +96,7 @@ def test_the_labels_loss_is_that_of_the_labelled_rows_alone() -> None:
     logits = objective.action_head(objective.latent_action(*states(objective, given)))
     expected = 0.3 * F.cross_entropy(logits[has_label], given["action"][has_label])
     torch.testing.assert_close(objective(given)["loss_laom_labels"], expected)
-    given["action"] = torch.where(has_label, given["action"], (given["action"] + 1) % 3)  # no label, no matter
+    given["action"] = torch.where(has_label, given["action"], (given["action"] + 1) % 3)  # other actions do not matter
     torch.testing.assert_close(objective(given)["loss_laom_labels"], expected)
     given["index"] = torch.full_like(given["index"], -1)
     assert objective(given)["loss_laom_labels"] == 0

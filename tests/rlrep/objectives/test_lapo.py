@@ -37,13 +37,13 @@ def test_the_loss_is_the_squared_error_of_the_next_frame() -> None:
 def test_a_gradient_reaches_the_encoder_through_the_latent_action_too() -> None:
     objective, given = lapo(), batch()
     with torch.no_grad():
-        objective.predictor[0].weight[:, :32] = 0  # the forward model sees the latent action alone
+        objective.predictor[0].weight[:, :32] = 0  # the forward model sees only the latent action
     objective(given)["loss_lapo"].backward()
     assert all(gradient.any() for gradient in gradients(objective))
 
 
 def test_learning_puts_what_changed_into_the_latent_action() -> None:
-    """The same states with another pair's latent action lead elsewhere."""
+    """With the latent action of a different pair, the same states lead elsewhere."""
     place, objective = world(), lapo()
     train(objective, lambda: place.data.sample(32, objective.window), 150)
     pairs = place.data.sample(200, objective.window)

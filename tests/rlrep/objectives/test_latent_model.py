@@ -1,4 +1,4 @@
-"""The latent model against its formulas, where the reference's numbers (test_conformance.py) do not reach."""
+"""The latent model against its formulas, where the reference's numbers (test_conformance.py) have no case."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def made(space: spaces.Space = BOX, **options: Any) -> LatentModel:
 
 
 def batch(rows: int = 5, seed: int = 0, ends: dict[int, int] | None = None, choices: int = 0) -> TensorDict:
-    """`ends` has the step, counted from 0, at which a row really ends."""
+    """A random batch; `ends` has the step, counted from 0, at which a row really ends."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (rows, K + 1, *SHAPE), generator=generator).to(torch.uint8)
     terminated = torch.zeros(rows, K, 1, dtype=torch.bool)
@@ -113,7 +113,7 @@ def test_a_gradient_reaches_the_encoder_and_never_the_targets(weights: dict[str,
 
 
 def test_the_gradient_goes_through_the_whole_unroll() -> None:
-    """The reward of the last step alone teaches the encoder of the first observation."""
+    """The reward of the last step alone gives a gradient for the encoding of the first observation."""
     model, given = made(prediction=0, termination=0), batch()
     given["sequence", "valid"][:, :-1] = False
     model(given)["loss_model_reward"].backward()
@@ -178,7 +178,7 @@ def test_without_rewards_it_can_be_pretrained() -> None:
     torch.testing.assert_close(model(given)["loss_model_prediction"], whole)
 
 
-def test_rewards_beyond_the_bins_are_told_once() -> None:
+def test_rewards_beyond_the_bins_are_reported_once() -> None:
     model, given = made(), batch()
     given["sequence", "reward"][0, 0] = 1e6
     with pytest.warns(UserWarning, match="a reward of 1e.06 is beyond LatentModel's bins and counts as 22025"):
@@ -212,7 +212,7 @@ def test_a_horizon_of_no_steps_is_refused() -> None:
 def test_kept_targets_are_those_of_the_same_observations_until_the_targets_move() -> None:
     model, plain = made(keep=100, momentum=0.5), made(momentum=0.5)
     given = batch()
-    names = torch.arange(15).view(5, 3) + 90  # some share a place
+    names = torch.arange(15).view(5, 3) + 90  # some share a place in the store
     given["sequence", "name"] = names
     pixels = given["sequence", "observation"].clone()
     encoded: list[int] = []
@@ -221,11 +221,11 @@ def test_kept_targets_are_those_of_the_same_observations_until_the_targets_move(
     expected = plain(given)["loss_model_prediction"]
     for _ in range(2):
         torch.testing.assert_close(model(given)["loss_model_prediction"], expected)
-        given["sequence", "observation"][:] = 0  # is not looked at again
+        given["sequence", "observation"][:] = 0  # not read again
     assert encoded == [15]
     given["sequence", "observation"][:] = pixels
     other = given.clone()
-    other["sequence", "name"][0] += 100  # the same places, others' names
+    other["sequence", "name"][0] += 100  # the same places, different names
     torch.testing.assert_close(model(other)["loss_model_prediction"], expected)
     assert encoded == [15, 3]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Multistage contrast: its negatives, its clusters, and the feature that contrast alone leaves out."""
+"""Multistage contrast: its negatives, its clusters, and the feature that plain contrast does not learn."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_negatives_come_from_the_group_alone() -> None:
         same = [j for j in range(5) if group[j] == group[i]]
         logits = torch.stack([query[i] @ key[j] / 0.5 for j in same])
         torch.testing.assert_close(losses[i], F.cross_entropy(logits, torch.tensor(same.index(i))))
-    assert losses[4] == 0 and 0.2 <= accuracy <= 1  # alone
+    assert losses[4] == 0 and 0.2 <= accuracy <= 1  # the only row of its group
 
 
 def test_each_stage_is_infonce_within_the_clusters_of_those_before() -> None:
@@ -63,7 +63,7 @@ def test_k_means_finds_clusters_that_are_far_apart() -> None:
 
 
 def test_the_second_stage_learns_what_the_first_leaves_out() -> None:
-    """Pairs share two squares. The first stage knows the one, so only the other tells a cluster's rows apart."""
+    """Pairs share two squares. The first stage knows one, so only the other distinguishes the rows of a cluster."""
     rng, places = np.random.default_rng(0), torch.zeros(0)
 
     def draw(rows: int = 64) -> TensorDict:
@@ -74,7 +74,7 @@ def test_the_second_stage_learns_what_the_first_leaves_out() -> None:
         return TensorDict({"observation": frames, "future_observation": frames}, batch_size=[rows])
 
     class First(torch.nn.Module):
-        """Knows where the upper square is, and nothing else."""
+        """Knows the place of the upper square, and nothing else."""
 
         def forward(self, features: Tensor) -> Tensor:
             return F.one_hot(places[:, 0], 8).float()

@@ -31,14 +31,14 @@ def batch(rows: int = 6, seed: int = 0) -> TensorDict:
 
 
 def test_the_same_place_is_where_both_views_show_the_same_pixels() -> None:
-    """Each place of a picture of numbered columns and rows has its number at its centre."""
+    """With a picture of numbered pixels, whose numbers at the centres identify the places."""
     objective = pixpro()
     assert objective.grid == (4, 4) and objective.centres.amax().item() == 12
     picture = torch.arange(400).view(1, 1, 20, 20)
-    offsets = torch.tensor([[[6, 1]], [[2, 5]]])  # x and y of the crop, 4 is the picture itself
+    offsets = torch.tensor([[[6, 1]], [[2, 5]]])  # x and y of the crop; 4 is no shift
     views = [shift(picture, offset, 4)[0, 0] for offset in offsets]
     same = same_place(objective.centres, offsets[0] - offsets[1], 0.5)[0]
-    assert same.sum() == 9  # moved by one cell each way
+    assert same.sum() == 9  # moved by one cell in each direction
     for i, j in same.nonzero():
         at = [(objective.centres[each] + 4).long().tolist() for each in (i, j)]
         assert views[0][at[0][1], at[0][0]] == views[1][at[1][1], at[1][0]]
@@ -71,9 +71,9 @@ def test_pairs_are_closer_than_seven_tenths_of_a_cells_diagonal() -> None:
     objective = pixpro()
     assert objective.near == pytest.approx(0.7 * 4 * 2**0.5)
     same = same_place(objective.centres, torch.zeros(1, 2, dtype=torch.int64), objective.near)[0]
-    assert torch.equal(same, (objective.centres[:, None] - objective.centres).abs().sum(2) < 4)  # itself alone
+    assert torch.equal(same, (objective.centres[:, None] - objective.centres).abs().sum(2) < 4)  # only the same place
     same = same_place(objective.centres, torch.tensor([[2, 0]]), objective.near)[0]
-    assert same.sum() == 16 + 12  # half a cell on: the places left and right
+    assert same.sum() == 16 + 12  # half a cell apart: the places left and right
 
 
 def test_the_loss_is_the_mean_cosine_of_propagated_and_target_places() -> None:

@@ -1,4 +1,4 @@
-"""SepCLR against its formulas, and what it separates on a world whose background has no agent."""
+"""SepCLR against its formulas, and what it separates in a world whose background has no agent."""
 
 from __future__ import annotations
 

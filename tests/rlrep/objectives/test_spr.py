@@ -76,7 +76,7 @@ def test_copies_follow_by_the_momentum() -> None:
     spr.after_step()
     for old, new in zip(before, spr.target_encoder.parameters(), strict=True):
         torch.testing.assert_close(new, old + 0.25)
-    spr.restart_copies()  # as after the encoder was loaded
+    spr.restart_copies()  # as after loading the encoder
     for new, online in zip(spr.target_encoder.parameters(), spr.encoder.parameters(), strict=True):
         assert torch.equal(new, online)
 

@@ -1,4 +1,4 @@
-"""A small world to learn from: a square that actions move along one row, and one that moves along another by itself."""
+"""A small world to learn from: actions move a square along one row, and noise moves a square along another row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHAPE, PLACES, CELL = (1, 20, 20), 5, 4
 
 
 class World(NamedTuple):
-    """Episodes of pictures with the actions between them (0 stays, 1 and 2 move), and where both squares are."""
+    """Episodes of pictures with the actions between them (0 stays, 1 and 2 move), and the places of both squares."""
 
     data: EpisodeDataset
     state: Tensor
@@ -24,7 +24,7 @@ class World(NamedTuple):
 
 
 def world(episodes: int = 16, length: int = 24, seed: int = 0) -> World:
-    """Places wrap around; `state` and `noise` (episodes · length,) int64 in 0..PLACES - 1."""
+    """Random episodes. Places wrap around; `state` and `noise` are (episodes · length,) int64 in 0..PLACES - 1."""
     rng = np.random.default_rng(seed)
     action = rng.integers(0, 3, (episodes, length))
     state, noise = (rng.integers(0, PLACES, (episodes, length)) for _ in range(2))
@@ -37,7 +37,7 @@ def world(episodes: int = 16, length: int = 24, seed: int = 0) -> World:
 
 
 def picture(state: int, noise: int) -> np.ndarray:
-    """(1, 1, 20, 20) uint8."""
+    """A picture of the two squares, (1, 1, 20, 20) uint8."""
     frame = np.zeros((1, *SHAPE), np.uint8)
     frame[..., 4:8, state * CELL : state * CELL + CELL] = 255
     frame[..., 12:16, noise * CELL : noise * CELL + CELL] = 255
@@ -55,7 +55,7 @@ def made(name: str, action_space: object = None, **options: object) -> Objective
 
 
 def train(objective: Objective, draw: Callable[[], object], steps: int, lr: float = 3e-3) -> dict[str, Tensor]:
-    """Adam on the sum of the losses, as owners do it; the last update's losses and metrics."""
+    """Takes Adam steps on the sum of the losses, as owners do; returns the last losses and metrics."""
     objectives = Objectives([objective])
     optimizer = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr)
     out: dict[str, Tensor] = {}
@@ -69,7 +69,7 @@ def train(objective: Objective, draw: Callable[[], object], steps: int, lr: floa
 
 
 def readable(features: Tensor, labels: Tensor) -> float:
-    """The share of the second half's labels that a linear map of the features, fitted to the first half, gets right."""
+    """Fits a linear map of the features to the first half of the labels; returns its accuracy on the second half."""
     features = torch.cat([features.detach().double(), torch.ones(len(features), 1)], 1)
     half = len(features) // 2
     targets = torch.nn.functional.one_hot(labels).double()
@@ -79,7 +79,7 @@ def readable(features: Tensor, labels: Tensor) -> float:
 
 
 def gradients(objective: Objective) -> list[Tensor]:
-    """Those of the encoder, none left out; asserts that no momentum copy has one."""
+    """The gradients of the encoder; asserts that all are there, and that momentum copies have none."""
     frozen = [parameter for parameter in objective.parameters() if not parameter.requires_grad]
     assert all(parameter.grad is None for parameter in frozen)
     found = [parameter.grad for parameter in objective.encoder.parameters()]

@@ -12,7 +12,7 @@ SMALL: dict[str, Any] = dict(image_size=8, frame_stack=1, max_gap=2)
 
 
 def numbered(frames: int = 6, start: int = 0, channels: int = 3) -> np.ndarray:
-    """(T, C, 8, 8) uint8; every pixel of a frame holds its number."""
+    """Frames (T, C, 8, 8) uint8; every pixel of a frame holds its number."""
     values = np.arange(start, start + frames, dtype=np.uint8)[:, None, None, None]
     return np.broadcast_to(values, (frames, channels, 8, 8)).copy()
 
@@ -23,6 +23,6 @@ def numbers(data: EpisodeDataset) -> list[int]:
 
 
 def stacked(frames: np.ndarray, stack: int = 3) -> np.ndarray:
-    """As DrQ-v2 stores them: (T, stack * C, 8, 8), oldest first."""
+    """Stacks as DrQ-v2 stores them: (T, stack * C, 8, 8), oldest first."""
     rows = np.maximum(np.arange(len(frames))[:, None] - np.arange(stack)[::-1], 0)
     return frames[rows].reshape(len(frames), -1, 8, 8)

@@ -1,4 +1,4 @@
-"""The list of formats, and what every format shares."""
+"""The list of formats, and the properties of every format."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_format_that_is_written_is_tested_and_recognised(tmp_path: Path) -
 @pytest.mark.parametrize("rows", ["taken at", "led to", None])
 @pytest.mark.parametrize("discrete", [False, True])
 def test_an_episode_says_which_frames_its_rows_belong_to(rows: Rows | None, discrete: bool) -> None:
-    """Five actions between six frames, in each of the ways that files store them."""
+    """Five actions between six frames, in all the ways in which files store them."""
     taken = np.arange(1, 6) if discrete else np.arange(1, 6, dtype=np.float64)[:, None] / 10
     reward = np.arange(1, 6, dtype=np.float32)
     unused = np.full_like(taken[:1], 9 if rows else 0)
@@ -97,7 +97,7 @@ def test_options_of_a_format_are_part_of_what_a_cache_depends_on(tmp_path: Path)
         ("vd4rl", "unknown format 'vd4rl'"),
     ],
 )
-def test_a_format_that_can_not_be_had_is_refused_by_everything(tmp_path: Path, format: str, message: str) -> None:
+def test_a_format_that_is_not_available_is_refused_by_everything(tmp_path: Path, format: str, message: str) -> None:
     write_transitions(episodes(), tmp_path / "data")
     for opener in (open_dataset, open_video, TransitionFiles):
         with pytest.raises(ValueError, match=message):
@@ -131,7 +131,7 @@ def test_a_named_format_is_the_only_one_that_is_read(tmp_path: Path) -> None:
 def test_a_folder_may_hold_several_data_sets(tmp_path: Path, format: str) -> None:
     for number, part in enumerate((episodes()[:2], episodes()[2:])):
         write_transitions(part, tmp_path / f"all/{number}", format=format)
-    (tmp_path / "all/again").symlink_to(tmp_path / "all/1")  # each folder is read once
+    (tmp_path / "all/again").symlink_to(tmp_path / "all/1")  # each folder is read only once
     for found, expected in zip(
         sorted(TransitionFiles(tmp_path / "all"), key=len), sorted(episodes(), key=len), strict=True
     ):
@@ -140,7 +140,7 @@ def test_a_folder_may_hold_several_data_sets(tmp_path: Path, format: str) -> Non
 
 
 def count(monkeypatch: pytest.MonkeyPatch, holder: Any, name: str) -> list[tuple[Any, ...]]:
-    """The arguments of each call of a function from now on."""
+    """A list that gets the arguments of each later call of a function."""
     calls: list[tuple[Any, ...]] = []
     function = getattr(holder, name)
     monkeypatch.setattr(holder, name, lambda *args, **options: calls.append(args) or function(*args, **options))
@@ -174,7 +174,7 @@ def test_nothing_is_done_twice_by_an_opening(
 def test_corrupt_files_are_left_out_as_a_whole_and_each_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int
 ) -> None:
-    """A file that breaks off after its second episode; frames are held in memory or in a temporary file."""
+    """For a file that ends after its second episode; frames are held in memory or in a temporary file."""
     from rlrep.data import transition_files
     from rlrep.data.formats.vd4rl import VD4RL84
 

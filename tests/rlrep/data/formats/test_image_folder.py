@@ -15,7 +15,7 @@ from tests.rlrep.data.formats.numbered import SMALL, numbered, numbers
 
 
 def write(folder: Path, first: int = 0, ending: str = "png", grey: bool = False, action: Any = None) -> Path:
-    """Eleven pictures from frame_5 to frame_15: as text, the last come first."""
+    """Writes eleven pictures from frame_5 to frame_15: sorted as text, the last ones come first."""
     folder.mkdir(parents=True)
     for number, frame in enumerate(numbered(11, first)):
         Image.fromarray(frame[0] if grey else frame.transpose(1, 2, 0)).save(folder / f"frame_{number + 5}.{ending}")
@@ -29,10 +29,10 @@ def write(folder: Path, first: int = 0, ending: str = "png", grey: bool = False,
 def test_a_folder_of_pictures_is_an_episode(tmp_path: Path, ending: str, grey: bool) -> None:
     write(tmp_path / "all/b", 20, ending, grey)
     write(tmp_path / "all/a", 0, ending, grey)
-    (tmp_path / "all/cover.png").touch()  # beside episodes, not in one
+    (tmp_path / "all/cover.png").touch()  # beside the episodes, not in one
     data = open_video(tmp_path / "all", **SMALL)
     assert data.frames.shape[1] == (1 if grey else 3)
-    np.testing.assert_allclose(numbers(data), [*range(11), *range(20, 31)], atol=1)  # JPEG's are not exact
+    np.testing.assert_allclose(numbers(data), [*range(11), *range(20, 31)], atol=1)  # JPEG is not exact
     assert open_video(tmp_path / "all/a", **SMALL).lengths.tolist() == [11]
 
 

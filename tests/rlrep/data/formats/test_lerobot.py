@@ -54,7 +54,7 @@ def shades(data: EpisodeDataset) -> np.ndarray:
 
 
 def scaled() -> np.ndarray:
-    """(T, 3) of all rows: from -1 to 1, and 0 where nothing changes."""
+    """Scaled actions (T, 3) of all rows: from -1 to 1, and 0 in the dimension that never changes."""
     share = np.linspace(-1, 1, sum(LENGTHS))
     return np.stack([share, np.zeros_like(share), share], 1)
 

@@ -1,4 +1,4 @@
-"""Minari data sets, read and written without Minari, beside what Minari itself writes and reads."""
+"""Minari data sets, read and written without Minari, compared with what Minari itself writes and reads."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_arrow_is_read_as_hdf5_is(
 
 
 def cut_group(folder: Path, number: int, **kept: int) -> None:
-    """Leaves so many rows of each array that is named, and all of it out with -1."""
+    """Keeps the given number of rows of each named array; -1 removes the array."""
     with h5py.File(folder / "data/main_data.hdf5", "a") as file:
         group = file[f"episode_{number}"]
         for name, rows in kept.items():
@@ -143,7 +143,7 @@ def cut_group(folder: Path, number: int, **kept: int) -> None:
                 group[name] = array
 
 
-def test_incomplete_episodes_are_left_out_and_told(tmp_path: Path) -> None:
+def test_incomplete_episodes_are_left_out_and_reported(tmp_path: Path) -> None:
     whole = episodes()
     write_transitions(whole, tmp_path / "data", format="minari")
     cut_group(tmp_path / "data", 0, observations=1, actions=0, rewards=0, terminations=0, truncations=0)
@@ -165,7 +165,7 @@ def test_incomplete_episodes_are_left_out_and_told(tmp_path: Path) -> None:
         list(TransitionFiles(tmp_path / "data"))
 
 
-def test_episodes_without_a_step_in_arrow_are_left_out_and_told(tmp_path: Path) -> None:
+def test_episodes_without_a_step_in_arrow_are_left_out_and_reported(tmp_path: Path) -> None:
     write_arrow(episodes(), tmp_path / "data")
     for number, rows in ((1, 1), (3, 0)):
         path = tmp_path / f"data/data/{number}/part-0.arrow"
@@ -180,13 +180,13 @@ def test_a_group_in_place_of_pictures_is_named(tmp_path: Path) -> None:
     write_transitions(episodes(), tmp_path / "data", format="minari")
     with h5py.File(tmp_path / "data/data/main_data.hdf5", "a") as file:
         del file["episode_0/observations"]
-        file["episode_0/observations"] = file["episode_0"]  # which leads in a circle
+        file["episode_0/observations"] = file["episode_0"]  # a link in a circle
     for reader in (lambda path: list(TransitionFiles(path)), lambda path: open_video(path, **SMALL)):
         with pytest.raises(ValueError, match="its observations is a group of arrays"):
             reader(tmp_path / "data")
 
 
 @pytest.mark.parametrize("count", [-1, 0, True, 10**400])
-def test_a_number_of_choices_is_one(count: int) -> None:
+def test_impossible_numbers_of_choices_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match="num_actions of a data set's provenance can't be"):
         Provenance(num_actions=count)

@@ -122,7 +122,7 @@ def test_a_file_that_breaks_off_in_its_second_episode_is_dropped_as_a_whole(
 def test_an_encrypted_file_is_called_so(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", observation=numbered())
     content = bytearray((tmp_path / "a.npz").read_bytes())
-    content[content.find(b"PK\x01\x02") + 8] |= 1  # the flag alone
+    content[content.find(b"PK\x01\x02") + 8] |= 1  # only the flag
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.npz can't be used: its observation is encrypted"):
         open_video(tmp_path / "a.npz", **SMALL)

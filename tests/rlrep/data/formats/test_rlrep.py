@@ -1,4 +1,4 @@
-"""The replay that a run leaves."""
+"""Reading the replay of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.rlrep.data.formats.numbered import SMALL, numbered, numbers, stacked
 
 
 def play(replay: ReplayBuffer, start: int, lengths: list[int], frame_stack: int = 3) -> None:
-    """Episodes of `lengths` transitions; frames hold their numbers, and so do actions, in hundredths."""
+    """Adds episodes of `lengths` transitions; frames hold their numbers, and so do actions, in hundredths."""
     at = start
     for length in lengths:
         stacks = stacked(numbered(length + 1, at), frame_stack)
@@ -56,11 +56,11 @@ def test_a_runs_replay_is_read_in_the_order_it_was_written(
     assert ((batch["action"][:, 0] * 100).round() == batch["observation"][:, 0, 0, 0]).all()
 
 
-def test_rows_that_a_resumed_run_wrote_anew_are_not_joined_to_the_old_ones() -> None:
+def test_rows_that_a_resumed_run_overwrote_are_not_joined_to_the_old_ones() -> None:
     episode = np.array([2, 2, 2, 3, 3, 3, 1, 1, 1, 1])
     step = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 3])
     assert replay_files._written(episode, step).tolist() == [6, 7, 8, 9, 0, 1, 2, 3, 4, 5]
-    step[5] = 9  # what the killed run had written there
+    step[5] = 9  # a row of the killed run
     assert replay_files._written(episode, step).tolist() == [6, 7, 8, 9, 0, 1, 2, 3, 4]
 
 
@@ -148,8 +148,8 @@ def test_rows_after_a_checkpoint_are_counted_and_left_out(tmp_path: Path) -> Non
         assert numbers(data) == [*range(16), 50, 51, 52, 53]
 
 
-def test_a_run_that_began_anew_is_not_read_as_the_one_before(tmp_path: Path) -> None:
-    """Killed after its rows were written and before its first checkpoint was, it has more rows than the new one."""
+def test_a_restarted_run_is_not_read_as_the_one_before(tmp_path: Path) -> None:
+    """The old run was killed between writing its rows and its first checkpoint, and had more rows than the new one."""
     for start, length in ((0, 30), (60, 9)):
         options: Any = dict(frame_stack=1, n_step=1, storage="disk", path=tmp_path / "replay", reserve=20)
         replay = ReplayBuffer((3, 8, 8), spaces.Box(-1, 1, (1,)), 40, **options)
@@ -161,7 +161,7 @@ def test_a_run_that_began_anew_is_not_read_as_the_one_before(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", ["frame", "action", "reward", "terminated", "step", "episode"])
 @pytest.mark.parametrize("content", ["empty", "archive", "missing"])
-def test_a_replay_of_which_a_file_is_another_is_named(tmp_path: Path, name: str, content: str) -> None:
+def test_a_replay_with_a_wrong_file_is_named(tmp_path: Path, name: str, content: str) -> None:
     replay = ReplayBuffer((9, 8, 8), spaces.Box(-1, 1, (1,)), 16, n_step=1, path=tmp_path / "replay")
     play(replay, 0, [5])
     replay.flush()

@@ -1,4 +1,4 @@
-"""V-D4RL's HDF5 files. They are written for old libraries, whole or not at all; files that were cut are read."""
+"""V-D4RL's HDF5 files: written for old libraries, and never incomplete; truncated files are read."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_vd4rl_files_are_of_versions_that_old_libraries_read(tmp_path: Path, pat
 
 
 def cut(path: Path, rows: slice, **more: int) -> None:
-    """Keeps some rows of all arrays, and of those named in `more` that many more or fewer."""
+    """Keeps some rows of all arrays; `more` gives how many more or fewer rows an array keeps."""
     with h5py.File(path, "a") as file:
         for name in list(file):
             array = file[name][rows]
@@ -92,7 +92,7 @@ def test_the_whole_episodes_of_a_cut_file_are_kept(
     for one, number in zip(found, kept, strict=True):
         assert_equal(one, episodes()[number])
     assert list(files.skipped) == [f"{path} (in part)"]
-    if beside:  # files that are whole are not concerned
+    if beside:  # complete files are not affected
         write_transitions(episodes(), tmp_path / "whole", format="vd4rl_84")
         (tmp_path / "whole/data.hdf5").rename(path.with_name("whole.hdf5"))
     for again in (False, True):
@@ -123,7 +123,7 @@ def test_a_file_without_a_whole_episode_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["vd4rl_84", "minari"])
 @pytest.mark.parametrize("limit", [0, 50, 1_000, 5_000, 20_000, 60_000])
 def test_a_disk_that_fails_under_hdf5_is_an_error(tmp_path: Path, format: str, limit: int) -> None:
-    """As where no file may be larger than `limit`. With HDF5's own driver the process ends by SIGSEGV."""
+    """As on a system where no file may be larger than `limit`. HDF5's own driver crashes with SIGSEGV."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -192,7 +192,7 @@ def test_vd4rl_files_fall_into_their_episodes(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(vd4rl, "AT_ONCE", 4)
     monkeypatch.setattr(vd4rl, "newest_frames", lambda frames, _: blocks.append(len(frames)) or newest_frames(frames))
     data = open_video(write_vd4rl(tmp_path / "part.hdf5", [6, 9, 5]), actions=True, **SMALL)
-    assert blocks == [7, 7, 6], "each compressed block is to be read once"
+    assert blocks == [7, 7, 6], "each compressed block must be read once"
     assert data.lengths.tolist() == [6, 9, 5]
     assert numbers(data) == list(range(20))
     assert data.action is not None

@@ -1,0 +1,151 @@
+"""What a pre-trained encoder knows, and the card that says so: a README.md, as the Hugging Face Hub shows it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from rlrep import PixelEncoder
+from rlrep.data import EpisodeDataset
+from rlrep.encoder_files import SHIPPED, WEIGHTS
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.results.runs import read_column
+from rlrep.experiments.run.checkpoint import CONFIG
+from rlrep.experiments.run.config_file import load_as
+from rlrep.experiments.run.options import options_of
+from rlrep.experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig
+from rlrep.experiments.run.pretrained import DESCRIPTION
+from rlrep.experiments.run.pretraining import ENCODER
+from rlrep.experiments.run.sections import NoiseConfig
+from rlrep.experiments.run.sources import play
+from rlrep.objectives import find_objective
+from rlrep.probe import ProbeScore, encode, probe_folds
+
+OTHER_EPISODES = 1_000_003  # added to the seed of those that the encoder was trained on
+FOLDS = 3
+
+CARD = """\
+---
+license: mit
+library_name: rlrep
+tags: [reinforcement-learning, representation-learning]
+---
+
+# {name}
+
+A small encoder of pictures of `{task}`, to try things out with and to start small agents from. One run, one seed.
+
+```python
+from rlrep import PixelEncoder
+
+encoder = PixelEncoder.from_pretrained("{address}")
+```
+
+| | |
+| --- | --- |
+| reads | {shape} uint8: {frames_in_words} |
+| gives | {repr_dim:,} features; {parameters:,} parameters, {size:,.0f} kB |
+| trained on | {num_frames:,} frames under random actions, {noise} |
+| objective | `{objective}`, which reads {reads} |
+| licence | MIT, as rlrep |
+
+## What it knows
+
+{question}
+A linear probe on the frozen features of {frames:,} frames from other episodes is fitted on two thirds of those episodes
+and scored on the others, three times: mean ± standard deviation. Untrained is the same architecture with random
+weights.
+
+| pictures | this encoder | untrained |
+| --- | --- | --- |
+{scores}
+
+## Made by
+
+```
+{command}
+```
+
+Update {update:,} had the best validation loss, {loss:.3g}. `python -m rlrep.experiments.encoders` makes all of them.
+"""
+
+
+def write_card(name: str, run: Path, folder: Path, command: str, frames: int) -> None:
+    """Copies the encoder of a finished pre-training to a folder, with its card.
+
+    Args:
+        name: of the encoder.
+        run: folder of the pre-training, whose source is an environment.
+        folder: of the encoder.
+        command: that made the run.
+        frames: of each kind of pictures.
+    """
+    config = load_as(PretrainConfig, run / CONFIG)
+    encoder = PixelEncoder.from_pretrained(run / ENCODER)
+    torch.manual_seed(config.seed)
+    untrained = PixelEncoder(**encoder.options).eval()
+    scores, question = [], ""
+    clean = NoiseConfig(**{option: known.default for option, known in options_of(NoiseConfig).items()})
+    for pictures in {in_words(noise): noise for noise in (clean, config.noise)}.values():
+        asked_of = replace(config, noise=pictures, seed=config.seed + OTHER_EPISODES, num_frames=frames)
+        with TemporaryDirectory() as played:
+            data = play(asked_of, Path(played))
+        question, target = asked(data)
+        both = [knowledge(each, data, target) for each in (encoder, untrained)]
+        scores.append(f"| {in_words(pictures)} | {' | '.join(map(str, both))} |")
+    losses, updates = (read_column(run / "train.csv", column) for column in ("validation_loss", "update"))
+    best = losses.argmin()
+    for file in (WEIGHTS, DESCRIPTION):
+        write_atomically(folder / file, (run / ENCODER / file).read_bytes())
+    stack, repeat = config.frame_stack, config.env.get("action_repeat", 1)
+    card = CARD.format(
+        name=name,
+        task=config.source.removeprefix(ENVIRONMENT),
+        address=SHIPPED + name,
+        shape=encoder.observation_shape,
+        frames_in_words=f"{stack} RGB frames, {repeat} steps apart, oldest first" if stack > 1 else "one RGB frame",
+        repr_dim=encoder.repr_dim,
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        size=(folder / WEIGHTS).stat().st_size / 1000,
+        num_frames=config.num_frames,
+        noise=in_words(config.noise),
+        objective=config.objective,
+        reads="frames and actions" if find_objective(config.objective).needs_actions else "frames alone",
+        question=question,
+        frames=frames,
+        scores="\n".join(scores),
+        command=command,
+        update=int(updates[best]),
+        loss=losses[best],
+    )
+    write_atomically(folder / "README.md", card.encode())
+
+
+def asked(data: EpisodeDataset) -> tuple[str, torch.Tensor]:
+    """The question, in words, and its answers: (N,) classes of a state of whole numbers, else (N, S) values."""
+    assert data.state is not None
+    if data.state.dtype.kind in "iu":
+        states, number = np.unique(data.state, axis=0, return_inverse=True)
+        question = f"The share of states read right, of {len(states)} that were seen; clean, each has one picture."
+        return question, torch.from_numpy(number.ravel())
+    question = f"Mean R² of the {data.state.shape[1]} numbers of the state: 1 is perfect, 0 as good as their means."
+    return question, torch.from_numpy(data.state).float()
+
+
+def knowledge(encoder: PixelEncoder, data: EpisodeDataset, target: torch.Tensor) -> ProbeScore:
+    """How well the target can be read from the encoder's features of all frames."""
+    episode = np.repeat(np.arange(data.num_episodes), data.lengths)
+    features = encode(encoder, data.stack(data.index))
+    return probe_folds(features, target, groups=torch.from_numpy(episode), folds=FOLDS)
+
+
+def in_words(noise: NoiseConfig) -> str:
+    """What is on the pictures besides what they show."""
+    if noise.kind is None:
+        return "clean"
+    how = " that drift on by themselves" if noise.persistence else ", drawn anew in each frame"
+    return f"covered by {noise.num_shapes} coloured shapes of {noise.size:.0%} of the picture's side{how}"
