@@ -1,9 +1,9 @@
 """Which methods survive which noise: `python -m rlrep.experiments.video_theory`, or `make theory`.
 
 Reruns the question of *Towards Principled Representation Learning from Videos for RL* (arXiv 2403.13765): encoders are
-trained on videos, probed, frozen, and used by PPO. Every cell (a method, a noise, a length of training, a seed) is a
-file in OUT/cells. Existing cells are not run again, so that the study can be stopped and resumed. At its end it reports
-on all cells.
+trained on videos, probed, frozen, and used by PPO. `--source videos/` measures your own videos. Every cell (a method,
+a noise, a length of training, a seed) is a file in OUT/cells. Existing cells are not run again, so that the study can
+be stopped and resumed. At its end it reports on all cells.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlrep.envs.vector import processor_count
-from rlrep.experiments.files import FolderInUse, as_path, locked
+from rlrep.experiments.files import as_path, locked
 from rlrep.experiments.video_study.cells import METHODS
 from rlrep.experiments.video_study.report import write_report
 from rlrep.experiments.video_study.study import STUDIES, chosen_jobs, run_missing, run_on_ray
@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("studies", nargs="*", default=["tour"], help=f"of {', '.join(STUDIES)}; tour by default")
     parser.add_argument("--seeds", type=int, default=1, help="each with a map of its own; verdicts need several")
     parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; by default, those of the predictions")
+    parser.add_argument("--source", type=as_path, help="your own videos instead of a study: a file or a folder")
     parser.add_argument("--out", type=as_path, default=Path("runs/theory"), help="folder of cells, pictures and report")
     parser.add_argument("--workers", type=int, default=processor_count(), help="processes side by side, a thread each")
     parser.add_argument("--ray", action="store_true", help="run the cells on Ray instead")
@@ -35,17 +36,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if min(options.seeds, options.workers) < 1:
         parser.error("--seeds and --workers must be at least 1")
+    if options.source and (options.report or options.ray or options.studies != ["tour"]):
+        parser.error("--source takes no studies, no --report and no --ray: its videos are measured in this process")
     try:
-        jobs = [] if options.report else chosen_jobs(options.studies, options.methods, options.seeds)
+        jobs = [] if options.report or options.source else chosen_jobs(options.studies, options.methods, options.seeds)
         if options.quick:  # no cell of it may pass for one of the study
             options.out /= "quick"
         with locked(options.out):
+            if options.source:
+                from rlrep.experiments.video_study.own_videos import study
+
+                study(options.source, options.methods, options.seeds, options.out, options.quick)
+                print((options.out / "videos.md").read_text())
+                return 0
             if options.ray:
                 failed = run_on_ray(jobs, options.out, options.quick)
             else:
                 failed = run_missing(jobs, options.out, options.workers, options.quick)
             write_report(options.out, options.out, options.quick)
-    except (ValueError, FolderInUse, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -21,6 +21,7 @@ __all__ = [
     "probe",
     "probe_folds",
     "reconstruction",
+    "tolerance",
     "uniformity",
 ]
 
@@ -259,6 +260,27 @@ def uniformity(features: Tensor) -> float:
     if len(features) < 2:
         raise ValueError(f"pairs need at least 2 rows of features, got {len(features)}")
     return float(torch.pdist(F.normalize(features, dim=1)).square().mul(-2).exp().mean().log())
+
+
+def tolerance(features: Tensor, label: Tensor) -> float:
+    """Mean cosine similarity of pairs i ≠ j with the same label (arXiv 2012.09740): 1 if a label has one direction.
+
+    Args:
+        features: (N, D) float.
+        label: (N,) int64.
+
+    Raises:
+        ValueError: if no two rows have the same label.
+    """
+    directions = F.normalize(features, dim=1)
+    count = label.unique(return_counts=True)[1]
+    pairs = int((count * (count - 1)).sum())
+    if not pairs:
+        raise ValueError(f"tolerance compares rows of one label, and all {len(label)} rows have different labels")
+    # The square of a label's sum has all its pairs, those of a row with itself included.
+    number = label.unique(return_inverse=True)[1]
+    sums = torch.zeros(len(count), features.shape[1]).to(directions).index_add(0, number, directions)
+    return float((sums.square().sum() - directions.square().sum()) / pairs)
 
 
 def effective_rank(features: Tensor) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from math import isfinite, isinf, nan
 from pathlib import Path
@@ -29,6 +29,8 @@ METHODS = {
 }
 CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
 METHODS |= {name: objective.__name__ for name, objective in OBJECTIVES.items() if name not in METHODS}
+METHODS |= {"spr_actions": "SPR (actions)"}
+VARIANTS = {"vq_autoencoder": "autoencoder", "spr_actions": "spr"}  # of objectives
 NOISES = {"none": "no noise", "iid": "iid noise", "exogenous": "exogenous noise"}
 DOMAINS = {
     "gridworld": "Grid world",
@@ -37,7 +39,9 @@ DOMAINS = {
     "lock": "Combination lock",
 }
 SWEEPS = ("core", "size", "persistence")
-STUDIES = (*SWEEPS, "phase")
+FIELD = ("field", "labels", "temperature", "transfer")
+STUDIES = (*SWEEPS, "phase", *FIELD)
+PROBED = ("phase", "field", "labels", "temperature")  # whose cells may have no returns
 ADVICE = "move it away and run the study again"
 
 
@@ -57,7 +61,10 @@ class Cell:
     is their mean.
     `state_head` is the linear probe of the layer behind the features that the method's loss reads. `updates` are those
     of the training, 0 for as many as the domain has; `predictor` was computed before it, see `predictor`. Cells of the
-    phase diagram have returns on a cross-section only.
+    phase diagram have returns on a cross-section only. `uniformity_head` and `tolerance_head` are of the layer of
+    `state_head`. `labels`, `temperature` and `unseen` are those of the job. `cloned_N` is the return of behaviour
+    cloning from N demonstrations. `diverged` is after how many updates the loss was no number: the encoder is that of
+    the best validation before.
     """
 
     domain: str
@@ -94,6 +101,15 @@ class Cell:
     state_head: float = nan
     updates: int = 0
     predictor: float = nan
+    uniformity_head: float = nan
+    tolerance_head: float = nan
+    diverged: float = nan
+    labels: float = nan
+    temperature: float = nan
+    unseen: str = ""
+    cloned_4: float = nan
+    cloned_16: float = nan
+    cloned_64: float = nan
 
     @property
     def gain(self) -> float:
@@ -117,6 +133,7 @@ class LockCell:
     episodes_to_solve_other: float = nan
     controlled_accuracy: float = nan
     exogenous_accuracy: float = nan
+    codes: int = 2
     domain: str = "lock"
     study: str = "lock"
     machine: str = ""
@@ -135,12 +152,15 @@ AnyCell = TypeVar("AnyCell", Cell, LockCell)
 
 @dataclass(frozen=True)
 class Results:
+    """The cells that were read; `lock` has those of two codes, which the lower bound is about, `codes` the others."""
+
     cells: list[Cell]
     lock: list[LockCell]
+    codes: list[LockCell] = field(default_factory=list)
 
     @property
     def every(self) -> list[Cell | LockCell]:
-        return [*self.cells, *self.lock]
+        return [*self.cells, *self.lock, *self.codes]
 
     @property
     def domains(self) -> list[str]:
@@ -160,7 +180,9 @@ def read_results(folder: Path) -> Results:
             f"{folder / 'cells'} has no cells (*.json): run `python -m rlrep.experiments.video_theory` first"
         )
     found = [read_cell(path, folder) for path in paths]
-    return Results([c for c in found if isinstance(c, Cell)], [c for c in found if isinstance(c, LockCell)])
+    locks = [c for c in found if isinstance(c, LockCell)]
+    cells = [c for c in found if isinstance(c, Cell)]
+    return Results(cells, [c for c in locks if c.study == "lock"], [c for c in locks if c.study == "codes"])
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -200,13 +222,15 @@ def check(cell: Cell | LockCell) -> None:
     names: dict[str, Iterable[str]] = {"method": METHODS, "domain": DOMAINS}
     if isinstance(cell, Cell):
         names |= {"study": STUDIES, "noise": (*NOISES, "persistence")}
+    else:
+        names |= {"study": ("lock", "codes")}
     for key, allowed in names.items():
         if getattr(cell, key) not in allowed:
             raise ValueError(f"{key} is {getattr(cell, key)!r}, expected one of {', '.join(allowed)}")
     results: tuple[str, ...] = ("final_return", "random_return", "coverage")
     if isinstance(cell, LockCell):
         results = ("episodes",)
-    elif cell.study == "phase":
+    elif cell.study in PROBED:
         results = ("state_linear", "coverage")
     for key in results:
         value = getattr(cell, key)
@@ -214,10 +238,10 @@ def check(cell: Cell | LockCell) -> None:
             raise ValueError(f"{key} is {value!r}, expected a number")
     if cell.made:
         datetime.fromisoformat(cell.made)
-    for field in fields(cell):  # what does not apply is null in the file, and nan here
-        value = getattr(cell, field.name)
+    for name in (each.name for each in fields(cell)):  # what does not apply is null in the file, and nan here
+        value = getattr(cell, name)
         if isinstance(value, float) and isinf(value):
-            raise ValueError(f"{field.name} is {value!r}, expected a number")
+            raise ValueError(f"{name} is {value!r}, expected a number")
     if isinstance(cell, LockCell) and min(cell.episodes, cell.horizon) < 1:
         raise ValueError(f"{cell.episodes} episodes at horizon {cell.horizon}: both must be at least 1")
 
@@ -300,11 +324,9 @@ def missing(results: Results) -> list[str]:
 
 def condition(cell: Cell) -> str:
     """What a study varies beside method and seed, in words."""
-    if cell.study == "core":
-        return NOISES[cell.noise]
-    if cell.study == "persistence":
-        return f"ρ = {cell.persistence:g}"
-    return f"{NOISES[cell.noise]}, {cell.num_shapes} shapes of size {cell.size:g}"
+    noise = f"ρ = {cell.persistence:g}" if cell.noise == "persistence" else NOISES[cell.noise]
+    sizes = cell.study in ("size", "phase")
+    return f"{noise}, {cell.num_shapes} shapes of size {cell.size:g}" if sizes else noise
 
 
 def absent_noises(name: str, cells: Sequence[Cell]) -> list[str]:

@@ -68,7 +68,8 @@ class Domain(Protocol):
         shape: of observations.
         action_space: ``Discrete``.
         state_chance: what the state probes score without any knowledge.
-        records: what its recordings hold beside the frames, of "action", "reward", "label" and "background".
+        records: what its recordings can hold beside the frames, of "action", "reward", "label", "background" and
+            "demonstration", which means a player that knows the best action in each state.
     """
 
     shape: tuple[int, ...]
@@ -93,11 +94,40 @@ class Domain(Protocol):
         """The share of pixels that the noise covers, on average."""
 
 
+def with_background(data: EpisodeDataset, noise: dict[str, Any] | None, seed: int) -> EpisodeDataset:
+    """Recordings, and before each of them one of the background: the noise alone, on black, for as many frames.
+
+    So the background is every second episode from the first, as `SepCLR` expects it.
+    """
+    alone = under_noise(np.zeros_like(data.frames), data.lengths, noise, seed)
+    parts = [part for start, end in data.episodes for part in (alone[start:end], data.frames[start:end])]
+    return EpisodeDataset(np.concatenate(parts), np.repeat(data.lengths, 2), max_gap=data.max_gap, seed=seed)
+
+
+def under_noise(frames: np.ndarray, lengths: np.ndarray, noise: dict[str, Any] | None, seed: int) -> np.ndarray:
+    """Frames (N, C, H, W) of recordings, one after the other, each under noise of its own; the same for any frames."""
+    if noise is None:
+        return frames
+    out, first = np.empty_like(frames), np.cumsum(lengths) - lengths
+    process = NoiseProcess(len(lengths), frames.shape[1:], seed=seed, **noise)
+    pictures = np.zeros((len(lengths), *frames.shape[1:]), np.uint8)
+    for t in range(lengths.max()):
+        going = lengths > t
+        pictures[going] = frames[first[going] + t]
+        out[first[going] + t] = process.draw(pictures)[going]
+        process.step()
+    return out
+
+
 def noise_picture(process: NoiseProcess) -> Tensor:
     """The noise alone, on black, as 4×4 mean colours, (N, 48) float32.
 
     Where single shapes are and what hue they have is in no encoder's features, random ones included, when several
     overlap (R² below 0.1); what they look like together can be read, so it tells who keeps the noise from who does not.
     """
-    black = np.zeros((process.num_images, *process.frame_shape), np.uint8)
-    return F.adaptive_avg_pool2d(torch.from_numpy(process.draw(black)).float() / 255, 4).flatten(1)
+    return coarse(process.draw(np.zeros((process.num_images, *process.frame_shape), np.uint8)))
+
+
+def coarse(frames: np.ndarray) -> Tensor:
+    """4×4 mean colours of pictures (N, 3, H, W) uint8, (N, 48) float32 in [0, 1]."""
+    return F.adaptive_avg_pool2d(torch.from_numpy(frames).float() / 255, 4).flatten(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -16,12 +17,14 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from rlrep.experiments.results import pictures
 from rlrep.experiments.results.pictures import COLOURS, GREY, save, styled
 from rlrep.experiments.results.seeds import align
-from rlrep.experiments.results.statistics import Means, fit_growth, over_seeds, seed_mean
+from rlrep.experiments.results.statistics import fit_growth, over_seeds, seed_mean
 from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import (
+    CORE_METHODS,
     DOMAINS,
     METHODS,
     NOISES,
+    AnyCell,
     Array,
     Cell,
     LockCell,
@@ -37,6 +40,7 @@ from rlrep.experiments.video_study.cells import (
 )
 from rlrep.experiments.video_study.criteria import Phases
 from rlrep.experiments.video_study.diagram import phase_diagram
+from rlrep.experiments.video_study.field_figures import field, labels, temperatures
 
 COLOUR = {
     "temporal_contrastive": COLOURS[0],
@@ -49,10 +53,15 @@ COLOUR = {
     "random": "0.5",
 }
 COLOUR |= {m: to_hex(colormaps["tab20"](i)) for i, m in enumerate(m for m in METHODS if m not in COLOUR)}
+POLICY = "random policy"
+COLOUR[POLICY] = GREY
+NAMES = METHODS | {POLICY: POLICY}
 SAMPLES = 1
-LEAST_SCORE = -0.3  # that a panel of probes shows
+MOST = 9  # methods that one picture can show as lines or bars
+FEW = 5  # seeds: fewer are drawn one by one, as their intervals would be wider than the picture
 
-Ends = Mapping[str, tuple[float, float] | None]
+End = tuple[float, float]
+Ends = Mapping[str, End | None]
 
 
 @styled()
@@ -70,6 +79,9 @@ def draw(results: Results, out: Path, asked: Phases, numbers: Mapping[str, Array
         figures[f"reconstructions_{domain}"] = reconstructions(results, domain)
         figures[f"size_{domain}"] = size(results, domain)
         figures[f"persistence_{domain}"] = persistence(results, domain)
+        figures[f"field_{domain}"] = field(results, domain, COLOUR)
+    figures["labels"] = labels(results, COLOUR)
+    figures["temperature"] = temperatures(results, COLOUR)
     figures["lock"] = lock(results.lock)
     figures[f"phase_{phase.DOMAIN}"] = phase_diagram(results, asked, numbers, COLOUR)
     paths = {}
@@ -89,16 +101,15 @@ def returns(results: Results, domain: str) -> Figure | None:
     ends = []
     for noise, panel in zip(noises, panels, strict=True):
         cells = [*core(results, domain, noise=noise), *oracle(results, domain, noise)]
-        lines = {}
-        for method in METHODS:
+        lines: dict[str, End | None] = {}
+        for method in methods_of(cells):
             shown = [np.array(c.curve).T for c in unique(select(cells, method=method)) if len(c.curve) > 1]
             if shown:
                 steps, runs = align([(x, y) for x, y in shown])
-                lines[method] = band(panel, steps, over_seeds(runs), method, marker="")
+                lines[method] = band(panel, steps, runs, method, marker="")
         dress(panel, f"{NOISES[noise]}, {seeds(cells)}", "environment steps")
         panel.xaxis.set_major_formatter(FuncFormatter(thousands))
-        random_policy(panel, cells, named=noise == noises[0])  # where the curves end far above it
-        ends.append(lines)
+        ends.append(lines | random_policy(panel, cells))
     share_y(panels, "episode return")
     for panel, lines in zip(panels, ends, strict=True):
         label_lines(panel, lines)
@@ -117,34 +128,33 @@ def probes(results: Results, domain: str) -> Figure | None:
     for noise, (above, below) in zip(noises, grid.T, strict=True):
         cells = [*core(results, domain, noise=noise), *oracle(results, domain, noise)]
         bars(above, cells, "state", f"state read, {NOISES[noise]}", state_unit(domain))
-        above.set_xlim(max(LEAST_SCORE, min(0.0, above.dataLim.xmin)) - 0.05, 1.22)
         if noise == "none":
             explain(below)
             continue
         bars(below, select(cells, noise=noise), "noise", f"noise read, {NOISES[noise]}", "R² (0: nothing)")
-        below.set_xlim(max(LEAST_SCORE, min(0.0, below.dataLim.xmin)) - 0.05, 1.22)
     return figure
 
 
 def bars(panel: Axes, cells: Sequence[Cell], what: str, title: str, unit: str) -> None:
-    methods = [m for m in reversed(METHODS) if len(values(select(cells, method=m), f"{what}_linear"))]
+    """A bar a method; a probe that scores below 0 is worse than no probe, and is drawn at 0: nothing can be read."""
+    methods = [m for m in reversed(methods_of(cells)) if len(values(select(cells, method=m), f"{what}_linear"))]
     for row, method in enumerate(methods):
         cells_of = unique(select(cells, method=method))
         linear, mlp = values(cells_of, f"{what}_linear"), values(cells_of, f"{what}_mlp")
         found = seed_mean(linear)
-        mean, high = found.value, found.high
+        mean, low, high = np.clip([found.value, found.low, found.high], 0, 1)
         panel.barh(row, mean, height=0.7, color=COLOUR[method], alpha=0.85)
-        panel.plot([found.low, high], [row + 0.15, row + 0.15], color="black", linewidth=2)
+        panel.plot([low, high], [row + 0.15, row + 0.15], color="black", linewidth=2)
+        at = max(mlp.mean(), 0.0) if len(mlp) else mean
         if len(mlp):
-            marker = "D" if mlp.mean() >= LEAST_SCORE else "<"  # an arrow at the edge: it scores less
-            at = max(mlp.mean(), LEAST_SCORE)
-            panel.plot(at, row - 0.15, marker, color="white", markeredgecolor="black", markersize=7)
-        edge = np.nanmax([mean, high, mlp.mean() if len(mlp) else mean])
-        panel.text(max(edge, 0) + 0.05, row, f"{mean:.2f}".replace("-0.00", "0.00"), va="center", fontsize=13)
+            panel.plot(at, row - 0.15, "D", color="white", markeredgecolor="black", markersize=7, clip_on=False)
+        text = f"{found.value:.2f}".replace("-0.00", "0.00")
+        panel.text(np.nanmax([mean, high, at]) + 0.05, row, text, va="center", fontsize=13)
     panel.set_yticks(range(len(methods)), [METHODS[m] for m in methods])
     dress(panel, title, unit)
     panel.grid(axis="y", visible=False)
     panel.grid(axis="x", color="0.92")
+    panel.set_xlim(-0.04, 1.22)
     panel.set_xticks([0, 0.5, 1])
 
 
@@ -154,7 +164,8 @@ def explain(panel: Axes) -> None:
     lines = (
         "bar and number: linear probe",
         "black line: its 95 % interval",
-        f"diamond: MLP probe (arrow: below {LEAST_SCORE:g})",
+        "diamond: MLP probe",
+        "below 0, drawn at 0: nothing is read",
     )
     panel.text(0.0, 0.8, "\n".join(lines), fontsize=14, va="top", linespacing=1.7, transform=panel.transAxes)
 
@@ -218,8 +229,10 @@ def size(results: Results, domain: str) -> Figure | None:
         dress(panel, f"{NOISES[noise]}, {seeds(shown)}", "pixels under noise")
         shown += [c for c in core(results, domain, noise="none") if select(shown, method=c.method)]
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
-        ends.append({m: against(panel, select(shown, method=m), "coverage", "final_return") for m in METHODS})
-        reference(panel, results, domain, noise)
+        own: dict[str, End | None] = {
+            m: against(panel, select(shown, method=m), "coverage", "final_return") for m in methods_of(shown)
+        }
+        ends.append(own | reference(panel, results, domain, noise))
     share_y(panels, "episode return")
     for panel, lines in zip(panels, ends, strict=True):
         label_lines(panel, lines)
@@ -244,9 +257,12 @@ def persistence(results: Results, domain: str) -> Figure | None:
         dress(panel, titles[measure], "persistence ρ of the noise")
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0\niid", "0.25", "0.5", "0.75", "1\nexogenous"])
         shown = [*cells, *random] if measure != "final_return" else cells  # there it goes with the random policy
-        lines = {m: against(panel, select(shown, method=m), "persistence", measure) for m in METHODS if m != "oracle"}
+        methods = [m for m in methods_of(shown) if m != "oracle"]
+        lines: dict[str, End | None] = {
+            m: against(panel, select(shown, method=m), "persistence", measure) for m in methods
+        }
         if measure == "final_return":
-            reference(panel, results, domain, "exogenous")
+            lines |= reference(panel, results, domain, "exogenous")
         label_lines(panel, lines)
     return figure
 
@@ -256,7 +272,7 @@ def lock(cells: Sequence[LockCell]) -> Figure | None:
     horizons = sorted({c.horizon for c in cells})
     if len(horizons) < 2:
         return None
-    figure, (panel,) = canvas(1, "Combination lock: episodes to solve")
+    figure, (panel,) = canvas(1, f"Combination lock: episodes to solve ({seeds(cells)})")
     methods = [m for m in METHODS if any(c.method == m for c in cells)]
     ends, names = {}, {}
     for i, method in enumerate(methods):
@@ -301,7 +317,7 @@ def better_fit(cells: Sequence[LockCell]) -> tuple[str, Callable[[Array], Array]
     return f"$\\propto {np.exp(exponential.slope):.2f}^H$", exponential.episodes
 
 
-def seeds(cells: Iterable[Cell]) -> str:
+def seeds(cells: Iterable[AnyCell]) -> str:
     """How many seeds a panel shows, for its title: of the method that has the fewest to the one with the most."""
     counts = sorted({len({c.seed for c in own}) for own in by(cells, "method").values()})
     few, many = counts[0], counts[-1]
@@ -325,14 +341,26 @@ def unique(cells: Iterable[Cell]) -> list[Cell]:
     return list({cell.seed: cell for cell in cells}.values())
 
 
-def band(panel: Axes, x: Array, means: Means, method: str, marker: str = "o") -> tuple[float, float]:
-    """The mean over seeds and its interval; returns the line's end."""
-    line = "--" if method == "random" else "-"
-    pictures.band(panel, x, means, COLOUR[method], line=line, marker=marker)
+def methods_of(cells: Iterable[Cell]) -> list[str]:
+    """The methods that a picture shows, in their order: all, or of many those of the core."""
+    found = [method for method in METHODS if method in {cell.method for cell in cells}]
+    return found if len(found) <= MOST else [method for method in found if method in CORE_METHODS]
+
+
+def band(panel: Axes, x: Array, runs: Array, method: str, marker: str = "o") -> End:
+    """The mean over seeds, and its interval or each of few seeds; returns the line's end."""
+    line, means = "--" if method == "random" else "-", over_seeds(runs)
+    if len(runs) >= FEW:
+        pictures.band(panel, x, means, COLOUR[method], line=line, marker=marker)
+    else:
+        style: dict[str, Any] = dict(color=COLOUR[method], clip_on=False)
+        panel.plot(x, means.mean, line, linewidth=2.4, marker=marker, markersize=6, **style)
+        for run in runs if len(runs) > 1 else ():
+            panel.plot(x, run, line, linewidth=0.9, alpha=0.6, **style)
     return float(x[-1]), float(means.mean[-1])
 
 
-def against(panel: Axes, cells: Sequence[Cell], x: str, measure: str) -> tuple[float, float] | None:
+def against(panel: Axes, cells: Sequence[Cell], x: str, measure: str) -> End | None:
     """A measure against what a sweep varies; an interval at each point, as seeds may be missing at some."""
     points = {float(values(group, x).mean()): values(group, measure) for group in settings(cells)}
     points = {at: runs for at, runs in sorted(points.items()) if len(runs)}
@@ -341,45 +369,35 @@ def against(panel: Axes, cells: Sequence[Cell], x: str, measure: str) -> tuple[f
     padded = np.full((max(map(len, points.values())), len(points)), nan)
     for column, runs in enumerate(points.values()):
         padded[: len(runs), column] = runs
-    return band(panel, np.array(list(points)), over_seeds(padded), cells[0].method)
+    return band(panel, np.array(list(points)), padded, cells[0].method)
 
 
-def random_policy(panel: Axes, cells: Sequence[Cell], named: bool = True) -> None:
-    name = "random policy" if named else ""
-    level(panel, float(values(cells, "random_return").mean()), GREY, name, below=True)
+def random_policy(panel: Axes, cells: Sequence[Cell]) -> dict[str, End | None]:
+    return {POLICY: level(panel, float(values(cells, "random_return").mean()), GREY)}
 
 
-def reference(panel: Axes, results: Results, domain: str, noise: str) -> None:
-    """The two ends of the scale: what the oracle reaches, and the random policy."""
-    if ends := oracle(results, domain, noise):
-        level(panel, float(values(ends, "final_return").mean()), COLOUR["oracle"], METHODS["oracle"])
-        random_policy(panel, ends)
+def reference(panel: Axes, results: Results, domain: str, noise: str) -> dict[str, End | None]:
+    """The two ends of the scale, what the oracle reaches and the random policy: where their lines end."""
+    if not (ends := oracle(results, domain, noise)):
+        return {}
+    height = float(values(ends, "final_return").mean())
+    return {"oracle": level(panel, height, COLOUR["oracle"])} | random_policy(panel, ends)
 
 
-def level(panel: Axes, height: float, colour: str, name: str, below: bool = False) -> None:
+def level(panel: Axes, height: float, colour: str) -> End:
+    """A dotted line; its end at the right edge, which is where it will be once all is drawn."""
     panel.axhline(height, color=colour, linestyle=":", linewidth=2)
-    panel.annotate(
-        name,
-        (0.98, height),
-        (0, -4 if below else 4),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="right",
-        va="top" if below else "bottom",
-        fontsize=12,
-        color=colour,
-    )
+    return float("inf"), height
 
 
-def label_lines(
-    panel: Axes, ends: Mapping[str, tuple[float, float] | None], names: Mapping[str, str] = METHODS
-) -> None:
+def label_lines(panel: Axes, ends: Ends, names: Mapping[str, str] = NAMES) -> None:
     """Names to the right of the lines' ends, in their order, moved apart where they would touch, tied to their ends."""
     shown = sorted(((end, method) for method, end in ends.items() if end and isfinite(end[1])), key=lambda e: e[0][1])
     if not shown:
         return
     gap = 0.058
     low, high = panel.get_ylim()
+    left, right = panel.get_xlim()
     transform = np.log if panel.get_yscale() == "log" else np.asarray
     heights = (transform([end[1] for end, _ in shown]) - transform(low)) / (transform(high) - transform(low))
     for _ in range(200):
@@ -391,7 +409,7 @@ def label_lines(
     for height, (end, method) in zip(heights, shown, strict=True):
         panel.annotate(
             names[method],
-            end,
+            (min(end[0], right), end[1]),
             (1.06, height),
             textcoords="axes fraction",
             va="center",
@@ -400,6 +418,7 @@ def label_lines(
             arrowprops=dict(arrowstyle="-", color=COLOUR[method], linewidth=0.9, relpos=(0, 0.5), shrinkA=0, shrinkB=3),
             annotation_clip=False,
         )
+    panel.set_xlim(left, right)
     panel.set_ylim(low, high)
 
 

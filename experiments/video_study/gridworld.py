@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import lru_cache
 from typing import Any
 
@@ -29,29 +30,55 @@ class GridDomain:
 
     shape: tuple[int, ...] = VectorGridWorld.observation_space.shape
     action_space = VectorGridWorld.action_space
-    records: tuple[str, ...] = ("action", "label")
+    records: tuple[str, ...] = ("action", "label", "reward", "background", "demonstration")
 
     def __init__(self, layout: int = 0) -> None:
         self.layout, self.table = layout, grid_table(layout)
         self.seen = np.flatnonzero(self.table.distance > 0)
         self.state_chance = 1 / len(self.seen)
 
-    def record(self, noise: dict[str, Any] | None, settings: Settings, seed: int) -> EpisodeDataset:
+    def record(
+        self, noise: dict[str, Any] | None, settings: Settings, seed: int, rewards: bool = False
+    ) -> EpisodeDataset:
+        """See `domain.Domain`; with rewards, an episode that reached the goal ends with one more frame, of the goal."""
         length = -(-settings.frames // NUM_ENVS)
         frames = np.zeros((NUM_ENVS, length, *self.shape), np.uint8)
         action = np.zeros((NUM_ENVS, length), np.int64)
-        ended = np.zeros((NUM_ENVS, length), bool)
+        reward = np.zeros((NUM_ENVS, length), np.float32)
+        terminated, truncated = np.zeros((2, NUM_ENVS, length), bool)
+        goals: dict[tuple[int, int], np.ndarray] = {}  # what is seen there, by environment and time
         world, rng = VectorGridWorld(NUM_ENVS, self.layout, noise, seed), np.random.default_rng([seed, 2])
         for t in range(length):
             frames[:, t] = world.observe()
             action[:, t] = self.behave(world.state, rng)
-            _, terminated, truncated = world.step(action[:, t])
-            ended[:, t] = terminated | truncated
+            if rewards:
+                goals |= {(i, t): frame for i, frame in self.at_goal(world, action[:, t]).items()}
+            reward[:, t], terminated[:, t], truncated[:, t] = world.step(action[:, t])
+        ended = terminated | truncated
         ended[:, -1] = True
         lengths = np.diff(np.flatnonzero(ended), prepend=-1)
-        return EpisodeDataset(
-            frames.reshape(-1, *self.shape), lengths, action=action.ravel(), max_gap=settings.horizon, seed=seed
-        )
+        seen, acted = frames.reshape(-1, *self.shape), action.ravel()
+        after = np.flatnonzero(terminated) + 1 if rewards else np.zeros(0, np.int64)
+        if rewards:
+            lengths = lengths + terminated.ravel()[np.flatnonzero(ended)]
+            seen = np.insert(seen, after, [goals[i, t] for i, t in np.argwhere(terminated)], axis=0)
+            acted = np.insert(acted, after, 0)
+        data = EpisodeDataset(seen, lengths, action=acted, max_gap=settings.horizon, seed=seed)
+        if rewards:
+            data.rows["reward"] = np.insert(reward.ravel(), after, 0)[None]
+            data.rows["terminated"] = np.insert(terminated.ravel(), after, False)[None]
+        return data
+
+    def at_goal(self, world: VectorGridWorld, action: np.ndarray) -> dict[int, np.ndarray]:
+        """What the worlds that these actions take to the goal would show there, by their number."""
+        after = self.table.next_state[world.state, action]
+        there = np.flatnonzero(self.table.distance[after] == 0)
+        frames = self.table.frames[after]
+        if world.noise is not None and len(there):
+            noise = deepcopy(world.noise)  # the world's own starts anew there
+            noise.step()
+            frames = noise.draw(frames)
+        return dict(zip(there.tolist(), frames[there], strict=True))
 
     def behave(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The recorded actions in states (N,)."""

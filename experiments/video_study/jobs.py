@@ -7,6 +7,7 @@ from typing import Any
 
 LENGTHS = (1_000, 3_000, 10_000)  # of trainings that are measured more than once, in updates
 NOISES = {"none": 0.0, "iid": 0.0, "exogenous": 1.0}
+UNSEEN = {"pixels": {"size": 0.25}}  # kinds of noise that no encoder is trained under, and their options
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Job:
 
     Attributes:
         domain: "gridworld", "vizdoom_basic" or "vizdoom_defend_the_center".
-        study: "core", "size", "persistence" or "phase".
+        study: see `rlrep.experiments.video_study.cells.STUDIES`.
         method: see `rlrep.experiments.video_study.cells.METHODS`.
         noise: "none", "iid", "exogenous", or "persistence" for what lies between.
         persistence: ρ of the noise.
@@ -23,6 +24,11 @@ class Job:
         seed: of everything, the map included.
         updates: of its pre-training; None for as many as the domain has.
         only_probes: whether linear probes are all that is measured: no other probes, no decoder, no PPO.
+        labels: recorded frames whose actions are known: an inverse model reads them, beside a method that reads videos.
+            None for a method alone, which knows all actions if it reads any.
+        temperature: of a contrastive loss; None for its own.
+        unseen: kind of noise that probes and PPO show to an encoder of the core, see `UNSEEN`; None for the noise that
+            it was trained under.
     """
 
     domain: str
@@ -35,6 +41,9 @@ class Job:
     size: float = 0.3
     updates: int | None = None
     only_probes: bool = False
+    labels: int | None = None
+    temperature: float | None = None
+    unseen: str | None = None
 
     @property
     def name(self) -> str:
@@ -46,12 +55,23 @@ class Job:
             parts.append(f"size{self.size:g}")
         if self.updates:
             parts.append(f"updates{self.updates}")
+        if self.labels is not None:
+            parts.append(f"labels{self.labels}")
+        if self.temperature is not None:
+            parts.append(f"temperature{self.temperature:g}")
+        if self.unseen is not None:
+            parts.append(f"unseen_{self.unseen}")
         return "-".join([*parts, f"seed{self.seed}"])
 
     @property
     def shorter(self) -> list[Job]:
         """The jobs whose training is the beginning of this one's."""
         return [replace(self, updates=n) for n in LENGTHS if self.updates and n < self.updates]
+
+    @property
+    def trained(self) -> Job:
+        """The job that trains this one's encoder, which the core shares with other studies."""
+        return replace(self, study="core", unseen=None) if self.study in ("field", "transfer") else self
 
     @property
     def layout(self) -> int:
@@ -64,10 +84,17 @@ class Job:
 
     @property
     def noise_options(self) -> dict[str, Any] | None:
-        """The keyword arguments of the job's `NoiseProcess`; None without noise."""
+        """The keyword arguments of the `NoiseProcess` that its encoder is trained under; None without noise."""
         if self.noise == "none":
             return None
         return dict(num_shapes=self.num_shapes, size=self.size, persistence=self.persistence, background_only=True)
+
+    @property
+    def shown_noise(self) -> dict[str, Any] | None:
+        """The same of what probes and PPO show to the encoder."""
+        if self.unseen is None:
+            return self.noise_options
+        return dict(kind=self.unseen, persistence=1.0, **UNSEEN[self.unseen])
 
 
 @dataclass(frozen=True)
@@ -77,11 +104,18 @@ class LockJob:
     method: str
     horizon: int
     seed: int
+    codes: int = 2
+
+    @property
+    def study(self) -> str:
+        """The lower bound is about as many codes as one factor has states, two; other numbers are another study."""
+        return "lock" if self.codes == 2 else "codes"
 
     @property
     def name(self) -> str:
-        return f"lock-{self.method}-horizon{self.horizon}-seed{self.seed}"
+        codes = f"-codes{self.codes}" if self.study == "codes" else ""
+        return f"lock-{self.method}-horizon{self.horizon}{codes}-seed{self.seed}"
 
     @property
     def description(self) -> dict[str, Any]:
-        return {"domain": "lock", "study": "lock", **asdict(self)}
+        return {"domain": "lock", "study": self.study, **asdict(self)}

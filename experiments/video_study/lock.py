@@ -1,9 +1,9 @@
 """Episodes to open a combination lock with the encoder of each method: the experiment behind prediction P4.
 
 Every encoder gives one of two codes to a picture, as many as one factor of the lock has states; the level comes with
-it. It is a small convolutional network whose output gives the distribution of a code z, and each loss is an expectation
-over that code, so nothing but the code passes: Σ_z q(z | x) loss(z). All models are told the level and the gap, so that
-the code need not spell them.
+it. With four codes, which both factors have states together, the bound should vanish. It is a small convolutional
+network whose output gives the distribution of a code z, and each loss is an expectation over that code, so nothing but
+the code passes: Σ_z q(z | x) loss(z). All models are told the level and the gap, so that the code need not spell them.
 
 Swapping the places of a lock's factors doesn't change the law of its videos. So an encoder from videos is trained once
 and used on both locks; the worse counts, as in the lower bound. Action labels do depend on the places, so the inverse
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from rlrep.encoders import PixelEncoder, mlp, to_unit_scale
 from rlrep.envs.combination_lock import CombinationLock
+from rlrep.experiments.video_study.jobs import LockJob
 from rlrep.registry import look_up
 
 Array = npt.NDArray[np.float64]
@@ -68,20 +69,23 @@ def record(lock: CombinationLock, clips: int, rng: np.random.Generator) -> Clips
 
 
 class CodeModel(nn.Module):
-    """A binary code of pictures, and the loss that it is learned by."""
+    """A code of pictures, one of `codes`, and the loss that it is learned by."""
 
-    def __init__(self, lock: CombinationLock) -> None:
+    def __init__(self, lock: CombinationLock, codes: int) -> None:
         super().__init__()
+        self.codes = codes
         shape = lock.observation_space.shape
         assert shape is not None
         features = PixelEncoder(shape, channels=8, strides=(2, 2))
-        # Standardised over the batch, both codes are in use from the start.
-        self.encoder = nn.Sequential(features, nn.Linear(features.repr_dim, 1), nn.BatchNorm1d(1, affine=False))
+        # Standardised over the batch, all codes are in use from the start. Code 0 is where all outputs are low.
+        scores = codes - 1
+        self.encoder = nn.Sequential(
+            features, nn.Linear(features.repr_dim, scores), nn.BatchNorm1d(scores, affine=False)
+        )
 
     def code(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 to probabilities of the codes (B, 2)."""
-        logit = SHARPNESS * self.encoder(pictures)
-        return torch.cat([-logit, logit], 1).sigmoid()
+        """(B, 3, H, W) uint8 to probabilities of the codes (B, codes)."""
+        return F.pad(SHARPNESS * self.encoder(pictures), (1, 0)).softmax(1)
 
     def loss(self, clips: Clips) -> Tensor:
         """Scalar: the method's loss less `usage` of the codes."""
@@ -89,7 +93,7 @@ class CodeModel(nn.Module):
 
 
 def usage(code: Tensor) -> Tensor:
-    """Entropy of the codes' shares in a batch (B, 2), against one code taking all (arXiv 2006.11477, equation 4)."""
+    """Entropy of the codes' shares in a batch (B, codes), against one code for all (arXiv 2006.11477, equation 4)."""
     share = code.mean(0)
     return -(share * share.clamp_min(1e-6).log()).sum()
 
@@ -97,17 +101,17 @@ def usage(code: Tensor) -> Tensor:
 class PixelModel(CodeModel):
     """Pixels `gap` steps on, or with `future=False` the picture itself, by squared error; one picture for each code."""
 
-    def __init__(self, lock: CombinationLock, future: bool) -> None:
-        super().__init__(lock)
+    def __init__(self, lock: CombinationLock, codes: int, future: bool) -> None:
+        super().__init__(lock, codes)
         self.future = future
         self.levels = lock.horizon
-        self.decoder = mlp(2 + self.levels + MAX_GAP, (64,), int(np.prod(lock.observation_space.shape or ())))
+        self.decoder = mlp(codes + self.levels + MAX_GAP, (64,), int(np.prod(lock.observation_space.shape or ())))
 
     def loss(self, clips: Clips) -> Tensor:
         target = to_unit_scale(clips.late if self.future else clips.early).flatten(1)
         known = [F.one_hot(clips.level, self.levels), F.one_hot(clips.gap * self.future, MAX_GAP + 1)[:, 1:]]
-        codes = torch.eye(2).expand(len(target), 2, 2)
-        given = torch.cat([codes, torch.cat(known, 1)[:, None].expand(-1, 2, -1)], 2)
+        codes = torch.eye(self.codes).expand(len(target), -1, -1)
+        given = torch.cat([codes, torch.cat(known, 1)[:, None].expand(-1, self.codes, -1)], 2)
         error = (self.decoder(given) - target[:, None]).square().sum(2)
         code = self.code(clips.early)
         return (code * error).sum(1).mean() - 10 * usage(code)
@@ -120,12 +124,12 @@ class PairModel(CodeModel):
     the same level and gap; the inverse model tells the first action.
     """
 
-    def __init__(self, lock: CombinationLock, actions: bool) -> None:
-        super().__init__(lock)
+    def __init__(self, lock: CombinationLock, codes: int, actions: bool) -> None:
+        super().__init__(lock, codes)
         self.actions = actions
         # Which action is right is a level's own affair; how a code lasts is not, and starts as "it does".
-        lasting = (2 * torch.eye(2) - 1).repeat(1, MAX_GAP, 1, 1)
-        self.table = nn.Parameter(torch.randn(lock.horizon, MAX_GAP, 2, 2) if actions else lasting)
+        lasting = (2 * torch.eye(codes) - 1).repeat(1, MAX_GAP, 1, 1)
+        self.table = nn.Parameter(torch.randn(lock.horizon, MAX_GAP, codes, codes) if actions else lasting)
 
     def loss(self, clips: Clips) -> Tensor:
         early, late = self.code(clips.early), self.code(clips.late)
@@ -134,21 +138,21 @@ class PairModel(CodeModel):
             action = clips.action.float()[:, None, None].expand_as(logits)
             told = F.binary_cross_entropy_with_logits(logits, action, reduction="none")
             return expected(told, early, late) - 0.1 * usage(early)
-        strangers = late.reshape(-1, 2, 2).flip(1).reshape(-1, 2)
+        strangers = late.reshape(-1, 2, self.codes).flip(1).reshape(-1, self.codes)
         pairs = expected(F.softplus(-logits), early, late) + expected(F.softplus(logits), early, strangers)
         return pairs - 0.1 * usage(early)
 
 
 def expected(values: Tensor, early: Tensor, late: Tensor) -> Tensor:
-    """Mean over the batch of Σ_zz' early_z late_z' values_zz'; (B, 2, 2), (B, 2), (B, 2) to a scalar."""
+    """Mean over the batch of Σ_zz' early_z late_z' values_zz'; (B, Z, Z), (B, Z), (B, Z) to a scalar."""
     return torch.einsum("bij,bi,bj->b", values, early, late).mean()
 
 
-MODELS: dict[str, Callable[[CombinationLock], CodeModel]] = {
-    "inverse_model": lambda lock: PairModel(lock, actions=True),
-    "temporal_contrastive": lambda lock: PairModel(lock, actions=False),
-    "forward_model": lambda lock: PixelModel(lock, future=True),
-    "autoencoder": lambda lock: PixelModel(lock, future=False),
+MODELS: dict[str, Callable[[CombinationLock, int], CodeModel]] = {
+    "inverse_model": lambda lock, codes: PairModel(lock, codes, actions=True),
+    "temporal_contrastive": lambda lock, codes: PairModel(lock, codes, actions=False),
+    "forward_model": lambda lock, codes: PixelModel(lock, codes, future=True),
+    "autoencoder": lambda lock, codes: PixelModel(lock, codes, future=False),
 }
 METHODS = ("oracle", *MODELS)
 
@@ -174,17 +178,16 @@ def train(model: CodeModel, clips: Clips, rng: np.random.Generator) -> None:
 
 @torch.no_grad()
 def code_probabilities(model: CodeModel, lock: CombinationLock, rng: np.random.Generator) -> Array:
-    """(horizon, 2, 2) how often a held-out picture of (level, controlled bit, exogenous bit) gets code 1."""
+    """(horizon, 2, 2, codes) how often a held-out picture of (level, controlled bit, exogenous bit) gets each code."""
     states = np.indices((lock.horizon, 2, 2)).reshape(3, -1).repeat(HELD_OUT, 1)
     pictures = lock.draw(states[0], states[1] == 1, states[2] == 1, rng)
     codes = torch.cat([model.code(part).argmax(1) for part in torch.from_numpy(pictures).split(512)])
-    return codes.numpy().reshape(lock.horizon, 2, 2, HELD_OUT).mean(3)
+    return np.eye(model.codes)[codes.numpy().reshape(lock.horizon, 2, 2, HELD_OUT)].mean(3)
 
 
 def accuracy(codes: Array, bit: Literal["controlled", "exogenous"]) -> float:
-    """How well the code of a level tells a bit, with the better naming of each level's codes: 0.5 to 1."""
-    off, on = np.moveaxis(codes.mean(2 if bit == "controlled" else 1), 1, 0)
-    return float(0.5 + np.abs(on - off).mean() / 2)
+    """How well the code of a level tells a bit, with the best naming of each level's codes: 0.5 to 1."""
+    return float(codes.mean(2 if bit == "controlled" else 1).max(1).sum(1).mean() / 2)
 
 
 class OptimisticLearner:
@@ -198,13 +201,13 @@ class OptimisticLearner:
 
     TIE = 0.02
 
-    def __init__(self, horizon: int) -> None:
-        self.visits = np.zeros((horizon, 2, 2, 2))
+    def __init__(self, horizon: int, codes: int) -> None:
+        self.visits = np.zeros((horizon, codes, 2, codes))
         """By level, code, action and next code, which is 0 after the last level."""
-        self.rewards = np.zeros((horizon, 2, 2))
+        self.rewards = np.zeros((horizon, codes, 2))
 
     def values(self) -> Array:
-        """(horizon, 2, 2) Q."""
+        """(horizon, codes, 2) Q."""
         q = np.empty_like(self.rewards)
         tried = self.visits.sum(3)
         for level in reversed(range(len(q))):
@@ -214,7 +217,7 @@ class OptimisticLearner:
         return q
 
     def greedy(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """(horizon, 2) for each level and code the action after which an episode brought most on average.
+        """(horizon, codes) for each level and code the action after which an episode brought most on average.
 
         An average over episodes, not a backup over codes: it doesn't take the code for a state, so that a code that
         isn't one costs the learner no more than it must.
@@ -232,7 +235,8 @@ class OptimisticLearner:
         controlled = exogenous = np.ones(episodes, bool)
         steps: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
         for level in range(lock.horizon):
-            code = (rng.random(episodes) < codes[level, controlled.astype(int), exogenous.astype(int)]).astype(int)
+            beyond = 1 - codes[level, controlled.astype(int), exogenous.astype(int)].cumsum(1)[:, :-1]
+            code = (rng.random(episodes)[:, None] < beyond).sum(1)
             ahead = (q[level, :, 1] - q[level, :, 0])[code]
             action = np.where(np.abs(ahead) < self.TIE, rng.integers(2, size=episodes), ahead > 0)
             steps.append((code, action))
@@ -246,12 +250,10 @@ class OptimisticLearner:
 
 
 def opening_probability(policy: npt.NDArray[np.int64], codes: Array, combination: npt.NDArray[np.int64]) -> float:
-    """How often a policy (horizon, 2) over codes opens the lock, exactly."""
+    """How often a policy (horizon, codes) over codes opens the lock, exactly."""
     on_track = np.array([0.0, 1.0])  # with the controlled bit on: probability of the exogenous bit
     for right, seen, chosen in zip(combination, codes[:, 1], policy, strict=True):
-        on_track = on_track * np.where(chosen[1] == right, seen, 0) + on_track * np.where(
-            chosen[0] == right, 1 - seen, 0
-        )
+        on_track = on_track * (seen @ (chosen == right))
         on_track = np.array([on_track[0] + on_track[1] / 2, on_track[1] / 2])
     return float(on_track.sum())
 
@@ -261,7 +263,7 @@ def episodes_to_solve(lock: CombinationLock, codes: Array, max_episodes: int, rn
 
     Values are renewed after every further 2 % of the episodes so far, which is also how exactly the number is known.
     """
-    learner = OptimisticLearner(lock.horizon)
+    learner = OptimisticLearner(lock.horizon, codes.shape[-1])
     played = 0
     while played < max_episodes:
         episodes = min(max(1, played // 50), max_episodes - played)
@@ -294,7 +296,7 @@ def solve(lock: CombinationLock, codes: Array, max_episodes: int, rng: np.random
     )
 
 
-def run_lock_cell(method: str, horizon: int, seed: int, max_episodes: int) -> dict[str, Any]:
+def run_lock_cell(method: str, horizon: int, seed: int, max_episodes: int, codes: int = 2) -> dict[str, Any]:
     """One cell of the study: the method's encoder on both locks of an instance, the worse of them reported.
 
     Args:
@@ -302,6 +304,7 @@ def run_lock_cell(method: str, horizon: int, seed: int, max_episodes: int) -> di
         horizon: levels of the lock, at least 1.
         seed: of the lock's instance, the recordings, the network and the learners.
         max_episodes: where a learner gives up, at least 1.
+        codes: that an encoder has, at least 2.
 
     Returns:
         What `results.LockCell` reads, and `episodes_to_solve_other`, `solved_other` for the better lock. Unsolved,
@@ -312,21 +315,18 @@ def run_lock_cell(method: str, horizon: int, seed: int, max_episodes: int) -> di
     """
     if method != "oracle":
         look_up("method", method, MODELS)
-    if max_episodes < 1:
-        raise ValueError(f"max_episodes is {max_episodes}; expected at least 1")
+    for name, value, least in (("max_episodes", max_episodes, 1), ("codes", codes, 2)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; expected at least {least}")
     locks = [CombinationLock(horizon, instance=seed, controlled_place=place) for place in ("left", "right")]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         rng = np.random.default_rng([seed, horizon, METHODS.index(method)])
-        codes = learn_codes(method, locks, rng)
-    outcomes = [solve(lock, code, max_episodes, rng) for lock, code in zip(locks, codes, strict=True)]
+        learned = learn_codes(method, locks, rng, codes)
+    outcomes = [solve(lock, code, max_episodes, rng) for lock, code in zip(locks, learned, strict=True)]
     better, worse = sorted(outcomes, key=lambda outcome: (outcome.episodes, not outcome.solved))
     return {
-        "domain": "lock",
-        "study": "lock",
-        "method": method,
-        "horizon": horizon,
-        "seed": seed,
+        **LockJob(method, horizon, seed, codes).description,
         "episodes_to_solve": worse.episodes,
         "solved": worse.solved,
         "max_episodes": max_episodes,
@@ -337,13 +337,14 @@ def run_lock_cell(method: str, horizon: int, seed: int, max_episodes: int) -> di
     }
 
 
-def learn_codes(method: str, locks: list[CombinationLock], rng: np.random.Generator) -> list[Array]:
+def learn_codes(method: str, locks: list[CombinationLock], rng: np.random.Generator, codes: int) -> list[Array]:
     """What `code_probabilities` returns, for each lock; the oracle's code is the controlled bit."""
     if method == "oracle":
-        return [np.broadcast_to([[0.0], [1.0]], (lock.horizon, 2, 2)) for lock in locks]
+        known = np.eye(codes)[:2, None]
+        return [np.broadcast_to(known, (lock.horizon, 2, 2, codes)) for lock in locks]
 
     def learn(lock: CombinationLock) -> CodeModel:
-        model = MODELS[method](lock)
+        model = MODELS[method](lock, codes)
         train(model, record(lock, CLIPS, rng), rng)
         return model.eval()
 

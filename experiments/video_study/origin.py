@@ -19,7 +19,19 @@ FILE = "made_by.json"
 PACKAGE = Path(__file__).parents[2]  # rlrep, where the folders beside it are linked, or installed
 # What a cell is computed with; the study's other files choose jobs, judge and draw.
 OTHERS = ("agents", "experiments")
-FILES = ("domain", "doom", "gridworld", "jobs", "lock", "pixels", "ppo", "predictor", "supervised")
+FILES = (
+    "cloning",
+    "domain",
+    "doom",
+    "gridworld",
+    "jobs",
+    "labels",
+    "lock",
+    "pixels",
+    "ppo",
+    "predictor",
+    "supervised",
+)
 SHOWN = 5  # files that differ, in an error
 
 

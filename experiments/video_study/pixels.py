@@ -17,18 +17,22 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from rlrep import Objective, PixelEncoder, RandomShift, make_objective
+from rlrep.data import EpisodeDataset
 from rlrep.experiments.files import write_atomically
-from rlrep.experiments.video_study.cells import DOMAINS
-from rlrep.experiments.video_study.domain import Domain, Samples, Settings
+from rlrep.experiments.video_study.cells import DOMAINS, VARIANTS
+from rlrep.experiments.video_study.cloning import DEMONSTRATIONS, cloned_return
+from rlrep.experiments.video_study.domain import Domain, Samples, Settings, with_background
 from rlrep.experiments.video_study.jobs import Job
+from rlrep.experiments.video_study.labels import SomeLabels, first_frames
 from rlrep.experiments.video_study.ppo import Curve, FrozenEncoder, Schedule, learn, mean_return
 from rlrep.experiments.video_study.supervised import train_on_labels
 from rlrep.objectives import find_objective
 from rlrep.pretrain import Pretrainer
-from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, uniformity
+from rlrep.probe import alignment, effective_rank, encode, probe, reconstruction, tolerance, uniformity
 from rlrep.registry import look_up, parameters_of
 
 MADE_BY = "made_by.json"
+VALIDATION = 0.1  # of the recordings, held out
 PRETRAINING = ("frames", "horizon", "steps", "batch_size", "lr", "encoder")
 # Of the objectives, where they are not their own defaults. `shift` is the augmentation: those whose positives are two
 # views of one picture need one.
@@ -44,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "latent_model": dict(reward=0.0, termination=0.0),
     "lapo": dict(decoder_channels=16),
 }
+GIVEN_ACTIONS = ("spr_actions",)  # whose objective reads actions where it has them
 NEEDED = {
     "action": "the actions taken",
     "reward": "rewards",
@@ -51,7 +56,7 @@ NEEDED = {
     "background": "recordings of the background alone",
 }
 # What objectives call the layer behind the features that their loss reads, where not "state_projection".
-HEADS = {"autoencoder": "projection", "vq_autoencoder": "projection"}
+HEADS = dict.fromkeys(("autoencoder", "vq_autoencoder", "barlow_twins", "cvrl", "swav"), "projection")
 
 
 def domain(name: str, layout: int = 0) -> Domain:
@@ -98,12 +103,12 @@ def settings_of(job: Job, quick: bool = False) -> Settings:
 
 def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     """What a job measures, in the report's names; pictures go to `folder`/pictures."""
-    place, noise, oracle = domain(job.domain, job.layout), job.noise_options, job.method == "oracle"
+    place, noise, oracle = domain(job.domain, job.layout), job.shown_noise, job.method == "oracle"
     row: dict[str, Any] = {"coverage": 0.0 if noise is None else place.coverage(noise), "pictures": None}
     row["predictor"] = predicted(place, job, settings)
     wrap: Callable[[VecEnv], VecEnv] = lambda venv: venv  # noqa: E731
     if not oracle:
-        encoder, measured = pretrained_encoder(place, job, settings, folder / "encoders")
+        encoder, measured = pretrained_encoder(place, job.trained, settings, folder / "encoders")
         row |= measured | probe_encoder(encoder, place, job, settings, folder)
         wrap = lambda venv: FrozenEncoder(venv, encoder)  # noqa: E731
     if job.only_probes:
@@ -120,6 +125,8 @@ def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     # One encoder is one sample, however often PPO learns on it: its own luck is averaged out.
     row["curve"] = np.mean(curves, axis=0).tolist()
     row["return"] = float(np.mean(row["returns"]))
+    if "demonstration" in place.records:
+        row |= {f"cloned_{n}": cloned_return(make, n, settings, job.seed) for n in DEMONSTRATIONS}
     return row | {"ppo_seconds": time.perf_counter() - started}
 
 
@@ -191,62 +198,112 @@ def train_encoder(
     torch.manual_seed(job.seed)
     encoder = PixelEncoder(place.shape, **settings.encoder)
     if job.method == "random":
-        measured: dict[str, Any] = {"updates_per_second": None, "pretrain_seconds": 0.0, "state_head": None}
+        measured: dict[str, Any] = {"updates_per_second": None, "pretrain_seconds": 0.0, **behind_head(None)}
         yield from [(encoder.requires_grad_(False).eval(), measured)] * len(lengths)
         return
     if job.method == "supervised":
-        heads: Iterator[nn.Module | None] = train_on_labels(
-            encoder, place, job.noise_options, settings, job.seed, lengths
-        )
+        supervised = train_on_labels(encoder, place, job.noise_options, settings, job.seed, lengths)
+        ends: Iterator[tuple[nn.Module | None, int | None]] = ((head, None) for head in supervised)
     else:
-        heads = train_on_video(encoder, place, job, settings, lengths)
+        ends = train_on_video(encoder, place, job, settings, lengths)
     seconds, started = 0.0, time.perf_counter()
-    for updates, head in zip(lengths, heads, strict=True):
+    for updates, (head, diverged) in zip(lengths, ends, strict=True):
         seconds += time.perf_counter() - started
-        measured = {"updates_per_second": updates / seconds, "pretrain_seconds": seconds, "state_head": None}
-        if head is not None:
-            parts = probed_states(place, job, settings)
-            states = [(head(encode(encoder, x.observation)).detach(), x.state) for x in parts]
-            measured["state_head"] = probe(states[0], states[1], steps=settings.probe_steps)
+        parts = probed_states(place, job, settings) if head is not None else None
+        told = behind_head(head, encoder, parts, settings)
+        measured = {"updates_per_second": updates / seconds, "pretrain_seconds": seconds, **told}
+        measured["diverged"] = diverged
         yield copy.deepcopy(encoder).requires_grad_(False).eval(), measured
         started = time.perf_counter()
 
 
+def behind_head(
+    head: nn.Module | None,
+    encoder: PixelEncoder | None = None,
+    parts: tuple[Samples, Samples] | None = None,
+    settings: Settings | None = None,
+) -> dict[str, float | None]:
+    """What the layer that a loss reads knows of the state, and how its features lie; None without such a layer."""
+    if head is None or encoder is None or parts is None or settings is None:
+        return dict.fromkeys(("state_head", "uniformity_head", "tolerance_head"))
+    train, test = ((head(encode(encoder, part.observation)).detach(), part.state) for part in parts)
+    found: dict[str, float | None] = {"state_head": probe(train, test, steps=settings.probe_steps)}
+    alike = not test[1].is_floating_point() and len(test[1].unique()) < len(test[1])  # states are shown repeatedly
+    found |= {"uniformity_head": uniformity(test[0]), "tolerance_head": tolerance(*test) if alike else None}
+    return found
+
+
 def train_on_video(
     encoder: PixelEncoder, place: Domain, job: Job, settings: Settings, lengths: Sequence[int]
-) -> Iterator[nn.Module | None]:
-    """Steps the encoder by the job's objective; yields the layer that the loss reads after each of the lengths, when
-    the encoder has the weights of the best validation so far.
+) -> Iterator[tuple[nn.Module | None, int | None]]:
+    """Steps the encoder by the job's objective; yields after each of the lengths, when the encoder has the weights of
+    the best validation so far, the layer that the loss reads, and after how many updates the loss was no number.
+
+    A training that diverges ends there, with the best weights before, or those it began with.
     """
-    objective = build(job.method, encoder, place, settings)
-    train, validation = place.record(job.noise_options, settings, job.seed).split(0.1, job.seed)
+    objective = build(job.method, encoder, place, settings, job)
+    train, validation = recordings(objective, place, job, settings).split(VALIDATION, job.seed)
+    if job.labels is not None and job.method != "laom":  # which chooses its labels itself
+        held = round(VALIDATION * job.labels)
+        labelled, held_out = first_frames(train, job.labels - held), first_frames(validation, held)
+        if job.method == "inverse_model":
+            train, validation = labelled, held_out
+        elif job.labels:
+            inverse = build("inverse_model", encoder, place, settings)
+            objective = SomeLabels(objective, inverse, labelled, held_out, settings.batch_size)
     trainer = Pretrainer(objective, train, validation, steps=lengths[0], batch_size=settings.batch_size, lr=settings.lr)
+    weights = first = weights_of(objective)
+    diverged = None
     for length in lengths:
         trainer.steps = length
-        while not trainer.finished:
+        while diverged is None and not trainer.finished:
             trainer.step()
             if trainer.validation_due:
-                trainer.validate()
-        weights = {name: value.clone() for name, value in objective.state_dict().items()}
+                try:
+                    trainer.validate()
+                except FloatingPointError:
+                    diverged = trainer.updates
+        if diverged is None:
+            weights = weights_of(objective)
+        else:
+            objective.load_state_dict(first)
         trainer.load_best()
         objective.eval()
-        yield getattr(objective, HEADS.get(job.method, "state_projection"), None)
+        yield getattr(objective, HEADS.get(job.method, "state_projection"), None), diverged
         objective.train()
         objective.load_state_dict(weights)
 
 
-def build(method: str, encoder: PixelEncoder, place: Domain, settings: Settings) -> Objective:
-    """A method's objective, with the study's horizon if it has one, and the actions if it reads them.
+def weights_of(objective: Objective) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in objective.state_dict().items()}
+
+
+def recordings(objective: Objective, place: Domain, job: Job, settings: Settings) -> EpisodeDataset:
+    """What the objective reads: as many frames for every method, and the background beside them where one needs it."""
+    from rlrep.experiments.video_study.gridworld import GridDomain
+
+    if "reward" in objective.window.needs and isinstance(place, GridDomain):
+        return place.record(job.noise_options, settings, job.seed, rewards=True)
+    data = place.record(job.noise_options, settings, job.seed)
+    return with_background(data, job.noise_options, job.seed + 70_000) if objective.needs_background else data
+
+
+def build(method: str, encoder: PixelEncoder, place: Domain, settings: Settings, job: Job | None = None) -> Objective:
+    """A method's objective, with the study's horizon if it has one, the actions if it reads them, and what a job sets.
 
     Raises:
         ValueError: for a method that is no objective.
     """
-    name = method.removeprefix("vq_")
+    name = VARIANTS.get(method, method)
     kind, options = find_objective(name), dict(OPTIONS.get(method, {}))
     augment = RandomShift(options.pop("shift", 0))
     if "horizon" in parameters_of(kind):
         options["horizon"] = settings.horizon
-    space = place.action_space if kind.reads_actions(options) else None
+    if job is not None and job.temperature is not None:
+        options["temperature"] = job.temperature
+    if job is not None and job.labels is not None and method == "laom":
+        options["labelled"] = min(1.0, job.labels / settings.frames)
+    space = place.action_space if method in GIVEN_ACTIONS or kind.reads_actions(options) else None
     return make_objective(name, encoder, space, augment=augment, **options)
 
 
@@ -271,7 +328,7 @@ def check_methods(jobs: Iterable[Job]) -> None:
 
 def probed_states(place: Domain, job: Job, settings: Settings) -> tuple[Samples, Samples]:
     """What probes of the state are fitted to, and what they are scored on."""
-    noise, seed = job.noise_options, job.seed
+    noise, seed = job.shown_noise, job.seed
     return (
         place.samples(noise, settings.labels, seed + 10_000, held_out=False),
         place.samples(noise, settings.test_labels, seed + 20_000, held_out=True),
@@ -280,7 +337,7 @@ def probed_states(place: Domain, job: Job, settings: Settings) -> tuple[Samples,
 
 def probe_encoder(encoder: PixelEncoder, place: Domain, job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     """What the encoder knows of state and noise, how its features lie, and what can be drawn from them."""
-    noise, seed, steps = job.noise_options, job.seed, settings.probe_steps
+    noise, seed, steps = job.shown_noise, job.seed, settings.probe_steps
     train, test = probed_states(place, job, settings)
     again = place.samples(noise, settings.test_labels, seed + 30_000, held_out=True)
     features, test_features = encode(encoder, train.observation), encode(encoder, test.observation)

@@ -11,7 +11,7 @@ import numpy as np
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.results import tables
 from rlrep.experiments.results.statistics import contrast, seed_mean
-from rlrep.experiments.video_study import phase
+from rlrep.experiments.video_study import field_report, phase
 from rlrep.experiments.video_study.cells import (
     DOMAINS,
     METHODS,
@@ -21,6 +21,7 @@ from rlrep.experiments.video_study.cells import (
     Array,
     Cell,
     Results,
+    condition,
     core,
     missing,
     point,
@@ -56,6 +57,7 @@ EXPLORATORY = (
     "the criteria may have seen them."
 )
 CHOSEN_ON = (0, 1)
+COLLAPSED = 1.5  # an effective rank below it is about one
 RECORDED = {"gridworld": "half of the actions random, half those of a player that knows all"}
 TRIED = (
     "PPO's settings were chosen on seeds 0 and 1 of the grid world. On features as they come, with rollouts half as "
@@ -129,8 +131,10 @@ def compose(
         Block("table", lines=setup_lines(results, quick)),
         *(Block("text", line) for line in block_mdp(results, quick)),
     ]
-    if absent := [*missing(results), *phase.missing(results)]:
+    if absent := [*missing(results), *phase.missing(results), *field_report.missing(results)]:
         blocks += [Block("h2", "What is missing"), Block("list", items=absent)]
+    if broken := [*diverged_lines(results), *collapsed_lines(results)]:
+        blocks += [Block("h2", "What diverged or collapsed"), Block("list", items=broken)]
     if not quick:
         blocks += [Block("h2", "What was tried"), *(Block("text", line) for line in (TRIED, *untouched(results)))]
     blocks.append(Block("h2", "The verdicts in detail"))
@@ -138,12 +142,32 @@ def compose(
         blocks.append(Block("h3", f"{verdict.prediction}, {verdict.where}: {verdict.outcome}. {verdict.statement}."))
         blocks.append(Block("table", lines=[part_line(part) for part in verdict.parts]))
     blocks += phase_blocks(results, criteria.P5, numbers, pictures)
+    blocks += field_report.field_blocks(results, pictures)
     for domain in results.domains:
         blocks += domain_blocks(results, domain, pictures)
     if results.lock:
         blocks += [Block("h2", DOMAINS["lock"]), *shown(pictures, "lock"), *(Block("text", line) for line in LOCK)]
         blocks += [Block("table", lines=lock_lines(results))]
     return [block for block in blocks if block.kind not in ("table", "list") or block.lines or block.items]
+
+
+def diverged_lines(results: Results) -> list[str]:
+    """The trainings whose loss was no number at some time: the best weights before are what was measured."""
+    return [
+        f"{where(cell)}: diverged after {cell.diverged:,.0f} updates, measured as it was at its best before"
+        for cell in results.cells
+        if isfinite(cell.diverged)
+    ]
+
+
+def collapsed_lines(results: Results) -> list[str]:
+    """The encoders whose features lie on a line, or in a point."""
+    found = [cell for cell in results.cells if cell.effective_rank < COLLAPSED]
+    return [f"{where(cell)}: collapsed, effective rank {cell.effective_rank:.1f}" for cell in found]
+
+
+def where(cell: Cell) -> str:
+    return f"{DOMAINS[cell.domain]}, {cell.study}: {METHODS[cell.method]}, {condition(cell)}, seed {cell.seed}"
 
 
 def exploratory_places(judged: Sequence[Verdict]) -> dict[str, str]:
@@ -157,7 +181,7 @@ def command(results: Results) -> str:
     for cell in results.every:
         seeds.setdefault(cell.study if cell.domain in ("gridworld", "lock") else cell.domain, set()).add(cell.seed)
     by_count: dict[int, list[str]] = {}
-    for name in (*STUDIES, *DOMAINS):
+    for name in (*STUDIES, *DOMAINS, "codes"):
         if name in seeds:
             by_count.setdefault(len(seeds[name]), []).append(name)
     return "\n".join(f"python -m rlrep.experiments.video_theory {' '.join(by_count[n])} --seeds {n}" for n in by_count)
@@ -302,7 +326,7 @@ GEOMETRY = {
     "effective rank": "effective_rank",
 }
 CAPTIONS = {
-    "returns": "Return of PPO on frozen encoders against environment steps, mean and 95 % interval over seeds",
+    "returns": "Return of PPO on frozen encoders against steps, mean and 95 % interval, or each of few seeds",
     "probes": "How well probes read the state and the noise from frozen features",
     "reconstructions": "Observations and their reconstructions from frozen features, one seed",
     "size": "Final return against the share of pixels that the noise covers",
@@ -433,7 +457,10 @@ def cost_lines(results: Results) -> list[Line]:
             cells = select(results.cells, domain=domain, study=study)
             if cells:
                 # Of the lengths of one training the longest holds the others.
-                trainings = {(c.method, c.noise, *point(c), c.seed): c for c in sorted(cells, key=lambda c: c.updates)}
+                ordered = sorted(cells, key=lambda c: c.updates)
+                trainings = {
+                    (c.method, c.noise, *point(c), str(c.labels), str(c.temperature), c.seed): c for c in ordered
+                }
                 pretrain = values(trainings.values(), "pretrain_seconds").sum() / 60
                 ppo = values(cells, "ppo_seconds").sum() / 60
                 speed = values(cells, "updates_per_second")

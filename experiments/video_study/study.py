@@ -8,26 +8,32 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
+from rlrep import OBJECTIVES
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import CORE_METHODS, METHODS, read_content
-from rlrep.experiments.video_study.jobs import NOISES, Job, LockJob
+from rlrep.experiments.video_study.jobs import NOISES, UNSEEN, Job, LockJob
 from rlrep.experiments.video_study.origin import claim, stamp
 from rlrep.extras import install
-from rlrep.registry import look_up
+from rlrep.registry import look_up, parameters_of
 
 SIZES = (0.15, 0.45)  # beside the core's
 PERSISTENCES = (0.5, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
 HORIZONS = range(2, 11)
 MAX_EPISODES = 30_000  # that a lock may take
 LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder")
+LABELS = (0, 1_000, 4_000, 20_000)  # recorded frames whose action is known
+LABELLED = ("random", "inverse_model", "temporal_contrastive", "forward_model", "laom")
+TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
+CODES = (3, 4)  # of an encoder of the lock, beside its two: four have room for both factors
+TOURED = ("temporal_contrastive", "forward_model", "autoencoder")  # under iid noise too, as P1 and P3 are about them
 SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
 Methods = Sequence[str] | None  # None: those that a study has by default
 
@@ -45,6 +51,13 @@ def under_noise(domain: str, methods: Methods, seeds: int) -> Iterator[Job]:
     for job in core(domain, methods, seeds):
         if job.noise != "none" or job.method == "oracle":
             yield job
+
+
+def field(methods: Methods, seeds: int) -> Iterator[Job]:
+    """Linear probes of every method that is not in the core; PPO on their encoders is a matter of the core."""
+    for job in core("gridworld", methods or [m for m in METHODS if m not in CORE_METHODS], seeds):
+        if job.method != "oracle":
+            yield replace(job, study="field", only_probes=True)
 
 
 def sizes(methods: Methods, seeds: int) -> Iterator[Job]:
@@ -66,6 +79,34 @@ def persistences(methods: Methods, seeds: int) -> Iterator[Job]:
             yield Job("gridworld", "persistence", method, "persistence", seed, persistence)
 
 
+def labels(methods: Methods, seeds: int) -> Iterator[Job]:
+    """How many action labels bring the state back under exogenous noise: for an inverse model alone, and beside
+    methods that read videos.
+    """
+    for seed, method, count in product(range(seeds), methods or LABELLED, LABELS):
+        kind = OBJECTIVES.get(method)
+        video = kind is not None and not (kind.needs_actions or kind.needs_background)
+        if video or (count > 0 if method == "inverse_model" else method == "random" and count == 0):
+            yield Job("gridworld", "labels", method, "exogenous", seed, 1.0, only_probes=True, labels=count)
+
+
+def temperatures(methods: Methods, seeds: int) -> Iterator[Job]:
+    """Contrastive losses at several temperatures, under iid and under exogenous noise."""
+    for seed, method, temperature in product(range(seeds), methods or ("temporal_contrastive", "cvrl"), TEMPERATURES):
+        if method in OBJECTIVES and "temperature" in parameters_of(OBJECTIVES[method]):
+            for noise in ("iid", "exogenous"):
+                job = Job("gridworld", "temperature", method, noise, seed, NOISES[noise], only_probes=True)
+                yield replace(job, temperature=temperature)
+
+
+def transfer(methods: Methods, seeds: int) -> Iterator[Job]:
+    """The core's encoders, frozen, under a kind of noise that they were not trained under."""
+    for job in core("gridworld", methods or [m for m in CORE_METHODS if m != "oracle"], seeds):
+        if job.method != "oracle":
+            for kind in UNSEEN:
+                yield replace(job, study="transfer", unseen=kind)
+
+
 def lock(methods: Methods, seeds: int) -> Iterator[LockJob]:
     """Combination locks of growing length, for the methods that have a model for them."""
     for seed, horizon, method in product(range(seeds), HORIZONS, LOCK_METHODS):
@@ -73,10 +114,24 @@ def lock(methods: Methods, seeds: int) -> Iterator[LockJob]:
             yield LockJob(method, horizon, seed)
 
 
+def codes(methods: Methods, seeds: int) -> Iterator[LockJob]:
+    """The lock, and the same for encoders with more codes, for which the lower bound should vanish."""
+    yield from lock(methods, seeds)
+    for job, count in product(lock(methods, seeds), CODES):
+        if job.method != "oracle":
+            yield replace(job, codes=count)
+
+
 def tour(methods: Methods, seeds: int) -> Iterator[Job]:
-    """What one seed can show in less than 20 minutes on two cores: the core's noise, and some of the phase diagram."""
-    yield from under_noise("gridworld", methods, seeds)
+    """What one seed can show in less than 20 minutes on two cores: the core's noise, and some of the phase diagram and
+    of the field.
+    """
+    for job in core("gridworld", methods, seeds):
+        under_iid = job.noise == "iid" and (methods or job.method in TOURED)
+        if under_iid or job.noise == "exogenous" or job.method == "oracle":
+            yield job
     yield from phase.cross_section(methods, seeds)
+    yield from (job for job in field(methods, seeds) if job.noise == "exogenous" and job.method not in CORE_METHODS)
 
 
 STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
@@ -85,7 +140,12 @@ STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
     "persistence": persistences,
     "phase": phase.jobs,
     "tour": tour,
+    "field": field,
+    "labels": labels,
+    "temperature": temperatures,
+    "transfer": transfer,
     "lock": lock,
+    "codes": codes,
     "vizdoom_basic": partial(under_noise, "vizdoom_basic"),
     "vizdoom_defend_the_center": partial(under_noise, "vizdoom_defend_the_center"),
 }
@@ -110,7 +170,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     if isinstance(job, LockJob):
         from rlrep.experiments.video_study.lock import run_lock_cell
 
-        row: dict[str, Any] = run_lock_cell(job.method, job.horizon, job.seed, MAX_EPISODES)
+        row: dict[str, Any] = run_lock_cell(job.method, job.horizon, job.seed, MAX_EPISODES, job.codes)
     else:
         from rlrep.experiments.video_study import pixels
 

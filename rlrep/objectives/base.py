@@ -215,7 +215,7 @@ class Objective(nn.Module):
                 warnings.warn(
                     f"{type(self).__name__} was called {FORGOTTEN} times and its momentum copies have not moved: call "
                     f"its after_step() after each step of the optimizer",
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
     def read(self, batch: TensorDict) -> list[Tensor]:

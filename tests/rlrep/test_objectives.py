@@ -438,10 +438,11 @@ class Actions(Objective):
     def __init__(self, encoder: PixelEncoder) -> None:
         super().__init__(encoder)
         self.window, self.in_keys, self.out_keys = Window(actions=2), ["action_sequence"], ["loss_actions"]
+        self.weight = nn.Parameter(torch.ones(()))
 
     def losses(self, action_sequence: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         assert action_sequence.shape[1] == 2
-        return {"loss_actions": action_sequence.square().mean()}
+        return {"loss_actions": self.weight * action_sequence.square().mean()}
 
 
 @pytest.mark.parametrize("others", [["spr"], [], ["barlow_twins"]])

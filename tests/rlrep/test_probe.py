@@ -16,6 +16,7 @@ from rlrep.probe import (
     probe_folds,
     reconstruction,
     standardised,
+    tolerance,
     uniformity,
 )
 
@@ -272,3 +273,12 @@ def test_classes_may_have_any_numbers() -> None:
     far = torch.tensor([7, 10**9])[target]
     assert probe((features, far), (features, far)) == probe((features, target), (features, target)) > 0.9
     assert probe((features, far), (features, target)) == 0.0, "classes that were never seen"
+
+
+def test_tolerance_is_the_mean_cosine_of_pairs_of_one_label() -> None:
+    features = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0], [-1.0, 0.0], [-5.0, 0.0], [0.0, -1.0]])
+    label = torch.tensor([7, 7, 7, 2, 2, 4])
+    cosines = [0.0, math.sqrt(0.5), math.sqrt(0.5), 1.0]
+    assert tolerance(features, label) == pytest.approx(sum(cosines) / 4, abs=1e-6)
+    with pytest.raises(ValueError, match="all 2 rows have different labels"):
+        tolerance(features[:2], torch.tensor([0, 1]))

@@ -78,7 +78,7 @@ CHECKPOINT = "checkpoints/latest.pt"
         ("objectives=[tests.odd_objectives:SaysNothing]", "SaysNothing must set in_keys"),
         ("objectives=[tests/odd_objectives.py:Back]", "name the module, not its file: tests.odd_objectives:Back"),
         ("objectives=[tests.odd_objectives:ForgetsHorizon]", "reads future_observation: set self.horizon"),
-        ("objectives=[tests.odd_objectives:UnknownEntry]", "unknown entry .* 'obs': did you mean observation"),
+        ("objectives=[tests.odd_objectives:UnknownEntry]", "unknown entry .* 'obs': known: .*, observation"),
         ("objectives=[tests.odd_objectives:Back] ++objective.Back.horizon=abc", "horizon.* must be int"),
         ("objectives=[tests.odd_objectives:Follows] ++objective.Follows.momentum=-1", r"momentum must lie in \[0, 1\]"),
         ("objectives=[tests.odd_objectives:MinimisesNothing]", "MinimisesNothing returns nothing to minimise"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rlrep.experiments.video_study import phase
-from rlrep.experiments.video_study.jobs import Job
+from rlrep.experiments.video_study.jobs import Job, LockJob
 
 # Each method's share of the oracle's return under no, iid and exogenous noise, as the theory predicts.
 THEORY = {
@@ -134,6 +134,22 @@ def write_phase(folder: Path, jobs: Iterable[Job] | None = None, seeds: int = 3)
         if not job.only_probes:
             cell |= {"return": 0.9 * kept, "random_return": RANDOM, "returns": [0.9 * kept], "ppo_seconds": 60.0}
         write(folder, job.name, cell)
+
+
+def write_field(folder: Path, jobs: Iterable[Job | LockJob]) -> None:
+    """Cells of these jobs, in which a method reads as much of the state as it has labels."""
+    rng = np.random.default_rng(6)
+    for job in jobs:
+        if isinstance(job, LockJob):
+            cell: dict[str, Any] = {"episodes_to_solve": 2**job.horizon if job.codes < 4 else 2 * job.horizon}
+            write(folder, job.name, job.description | cell | {"solved": True, "max_episodes": 5_000})
+            continue
+        state = 0.2 + 0.03 * (job.labels or 0) ** 0.3 + 0.1 * (job.noise == "iid") + rng.normal(0, 0.001)
+        cell = {"coverage": CORE_COVERAGE, "state_linear": state, "noise_linear": 1 - state, "pretrain_seconds": 9.0}
+        cell |= {"uniformity_head": -2.0, "tolerance_head": 0.5, "effective_rank": 9.0}
+        if not job.only_probes:
+            cell |= {"return": state, "random_return": RANDOM, "cloned_4": 0.1, "cloned_16": 0.2, "cloned_64": 0.3}
+        write(folder, job.name, job.description | cell)
 
 
 def write_lock(

@@ -5,7 +5,7 @@ import torch
 from rlrep.envs.combination_lock import CombinationLock
 from rlrep.experiments.video_study import lock as study
 
-CONTROLLED = np.broadcast_to([[0.0], [1.0]], (10, 2, 2))
+CONTROLLED = np.broadcast_to(np.eye(2)[:, None], (10, 2, 2, 2))
 EXOGENOUS = CONTROLLED.swapaxes(1, 2)
 
 
@@ -30,24 +30,39 @@ def test_a_learner_gives_up():
 def test_opening_probability_is_that_of_playing():
     rng = np.random.default_rng(0)
     lock = CombinationLock(3, instance=1)
-    codes = rng.random((3, 2, 2))
-    policy = np.stack([lock.combination, 1 - lock.combination], 1)
+    codes = rng.dirichlet(np.ones(3), (3, 2, 2))
+    policy = np.stack([lock.combination, 1 - lock.combination, lock.combination], 1)
     rounds = 20_000
     controlled = exogenous = np.ones(rounds, bool)
     for level in range(3):
-        code = rng.random(rounds) < codes[level, controlled.astype(int), exogenous.astype(int)]
+        beyond = 1 - codes[level, controlled.astype(int), exogenous.astype(int)].cumsum(1)[:, :-1]
+        code = (rng.random(rounds)[:, None] < beyond).sum(1)
         at = np.full(rounds, level)
-        controlled, exogenous = lock.advance(at, controlled, exogenous, policy[level, code.astype(int)], rng)
+        controlled, exogenous = lock.advance(at, controlled, exogenous, policy[level, code], rng)
     opened = controlled.mean()
     assert study.opening_probability(policy, codes, lock.combination) == pytest.approx(opened, abs=0.02)
 
 
 def test_accuracy_does_not_depend_on_the_codes_names():
     codes = CONTROLLED.copy()
-    codes[::2] = 1 - codes[::2]
+    codes[::2] = codes[::2, ..., ::-1]
     assert study.accuracy(codes, "controlled") == 1
     assert study.accuracy(codes, "exogenous") == 0.5
     assert study.accuracy(codes.swapaxes(1, 2), "exogenous") == 1
+
+
+def test_four_codes_have_room_for_both_bits():
+    both = np.eye(4).reshape(2, 2, 4)
+    codes = np.broadcast_to(both, (10, 2, 2, 4))
+    assert study.accuracy(codes, "controlled") == study.accuracy(codes, "exogenous") == 1
+    assert episodes(10, codes, 0) < 10 * 10  # with the exogenous bit alone some 2^10
+
+
+def test_two_codes_are_a_share_and_the_rest():
+    model = study.MODELS["autoencoder"](CombinationLock(3), 2).eval()
+    pictures = study.record(CombinationLock(3), 8, np.random.default_rng(0)).early
+    share = torch.sigmoid(study.SHARPNESS * model.encoder(pictures))
+    torch.testing.assert_close(model.code(pictures), torch.cat([1 - share, share], 1))
 
 
 def test_recordings_stay_in_an_episode():
@@ -58,10 +73,11 @@ def test_recordings_stay_in_an_episode():
     assert clips.early.shape == clips.late.shape == (500, 3, 24, 24)
 
 
+@pytest.mark.parametrize("codes", [2, 4])
 @pytest.mark.parametrize("method", study.MODELS)
-def test_the_loss_reaches_the_encoder(method):
+def test_the_loss_reaches_the_encoder(method, codes):
     lock = CombinationLock(3)
-    model = study.MODELS[method](lock)
+    model = study.MODELS[method](lock, codes)
     model.loss(study.record(lock, 32, np.random.default_rng(0))).backward()
     gradients = [parameter.grad for parameter in model.encoder.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
@@ -70,7 +86,7 @@ def test_the_loss_reaches_the_encoder(method):
 
 def test_only_the_code_of_the_early_picture_reaches_the_decoder():
     lock = CombinationLock(3)
-    model = study.MODELS["forward_model"](lock)
+    model = study.MODELS["forward_model"](lock, 2)
     clips = study.record(lock, 32, np.random.default_rng(0))
     code = torch.eye(2)[torch.arange(32) % 2]
     model.code = lambda pictures: code
@@ -123,6 +139,7 @@ def test_action_labels_keep_the_controlled_bit_and_videos_the_wrong_one(method, 
         (("oracle", 0, 0, 10), "horizon is 0"),
         (("oracle", 3, -1, 10), "instance is -1"),
         (("oracle", 3, 0, 0), "max_episodes is 0"),
+        (("forward_model", 3, 0, 10, 1), "codes is 1"),
     ],
 )
 def test_impossible_cells_are_refused(arguments, message):

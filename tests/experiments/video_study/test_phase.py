@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 
 from rlrep.experiments.video_study import phase, pixels, study
-from rlrep.experiments.video_study.cells import Results, read_results
+from rlrep.experiments.video_study.cells import METHODS, Results, read_results
 from rlrep.experiments.video_study.criteria import read_criteria
 from rlrep.experiments.video_study.diagram import phase_diagram
 from rlrep.experiments.video_study.figures import COLOUR
@@ -67,9 +67,10 @@ def test_ppo_learns_on_the_cross_section_only() -> None:
 
 def test_cells_of_the_tour_count_for_the_whole_study() -> None:
     tour, whole = {*study.tour(None, 1)}, {*study.core("gridworld", None, 1), *phase.jobs(None, 1)}
-    assert tour < whole
+    assert tour < whole | {*study.field(None, 1)}
+    assert {job.method for job in tour} == {*METHODS}
     assert {(j.size, j.persistence) for j in tour if j.study == "phase" and j.updates} >= {*phase.CROSS_SECTION}
-    assert all(job.only_probes for job in tour if job.study == "phase")
+    assert all(job.only_probes for job in tour if job.study != "core")
 
 
 def test_any_method_can_have_a_diagram_with_the_ends_of_its_scale() -> None:

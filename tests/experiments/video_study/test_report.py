@@ -8,17 +8,31 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from rlrep.experiments.results import pictures
 from rlrep.experiments.video_study import figures, phase
 from rlrep.experiments.video_study import report as report_module
-from rlrep.experiments.video_study.cells import METHODS, missing, read_results, select, settings, sweep
+from rlrep.experiments.video_study.cells import (
+    FIELD,
+    METHODS,
+    Cell,
+    Results,
+    missing,
+    read_results,
+    select,
+    settings,
+    sweep,
+)
 from rlrep.experiments.video_study.criteria import read_criteria
 from rlrep.experiments.video_study.figures import COLOUR, draw
+from rlrep.experiments.video_study.jobs import Job, LockJob
 from rlrep.experiments.video_study.report import interval, write_report
+from rlrep.experiments.video_study.study import STUDIES
 from tests.experiments.video_study.synthetic import (
     THEORY,
     write_core,
+    write_field,
     write_lock,
     write_pictures,
     write_size,
@@ -136,6 +150,22 @@ def test_no_noise_is_a_setting_of_its_own(tmp_path: Path) -> None:
     assert sorted({c.noise for c in group}.pop() for group in settings(cells)) == ["exogenous", "iid", "none"]
 
 
+def test_divergence_and_collapse_are_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_module, "draw", lambda *_: {})
+    write_core(tmp_path, FEW)
+    for name, change in (("iid-2", {"diverged": 400}), ("none-1", {"effective_rank": 1.04})):
+        path = tmp_path / "cells" / f"gridworld-core-temporal_contrastive-{name}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    write_report(tmp_path, tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert "- Grid world, core: contrastive, iid noise, seed 2: diverged after 400 updates, measured as it" in report
+    assert "- Grid world, core: contrastive, no noise, seed 1: collapsed, effective rank 1.0\n" in report
+    assert report.count("diverged after") + report.count(": collapsed, ") == 2
+    phase_cell = Cell("gridworld", "phase", "vip", "persistence", 0.4, 8, 0.3, 0.2, 0, effective_rank=1.0)
+    (line,) = report_module.collapsed_lines(Results([phase_cell], []))
+    assert line == "Grid world, phase: VIP, ρ = 0.4, 8 shapes of size 0.3, seed 0: collapsed, effective rank 1.0"
+
+
 def test_lock_alone_makes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "WIDTH", 320)
     write_lock(tmp_path, {"temporal_contrastive": 0.6})
@@ -143,6 +173,80 @@ def test_lock_alone_makes_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     report = (tmp_path / "out" / "report.md").read_text()
     assert "| > 1,000 " in report
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"lock.png"}
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of the field, of two seeds."""
+    folder = tmp_path_factory.mktemp("field")
+    few = ("random", "inverse_model", "temporal_contrastive", "sepclr")
+    jobs = [job for name in ("core", "field", *FIELD, "codes") for job in study_jobs(name, few, 2)]
+    write_field(folder, jobs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "WIDTH", 320)
+        write_report(folder, folder / "out")
+    return folder / "out"
+
+
+def study_jobs(name: str, methods: tuple[str, ...], seeds: int) -> list[Job | LockJob]:
+    return list(STUDIES[name](methods, seeds))
+
+
+def test_field_is_reported_with_its_pictures(field: Path) -> None:
+    report = (field / "report.md").read_text()
+    headings = re.findall("### (.+)", report[report.index("## The field") : report.index("## Grid world")])
+    assert headings == [
+        "Every method",
+        "Action labels",
+        "Temperature",
+        "Unseen noise",
+        "Few demonstrations",
+        "More codes for the lock",
+    ]
+    assert {"field_gridworld.png", "labels.png", "temperature.png"} <= {path.name for path in field.glob("*.png")}
+    assert re.search(r"\| SepCLR +\| video and its background \|", report)
+    assert re.search(r"\| ACRO alone +\| +\| 0\.4\d* +\| 0\.5", report)
+    assert "codes 4" not in report and re.search(r"\| ACRO \(actions\) +\| 4 +\| 4 +\| 6 ", report)
+    assert "field: not run" not in report and "codes: not run" not in report
+
+
+def test_a_lock_of_more_codes_is_no_test_of_the_lower_bound(field: Path) -> None:
+    results = read_results(field.parent)
+    assert {cell.codes for cell in results.lock} == {2} and {cell.codes for cell in results.codes} == {3, 4}
+
+
+def test_many_methods_leave_the_cores_pictures_to_the_core(tmp_path: Path) -> None:
+    write_field(tmp_path, study_jobs("core", tuple(METHODS), 1))
+    cells = read_results(tmp_path).cells
+    assert figures.methods_of(cells) == list(figures.CORE_METHODS)
+    assert figures.methods_of(select(cells, method="taco")) == ["taco"]
+
+
+def test_scores_below_nothing_are_drawn_on_the_axis() -> None:
+    panel = Figure().subplots()
+    cell = Cell("gridworld", "core", "curl", "iid", 0.0, 8, 0.3, 0.2, 0, noise_linear=-0.4, noise_mlp=-7.0)
+    figures.bars(panel, [cell], "noise", "", "")
+    drawn = np.concatenate([line.get_xdata() for line in panel.lines])
+    low, high = panel.get_xlim()
+    assert low < np.nanmin(drawn) and np.nanmax(drawn) < high
+    assert [text.get_text() for text in panel.texts] == ["-0.40"]
+
+
+def test_few_seeds_are_drawn_one_by_one() -> None:
+    """Their interval, with two degrees of freedom or so, would be several times wider than they are apart."""
+    for seeds in (3, 5):
+        panel, x = Figure().subplots(), np.arange(4.0)
+        figures.band(panel, x, np.random.default_rng(0).random((seeds, 4)), "curl")
+        low, high = panel.dataLim.intervaly
+        assert len(panel.lines) == (4 if seeds == 3 else 3) and (seeds == 5 or (low >= 0 and high <= 1))
+
+
+def test_names_of_levels_lie_beside_the_panel() -> None:
+    panel = Figure().subplots()
+    panel.plot([0, 0.25], [0.9, 0.9])
+    end = figures.level(panel, 0.91, "black")
+    figures.label_lines(panel, {"inverse_model": (0.25, 0.9), "oracle": end})
+    assert all(text.xyann[0] > 1 for text in panel.texts) and len(panel.texts) == 2
 
 
 def test_every_method_has_its_own_colour() -> None:

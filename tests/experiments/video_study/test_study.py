@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -19,10 +20,13 @@ from rlrep.envs.gridworld import VectorGridWorld, grid_table
 from rlrep.experiments import video_theory
 from rlrep.experiments.video_study import jobs, pixels, study
 from rlrep.experiments.video_study.cells import METHODS, read_results
+from rlrep.experiments.video_study.cloning import cloned_return, demonstrations
 from rlrep.experiments.video_study.criteria import read_criteria
+from rlrep.experiments.video_study.domain import with_background
 from rlrep.experiments.video_study.gridworld import GridDomain
 from rlrep.experiments.video_study.jobs import Job, LockJob
-from rlrep.experiments.video_study.origin import FILE, claim
+from rlrep.experiments.video_study.labels import SomeLabels, first_frames
+from rlrep.experiments.video_study.origin import FILE, FILES, claim
 from rlrep.experiments.video_study.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
 
 TINY = pixels.Settings(
@@ -70,8 +74,8 @@ def test_a_job_measures_what_the_report_reads(method: str, tmp_path: Path) -> No
         assert np.isfinite(cell.state_head) == (method != "random")  # all other methods have a head, at the same depth
 
 
-@pytest.mark.parametrize("method", [m for m in OBJECTIVES if m not in ("bisimulation", "sepclr")])
-def test_every_objective_that_can_read_the_recordings_may_be_a_cell(method: str) -> None:
+@pytest.mark.parametrize("method", OBJECTIVES)
+def test_every_objective_may_be_a_cell_of_the_grid_world(method: str) -> None:
     place, sizes = small(GridDomain()), replace(TINY, steps=2)
     job = Job("gridworld", "core", method, "exogenous", 0, 1.0)
     pixels.check_methods([job])
@@ -82,8 +86,8 @@ def test_every_objective_that_can_read_the_recordings_may_be_a_cell(method: str)
 def test_methods_read_the_actions_only_if_they_say_so() -> None:
     place, settings = GridDomain(), pixels.settings("gridworld")
     encoder = PixelEncoder(place.shape, 4, strides=(4, 2, 2), out_dim=16)
-    windows = {m: pixels.build(m, encoder, place, settings).window for m in ("taco", "spr", "laom", "curl")}
-    assert {m: w.actions for m, w in windows.items()} == {"taco": 3, "spr": 0, "laom": 0, "curl": 0}
+    windows = {m: pixels.build(m, encoder, place, settings).window for m in ("taco", "spr", "spr_actions", "laom")}
+    assert {m: w.actions for m, w in windows.items()} == {"taco": 3, "spr": 0, "spr_actions": 3, "laom": 0}
 
 
 @pytest.mark.slow
@@ -103,6 +107,135 @@ def test_videos_hold_whole_episodes_with_the_actions_that_were_taken() -> None:
     for first, end in data.episodes:
         inside = np.arange(first, end - 1)
         assert (table.next_state[state[inside], data.action[inside]] == state[inside + 1]).all()
+
+
+def test_rewards_come_with_the_goals_that_were_reached() -> None:
+    settings, place = pixels.Settings(frames=832), GridDomain()
+    plain, data = (place.record(NOISE, settings, 0, rewards=rewards) for rewards in (False, True))
+    (reward,), (terminated,) = data.rows["reward"], data.rows["terminated"]
+    goals = np.flatnonzero(terminated) + 1
+    assert len(goals) and (reward[terminated] == np.float32(0.99)).all()
+    others = np.delete(np.arange(len(data.frames)), goals)
+    assert (data.frames[others] == plain.frames).all() and (data.action[others] == plain.action).all()
+    assert (reward[np.setdiff1d(others, goals - 1)] == np.float32(-0.01)).all()
+    # A shape moves by at most a tenth of the side in a step: the noise at the goal follows from the frame before.
+    moved = (data.frames[goals].astype(int) - place.record(None, settings, 0, rewards=True).frames[goals]) != 0
+    before = (data.frames[goals - 1].astype(int) - place.record(None, settings, 0, rewards=True).frames[goals - 1]) != 0
+    overlap = (moved & before).any(1).sum((1, 2)) / moved.any(1).sum((1, 2))
+    assert overlap.mean() > 0.3
+    window = pixels.build("bisimulation", PixelEncoder(place.shape, **TINY.encoder), place, settings).window
+    assert (data.sample(512, window)["sequence", "reward"] > 0).any()
+
+
+def test_every_second_recording_is_of_the_background_alone() -> None:
+    place = GridDomain()
+    data = place.record(NOISE, pixels.Settings(frames=640), 0)
+    both = with_background(data, NOISE, seed=1)
+    videos = both.videos()
+    assert all((own == video).all() for own, video in zip(data.videos(), videos[1::2], strict=True))
+    for video in videos[::2]:
+        walls = (video == place.table.frames[0].max()).all(1)
+        assert (video > 0).any() and (video == 0).all(1).mean() > 0.5 and not walls.any()
+    black = with_background(place.record(None, pixels.Settings(frames=640), 0), None, seed=1)
+    assert not any(video.any() for video in black.videos()[::2])
+
+
+def test_few_labels_are_those_of_the_first_recordings() -> None:
+    data = GridDomain().record(None, pixels.Settings(frames=640), 0)
+    part = first_frames(data, 100)
+    assert 100 <= part.num_frames < 112 and (part.episodes == data.episodes[: part.num_episodes]).all()
+    assert first_frames(data, 10_000).num_frames == data.num_frames
+
+
+def test_labels_train_the_encoder_beside_the_videos() -> None:
+    place, sizes = small(GridDomain()), replace(TINY, steps=1)
+    job = Job("gridworld", "labels", "temporal_contrastive", "exogenous", 0, 1.0, only_probes=True, labels=64)
+    with pytest.MonkeyPatch.context() as patch:
+        made: list[Any] = []
+        patch.setattr(pixels, "Pretrainer", lambda objective, *rest, **options: made.append(objective) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            list(pixels.train_encoder(place, job, sizes, [1]))
+    (objective,) = made
+    assert isinstance(objective, SomeLabels) and 57 <= objective.labelled.num_frames < 57 + 12
+    batch = place.record(NOISE, sizes, 0).sample(8, objective.window)
+    out = objective(batch)
+    assert set(out.keys()) == {"loss_temporal", "temporal_accuracy", "loss_inverse", "inverse_accuracy"}
+    out["loss_inverse"].backward()
+    assert objective.encoder.convolutions[0].weight.grad.abs().sum() > 0
+    objective.eval()
+    first, second = (objective.inverse.read(objective.held_out.sample(8, objective.inverse.window))[0] for _ in "ab")
+    assert not torch.equal(first, second)
+    with torch.no_grad():
+        torch.manual_seed(0)
+        losses = [objective.losses(*objective.read(batch))["loss_inverse"] for _ in range(2)]
+    assert losses[0] == losses[1]  # validations compare the same rows
+
+
+@pytest.mark.parametrize("job", [job for job in study.labels(None, 1) if job.labels == 1_000], ids=lambda job: job.name)
+def test_jobs_with_labels_train_an_encoder(job: Job) -> None:
+    ((_, measured),) = pixels.train_encoder(small(GridDomain()), job, replace(TINY, steps=1), [1])
+    assert measured["pretrain_seconds"] >= 0
+
+
+def test_a_training_that_diverges_is_measured_at_its_best_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "Pretrainer", partial(pixels.Pretrainer, validate_every=2))
+    place, job = small(GridDomain()), Job("gridworld", "core", "temporal_contrastive", "none", 0)
+    ((best, measured),) = pixels.train_encoder(place, job, TINY, [2])
+    assert measured["diverged"] is None
+    validate = pixels.Pretrainer.func.validate
+
+    def fails_later(trainer: Any) -> Any:
+        if trainer.updates > 2:
+            raise FloatingPointError("the validation loss is nan")
+        return validate(trainer)
+
+    monkeypatch.setattr(pixels.Pretrainer.func, "validate", fails_later)
+    ((encoder, measured),) = pixels.train_encoder(place, job, TINY, [8])
+    assert measured["diverged"] == 4
+    assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), best.parameters(), strict=True))
+
+
+def test_a_temperature_is_the_losses_own() -> None:
+    place = GridDomain()
+    encoder = PixelEncoder(place.shape, **TINY.encoder)
+    for job in study.temperatures(["multistage", "forward_model"], 1):
+        assert pixels.build(job.method, encoder, place, TINY, job).temperature == job.temperature
+
+
+@pytest.mark.parametrize("method", ["temporal_contrastive", "cvrl", "swav"])
+def test_uniformity_and_tolerance_are_of_the_layer_that_the_temperature_is_about(method: str) -> None:
+    place, job = small(GridDomain()), next(iter(study.temperatures([method], 1)))
+    ((_, measured),) = pixels.train_encoder(place, job, replace(TINY, steps=1, test_labels=2), [1])
+    assert measured["uniformity_head"] < 0 and -1 <= measured["tolerance_head"] <= 1
+
+
+def test_unseen_noise_is_shown_to_the_cores_encoder(tmp_path: Path) -> None:
+    place, sizes = small(GridDomain()), replace(TINY, steps=1)
+    (job,) = [job for job in study.transfer(["curl"], 1) if job.noise == "exogenous"]
+    (core,) = [job for job in study.core("gridworld", ["curl"], 1) if job.noise == "exogenous"]
+    pixels.pretrained_encoder(place, core, sizes, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pixels, "train_encoder", lambda *_: pytest.fail("trained again"))
+        pixels.pretrained_encoder(place, job.trained, sizes, tmp_path)
+    shown, known = (pixels.probed_states(place, each, sizes)[0].observation for each in (job, core))
+    clean = place.samples(None, 1, 0, False).observation
+    assert ((shown != clean).float().mean() > 0.5) and ((known != clean).float().mean() < 0.4)
+
+
+def test_demonstrations_are_whole_episodes_of_the_best_player() -> None:
+    venv = GridVecEnv(VectorGridWorld(8, seed=0), oracle=True)
+    features, action = demonstrations(venv, 3)
+    state, table = features.argmax(1).numpy(), grid_table()
+    assert (table.optimal_action(state) == action.numpy()).all()
+    reached = table.distance[table.next_state[state, action.numpy()]] == 0
+    assert reached.sum() == 3
+
+
+def test_cloning_the_best_player_from_the_true_state_earns_more_with_more_demonstrations() -> None:
+    make = lambda seed: GridVecEnv(VectorGridWorld(64, seed=seed), oracle=True)  # noqa: E731
+    settings = pixels.Settings(probe_steps=60)
+    few, many = (cloned_return(make, count, settings, 0) for count in (4, 64))
+    assert few < many and many > 0.4
 
 
 def test_margin_of_the_block_mdp_is_the_reviews() -> None:
@@ -198,10 +331,12 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path: Path) -> None:
         (["--methods", "acro"], "unknown method 'acro'"),
         (["lock", "--methods", "vq_autoencoder"], "lock has no job for vq_autoencoder"),
         (
-            ["--methods", "curl", "bisimulation"],
-            "bisimulation needs rewards, which the recordings of Grid world",
+            ["vizdoom_basic", "--methods", "curl", "bisimulation"],
+            "bisimulation needs rewards, which the recordings of ViZDoom Basic",
         ),
-        (["size", "--methods", "sepclr"], "sepclr needs recordings of the background alone, which the recordings of"),
+        (["vizdoom_basic", "--methods", "sepclr"], "sepclr needs recordings of the background alone, which the"),
+        (["labels", "--methods", "taco", "sepclr"], "labels has no job for taco or sepclr"),
+        (["temperature", "--methods", "forward_model"], "temperature has no job for forward_model"),
     ],
 )
 def test_unknown_names_are_refused(
@@ -297,6 +432,17 @@ def test_cell_of_other_noise_is_not_taken_for_done(tmp_path: Path) -> None:
         cell.write_text(json.dumps(job.description | change))
         with pytest.raises(ValueError, match=rf"seed0.json is of another study \({told}\).*--out"):
             study.without_cell([job], tmp_path, quick=False)
+
+
+def test_code_of_a_cell_is_all_that_it_is_computed_with() -> None:
+    """What these files import of the study, except how cells are read and by which criteria jobs are chosen."""
+    imported = re.compile(r"from rlrep\.experiments\.video_study\.(\w+) import")
+    folder = Path(pixels.__file__).parent
+    used = {name for own in FILES for name in imported.findall((folder / f"{own}.py").read_text())}
+    assert used - {"cells"} <= set(FILES)
+    assert {"report", "figures", "diagram", "verdicts", "field_figures"}.isdisjoint(
+        FILES
+    )  # later ones report on a cell
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,164 @@
+"""The report's section on the field: every method, action labels, temperatures, unseen noise, cloning, and codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+
+import numpy as np
+
+from rlrep.experiments.results.statistics import seed_mean
+from rlrep.experiments.video_study.cells import DOMAINS, FIELD, METHODS, NOISES, Cell, LockCell, Results, select, values
+from rlrep.experiments.video_study.field_figures import field_cells, ranked, reads
+from rlrep.experiments.video_study.pages import Block, Line
+
+TEXTS = {
+    "field": (
+        "Linear probes of every method's features, the best under exogenous noise first. All methods have the same "
+        "recordings, encoder, updates and step size. Bisimulation's recordings also show the goal where it was "
+        "reached, as rewards come with it. SepCLR reads as many frames of the noise alone beside the recordings, which "
+        "are half of each batch."
+    ),
+    "labels": (
+        "A method that reads all recordings, and an inverse model on the same encoder, with its own batches of the "
+        "first recordings, whose actions are known. A tenth of either is held out. LAOM spreads its labels over all "
+        "recordings. ACRO alone reads the labelled recordings and no others."
+    ),
+    "temperature": (
+        "Uniformity and tolerance are of the layer that the loss reads: log of the mean Gaussian potential of pairs, "
+        "less is more evenly spread; and the mean cosine of two pictures of one state, each with noise of its own."
+    ),
+    "transfer": (
+        "The core's encoders, frozen, under noise that they were not trained under: an offset on every value of the "
+        "picture, of up to a quarter of its range, which moves slowly."
+    ),
+    "cloned": "Behaviour cloning on the frozen features, from as many episodes of a player who knows the best action.",
+    "codes": "The lock, for encoders with more codes than one factor has states. Four have room for both factors.",
+}
+CAPTIONS = {
+    "field": "What linear probes read of state and noise from the features of every method",
+    "labels": "State read against the number of recorded frames whose action is known",
+    "temperature": "State read, uniformity and tolerance against the temperature of contrastive losses",
+}
+
+
+def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
+    """None of them without cells of these studies."""
+    domain = "gridworld"
+    parts = {
+        "field": ("Every method", field_lines(results, domain), f"field_{domain}"),
+        "labels": ("Action labels", label_lines(results), "labels"),
+        "temperature": ("Temperature", temperature_lines(results), "temperature"),
+        "transfer": ("Unseen noise", transfer_lines(results), ""),
+        "cloned": ("Few demonstrations", cloned_lines(results, domain), ""),
+        "codes": ("More codes for the lock", code_lines(results), ""),
+    }
+    blocks = []
+    for name, (title, lines, picture) in parts.items():
+        if lines:
+            shown = [Block("picture", CAPTIONS[name], picture=pictures[picture])] if picture in pictures else []
+            blocks += [Block("h3", title), *shown, Block("text", TEXTS[name]), Block("table", lines=lines)]
+    return [Block("h2", "The field"), *blocks] if blocks else []
+
+
+def missing(results: Results) -> list[str]:
+    """The studies of the field that were not run, a line each."""
+    have = {cell.study for cell in results.every}
+    return [f"{DOMAINS['gridworld']}, {name}: not run" for name in FIELD if name not in have] + (
+        [] if results.codes else [f"{DOMAINS['lock']}, codes: not run"]
+    )
+
+
+def told(cells: list[Cell], measure: str) -> str:
+    found = values(cells, measure)
+    return seed_mean(found).text(2) if len(found) else ""
+
+
+def field_lines(results: Results, domain: str) -> list[Line]:
+    """A row a method; none where only the core was run."""
+    if not select(results.cells, domain=domain, study="field"):
+        return []
+    lines = []
+    for method in ranked(results, domain):
+        line = {"method": METHODS[method], "reads": reads(method)}
+        for noise, name in NOISES.items():
+            cells = field_cells(results, domain, method=method, noise=noise)
+            line |= {f"state, {name}": told(cells, "state_linear")}
+            line |= {f"noise, {name}": told(cells, "noise_linear")} if noise != "none" else {}
+        cells = field_cells(results, domain, method=method, noise="exogenous")
+        lines.append(line | {"effective rank": told(cells, "effective_rank"), "seeds": str(len(cells))})
+    return lines
+
+
+def label_lines(results: Results) -> list[Line]:
+    cells = select(results.cells, study="labels")
+    counts = sorted({int(c.labels) for c in cells})
+    return [
+        {"method": METHODS[method] if method != "inverse_model" else "ACRO alone"}
+        | {f"{n:,} labels": told(select(cells, method=method, labels=float(n)), "state_linear") for n in counts}
+        | {"seeds": str(len({c.seed for c in select(cells, method=method)}))}
+        for method in METHODS
+        if select(cells, method=method)
+    ]
+
+
+def temperature_lines(results: Results) -> list[Line]:
+    cells = select(results.cells, study="temperature")
+    measures = {"state read": "state_linear", "noise read": "noise_linear"}
+    measures |= {"uniformity": "uniformity_head", "tolerance": "tolerance_head"}
+    lines = []
+    for method in METHODS:
+        for noise in NOISES:
+            for temperature in sorted({c.temperature for c in cells}):
+                own = select(cells, method=method, noise=noise, temperature=temperature)
+                if own:
+                    where = {"method": METHODS[method], "noise": NOISES[noise], "τ": f"{temperature:g}"}
+                    lines.append(where | {name: told(own, m) for name, m in measures.items()} | {"n": str(len(own))})
+    return lines
+
+
+def transfer_lines(results: Results) -> list[Line]:
+    lines = []
+    for method in METHODS:
+        for noise, name in NOISES.items():
+            own = select(results.cells, study="transfer", method=method, noise=noise)
+            if own:
+                line = {"method": METHODS[method], "trained under": name, "shown": own[0].unseen}
+                line |= {"state": told(own, "state_linear"), "return": told(own, "final_return")}
+                seen = field_cells(results, own[0].domain, method=method, noise=noise)
+                line |= {"state there": told(seen, "state_linear"), "return there": told(seen, "final_return")}
+                lines.append(line | {"n": str(len(own))})
+    return lines
+
+
+def cloned_lines(results: Results, domain: str) -> list[Line]:
+    lines = []
+    for noise, name in NOISES.items():
+        for method in METHODS:
+            own = select(results.cells, domain=domain, study="core", noise=noise, method=method)
+            own = [cell for cell in own if isfinite(cell.cloned_64)]
+            if own:
+                line = {"noise": name, "method": METHODS[method]}
+                line |= {f"{n} episodes": told(own, f"cloned_{n}") for n in (4, 16, 64)}
+                lines.append(line | {"PPO": told(own, "final_return"), "n": str(len(own))})
+    return lines
+
+
+def code_lines(results: Results) -> list[Line]:
+    """The median of the episodes, a row a method and number of codes; a lower bound where half were given up."""
+    if not results.codes:
+        return []
+    cells: list[LockCell] = [*results.lock, *results.codes]
+    horizons = sorted({c.horizon for c in results.codes})
+    lines = []
+    for method in METHODS:
+        for codes in sorted({c.codes for c in cells if c.method == method}):
+            own = [c for c in cells if (c.method, c.codes) == (method, codes)]
+            line = {"method": METHODS[method], "codes": str(codes)}
+            for horizon in horizons:
+                here = [c for c in own if c.horizon == horizon]
+                bound = "> " if here and sum(c.solved for c in here) <= len(here) / 2 else ""
+                line[f"H = {horizon}"] = f"{bound}{np.median(values(here, 'episodes')):,.0f}" if here else ""
+            lines.append(line | {"seeds": str(len({c.seed for c in own}))})
+    return lines

@@ -1,0 +1,149 @@
+"""The study on a user's own videos, where no state is known: what is read of the video, and of noise drawn on it.
+
+Shapes are drawn on the videos. As they are known, and the videos without them, too, linear probes can say what frozen
+features keep: 4×4 mean colours of the video's picture alone (`content`), and of the noise alone. A method that survives
+a noise keeps the content and drops the noise; one that collapses has an effective rank near 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlrep import PixelEncoder
+from rlrep.data import EpisodeDataset, open_video
+from rlrep.experiments.files import write_atomically
+from rlrep.experiments.results import tables
+from rlrep.experiments.run.log import Progress
+from rlrep.experiments.video_study import pixels
+from rlrep.experiments.video_study.cells import METHODS, NOISES, read_content
+from rlrep.experiments.video_study.domain import Settings, coarse, under_noise
+from rlrep.experiments.video_study.field_figures import reads
+from rlrep.experiments.video_study.jobs import NOISES as PERSISTENCE
+from rlrep.pretrain import pretrain
+from rlrep.probe import effective_rank, encode, probe
+from rlrep.registry import look_up
+
+USUAL = ("random", "temporal_contrastive", "forward_model", "autoencoder")
+IMAGE_SIZE = 56
+CLIP = 100  # frames: longer videos are cut, so that parts of one video can be held out
+SHAPES = {"num_shapes": 4, "size": 0.25}
+PROBED = (1_000, 500)  # frames that probes are fitted to, and scored on
+MEASURES = ("content", "noise_read", "effective_rank")
+TEXT = (
+    "content and noise: R² of linear probes for 4×4 mean colours of the video alone and of the noise alone, from "
+    "frozen features of frames of held-out clips. effective rank: of these features, of {features}."
+)
+
+
+class Videos:
+    """What `pixels.build` asks a domain for: pictures without actions."""
+
+    action_space = None
+    shape = (3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def study(source: Path, methods: Sequence[str] | None, seeds: int, out: Path, quick: bool) -> list[dict[str, Any]]:
+    """Measures methods on videos under each noise, and writes `out/videos.md` and `out/videos.csv`.
+
+    Each result is a file in `out/videos`. Results that are there are not measured again.
+
+    Args:
+        source: what `rlrep.data.open_video` reads.
+        methods: that read videos alone; None for the usual ones.
+        seeds: of noise and training.
+        out: the folder.
+        quick: tiny sizes, to see that all runs.
+
+    Raises:
+        ValueError: for a method that reads more than videos, videos that are too short, and a folder of other videos.
+    """
+    for method in methods or ():
+        look_up("method", method, dict.fromkeys(METHODS))
+        if reads(method) not in ("video", "nothing"):
+            raise ValueError(f"{method} reads {reads(method)}, which --source lacks: leave it out of --methods")
+    sizes = replace(pixels.settings("gridworld", quick), test_labels=1)
+    asked = list(product(range(seeds), methods or USUAL, PERSISTENCE))
+    clips = cut(open_video(source, image_size=IMAGE_SIZE, frame_stack=1, cache=out / "decoded"), sizes)
+    rows: list[dict[str, Any]] = []
+    progress = Progress("own videos", len(asked), 0, "training")
+    for seed, method, noise in asked:
+        path = out / "videos" / f"{method}-{noise}-seed{seed}.json"
+        about = {"source": str(source.resolve()), "frames": clips.num_frames, "updates": sizes.steps}
+        about |= {"method": method, "noise": noise, "seed": seed}
+        if not path.exists():
+            write_atomically(path, json.dumps(about | measured(clips, method, noise, seed, sizes), indent=1).encode())
+        found = read_content(path)
+        if other := [f"{name}={found.get(name)}" for name, value in about.items() if found.get(name) != value]:
+            raise ValueError(f"{path} is of other videos or sizes ({', '.join(other)}): choose another folder by --out")
+        rows.append(found)
+        progress.advance(len(rows))
+    progress.close()
+    text = TEXT.format(features=sizes.encoder["out_dim"])
+    tables.write_csv(out / "videos.csv", rows)
+    write_atomically(out / "videos.md", f"{tables.markdown(lines(rows))}\n\n{text}\n".encode())
+    return rows
+
+
+def cut(data: EpisodeDataset, sizes: Settings) -> EpisodeDataset:
+    """Clips of the first videos, with as many frames as the study has.
+
+    Raises:
+        ValueError: for less than two clips that are long enough for one pair.
+    """
+    lengths = np.concatenate([np.diff([*range(0, length, CLIP), length]) for length in data.lengths])
+    count = int(np.searchsorted(np.cumsum(lengths), sizes.frames)) + 1
+    lengths = lengths[:count]
+    if (lengths > sizes.horizon).sum() < 2:
+        raise ValueError(
+            f"the videos have {int(data.lengths.sum())} frames, which are less than two clips of {CLIP}: give more"
+        )
+    return EpisodeDataset(np.asarray(data.frames[: lengths.sum()]), lengths, max_gap=sizes.horizon)
+
+
+def measured(clips: EpisodeDataset, method: str, noise: str, seed: int, sizes: Settings) -> dict[str, float | None]:
+    """What probes read of one method's features, and their rank; no noise can be read where there is none."""
+    shapes = None if noise == "none" else {**SHAPES, "persistence": PERSISTENCE[noise]}
+    frames = under_noise(clips.frames, clips.lengths, shapes, seed)
+    alone = under_noise(np.zeros_like(clips.frames), clips.lengths, shapes, seed)
+    data = EpisodeDataset(frames, clips.lengths, max_gap=sizes.horizon, seed=seed)
+    train, held_out = data.split(0.2, seed)
+    torch.manual_seed(seed)
+    encoder = PixelEncoder(Videos.shape, **sizes.encoder)
+    if method != "random":
+        objective = pixels.build(method, encoder, Videos(), sizes)  # type: ignore[arg-type]
+        pretrain(objective, train, held_out, steps=sizes.steps, batch_size=sizes.batch_size, lr=sizes.lr)
+    encoder.requires_grad_(False).eval()
+    rng = np.random.default_rng(seed)
+    chosen = [
+        rng.choice(part.index, min(n, len(part.index)), False)
+        for part, n in zip((train, held_out), PROBED, strict=True)
+    ]
+    features = [encode(encoder, torch.from_numpy(frames[rows])) for rows in chosen]
+
+    def read(pictures: np.ndarray) -> float:
+        fitted, scored = zip(features, [coarse(pictures[rows]) for rows in chosen], strict=True)
+        return probe(fitted, scored, steps=sizes.probe_steps)
+
+    noise_read = None if shapes is None else read(alone)
+    return {"content": read(clips.frames), "noise_read": noise_read, "effective_rank": effective_rank(features[1])}
+
+
+def lines(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """A row a method and noise, means over seeds."""
+    table = []
+    for method, noise in dict.fromkeys((row["method"], row["noise"]) for row in rows):
+        own = [row for row in rows if (row["method"], row["noise"]) == (method, noise)]
+        line = {"method": METHODS[method], "noise": NOISES[noise]}
+        for measure in MEASURES:
+            known = [row[measure] for row in own if row[measure] is not None]
+            line[measure.replace("_", " ")] = f"{np.mean(known):.2f}" if known else ""
+        table.append(line | {"seeds": str(len(own))})
+    return table
