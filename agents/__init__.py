@@ -64,6 +64,7 @@ def make_agent(
     *,
     objectives: Sequence[str] = (),
     objective_options: Mapping[str, Mapping[str, Any]] | None = None,
+    encoder: PixelEncoder | None = None,
     encoder_options: Mapping[str, Any] | None = None,
     freeze_encoder: bool = False,
     shift: Count = 4,
@@ -79,7 +80,8 @@ def make_agent(
         action_space: ``Box`` of one axis with values in [-1, 1]; also ``Discrete`` for agents with discrete actions.
         objectives: names or import paths, see `rlrep.objectives.find_objective`; the agent's own objectives come first.
         objective_options: keyword arguments of each objective by name, `batch_size` included.
-        encoder_options: keyword arguments of `PixelEncoder`.
+        encoder: a pre-trained one; None builds a new one. Parameters that require no gradient stay as they are.
+        encoder_options: keyword arguments of `PixelEncoder`, for a new one.
         freeze_encoder: the encoder gets no gradient and no optimizer step.
         shift: largest random shift in pixels, for the agent and its objectives.
         device: of the agent and its objectives.
@@ -87,14 +89,23 @@ def make_agent(
         options: keyword arguments of the agent.
 
     Raises:
-        ValueError: for unknown names and options that the classes refuse.
+        ValueError: for unknown names, options that the classes refuse, and an encoder of other observations.
     """
     agent_class = find_agent(name)
     encoder_class, shift_class = look_up("path", path, PATHS)
-    encoder = encoder_class(observation_shape, **(encoder_options or {}))
-    if agent_class.initial_weights is not None:
-        encoder.apply(agent_class.initial_weights)
-    encoder.requires_grad_(not freeze_encoder)
+    if encoder is None:
+        encoder = encoder_class(observation_shape, **(encoder_options or {}))
+        if agent_class.initial_weights is not None:
+            encoder.apply(agent_class.initial_weights)
+    elif encoder_options:
+        raise ValueError("encoder_options are of a new encoder: leave them out, or leave out encoder")
+    elif encoder.observation_shape != tuple(observation_shape):
+        raise ValueError(
+            f"the encoder reads observations of shape {encoder.observation_shape}, and these have shape "
+            f"{tuple(observation_shape)}"
+        )
+    if freeze_encoder:
+        encoder.requires_grad_(False)
     augment = shift_class(shift)
     built = [
         make_objective(

@@ -209,7 +209,15 @@ class Agent(nn.Module):
 
         Returns:
             (N, A) float32 in [-1, 1], or (N,) int64.
+
+        Raises:
+            ValueError: for observations that are not uint8.
         """
+        if observation.dtype != np.uint8:
+            raise ValueError(
+                f"observations must be uint8 pixels in 0..255, got {observation.dtype}: multiply floats in [0, 1] by "
+                f"255, round them and convert them"
+            )
         if step < self.num_expl_steps and not eval_mode:
             if self.discrete:
                 return torch.randint(self.action_dim, (len(observation),)).numpy()

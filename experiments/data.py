@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ from rlrep.experiments.run.log import reading
 # The library's names for the command's options, as in its messages.
 OPTIONS = {
     "skip_corrupt=True": "--skip-corrupt",
+    "format=lerobot format_options.": "--format lerobot --format-option ",
     "frame_channels=": "--frame-channels=",
     "channels_last=True or False": "--channels-last or --no-channels-last",
 }
@@ -82,6 +84,14 @@ def format_option(text: str) -> tuple[str, str | int]:
     return name, int(value) if value.isdecimal() else value
 
 
+def settings(options: argparse.Namespace) -> list[str]:
+    """The format and its options as other commands take them."""
+    if options.source_format is None:
+        return []
+    chosen = [f"format_options.{name}={value}" for name, value in options.format_options]
+    return [shlex.quote(each) for each in (f"format={options.source_format}", *chosen)]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -104,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 progress=progress,
             )
             if options.command == "info":
-                info(files, options.picture)
+                info(files, options.picture, settings(options))
             else:
                 known = {name: getattr(options, name) for name in ("task", "level", "random_return", "expert_return")}
                 convert(files, options.target, options.format, known)

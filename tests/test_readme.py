@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -67,13 +68,18 @@ def test_an_encoder_that_comes_with_rlrep_is_loaded_and_pushed(monkeypatch: pyte
 
 def test_a_policy_learns_from_a_robots_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snippet,) = [block for block in blocks(ROOT / "experiments" / "README.md") if "LeRobot(" in block]
-    short = snippet.replace("10_000", "2").replace("=84", "=40").replace("dim,)))", "dim,)), batch_size=8)")
+    short = snippet.replace("10_000", "2").replace("84", "40").replace("=256", "=8")
     assert "range(2)" in short and "=40" in short and "batch_size=8" in short
     write_lerobot(tmp_path / "FOLDER")
+    PixelEncoder((9, 40, 40), channels=4).save_pretrained(tmp_path / "runs" / "robot" / "encoder")
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
     exec(compile(short, "experiments/README.md", "exec"), found)
-    assert found["command"].shape == (3,) and found["command"][1] == 5  # a dimension that never changes
+    for count in (1, 2):
+        action = found["command"](np.full((60, 80, 3), count, np.uint8))
+        assert action.shape == (3,) and action[1] == 5  # a dimension that never changes
+    assert [frame.flat[0] for frame in found["stack"]] == [1, 1, 2]
+    found["agent"].load_state_dict(torch.load("policy.pt"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -45,8 +45,13 @@ class Summary:
         self.highest = np.maximum(self.highest, episode.action.max(0))
 
 
-def info(files: TransitionFiles, picture: Path | None) -> None:
+def info(files: TransitionFiles, picture: Path | None, settings: Sequence[str] = ()) -> None:
     """Prints the content of a data set, and draws a contact sheet.
+
+    Args:
+        files: the data set.
+        picture: where the contact sheet goes; None puts it beside the data.
+        settings: with which other commands open the data, too.
 
     Raises:
         ValueError: for a picture that would replace data, and data that can't be used.
@@ -63,14 +68,15 @@ def info(files: TransitionFiles, picture: Path | None) -> None:
         sheet[number] = thumbnails(episode)
     print("\n".join(f"{name:<16}{value}" for name, value in lines(files, summary)))
     rows = shown(summary.returns)
-    named = {f"episode {number}\nreturn {summary.returns[number]:.4g}": sheet[number] for number in rows}
+    known = files.provenance
+    named = {f"episode {n}" + f"\nreturn {summary.returns[n]:.4g}" * known.rewards: sheet[n] for n in rows}
     columns = [f"{round(100 * i / (COLUMNS - 1))} %" for i in range(COLUMNS)]
     title = f"{printable(files.root.name)}: from an episode's first frame to its last"
     write_atomically(target, png(named, columns, title))
     print(f"{'picture':<16}{target}")
-    known, choices = files.provenance, summary.actions == "choices"
+    choices = summary.actions == "choices"
     following = learning(files.root, task=known.task is not None, rewards=known.rewards, choices=choices)
-    print(f"{'next':<16}{following}")
+    print(f"{'next':<16}{' '.join([following, *settings])}")
 
 
 def lines(files: TransitionFiles, summary: Summary) -> Iterator[tuple[str, str]]:
@@ -79,7 +85,7 @@ def lines(files: TransitionFiles, summary: Summary) -> Iterator[tuple[str, str]]
     quartiles = " ".join(f"{value:.4g}" for value in np.quantile(returns, (0, 0.25, 0.5, 0.75, 1)))
     yield "path", str(files.root)
     yield "format", files.format
-    yield "episodes", f"{len(returns)}, {summary.terminated} of which really ended"
+    yield "episodes", f"{len(returns)}, {summary.terminated} of which ended in a terminal state"
     yield "steps", str(lengths.sum())
     yield "episode length", f"{lengths.min()} to {lengths.max()}, mean {lengths.mean():.4g}"
     if files.provenance.rewards:

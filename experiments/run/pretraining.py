@@ -249,11 +249,8 @@ def training(folder: Path, composed: DictConfig) -> str:
         f"image_size={composed.image_size}",
         f"frame_stack={composed.frame_stack}",
     ]
+    task, repeat = "TASK", None
     if source.startswith(ENVIRONMENT):
-        repeat = composed.env.get("action_repeat")
-        settings = [
-            f"task={source.removeprefix(ENVIRONMENT)}",
-            *settings,
-            *([] if repeat is None else [f"action_repeat={repeat}"]),
-        ]
-    return f"python -m rlrep.experiments.train {shlex.join(settings)}"
+        task, repeat = source.removeprefix(ENVIRONMENT), composed.env.get("action_repeat")
+    settings += [] if repeat is None else [f"action_repeat={repeat}"]
+    return f"python -m rlrep.experiments.train {shlex.join([f'task={task}', *settings])}"

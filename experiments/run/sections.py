@@ -106,7 +106,7 @@ class FilesConfig:
     """How files of episodes or videos are read."""
 
     cache: str | None = option(
-        None, "folder of the converted frames; null is .rlrep-cache beside the data", path=True, free=True
+        None, "folder of the converted frames; null is .rlrep-cache in the data's folder", path=True, free=True
     )
     skip_corrupt: bool = option(False, "leave out files that can't be used, and list them")
     channels_last: bool | None = option(

@@ -121,7 +121,8 @@ class TransitionFiles:
     def _skip(self, source: Source, error: Unreadable) -> None:
         """Leaves a file out, if `skip_corrupt` is set."""
         if not self.skip_corrupt:
-            raise ValueError(f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out") from error
+            hint = "; skip_corrupt=True leaves it out" if len(self.sources) > 1 else ""
+            raise ValueError(f"{source.path} can't be used: {error}{hint}") from error
         self.skipped[str(source.path)] = str(error)
         self.skipped.pop(_in_part(source), None)
         if isinstance(error, Unavailable):

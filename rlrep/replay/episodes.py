@@ -301,7 +301,7 @@ class Episodes:
         if len(self) < batch_size:
             raise ReplayError(
                 f"a batch of {batch_size} needs as many transitions, the replay holds {len(self)}: collect more before "
-                f"sampling, or make the batch smaller"
+                f"sampling, or give a smaller batch_size"
             )
 
     def _propose(self, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:

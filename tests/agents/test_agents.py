@@ -440,3 +440,18 @@ def test_windows_that_only_together_are_too_long_are_refused() -> None:
 def test_an_agents_own_batch_that_is_larger_than_the_replay_is_refused() -> None:
     with pytest.raises(ValueError, match="DrQV2 reads batches of 80, and this replay hold at most 59"):
         build("drqv2", batch_size=80).check(filled_replay())
+
+
+def test_an_encoder_can_be_brought_along() -> None:
+    shape = (9, 40, 40)
+    encoder = PixelEncoder(shape, channels=4).requires_grad_(False)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    agent = make_agent("drqv2", shape, BOX, encoder=encoder, hidden_dim=16, batch_size=8)
+    assert agent.encoder is encoder and not any(each.requires_grad for each in encoder.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in agent.encoder.state_dict().items())
+    with pytest.raises(ValueError, match=r"reads observations of shape \(9, 40, 40\), .* \(3, 40, 40\)"):
+        make_agent("drqv2", (3, 40, 40), BOX, encoder=encoder)
+    with pytest.raises(ValueError, match="leave out encoder"):
+        make_agent("drqv2", shape, BOX, encoder=encoder, encoder_options={"channels": 8})
+    with pytest.raises(ValueError, match="must be uint8 pixels"):
+        agent.act(np.ones((1, *shape), np.float32), step=0)

@@ -12,6 +12,7 @@ import pytest
 from rlrep.data import Provenance, TransitionFiles, Transitions, write_transitions
 from rlrep.experiments import data
 from rlrep.experiments.run.inspection import learning
+from tests.rlrep.data.lerobot_files import write_lerobot
 
 PROVENANCE = Provenance(task="cartpole_swingup", level="medium", made={"run": "runs/1"}, random_return=1.0)
 
@@ -34,7 +35,7 @@ def test_info_says_what_the_data_hold(folder: Path, capsys: pytest.CaptureFixtur
     assert data.main(["info", str(folder)]) == 0
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line[:1].strip())
     assert said["format"] == "DrQ-v2 replay"
-    assert said["episodes"] == "3, 1 of which really ended"
+    assert said["episodes"] == "3, 1 of which ended in a terminal state"
     assert said["steps"] == "15"
     assert said["return"] == "mean 5.333, standard deviation 4.989"
     assert said["image"].startswith("3 x 8 x 8")
@@ -160,3 +161,12 @@ def test_a_picture_never_takes_the_place_of_data(
         assert data.main(["info", str(path), "--picture", str(picture)]) == 1
         assert message in capsys.readouterr().err
     assert source.read_bytes() == whole and not (tmp_path / "own/frame.png").exists()
+
+
+def test_the_next_command_opens_the_data_in_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    robot, camera = write_lerobot(tmp_path / "robot"), "camera=observation.images.top"
+    assert data.main(["info", str(robot)]) == 1
+    assert f"--format lerobot --format-option {camera}" in capsys.readouterr().err
+    assert data.main(["info", str(robot), "--format", "lerobot", "--format-option", camera]) == 0
+    (following,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next")]
+    assert following.endswith(f"pretrain source={robot} format=lerobot format_options.{camera}")

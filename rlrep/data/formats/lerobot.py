@@ -320,7 +320,8 @@ def _camera(features: dict[str, Any], wanted: str | None) -> str:
     listed = ", ".join(cameras) or "none"
     if wanted is None and len(cameras) > 1:
         raise Unreadable(
-            f"it has several cameras, {listed}: name one, with format=lerobot and its option camera={cameras[0]}"
+            f"it has several cameras, {listed}: name one, such as format=lerobot format_options.camera={cameras[0]} "
+            f"(in Python, format=LeRobot(camera={cameras[0]!r}))"
         )
     if not cameras or (wanted is not None and wanted not in cameras):
         raise Unreadable(f"it has no camera {wanted or 'at all'}; its cameras: {listed}")
@@ -338,6 +339,11 @@ def _scale(root: Path, about: dict[str, Any]) -> ActionScale | None:
     if feature is None or str(feature.get("dtype")).startswith("int"):
         return None
     check_inside(root / STATS, root)
+    if not (root / STATS).exists():
+        raise Unreadable(
+            f"it has no {STATS}, by which actions are normalized: compute the statistics with lerobot. To pre-train on "
+            f"frames alone, they are not needed"
+        )
     stats = read_json(root / STATS)
     try:
         return ActionScale(*(tuple(np.ravel(stats[ACTION][name]).tolist()) for name in ("min", "max")))

@@ -117,7 +117,7 @@ def test_whole_episodes_are_brought_to_a_size(tmp_path: Path, robot: Path) -> No
 
 
 def test_a_camera_is_named_where_there_are_several(robot: Path) -> None:
-    with pytest.raises(ValueError, match=rf"several cameras, {TOP}, {WRIST}: name one.* camera={TOP}"):
+    with pytest.raises(ValueError, match=rf"several cameras, {TOP}, {WRIST}: name one.*format_options.camera={TOP}"):
         open_video(robot, **SMALL)
     with pytest.raises(ValueError, match=rf"has no camera front; its cameras: {TOP}, {WRIST}"):
         open_video(robot, format=LeRobot("front"), **SMALL)
