@@ -33,6 +33,10 @@ ENCODERS = {
     # Video alone would teach it the shapes, which drift on.
     "gridworld_exogenous": f"objective=inverse_model {GRIDWORLD}",
     "cheetah_run_clean": CHEETAH,
+    "vizdoom_basic_clean": (
+        "objective=forward_model source=env:vizdoom_basic env.action_repeat=4 image_size=56 frame_stack=3 shift=2 "
+        f"horizon=3 steps=4000 encoder.strides=[2,2,2,1] encoder.out_dim=128 {USUAL}"
+    ),
     "cheetah_run_iid": f"{CHEETAH} noise.kind=shapes noise.size=0.15 noise.persistence=0.0",
 }
 
