@@ -252,5 +252,6 @@ def training(folder: Path, composed: DictConfig) -> str:
     task, repeat = "TASK", None
     if source.startswith(ENVIRONMENT):
         task, repeat = source.removeprefix(ENVIRONMENT), composed.env.get("action_repeat")
+    settings += [] if torch.cuda.is_available() else ["preset=cpu"]
     settings += [] if repeat is None else [f"action_repeat={repeat}"]
     return f"python -m rlrep.experiments.train {shlex.join([f'task={task}', *settings])}"

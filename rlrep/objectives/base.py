@@ -139,13 +139,13 @@ class Objective(nn.Module):
 
         Args:
             online: the trained module. Its buffers, such as the means of batch normalisation, are copied whole.
-            momentum: m in [0, 1], near 1: copy ← m copy + (1 - m) online.
+            momentum: m in [0, 1), near 1: copy ← m copy + (1 - m) online.
 
         Raises:
-            ValueError: for a momentum out of [0, 1].
+            ValueError: for a momentum out of [0, 1).
         """
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be at least 0 and less than 1, got {momentum}")
         copy = momentum_copy(online)
         self._copies.append((copy, online, 1 - momentum))
         return copy
@@ -176,6 +176,11 @@ class Objective(nn.Module):
                 views without an offset, are augmented and encoded again.
             encoder: encodes the view instead of the shared encoder; for example its momentum copy.
         """
+        if observation.ndim != 4:
+            raise ValueError(
+                f"pixels to encode have shape (B, C, H, W), got {tuple(observation.shape)}: several observations at "
+                f"once, (B, T, C, H, W), go in as observations.flatten(0, 1), and come out as features.view(B, T, -1)"
+            )
         if isinstance(offset, nn.Module):
             raise TypeError("offset is a number of steps: give another encoder as encoder=…")
         if offset is not None and encoder is None:
@@ -396,7 +401,9 @@ def check_declared(objective: Objective) -> None:
     for key in objective.in_keys:
         check_key(objective, key)
         if not objective.window.entries[key]:
-            raise ValueError(f"{name} takes {key!r}, which its window does not hold: {objective.window}")
+            raise ValueError(
+                f"{name} takes {key!r}, which its window does not hold, {objective.window}: set self.window"
+            )
     window, reads_next = objective.window, any(key[0] == "next" for key in objective.in_keys)
     if objective.horizon > 0 and reads_next and not (window.observations or window.actions > 1 or window.rewards):
         raise ValueError(

@@ -348,4 +348,4 @@ def test_a_pretrainings_last_line_is_the_command_that_uses_the_encoder(tmp_path:
     config = complete_run(composed_as("config", *for_hydra(words, paths_of(TrainConfig))))
     settle_encoder(config, None)
     assert (config.task, config.encoder.channels) == ("walker_walk", 4)
-    assert "task=" not in training(tmp_path, composed_as("pretrain", "source=videos", "objective=curl"))
+    assert "task=TASK" in training(tmp_path, composed_as("pretrain", "source=videos", "objective=curl"))
