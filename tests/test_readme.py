@@ -15,6 +15,8 @@ from tensordict import TensorDict
 
 import rlrep.experiments.run.train_config  # noqa: F401  makes its options known to Hydra
 from rlrep import PixelEncoder
+from rlrep.agents import make_agent
+from rlrep.data import ActionScale
 from tests.rlrep.data.lerobot_files import write_lerobot
 from tests.rlrep.integrations.sb3_environments import Counter
 
@@ -71,7 +73,7 @@ def test_a_policy_learns_from_a_robots_data(tmp_path: Path, monkeypatch: pytest.
     short = snippet.replace("10_000", "2").replace("84", "40").replace("=256", "=8")
     assert "range(2)" in short and "=40" in short and "batch_size=8" in short
     write_lerobot(tmp_path / "FOLDER")
-    PixelEncoder((9, 40, 40), channels=4).save_pretrained(tmp_path / "runs" / "robot" / "encoder")
+    PixelEncoder((9, 40, 40)).save_pretrained(tmp_path / "runs" / "robot" / "encoder")
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
     exec(compile(short, "experiments/README.md", "exec"), found)
@@ -79,7 +81,9 @@ def test_a_policy_learns_from_a_robots_data(tmp_path: Path, monkeypatch: pytest.
         action = found["command"](np.full((60, 80, 3), count, np.uint8))
         assert action.shape == (3,) and action[1] == 5  # a dimension that never changes
     assert [frame.flat[0] for frame in found["stack"]] == [1, 1, 2]
-    found["agent"].load_state_dict(torch.load("policy.pt"))
+    saved = torch.load("policy.pt")
+    make_agent("bc", (9, 40, 40), found["actions"], batch_size=8).load_state_dict(saved["policy"])
+    assert ActionScale(**saved["scale"]) == found["data"].action_scale
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

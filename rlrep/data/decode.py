@@ -82,9 +82,8 @@ def decode(
                     index.remarks[str(source.path)] = "; ".join(remarks)
             except Unreadable as error:
                 if not skip_corrupt:
-                    raise ValueError(
-                        f"{source.path} can't be used: {error}; skip_corrupt=True leaves it out"
-                    ) from error
+                    hint = "; skip_corrupt=True leaves it out" if len(sources) > 1 else ""
+                    raise ValueError(f"{source.path} can't be used: {error}{hint}") from error
                 index.skipped[str(source.path)] = str(error)
                 if isinstance(error, Unavailable):
                     index.retry.append(str(source.path))
