@@ -36,7 +36,7 @@ class Distractor(ABC):
 
     Attributes:
         state_shape: (P, D) of one image's state: P parts of D values in [0, 1). Fresh values are uniform, and moves
-            preserve that. Each part separately moves or is drawn afresh.
+            preserve that. Each part separately moves or is drawn anew.
         reads_background: whether `draw` needs to know which pixels are background.
     """
 
@@ -63,7 +63,7 @@ class Shapes(Distractor):
     """Coloured shapes.
 
     A shape's state is (x, y, hue). A move shifts it by 5 to 10 % of the image's side in either direction of both axes,
-    around the edges, and its hue by up to 5 % of the colour circle.
+    and wraps it around the edges. It shifts the hue by up to 5 % of the colour circle.
 
     Args:
         frame_shape: (3, H, W).
@@ -238,7 +238,7 @@ class Video(Distractor):
     ) -> None:
         self.strength, self.background_only = _share(strength, "strength"), background_only
         if not len(videos):
-            raise ValueError("kind='video' needs videos: arrays of frames, as rlrep.data.open_video(FOLDER).videos()")
+            raise ValueError("kind='video' needs videos: arrays of frames, like rlrep.data.open_video(FOLDER).videos()")
         self.videos = [each.frames() if isinstance(each, Clip) else each for each in videos]
         for i, video in enumerate(self.videos):
             if video.dtype != np.uint8 or video.shape[1:] != tuple(frame_shape) or not len(video):

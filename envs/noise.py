@@ -1,4 +1,4 @@
-"""Distractors on pixels: the same noise, drawn afresh at each step or moving by itself."""
+"""Distractors on pixels: the same noise, either drawn anew at each step or moving on its own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rlrep.envs.distractors import KINDS, Frames
 
 
 class NoiseProcess:
-    """Noise that evolves by itself, for several images at once.
+    """Noise that evolves on its own, for several images at once.
 
     At each step every part of it (a shape, a pixel's value, the camera, the light, the video) moves with probability
-    `persistence`; otherwise, it is drawn afresh from the uniform distribution, which moves preserve. So persistence 0
+    `persistence`; otherwise, it is drawn anew from the uniform distribution, which moves preserve. So persistence 0
     is iid noise and 1 is exogenous noise. Single images look the same for all values; only the correlation in time
     differs: a memory of 1 / (1 - persistence) steps.
 

@@ -23,10 +23,10 @@ from rlrep.extras import install
 
 _TICS_PER_SECOND = 35
 _UNIT = 512.0  # map units
-_MONSTERS = 2  # of those in view; more are rare
+_MONSTERS = 2  # how many monsters the state describes; more are rarely in view
 _HEIGHTS = {120: "RES_160X120", 240: "RES_320X240", 480: "RES_640X480", 960: "RES_1280X960"}
 
-# Runs in the engine's process before the engine. Without it, an engine whose parent is killed would wait for ever and
+# Runs in the engine's process before the engine. Without it, an engine whose parent is killed would wait forever and
 # keep the parent's output open, and Ctrl-C in a terminal would end the engine while its parent uses it.
 _PREPARE = """
 import ctypes, os, sys
@@ -41,18 +41,19 @@ os.execv(sys.argv[1], sys.argv[1:])
 class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
     """A scenario of ViZDoom observed as a stack of its last pictures.
 
-    - "basic": before one wall of a room, with a monster before the opposite one: move left, move right, shoot. Each tic
-      (1/35 s) costs 1, each shot 5; the shot that kills the monster brings 106 and the end. 300 tics at most.
-    - "defend_the_center": amid monsters that come from all sides, five at most at a time: turn left, turn right, shoot,
-      with 26 rounds. Each one killed brings 1; the player's death costs 1 and is the end. 2100 tics at most.
+    - "basic": the player stands at one wall of a room, a monster at the opposite wall: move left, move right, shoot.
+      Each tic (1/35 s) costs 1, each shot 5; the shot that kills the monster gives 106 and ends the episode. An episode
+      has at most 300 tics.
+    - "defend_the_center": monsters come from all sides, at most five at a time: turn left, turn right, shoot, with 26
+      rounds. Each kill gives 1; the player's death costs 1 and ends the episode. An episode has at most 2100 tics.
 
     Observations are uint8 `(frame_stack * 3, image_size, image_size)`, RGB, the oldest frame first; a reset
     repeats the first frame. A frame is the engine's whole 4:3 picture, made square. Actions are 0, 1 and 2, in the
     order above. An action is held for `action_repeat` tics, or until the episode ends; the reward is the sum over them.
 
-    The time limit truncates; a real end terminates. The engine shows nothing after a real end, so the last frame and
-    state of such an episode repeat the previous ones. After `reset(seed=s)`, everything is a pure function of `s` and
-    the actions, bit for bit, on one machine.
+    The time limit truncates an episode; any other end terminates it. The engine shows nothing after a termination, so
+    the last frame and state of such an episode repeat the previous ones. After `reset(seed=s)`, everything is a
+    pure function of `s` and the actions, bit for bit, on one machine.
 
     `info["simulator_steps"]` counts the tics in this episode. `info["state"]` is what the last pictures show of the
     state, as the player sees it, float32 `(S,)`; `state_names` names its entries. It lacks what no picture shows:
@@ -60,12 +61,13 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
     edge to -1 at the right edge. Lengths are in units of 512 map units: the room of Basic is about 1 wide, a new
     monster of Defend the Center 1.5 away.
 
-    - "basic": `monster_side`, or where it was last in view; `player_y`, the player's place along the wall, positive to
-      the left, which the other walls show; and `player_velocity_y`, in units per second, which takes two frames.
-    - "defend_the_center": of the two nearest monsters in view, the nearest first, `monster<i>_seen` (0 or 1; with 0,
-      all its values are 0), `monster<i>_side`, and `monster<i>_nearness`, 1 / (1 + its distance).
+    - "basic": `monster_side`, which keeps its last value while the monster is out of view; `player_y`, the player's
+      place along the wall, positive to the left, which the other walls show; and `player_velocity_y`, in units per
+      second, which two frames together show.
+    - "defend_the_center": for each of the two nearest monsters in view, the nearest first: `monster<i>_seen` (0 or 1;
+      with 0, all its values are 0), `monster<i>_side`, and `monster<i>_nearness`, 1 / (1 + its distance).
 
-    `background_mask()` says where the newest frame shows walls, floor and ceiling: all but monsters, shots and weapon.
+    `background_mask()` says where the newest frame shows background, and no monster, shot or weapon.
 
     The engine is a separate process. It leaves no files in the working folder, and on Linux it always ends with this
     process.
@@ -73,11 +75,11 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
     Args:
         scenario: one of `SCENARIOS`.
         image_size: height and width of a frame in pixels, 8 to 960; up to 120, the engine draws 160×120.
-        action_repeat: tics an action is held, at least 1.
+        action_repeat: how many tics an action is held, at least 1.
         frame_stack: frames in an observation, at least 1.
         render_mode: "rgb_array" for `render()`, the newest frame as uint8 `(render_size, render_size, 3)`.
         render_size: height and width of that picture in pixels, at least 8; it is made from the observation's picture,
-            and so not sharper.
+            so it is no sharper.
 
     Raises:
         ValueError: for an unknown scenario or render mode, or a number out of range.
@@ -119,14 +121,14 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
         self.metadata = {**self.metadata, "render_fps": _TICS_PER_SECOND / self.action_repeat}
         self._frames = np.zeros(self.observation_space.shape, np.uint8)
         self._picture = np.zeros((3, height, height * 4 // 3), np.uint8)
-        self._things = np.zeros(self._picture.shape[1:], bool)  # the pixels of the picture that show one
+        self._things = np.zeros(self._picture.shape[1:], bool)  # true: no background
         self._state = np.zeros(len(self.state_names), np.float32)
         self._simulator_steps = 0
         self._running = False
 
     @property
     def state(self) -> npt.NDArray[np.float32]:
-        """What is seen of the state now, as in ``info["state"]``."""
+        """The visible part of the present state, as in ``info["state"]``."""
         return self._state.copy()
 
     @property

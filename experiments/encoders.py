@@ -1,4 +1,4 @@
-"""Makes the encoders that come with rlrep: trains each, asks it for the state, and writes a card.
+"""Makes the encoders that come with rlrep: trains each, probes it for the state, and writes its card.
 
 python -m rlrep.experiments.encoders                                    all of them, into rlrep/pretrained
 python -m rlrep.experiments.encoders gridworld_iid --out encoders       one of them, elsewhere
@@ -20,17 +20,18 @@ GRIDWORLD = (
     "source=env:gridworld image_size=56 frame_stack=1 shift=0 horizon=1 steps=1500 options.feature_dim=128 "
     f"encoder.strides=[4,2,1] encoder.out_dim=128 {USUAL} noise.kind=shapes noise.num_shapes=8 noise.size=0.3"
 )
-# What preset=cpu shows an agent, so that its agents can start from them. Contrast would recognise the frames, noise and
-# all, that two stacks have in common. Chosen after a look at what probes read after other settings.
+# Observations as preset=cpu gives them to an agent, so that its agents can start from these encoders. Not temporal
+# contrast: it would recognise the frames that two stacks share, with their noise. The settings were chosen after a look
+# at probe scores under other settings.
 CHEETAH = (
     "objective=forward_model source=env:cheetah_run env.action_repeat=4 image_size=40 frame_stack=3 shift=2 horizon=3 "
     f"steps=4000 encoder.strides=[2,2,1,1] encoder.out_dim=64 {USUAL}"
 )
-# The part of a name before its last underscore is the task, the last part is the noise. The grid world has none without
-# noise: there a linear probe reads the state from random features as well.
+# The part of a name before its last underscore is the task, the last part is the noise. The grid world has no encoder
+# without noise: there a linear probe reads the state from random features as well.
 ENCODERS = {
     "gridworld_iid": f"objective=temporal_contrastive {GRIDWORLD} noise.persistence=0.0",
-    # Video alone would teach it the shapes, which drift on.
+    # From video alone it would learn the shapes, which keep drifting.
     "gridworld_exogenous": f"objective=inverse_model {GRIDWORLD}",
     "cheetah_run_clean": CHEETAH,
     "vizdoom_basic_clean": (
@@ -60,10 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(ENCODERS)}; all by default")
-    parser.add_argument("--out", type=as_path, default=SHIPPED_FOLDER, help="where their folders go")
+    parser.add_argument("--out", type=as_path, default=SHIPPED_FOLDER, help="where to write the encoders' folders")
     parser.add_argument("--runs", type=as_path, default=Path("runs/encoders"), help="folder of the pre-trainings")
-    parser.add_argument("--frames", type=int, default=3_000, help="that each probe is fitted and scored on")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes of the pre-training")
+    parser.add_argument("--frames", type=int, default=3_000, help="frames that each probe is fitted and scored on")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changes to the pre-training")
     options = parser.parse_args(arguments)
     for name in options.names:
         if name not in ENCODERS:

@@ -3,7 +3,7 @@
 Reruns the question of *Towards Principled Representation Learning from Videos for RL* (arXiv 2403.13765): encoders are
 trained on videos, probed, frozen, and used by PPO. `--source videos/` measures your own videos. Every cell (a method,
 a noise, a length of training, a seed) is a file in OUT/cells. Existing cells are not run again, so that the study can
-be stopped and resumed. At its end it reports on all cells.
+be stopped and resumed. At the end it writes a report on all cells.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m rlrep.experiments.video_theory", description="Which methods survive which noise."
     )
-    parser.add_argument("studies", nargs="*", default=["tour"], help=f"of {', '.join(STUDIES)}; tour by default")
-    parser.add_argument("--seeds", type=int, default=1, help="each with a map of its own; verdicts need several")
-    parser.add_argument("--methods", nargs="+", help=f"of {', '.join(METHODS)}; by default, those of the predictions")
+    parser.add_argument("studies", nargs="*", default=["tour"], help=f"any of {', '.join(STUDIES)}; tour by default")
+    parser.add_argument("--seeds", type=int, default=1, help="how many, each with its own map; verdicts need several")
+    parser.add_argument("--methods", nargs="+", help=f"any of {', '.join(METHODS)}; default: those of the predictions")
     parser.add_argument("--source", type=as_path, help="your own videos instead of a study: a file or a folder")
     parser.add_argument("--out", type=as_path, default=Path("runs/theory"), help="folder of cells, pictures and report")
-    parser.add_argument("--workers", type=int, default=processor_count(), help="processes side by side, a thread each")
+    parser.add_argument("--workers", type=int, default=processor_count(), help="parallel processes, one thread each")
     parser.add_argument("--ray", action="store_true", help="run the cells on Ray instead")
-    parser.add_argument("--report", action="store_true", help="only write the report of the cells that there are")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, in OUT/quick, to see that all runs")
+    parser.add_argument("--report", action="store_true", help="only write the report on the existing cells")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, in OUT/quick, to check that everything runs")
     options = parser.parse_args(arguments)
     if min(options.seeds, options.workers) < 1:
         parser.error("--seeds and --workers must be at least 1")
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--source takes no studies, no --report and no --ray: its videos are measured in this process")
     try:
         jobs = [] if options.report or options.source else chosen_jobs(options.studies, options.methods, options.seeds)
-        if options.quick:  # no cell of it may pass for one of the study
+        if options.quick:  # so that its cells are not taken for cells of the study
             options.out /= "quick"
         with locked(options.out):
             if options.source:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped: the same command continues with what is missing", file=sys.stderr)
+        print("stopped: the same command runs the missing cells", file=sys.stderr)
         return 1
     print(f"report: {options.out / 'report.md'}, {options.out / 'report.html'}")
     for line in failed:

@@ -1,4 +1,4 @@
-"""What a pre-trained encoder knows, and the card that says so: a README.md, as the Hugging Face Hub shows it."""
+"""Measures what a pre-trained encoder knows, and writes its card: a README.md for the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rlrep.experiments.run.sources import play
 from rlrep.objectives import find_objective
 from rlrep.probe import ProbeScore, encode, probe_folds
 
-OTHER_EPISODES = 1_000_003  # added to the seed of those that the encoder was trained on
+OTHER_EPISODES = 1_000_003  # added to the training seed, for episodes that the encoder has not seen
 FOLDS = 3
 
 CARD = """\
@@ -78,11 +78,11 @@ def write_card(name: str, run: Path, folder: Path, command: str, frames: int) ->
     """Copies the encoder of a finished pre-training to a folder, with its card.
 
     Args:
-        name: of the encoder.
+        name: the encoder's name.
         run: folder of the pre-training, whose source is an environment.
-        folder: of the encoder.
-        command: that made the run.
-        frames: of each kind of pictures.
+        folder: where to write the encoder.
+        command: the command that made the run.
+        frames: how many frames each probe is fitted and scored on.
     """
     config = load_as(PretrainConfig, run / CONFIG)
     encoder = PixelEncoder.from_pretrained(run / ENCODER)
@@ -126,7 +126,7 @@ def write_card(name: str, run: Path, folder: Path, command: str, frames: int) ->
 
 
 def asked(data: EpisodeDataset) -> tuple[str, torch.Tensor]:
-    """The question, in words, and its answers: (N,) classes of a state of whole numbers, else (N, S) values."""
+    """The probes' question in words, and the targets: (N,) classes for states of whole numbers, else (N, S)."""
     assert data.state is not None
     if data.state.dtype.kind in "iu":
         states, number = np.unique(data.state, axis=0, return_inverse=True)
@@ -144,7 +144,7 @@ def knowledge(encoder: PixelEncoder, data: EpisodeDataset, target: torch.Tensor)
 
 
 def in_words(noise: NoiseConfig) -> str:
-    """What is on the pictures besides what they show."""
+    """The noise on the pictures, in words."""
     if noise.kind is None:
         return "clean"
     how = " that drift on by themselves" if noise.persistence else ", drawn anew in each frame"

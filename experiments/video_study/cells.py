@@ -1,4 +1,4 @@
-"""What the study measured: one JSON file a cell, read and checked."""
+"""The study's measurements: one JSON file for each cell, read and checked."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ADVICE = "move it away and run the study again"
 
 
 def state_unit(domain: str) -> str:
-    """What `Cell.state_linear` and `state_mlp` count there."""
+    """The unit of `Cell.state_linear` and `state_mlp` in a domain."""
     return "accuracy" if domain == "gridworld" else "R²"
 
 
@@ -56,15 +56,15 @@ class Cell:
 
     Returns are means over episodes; `state_*` are accuracies in [0, 1], in ViZDoom R² like `noise_*`; `reconstruction`
     is a mean squared error; `coverage` is the share of pixels under noise, `size` a shape's share of the image's side.
-    `criteria` and `code` are digests of what the cell is judged and was made by, `made` when, in ISO format.
-    `layout` is the map, or which recordings are labelled; `returns` has one of each PPO on the encoder; `final_return`
-    is their mean.
-    `state_head` is the linear probe of the layer behind the features that the method's loss reads. `updates` are those
-    of the training, 0 for as many as the domain has; `predictor` was computed before it, see `predictor`. Cells of the
-    phase diagram have returns on a cross-section only. `uniformity_head` and `tolerance_head` are of the layer of
+    `criteria` and `code` are digests of the criteria and the code that the cell was made with; `made` is the time, in
+    ISO format. `layout` is the map, or which recordings are labelled; `returns` has one return for each PPO on the
+    encoder; `final_return` is their mean.
+    `state_head` is the linear probe of the layer behind the features that the method's loss reads. `updates` is the
+    length of the training, 0 for the domain's own; `predictor` was computed before it, see `predictor.py`. Cells of the
+    phase diagram have returns on a cross-section only. `uniformity_head` and `tolerance_head` are for the layer of
     `state_head`. `labels`, `temperature` and `unseen` are those of the job. `cloned_N` is the return of behaviour
-    cloning from N demonstrations. `diverged` is after how many updates the loss was no number: the encoder is that of
-    the best validation before.
+    cloning from N demonstrations. `diverged` is the number of updates after which the loss was not a number: the
+    encoder is then that of the best validation before.
     """
 
     domain: str
@@ -119,7 +119,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class LockCell:
-    """Tabular learning on a frozen encoder; unsolved, `episodes_to_solve` is only known to exceed `max_episodes`.
+    """Tabular learning on a frozen encoder. If unsolved, `episodes_to_solve` is only known to exceed `max_episodes`.
 
     Of two locks that differ in which factor is controlled, this is the one that took longer; `..._other` is the other.
     """
@@ -152,7 +152,7 @@ AnyCell = TypeVar("AnyCell", Cell, LockCell)
 
 @dataclass(frozen=True)
 class Results:
-    """The cells that were read; `lock` has those of two codes, which the lower bound is about, `codes` the others."""
+    """The cells that were read. `lock` has those with two codes, as in the lower bound; `codes` has the others."""
 
     cells: list[Cell]
     lock: list[LockCell]
@@ -164,7 +164,7 @@ class Results:
 
     @property
     def domains(self) -> list[str]:
-        """Of the reinforcement learning cells, in the report's order."""
+        """The domains of the reinforcement learning cells, in the report's order."""
         return [domain for domain in DOMAINS if select(self.cells, domain=domain)]
 
 
@@ -172,7 +172,7 @@ def read_results(folder: Path) -> Results:
     """All cells of `folder/cells/*.json`.
 
     Raises:
-        ValueError: there is none, or one is not what the study writes; the message names the file.
+        ValueError: if there is none, or one is not a cell of the study; the message names the file.
     """
     paths = sorted((folder / "cells").glob("*.json"))
     if not paths:
@@ -186,7 +186,7 @@ def read_results(folder: Path) -> Results:
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """Raises ValueError where the file holds no JSON object."""
+    """Raises ValueError if the file holds no JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -197,7 +197,7 @@ def read_content(path: Path) -> dict[str, Any]:
 
 
 def read_cell(path: Path, folder: Path) -> Cell | LockCell:
-    """Raises ValueError where the file is no cell; `folder` is what `pictures` is relative to."""
+    """Raises ValueError if the file is no cell; `pictures` is a path relative to `folder`."""
     content = read_content(path)
     content["final_return"] = content.pop("return", None)
     kind = LockCell if content.get("domain") == "lock" else Cell
@@ -218,7 +218,7 @@ def read_cell(path: Path, folder: Path) -> Cell | LockCell:
 
 
 def check(cell: Cell | LockCell) -> None:
-    """Raises ValueError for a name that the study does not know or a result that is no number."""
+    """Raises ValueError for a name that the study does not know or a result that is not a number."""
     names: dict[str, Iterable[str]] = {"method": METHODS, "domain": DOMAINS}
     if isinstance(cell, Cell):
         names |= {"study": STUDIES, "noise": (*NOISES, "persistence")}
@@ -252,7 +252,7 @@ def select(cells: Iterable[Cell], **wanted: object) -> list[Cell]:
 
 
 def values(cells: Iterable[Cell | LockCell], measure: str) -> Array:
-    """(cells,) one measure of each cell that has it."""
+    """(cells,) one measure, of each cell that has it."""
     found = np.array([getattr(cell, measure) for cell in cells], dtype=float)
     return found[np.isfinite(found)]
 
@@ -262,9 +262,9 @@ def core(results: Results, domain: str, **wanted: object) -> list[Cell]:
 
 
 def sweep(results: Results, domain: str, study: str, **wanted: object) -> list[Cell]:
-    """The cells of a sweep, and those of the core that stand for its points, each point once a seed.
+    """The cells of a sweep, and the cells of the core that are points of it; each seed has each point once.
 
-    Of the persistence sweep the core's iid noise is ρ = 0 and its exogenous noise ρ = 1, where shapes are the same.
+    In the persistence sweep the core's iid noise is ρ = 0 and its exogenous noise ρ = 1, if the shapes are the same.
     """
     swept = select(results.cells, domain=domain, study=study)
     if study == "persistence":
@@ -298,12 +298,12 @@ def by(cells: Iterable[AnyCell], name: str) -> dict[Any, list[AnyCell]]:
 
 
 def oracle(results: Results, domain: str, noise: str) -> list[Cell]:
-    """The oracle's cells under this noise; it sees the state itself, so where it ran without noise only, those."""
+    """The oracle's cells under this noise. If it ran only without noise, those, as it sees the state itself."""
     return core(results, domain, method="oracle", noise=noise) or core(results, domain, method="oracle", noise="none")
 
 
 def missing(results: Results) -> list[str]:
-    """What a full study would have and this one lacks, a line each."""
+    """What this study lacks of a full one, one line each."""
     lines = [f"{DOMAINS[domain]}: not run" for domain in DOMAINS if domain not in (*results.domains, "lock")]
     for domain in results.domains:
         for study in SWEEPS:
@@ -313,7 +313,7 @@ def missing(results: Results) -> list[str]:
                 # The other domains have a core only.
                 lines += [f"{name}: not run"] * (study == "core" or domain == "gridworld")
                 continue
-            # Sizes are swept under another noise for some methods only.
+            # Under iid noise, sizes are swept for some methods only.
             for own in by(cells, "noise").values() if study == "size" else [cells]:
                 lines += absent(name, [(c.method, condition(c), c.seed) for c in own])
             lines += absent_noises(name, cells) if study == "core" else []
@@ -323,7 +323,7 @@ def missing(results: Results) -> list[str]:
 
 
 def condition(cell: Cell) -> str:
-    """What a study varies beside method and seed, in words."""
+    """What a study varies besides method and seed, in words."""
     noise = f"ρ = {cell.persistence:g}" if cell.noise == "persistence" else NOISES[cell.noise]
     sizes = cell.study in ("size", "phase")
     return f"{noise}, {cell.num_shapes} shapes of size {cell.size:g}" if sizes else noise
@@ -337,9 +337,9 @@ def absent_noises(name: str, cells: Sequence[Cell]) -> list[str]:
 
 
 def absent(name: str, found: Sequence[tuple[str, str, int]]) -> list[str]:
-    """The seeds that a method lacks at a condition, of all that were run; `found` has each cell's three.
+    """The seeds that were run for others but not for a method at a condition; `found` has each cell's three.
 
-    The oracle sees no noise, so it need not be run under each.
+    The oracle sees no noise, so it need not be run under each noise.
     """
     seeds, conditions = ({cell[i] for cell in found} for i in (2, 1))
     lines = []

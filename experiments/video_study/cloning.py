@@ -1,4 +1,4 @@
-"""Behaviour cloning on a frozen encoder from few demonstrations, beside PPO."""
+"""Behaviour cloning on a frozen encoder from few demonstrations, to compare with PPO."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LR, WEIGHT_DECAY = 1e-3, 1e-2
 
 
 def cloned_return(make: Callable[[int], VecEnv], episodes: int, settings: Settings, seed: int) -> float:
-    """The mean return of a policy that copies a player who knows the best action in each state.
+    """The mean return of a policy that copies a player that knows the best action in each state.
 
     Args:
-        make: from a seed, environments that show features, on grid worlds.
+        make: takes a seed and returns environments whose observations are features, on grid worlds.
         episodes: demonstrations, at most one of each environment.
         settings: updates of a probe, and episodes of an evaluation.
         seed: of the demonstrations, the policy and the evaluation.

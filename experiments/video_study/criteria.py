@@ -1,4 +1,4 @@
-"""By what the verdicts are reached: a file, the commit that froze it, and whether a cell was made after that."""
+"""The criteria of the verdicts: a file, the commit that froze it, and whether a cell was made after that."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Iid:
 
 @dataclass(frozen=True)
 class Exogenous:
-    """P2: under which noise who fails first, who then as it covers more, and who stays; thresholds of the tests."""
+    """P2: under which noise; which method fails first, which next as it covers more, which stays; test thresholds."""
 
     noise: str
     first: str
@@ -43,7 +43,7 @@ class Exogenous:
 
 @dataclass(frozen=True)
 class Drawn:
-    """P3: under which noises which methods fall, from which share of covered pixels on."""
+    """P3: which methods fall under which noises, and from which share of covered pixels on."""
 
     noises: Sequence[str]
     methods: Sequence[str]
@@ -52,7 +52,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Growths:
-    """P4: whose episodes grow exponentially and whose polynomially; thresholds of rate, degree and AIC."""
+    """P4: for which methods episodes grow exponentially or polynomially; thresholds of rate, degree and AIC."""
 
     video: Sequence[str]
     labelled: Sequence[str]
@@ -63,7 +63,7 @@ class Growths:
 
 @dataclass(frozen=True)
 class Phases:
-    """P5: the settings of the diagram, whose state is compared with which ends, and thresholds of the tests."""
+    """P5: the settings of the diagram, its methods, the ends of their scale, and thresholds of the tests."""
 
     sizes: Sequence[float]
     persistences: Sequence[float]
@@ -81,13 +81,13 @@ class Phases:
 
 @dataclass(frozen=True)
 class Criteria:
-    """What the file says, see its comments; and where it came from.
+    """The content of the file, see its comments, and its origin.
 
     Attributes:
         content: the file's, as plain values.
         digest: of the file, 12 hexadecimal digits of SHA-256.
         frozen: when the last commit changed it; None if it has changed since, or without git's history.
-        commit: that one.
+        commit: that commit.
     """
 
     level: float
@@ -113,13 +113,13 @@ class Criteria:
         """The file, its hash and the commit that froze it, in a sentence."""
         name = "experiments/reports/theory/criteria.yaml"
         if self.frozen is None:
-            when = "not frozen: no commit holds it as it is, or git's whole history is not at hand"
+            when = "not frozen: no commit holds it as it is, or git's full history is missing"
         else:
             when = f"frozen by commit {self.commit} on {self.frozen:%Y-%m-%d %H:%M %z}"
         return f"The criteria are in {name} (SHA-256 {self.digest}…), {when}."
 
     def exploratory(self, cell: Cell | LockCell) -> str:
-        """Why a cell can't confirm or refute what these criteria ask, if so: they were not fixed before it."""
+        """Why a cell can't confirm or refute a prediction, if so: the criteria were not fixed before it was made."""
         if not (cell.criteria and cell.made):
             return "made before cells noted their criteria"
         if cell.criteria != self.digest:
@@ -133,7 +133,7 @@ class Criteria:
 
 @lru_cache
 def read_criteria(path: Path = FILE) -> Criteria:
-    """Raises ValueError for a file that lacks a number, has one too many, or names what the study does not know."""
+    """Raises ValueError for a file with a missing, extra or unknown name or number."""
     try:
         content, digest = read_yaml(path), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         values = dict(content)
@@ -144,12 +144,12 @@ def read_criteria(path: Path = FILE) -> Criteria:
         criteria = built(Criteria, values, "", own)
         check(criteria)
     except (OSError, UnusableYaml, ValueError) as error:
-        raise ValueError(f"{path} can't be used ({error}): put it back as it was committed") from error
+        raise ValueError(f"{path} can't be used ({error}): restore the committed version") from error
     return Criteria(**values, content=content, digest=digest, frozen=frozen, commit=commit)
 
 
 def built(kind: type[T], values: Any, prefix: str, own: set[str] = frozenset()) -> T:  # type: ignore[assignment]
-    """A dataclass from what the file says, each value of the type that it is declared with."""
+    """A dataclass from the file's values, each of the type that it is declared with."""
     if not isinstance(values, dict):
         raise ValueError(f"{prefix.rstrip('.')} must be a mapping of names")
     asked = {f.name for f in fields(kind)} - own  # type: ignore[arg-type]
@@ -197,14 +197,14 @@ def check(criteria: Criteria) -> None:
 
 
 def last_commit(path: Path) -> tuple[datetime | None, str]:
-    """When a commit made the file what it is, and which; (None, "") where that can't be told."""
+    """When the file was committed as it is now, and in which commit; (None, "") if that is unknown."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(path.parent), *words]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
-        # A history that was cut dates every file by where it was cut.
+        # In a shallow clone, every file seems to date from its oldest commit.
         whole = git("rev-parse", "--is-shallow-repository") == "false"
         if not whole or git("status", "--porcelain", "--", path.name):
             return None, ""

@@ -1,4 +1,4 @@
-"""The picture of the phase diagram: what is kept of the state as tiles, and isolines of what was known before."""
+"""The picture of the phase diagram: tiles show what is kept of the state, isolines what was known before."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rlrep.experiments.video_study.cells import METHODS, Array, Results
 from rlrep.experiments.video_study.criteria import Phases
 from rlrep.experiments.video_study.jobs import LENGTHS
 
-MAP = colormaps["viridis"]  # the colour-blind can read it, and so can who prints it in grey
+MAP = colormaps["viridis"]  # also readable for the colour-blind, and printed in grey
 ISOLINES = {"forward_model": (0.1, 0.3, 1.0), "temporal_contrastive": (0.1, 0.5, 0.9)}
 KNOWN = {
     "forward_model": "lines, known before training: pixel variance\nthat the noise explains, over the state's",
@@ -35,7 +35,7 @@ FINE = 20  # points of an isoline from one setting to the next
 def phase_diagram(
     results: Results, asked: Phases, numbers: Mapping[str, Array], colours: Mapping[str, str]
 ) -> Figure | None:
-    """A column a method, a row a length of training; beside them what longer training brings, with the control."""
+    """A column for each method, a row for each length of training; beside them the effect of longer training."""
     methods = [m for m in asked.methods if phase.cells(results, method=m)]
     states = {(m, n): phase.mean_state(results, m, n, asked) for m in methods for n in asked.updates}
     lengths = [n for n in asked.updates if any(np.isfinite(states[m, n]).any() for m in methods)]
@@ -67,7 +67,7 @@ def phase_diagram(
 
 
 def tiles(panel: Axes, state: Array) -> None:
-    """A tile a setting, with the mean over seeds; hatched where nothing was measured."""
+    """A tile for each setting, with the mean over seeds; hatched if nothing was measured."""
     for (y, x), value in np.ndenumerate(state):
         tile = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="0.96", edgecolor="white")
         panel.add_patch(tile)
@@ -97,7 +97,7 @@ def name_of(persistence: float) -> str:
 
 
 def isolines(panel: Axes, number: Array, method: str, asked: Phases) -> None:
-    """Of the number that was known before, from one setting to the next; each is named at its upper end."""
+    """Isolines of the number that was known before, interpolated between settings, each labelled at its upper end."""
     rows, columns = (np.linspace(-0.5, count - 0.5, count * FINE + 1) for count in number.shape)
     rhos = np.interp(columns, range(len(asked.persistences)), asked.persistences)
     along = PchipInterpolator(asked.persistences, number, axis=1)(rhos)  # a monotone curve through each row
@@ -114,7 +114,7 @@ Course = tuple[list[int], list[float]]
 
 
 def found_courses(results: Results, asked: Phases) -> dict[tuple[str, float, float], Course]:
-    """Of each method, size and persistence whose training was longest: after which lengths it was measured, and the
+    """For each method, size and persistence with the longest training: the lengths after which it was measured, and the
     mean over seeds of what is kept then.
     """
     courses = {}
@@ -133,7 +133,7 @@ def progress(
     asked: Phases,
     colours: Mapping[str, str],
 ) -> None:
-    """What longer training brings, each method and setting a line with its name at its end."""
+    """The effect of longer training, a line for each method and setting, with its name at its end."""
     ends: list[tuple[float, int, str, str]] = []
     for (method, size, rho), (updates, state) in courses.items():
         line = "--" if (size, rho) == phase.LONGEST[-1] else "-"
@@ -150,6 +150,6 @@ def progress(
     panel.set_xlabel("updates")
     height = -1.0
     for end, last, name, colour in sorted(ends):
-        height = max(end, height + 0.045)  # names do not touch
+        height = max(end, height + 0.045)  # keeps names apart
         where: dict[str, Any] = dict(textcoords="offset points", va="center")
         panel.annotate(name, (last, height), (9, 0), fontsize=13, color=colour, **where)

@@ -23,12 +23,12 @@ class Settings:
     Attributes:
         frames: of video.
         horizon: K, the largest gap.
-        steps, batch_size, lr: of the pre-training.
+        steps, batch_size, lr: those of the pre-training.
         labels, test_labels: of each state, to fit and to score its probes.
         noise_labels: the same for the probes of the noise, which is harder to read.
         probe_steps: updates of each probe and of the decoder.
-        ppo: how long reinforcement learning goes on.
-        ppo_seeds: how often on each encoder; a cell's return is their mean.
+        ppo: how long reinforcement learning runs.
+        ppo_seeds: how many runs on each encoder; a cell's return is their mean.
         encoder: keyword arguments of `PixelEncoder`.
     """
 
@@ -48,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Samples:
-    """Labelled observations, each with noise of its own.
+    """Labelled observations, each with its own noise.
 
     Attributes:
         observation: (N, C, H, W) uint8.
@@ -68,7 +68,7 @@ class Domain(Protocol):
         shape: of observations.
         action_space: ``Discrete``.
         state_chance: what the state probes score without any knowledge.
-        records: what its recordings can hold beside the frames, of "action", "reward", "label", "background" and
+        records: what its recordings can hold besides the frames: any of "action", "reward", "label", "background" and
             "demonstration", which means a player that knows the best action in each state.
     """
 
@@ -81,14 +81,14 @@ class Domain(Protocol):
         """Videos, with the actions taken."""
 
     def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
-        """Labelled observations; the same states whatever the noise and its seed.
+        """Labelled observations; the states do not depend on the noise and its seed.
 
-        Held out, they are of other episodes, but in the grid world, whose few states each have one picture: there only
-        the noise is another.
+        Held-out observations come from other episodes. In the grid world they do not, as each of its few states has
+        one picture: there only the noise differs.
         """
 
     def environment(self, noise: dict[str, Any] | None, oracle: bool, seed: int) -> VecEnv:
-        """Environments for PPO; the oracle's show the true state."""
+        """Environments for PPO; those of the oracle show the true state."""
 
     def coverage(self, noise: dict[str, Any]) -> float:
         """The share of pixels that the noise covers, on average."""
@@ -105,7 +105,10 @@ def with_background(data: EpisodeDataset, noise: dict[str, Any] | None, seed: in
 
 
 def under_noise(frames: np.ndarray, lengths: np.ndarray, noise: dict[str, Any] | None, seed: int) -> np.ndarray:
-    """Frames (N, C, H, W) of recordings, one after the other, each under noise of its own; the same for any frames."""
+    """Frames (N, C, H, W) of recordings, one after the other, each under its own noise.
+
+    The noise does not depend on the frames.
+    """
     if noise is None:
         return frames
     out, first = np.empty_like(frames), np.cumsum(lengths) - lengths
@@ -122,8 +125,8 @@ def under_noise(frames: np.ndarray, lengths: np.ndarray, noise: dict[str, Any] |
 def noise_picture(process: NoiseProcess) -> Tensor:
     """The noise alone, on black, as 4×4 mean colours, (N, 48) float32.
 
-    Where single shapes are and what hue they have is in no encoder's features, random ones included, when several
-    overlap (R² below 0.1); what they look like together can be read, so it tells who keeps the noise from who does not.
+    When several shapes overlap, no encoder's features show where single shapes are and what hue they have (R² below
+    0.1), not even random features. Their joint picture can be read, so it shows which method keeps the noise.
     """
     return coarse(process.draw(np.zeros((process.num_images, *process.frame_shape), np.uint8)))
 

@@ -20,11 +20,12 @@ NUM_ENVS = 8
 IMAGE_SIZE, STACK = 56, 3
 FRAME_SHAPE = (3, IMAGE_SIZE, IMAGE_SIZE)
 REWARD_SCALE = {"basic": 100.0, "defend_the_center": 1.0}
-LABELLED, STEPS = 200, 5_000  # observations for each label a state asked for; steps that they are at least chosen from
+# observations for each requested label, and the least steps to choose them from
+LABELLED, STEPS = 200, 5_000
 
 
 class Latent(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment whose observation is ``info["state"]``: what the oracle sees."""
+    """An environment whose observation is ``info["state"]``: the oracle sees it."""
 
     def __init__(self, env: gym.Env[Any, Any], size: int) -> None:
         super().__init__(env)
@@ -54,8 +55,8 @@ class DoomDomain:
     """See `domain.Domain`. Observations are stacks of three frames, shapes lie behind monsters, shots and weapon, and a
     state's label is what can be seen of it, see `DoomPixels`.
 
-    Recorded actions are uniform: a player that knows more than the pictures show would give away what they lack, and
-    the action could be predicted from one picture alone. Returns of Basic are in units of 100.
+    Recorded actions are uniform: the actions of a player that knows more than the pictures show would reveal what they
+    lack, and could be predicted from one picture alone. Returns of Basic are in units of 100.
 
     Args:
         scenario: see `DoomPixels`.
@@ -120,6 +121,6 @@ class DoomDomain:
 
 @lru_cache(maxsize=2)
 def _recording(scenario: str, steps: int, seed: int) -> EpisodeDataset:
-    """So many steps without noise; frames (N, 4, 56, 56) uint8 have their background as the fourth channel."""
+    """This many steps without noise; frames (N, 4, 56, 56) uint8 have their background as the fourth channel."""
     with closing(DoomPixels(scenario, image_size=IMAGE_SIZE, frame_stack=1)) as env:
         return record(WithBackground(env), None, steps, frame_channels=4, channels_last=False, seed=seed)

@@ -1,4 +1,4 @@
-"""The pictures of the field: every method under each noise, how many action labels help, and at which temperature."""
+"""The pictures of the field: every method under each noise, how many action labels help, and the temperature."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rlrep.experiments.video_study.cells import (
     values,
 )
 
-# What a method reads, and the colour of those that do.
+# What a method reads, and the colour of such methods.
 READS = {
     "video": COLOURS[0],
     "video and its background": COLOURS[4],
@@ -48,7 +48,7 @@ def reads(method: str) -> str:
 
 
 def field_cells(results: Results, domain: str, **wanted: object) -> list[Cell]:
-    """The cells of the core and the field that have probes, one a method, noise and seed."""
+    """The cells of the core and the field that have probes, one for each method, noise and seed."""
     found = [c for study in ("field", "core") for c in select(results.cells, domain=domain, study=study, **wanted)]
     return [c for c in {(c.method, c.noise, c.seed): c for c in found}.values() if np.isfinite(c.state_linear)]
 
@@ -61,7 +61,7 @@ def ranked(results: Results, domain: str) -> list[str]:
 
 
 def field(results: Results, domain: str, colours: Mapping[str, str]) -> Figure | None:
-    """What linear probes read of every method's features, a row each, the best first; None for the core alone."""
+    """What linear probes read from every method's features, a row each, the best first; None for the core alone."""
     methods = ranked(results, domain)[::-1]
     if not select(results.cells, domain=domain, study="field"):
         return None
@@ -138,8 +138,8 @@ def labels(results: Results, colours: Mapping[str, str]) -> Figure | None:
 
 
 def temperatures(results: Results, colours: Mapping[str, str]) -> Figure | None:
-    """State read, uniformity and tolerance against the temperature of contrastive losses, full lines under exogenous
-    noise, broken ones under iid noise.
+    """State read, uniformity and tolerance against the temperature of contrastive losses, solid lines under exogenous
+    noise, dashed ones under iid noise.
     """
     cells = select(results.cells, study="temperature")
     if len({c.temperature for c in cells}) < 2:
@@ -173,7 +173,7 @@ def temperatures(results: Results, colours: Mapping[str, str]) -> Figure | None:
 
 
 def name_ends(panel: Axes, ends: list[tuple[float, str, str]], gap: float = 0.05) -> None:
-    """Names beside the right edge, in the order of the lines' ends, which do not touch."""
+    """Names beside the right edge, in the order of the lines' ends, spaced so that they do not touch."""
     height = -1.0
     for end, name, colour in sorted(ends):
         height = max(end, height + gap)

@@ -44,7 +44,7 @@ CAPTIONS = {
 
 
 def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
-    """None of them without cells of these studies."""
+    """Empty without cells of these studies."""
     domain = "gridworld"
     parts = {
         "field": ("Every method", field_lines(results, domain), f"field_{domain}"),
@@ -63,7 +63,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
 
 
 def missing(results: Results) -> list[str]:
-    """The studies of the field that were not run, a line each."""
+    """The studies of the field that were not run, one line each."""
     have = {cell.study for cell in results.every}
     return [f"{DOMAINS['gridworld']}, {name}: not run" for name in FIELD if name not in have] + (
         [] if results.codes else [f"{DOMAINS['lock']}, codes: not run"]
@@ -76,7 +76,7 @@ def told(cells: list[Cell], measure: str) -> str:
 
 
 def field_lines(results: Results, domain: str) -> list[Line]:
-    """A row a method; none where only the core was run."""
+    """A row for each method; none if only the core was run."""
     if not select(results.cells, domain=domain, study="field"):
         return []
     lines = []
@@ -146,7 +146,7 @@ def cloned_lines(results: Results, domain: str) -> list[Line]:
 
 
 def code_lines(results: Results) -> list[Line]:
-    """The median of the episodes, a row a method and number of codes; a lower bound where half were given up."""
+    """The median of the episodes, a row for each method and number of codes; a lower bound if half were given up."""
     if not results.codes:
         return []
     cells: list[LockCell] = [*results.lock, *results.codes]

@@ -57,7 +57,7 @@ POLICY = "random policy"
 COLOUR[POLICY] = GREY
 NAMES = METHODS | {POLICY: POLICY}
 SAMPLES = 1
-MOST = 9  # methods that one picture can show as lines or bars
+MOST = 9  # how many methods one picture can show as lines or bars
 FEW = 5  # seeds: fewer are drawn one by one, as their intervals would be wider than the picture
 
 End = tuple[float, float]
@@ -70,7 +70,7 @@ def draw(results: Results, out: Path, asked: Phases, numbers: Mapping[str, Array
 
     Args:
         asked: the settings of the phase diagram.
-        numbers: what was known before training of its methods, (sizes, persistences) each.
+        numbers: for each of its methods, what was known before training, (sizes, persistences).
     """
     figures: dict[str, Figure | None] = {}
     for domain in results.domains:
@@ -93,7 +93,7 @@ def draw(results: Results, out: Path, asked: Phases, numbers: Mapping[str, Array
 
 
 def returns(results: Results, domain: str) -> Figure | None:
-    """Learning curves of PPO on the frozen encoders, a panel a noise."""
+    """Learning curves of PPO on the frozen encoders, a panel for each noise."""
     noises = [noise for noise in NOISES if core(results, domain, noise=noise)]
     if not noises:
         return None
@@ -117,7 +117,7 @@ def returns(results: Results, domain: str) -> Figure | None:
 
 
 def probes(results: Results, domain: str) -> Figure | None:
-    """What can be read from the frozen features: the state above, the noise below; a column a noise."""
+    """What can be read from the frozen features: the state above, the noise below; a column for each noise."""
     noises = [noise for noise in NOISES if core(results, domain, noise=noise)]
     if not noises:
         return None
@@ -136,7 +136,7 @@ def probes(results: Results, domain: str) -> Figure | None:
 
 
 def bars(panel: Axes, cells: Sequence[Cell], what: str, title: str, unit: str) -> None:
-    """A bar a method; a probe that scores below 0 is worse than no probe, and is drawn at 0: nothing can be read."""
+    """A bar for each method. A probe that scores below 0 is worse than none and is drawn at 0: nothing can be read."""
     methods = [m for m in reversed(methods_of(cells)) if len(values(select(cells, method=m), f"{what}_linear"))]
     for row, method in enumerate(methods):
         cells_of = unique(select(cells, method=method))
@@ -159,7 +159,7 @@ def bars(panel: Axes, cells: Sequence[Cell], what: str, title: str, unit: str) -
 
 
 def explain(panel: Axes) -> None:
-    """Takes the place of the noise probe where there is no noise."""
+    """A legend, shown instead of the noise probe if there is no noise."""
     panel.axis("off")
     lines = (
         "bar and number: linear probe",
@@ -171,7 +171,7 @@ def explain(panel: Axes) -> None:
 
 
 def reconstructions(results: Results, domain: str) -> Figure | None:
-    """A decoder's pictures from frozen features beside what was observed, a row each, of the seed that has most."""
+    """Observations and a decoder's pictures from frozen features, a row each, of the seed that has most of them."""
     rows: dict[tuple[str, bytes], dict[str, Array]] = {}
     for noise in NOISES:
         with_pictures = [c for c in core(results, domain, noise=noise) if c.pictures and c.pictures.is_file()]
@@ -204,7 +204,7 @@ def read_pictures(path: Path | None) -> tuple[Array, Array]:
     """`observation` and `reconstruction`, (n, H, W, 3) uint8 each.
 
     Raises:
-        ValueError: the file does not hold them.
+        ValueError: if the file does not hold them.
     """
     assert path is not None
     try:
@@ -217,7 +217,7 @@ def read_pictures(path: Path | None) -> tuple[Array, Array]:
 
 
 def size(results: Results, domain: str) -> Figure | None:
-    """Return against the share of pixels under noise, a panel a noise; none of them is the core's without noise."""
+    """Return against the share of pixels under noise, a panel for each noise; at 0 %, the core without noise."""
     cells = sweep(results, domain, "size")
     noises = [noise for noise in NOISES if len({(c.num_shapes, c.size) for c in select(cells, noise=noise)}) > 1]
     if not noises:
@@ -256,7 +256,7 @@ def persistence(results: Results, domain: str) -> Figure | None:
     for measure, panel in zip(measures, panels, strict=True):
         dress(panel, titles[measure], "persistence ρ of the noise")
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0\niid", "0.25", "0.5", "0.75", "1\nexogenous"])
-        shown = [*cells, *random] if measure != "final_return" else cells  # there it goes with the random policy
+        shown = [*cells, *random] if measure != "final_return" else cells  # it shows the random policy
         methods = [m for m in methods_of(shown) if m != "oracle"]
         lines: dict[str, End | None] = {
             m: against(panel, select(shown, method=m), "persistence", measure) for m in methods
@@ -306,7 +306,7 @@ def lock(cells: Sequence[LockCell]) -> Figure | None:
 
 
 def better_fit(cells: Sequence[LockCell]) -> tuple[str, Callable[[Array], Array]] | None:
-    """The fit with the lower AIC, exponential or polynomial: how to name it, and its curve."""
+    """The fit with the lower AIC, exponential or polynomial: its name and its curve."""
     horizons, episodes = values(cells, "horizon"), values(cells, "episodes")
     solved = np.array([c.solved for c in cells], dtype=bool)
     exponential, power = (fit_growth(x, episodes, solved) for x in (horizons, np.log(horizons)))
@@ -318,14 +318,14 @@ def better_fit(cells: Sequence[LockCell]) -> tuple[str, Callable[[Array], Array]
 
 
 def seeds(cells: Iterable[AnyCell]) -> str:
-    """How many seeds a panel shows, for its title: of the method that has the fewest to the one with the most."""
+    """How many seeds a panel shows, for its title: from the method with the fewest to the one with the most."""
     counts = sorted({len({c.seed for c in own}) for own in by(cells, "method").values()})
     few, many = counts[0], counts[-1]
     return f"{few} to {many} seeds" if few != many else f"{many} seed{'s' * (many > 1)}"
 
 
 def canvas(panels: int, title: str) -> tuple[Figure, list[Axes]]:
-    """A slide's width for three panels; one panel alone gets the shape of a slide's half."""
+    """A slide's width for three panels; a single panel gets half a slide."""
     figure = Figure(figsize=(max(10.0, 6.4 * panels), 6.0))
     figure.suptitle(title, fontsize=20)
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
@@ -337,12 +337,12 @@ def dress(panel: Axes, title: str, unit: str) -> None:
 
 
 def unique(cells: Iterable[Cell]) -> list[Cell]:
-    """A cell once a seed: the oracle may stand in a list twice."""
+    """One cell for each seed: the oracle may be in a list twice."""
     return list({cell.seed: cell for cell in cells}.values())
 
 
 def methods_of(cells: Iterable[Cell]) -> list[str]:
-    """The methods that a picture shows, in their order: all, or of many those of the core."""
+    """The methods that a picture shows, in their order: all, or only those of the core if there are many."""
     found = [method for method in METHODS if method in {cell.method for cell in cells}]
     return found if len(found) <= MOST else [method for method in found if method in CORE_METHODS]
 
@@ -377,7 +377,7 @@ def random_policy(panel: Axes, cells: Sequence[Cell]) -> dict[str, End | None]:
 
 
 def reference(panel: Axes, results: Results, domain: str, noise: str) -> dict[str, End | None]:
-    """The two ends of the scale, what the oracle reaches and the random policy: where their lines end."""
+    """The returns of the oracle and of the random policy, the ends of the scale: where their lines end."""
     if not (ends := oracle(results, domain, noise)):
         return {}
     height = float(values(ends, "final_return").mean())

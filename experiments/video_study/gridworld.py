@@ -1,4 +1,4 @@
-"""The grid world of the study: the whole environment is a table, so that everything about it can be known."""
+"""The grid world of the study: the whole environment is a table, so that everything about it can be computed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class GridDomain:
         action = np.zeros((NUM_ENVS, length), np.int64)
         reward = np.zeros((NUM_ENVS, length), np.float32)
         terminated, truncated = np.zeros((2, NUM_ENVS, length), bool)
-        goals: dict[tuple[int, int], np.ndarray] = {}  # what is seen there, by environment and time
+        goals: dict[tuple[int, int], np.ndarray] = {}  # what is seen in each state, by environment and time
         world, rng = VectorGridWorld(NUM_ENVS, self.layout, noise, seed), np.random.default_rng([seed, 2])
         for t in range(length):
             frames[:, t] = world.observe()
@@ -70,12 +70,12 @@ class GridDomain:
         return data
 
     def at_goal(self, world: VectorGridWorld, action: np.ndarray) -> dict[int, np.ndarray]:
-        """What the worlds that these actions take to the goal would show there, by their number."""
+        """The picture of the goal for each world that these actions take there, by the world's number."""
         after = self.table.next_state[world.state, action]
         there = np.flatnonzero(self.table.distance[after] == 0)
         frames = self.table.frames[after]
         if world.noise is not None and len(there):
-            noise = deepcopy(world.noise)  # the world's own starts anew there
+            noise = deepcopy(world.noise)  # a copy, as the world's own noise is reset at the goal
             noise.step()
             frames = noise.draw(frames)
         return dict(zip(there.tolist(), frames[there], strict=True))
@@ -86,7 +86,7 @@ class GridDomain:
         return np.where(rng.random(len(state)) < OPTIMAL, optimal, rng.integers(3, size=len(state)))
 
     def visited(self, settings: Settings, seed: int) -> float:
-        """The share of the states before the goal that `record` shows, which is the same whatever the noise."""
+        """The share of the states before the goal that `record` shows; it does not depend on the noise."""
         world, rng = VectorGridWorld(NUM_ENVS, self.layout, seed=seed), np.random.default_rng([seed, 2])
         shown = np.zeros(len(self.table.states), bool)
         for _ in range(-(-settings.frames // NUM_ENVS)):
@@ -118,10 +118,11 @@ class GridDomain:
         return found / found.sum()
 
     def margins(self, horizon: int) -> list[float]:
-        """The block MDP's margin for a gap of 1, ..., `horizon` steps, exact from the table.
+        """The block MDP's margin for a gap of 1, ..., `horizon` steps, computed exactly from the table.
 
-        It is the least total variation between where two different states lead in that many steps of the recorded
-        behaviour, min ½ Σ_s |P(s | s_1, k) − P(s | s_2, k)|: what tells states apart for who predicts the future.
+        Take the distributions of the state k steps after two different states, under the recorded behaviour. The margin
+        is their least total variation, min ½ Σ_s |P(s | s_1, k) − P(s | s_2, k)|. It says how well the future tells
+        states apart.
         """
         step, ends = self.transitions(), self.table.distance == 0
         step[ends] = np.eye(len(step))[ends]

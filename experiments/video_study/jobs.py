@@ -1,11 +1,11 @@
-"""What the study consists of: a job is one method, noise and seed; what it measured is a cell of the report."""
+"""What the study consists of: a job is one method, noise and seed; its measurements are a cell of the report."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-LENGTHS = (1_000, 3_000, 10_000)  # of trainings that are measured more than once, in updates
+LENGTHS = (1_000, 3_000, 10_000)  # of trainings that are measured several times, in updates
 NOISES = {"none": 0.0, "iid": 0.0, "exogenous": 1.0}
 UNSEEN = {"pixels": {"size": 0.25}}  # kinds of noise that no encoder is trained under, and their options
 
@@ -18,14 +18,14 @@ class Job:
         domain: "gridworld", "vizdoom_basic" or "vizdoom_defend_the_center".
         study: see `rlrep.experiments.video_study.cells.STUDIES`.
         method: see `rlrep.experiments.video_study.cells.METHODS`.
-        noise: "none", "iid", "exogenous", or "persistence" for what lies between.
+        noise: "none", "iid", "exogenous", or "persistence" for noise between the last two.
         persistence: ρ of the noise.
         num_shapes, size: of the noise, see `rlrep.envs.noise.NoiseProcess`.
         seed: of everything, the map included.
-        updates: of its pre-training; None for as many as the domain has.
+        updates: length of its pre-training; None for the domain's own.
         only_probes: whether linear probes are all that is measured: no other probes, no decoder, no PPO.
-        labels: recorded frames whose actions are known: an inverse model reads them, beside a method that reads videos.
-            None for a method alone, which knows all actions if it reads any.
+        labels: how many recorded frames have known actions. An inverse model reads them, beside a method that reads
+            videos. None for a method alone, which knows all actions if it reads any.
         temperature: of a contrastive loss; None for its own.
         unseen: kind of noise that probes and PPO show to an encoder of the core, see `UNSEEN`; None for the noise that
             it was trained under.
@@ -65,7 +65,7 @@ class Job:
 
     @property
     def shorter(self) -> list[Job]:
-        """The jobs whose training is the beginning of this one's."""
+        """The jobs whose training is the first part of this one's."""
         return [replace(self, updates=n) for n in LENGTHS if self.updates and n < self.updates]
 
     @property
@@ -91,7 +91,7 @@ class Job:
 
     @property
     def shown_noise(self) -> dict[str, Any] | None:
-        """The same of what probes and PPO show to the encoder."""
+        """The same for the noise that probes and PPO show to the encoder."""
         if self.unseen is None:
             return self.noise_options
         return dict(kind=self.unseen, persistence=1.0, **UNSEEN[self.unseen])
@@ -99,7 +99,7 @@ class Job:
 
 @dataclass(frozen=True)
 class LockJob:
-    """A combination lock to open on what an encoder keeps of it."""
+    """A combination lock, to be opened with the features of an encoder."""
 
     method: str
     horizon: int
@@ -108,7 +108,7 @@ class LockJob:
 
     @property
     def study(self) -> str:
-        """The lower bound is about as many codes as one factor has states, two; other numbers are another study."""
+        """The lower bound is about two codes, as many as one factor has states; other numbers are a different study."""
         return "lock" if self.codes == 2 else "codes"
 
     @property

@@ -12,7 +12,7 @@ from rlrep.data import EpisodeDataset
 
 
 class SomeLabels(Objective):
-    """The sum of a video method's losses and an inverse model's, on one encoder and batches of as many rows.
+    """The sum of a video method's losses and an inverse model's, on one encoder, with batches of the same size.
 
     Args:
         video: reads all recordings.
@@ -49,7 +49,7 @@ class SomeLabels(Objective):
 
 
 def first_frames(data: EpisodeDataset, frames: int) -> EpisodeDataset:
-    """The first recordings, as few as have so many frames, and long enough for one pair."""
+    """The first recordings: as few as hold the requested number of frames, and long enough for one pair."""
     count = int(np.searchsorted(np.cumsum(data.lengths), frames)) + 1
     count = max(count, int(np.argmax(data.lengths > data.max_gap)) + 1)
     return data.select(np.arange(min(count, len(data.lengths))))

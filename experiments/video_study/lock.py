@@ -1,13 +1,13 @@
 """Episodes to open a combination lock with the encoder of each method: the experiment behind prediction P4.
 
-Every encoder gives one of two codes to a picture, as many as one factor of the lock has states; the level comes with
-it. With four codes, which both factors have states together, the bound should vanish. It is a small convolutional
+Every encoder gives one of two codes to a picture, as one factor of the lock has two states; the level is known. Both
+factors together have four states, so with four codes the bound should vanish. An encoder is a small convolutional
 network whose output gives the distribution of a code z, and each loss is an expectation over that code, so nothing but
-the code passes: Σ_z q(z | x) loss(z). All models are told the level and the gap, so that the code need not spell them.
+the code passes: Σ_z q(z | x) loss(z). All models get the level and the gap as inputs, so the code need not hold them.
 
-Swapping the places of a lock's factors doesn't change the law of its videos. So an encoder from videos is trained once
-and used on both locks; the worse counts, as in the lower bound. Action labels do depend on the places, so the inverse
-model is trained on the recordings of each lock before the worse counts too.
+Swapping the places of a lock's factors doesn't change the distribution of its videos. So an encoder from videos is
+trained once and used on both locks; the worse result counts, as in the lower bound. Action labels do depend on the
+places, so the inverse model is trained on the recordings of each lock; again the worse result counts.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ CLIPS = 5000
 UPDATES = 400
 BATCH_SIZE = 128
 ENCODER_LR, TABLE_LR, DECODER_LR = 3e-3, 0.1, 3e-3
-SHARPNESS = 4.0  # of the codes' distribution, in standard deviations of the encoder's output
+SHARPNESS = 4.0  # slope of the codes' logits per standard deviation of the encoder's output
 HELD_OUT = 100  # pictures of each state
 LEARNERS = 5
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Two pictures of each recording and what lies between; all tensors have N rows, pictures are uint8."""
+    """Two pictures of each recording, the gap and the action between; all tensors have N rows, pictures are uint8."""
 
     early: Tensor
     late: Tensor
     level: Tensor
-    """Of the early picture."""
+    """The level of the early picture."""
     gap: Tensor
     """Steps from the early to the late picture, 1 to `MAX_GAP`."""
     action: Tensor
-    """The first one taken."""
+    """The first action taken."""
 
 
 def record(lock: CombinationLock, clips: int, rng: np.random.Generator) -> Clips:
-    """Uniform actions from states drawn uniformly, the gap too where the end leaves a choice."""
+    """Uniform actions from states drawn uniformly; the gap is uniform too, as far as the last level allows."""
     level = rng.integers(lock.horizon, size=clips)
     gap = rng.integers(1, np.minimum(MAX_GAP, lock.horizon - level) + 1)
     controlled, exogenous = rng.random((2, clips)) < 0.5
@@ -69,7 +69,7 @@ def record(lock: CombinationLock, clips: int, rng: np.random.Generator) -> Clips
 
 
 class CodeModel(nn.Module):
-    """A code of pictures, one of `codes`, and the loss that it is learned by."""
+    """An encoder of pictures to one of `codes` codes, and the loss that trains it."""
 
     def __init__(self, lock: CombinationLock, codes: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class CodeModel(nn.Module):
         shape = lock.observation_space.shape
         assert shape is not None
         features = PixelEncoder(shape, channels=8, strides=(2, 2))
-        # Standardised over the batch, all codes are in use from the start. Code 0 is where all outputs are low.
+        # As outputs are standardised over the batch, all codes are in use from the start. Code 0: all outputs are low.
         scores = codes - 1
         self.encoder = nn.Sequential(
             features, nn.Linear(features.repr_dim, scores), nn.BatchNorm1d(scores, affine=False)
@@ -88,18 +88,18 @@ class CodeModel(nn.Module):
         return F.pad(SHARPNESS * self.encoder(pictures), (1, 0)).softmax(1)
 
     def loss(self, clips: Clips) -> Tensor:
-        """Scalar: the method's loss less `usage` of the codes."""
+        """Scalar: the method's loss, minus the weighted `usage` of the codes."""
         raise NotImplementedError
 
 
 def usage(code: Tensor) -> Tensor:
-    """Entropy of the codes' shares in a batch (B, codes), against one code for all (arXiv 2006.11477, equation 4)."""
+    """Entropy of the codes' shares in a batch (B, codes), to keep all in use (arXiv 2006.11477, equation 4)."""
     share = code.mean(0)
     return -(share * share.clamp_min(1e-6).log()).sum()
 
 
 class PixelModel(CodeModel):
-    """Pixels `gap` steps on, or with `future=False` the picture itself, by squared error; one picture for each code."""
+    """Predicts a picture for each code, by squared error: `gap` steps later, or with `future=False` the same."""
 
     def __init__(self, lock: CombinationLock, codes: int, future: bool) -> None:
         super().__init__(lock, codes)
@@ -120,14 +120,14 @@ class PixelModel(CodeModel):
 class PairModel(CodeModel):
     """A logit for the codes of both pictures: a table for each gap, and for the inverse model also for each level.
 
-    Temporal contrast tells a clip's pair of pictures (logit high) from pairs whose late picture is another clip's, of
-    the same level and gap; the inverse model tells the first action.
+    Temporal contrast tells a clip's pair of pictures (logit high) from pairs whose late picture is from a different
+    clip of the same level and gap; the inverse model predicts the first action.
     """
 
     def __init__(self, lock: CombinationLock, codes: int, actions: bool) -> None:
         super().__init__(lock, codes)
         self.actions = actions
-        # Which action is right is a level's own affair; how a code lasts is not, and starts as "it does".
+        # Which action is right depends on the level. How a code persists does not: the table starts as "it persists".
         lasting = (2 * torch.eye(codes) - 1).repeat(1, MAX_GAP, 1, 1)
         self.table = nn.Parameter(torch.randn(lock.horizon, MAX_GAP, codes, codes) if actions else lasting)
 
@@ -186,7 +186,7 @@ def code_probabilities(model: CodeModel, lock: CombinationLock, rng: np.random.G
 
 
 def accuracy(codes: Array, bit: Literal["controlled", "exogenous"]) -> float:
-    """How well the code of a level tells a bit, with the best naming of each level's codes: 0.5 to 1."""
+    """How well the code of a level determines a bit, with the best naming of each level's codes: 0.5 to 1."""
     return float(codes.mean(2 if bit == "controlled" else 1).max(1).sum(1).mean() / 2)
 
 
@@ -195,15 +195,15 @@ class OptimisticLearner:
 
     Q_h(z, a) = (1 + Σ_z' n(h, z, a, z') V_{h+1}(z')) / (1 + n(h, z, a)), at the last level with the rewards seen
 
-    An action that has been tried little looks good, so the learner goes where that is; where the actions' values differ
-    by under `TIE` it tosses a coin. What it would do if asked to open the lock is `greedy`.
+    An action that was tried rarely looks good, so the learner explores it. If the actions' values differ by less than
+    `TIE`, it chooses at random. `greedy` is the policy for opening the lock.
     """
 
     TIE = 0.02
 
     def __init__(self, horizon: int, codes: int) -> None:
         self.visits = np.zeros((horizon, codes, 2, codes))
-        """By level, code, action and next code, which is 0 after the last level."""
+        """Counts by level, code, action and next code, which is 0 after the last level."""
         self.rewards = np.zeros((horizon, codes, 2))
 
     def values(self) -> Array:
@@ -217,17 +217,17 @@ class OptimisticLearner:
         return q
 
     def greedy(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """(horizon, codes) for each level and code the action after which an episode brought most on average.
+        """(horizon, codes) for each level and code, the action with the highest mean return of its episodes.
 
-        An average over episodes, not a backup over codes: it doesn't take the code for a state, so that a code that
-        isn't one costs the learner no more than it must.
+        An average over episodes, not a backup over codes: it does not treat the code as a state, so a code that is not
+        a state costs the learner no more than necessary.
         """
         mean = self.rewards / np.maximum(self.visits.sum(3), 1)
         ahead = mean[..., 1] - mean[..., 0]
         return np.where(ahead == 0, rng.integers(2, size=ahead.shape), ahead > 0)
 
     def play(self, lock: CombinationLock, codes: Array, episodes: int, rng: np.random.Generator) -> bool:
-        """Play episodes by the present values and learn from them; says whether one opened the lock.
+        """Play episodes by the present values and learn from them. Returns whether one opened the lock.
 
         A fresh picture's code depends on the state alone, so it is drawn from `codes` rather than from a picture.
         """
@@ -250,7 +250,7 @@ class OptimisticLearner:
 
 
 def opening_probability(policy: npt.NDArray[np.int64], codes: Array, combination: npt.NDArray[np.int64]) -> float:
-    """How often a policy (horizon, codes) over codes opens the lock, exactly."""
+    """The exact probability that a policy (horizon, codes) over codes opens the lock."""
     on_track = np.array([0.0, 1.0])  # with the controlled bit on: probability of the exogenous bit
     for right, seen, chosen in zip(combination, codes[:, 1], policy, strict=True):
         on_track = on_track * (seen @ (chosen == right))
@@ -259,9 +259,9 @@ def opening_probability(policy: npt.NDArray[np.int64], codes: Array, combination
 
 
 def episodes_to_solve(lock: CombinationLock, codes: Array, max_episodes: int, rng: np.random.Generator) -> int | None:
-    """Episodes until the greedy policy opens the lock at least every other time; None where `max_episodes` don't do.
+    """Episodes until the greedy policy opens the lock at least every other time; None if `max_episodes` do not suffice.
 
-    Values are renewed after every further 2 % of the episodes so far, which is also how exactly the number is known.
+    Values are computed again after every further 2 % of the episodes so far, so the result is exact to 2 %.
     """
     learner = OptimisticLearner(lock.horizon, codes.shape[-1])
     played = 0
@@ -276,7 +276,7 @@ def episodes_to_solve(lock: CombinationLock, codes: Array, max_episodes: int, rn
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one encoder on one lock."""
+    """The result of one encoder on one lock."""
 
     episodes: int
     solved: bool
@@ -297,18 +297,18 @@ def solve(lock: CombinationLock, codes: Array, max_episodes: int, rng: np.random
 
 
 def run_lock_cell(method: str, horizon: int, seed: int, max_episodes: int, codes: int = 2) -> dict[str, Any]:
-    """One cell of the study: the method's encoder on both locks of an instance, the worse of them reported.
+    """One cell of the study: the method's encoder on both locks of an instance; the worse result is reported.
 
     Args:
         method: one of `METHODS`.
         horizon: levels of the lock, at least 1.
         seed: of the lock's instance, the recordings, the network and the learners.
-        max_episodes: where a learner gives up, at least 1.
-        codes: that an encoder has, at least 2.
+        max_episodes: after which a learner gives up, at least 1.
+        codes: how many an encoder has, at least 2.
 
     Returns:
-        What `results.LockCell` reads, and `episodes_to_solve_other`, `solved_other` for the better lock. Unsolved,
-        `episodes_to_solve` is `max_episodes`.
+        What `results.LockCell` reads, and `episodes_to_solve_other`, `solved_other` for the better lock. If
+        unsolved, `episodes_to_solve` is `max_episodes`.
 
     Raises:
         ValueError: for an unknown method or a number that is too small.

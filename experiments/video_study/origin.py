@@ -1,4 +1,4 @@
-"""What the cells of a folder are made by, criteria and code; a folder of others is refused, with the difference."""
+"""Notes the criteria and code that a folder's cells are made with, and refuses a folder of different ones."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rlrep.experiments.video_study.criteria import read_criteria
 from rlrep.experiments.yaml_files import differences
 
 FILE = "made_by.json"
-PACKAGE = Path(__file__).parents[2]  # rlrep, where the folders beside it are linked, or installed
-# What a cell is computed with; the study's other files choose jobs, judge and draw.
+PACKAGE = Path(__file__).parents[2]  # rlrep, which holds agents, envs and experiments as links, or installed
+# The files that compute a cell; the study's other files choose jobs, judge and draw.
 OTHERS = ("agents", "experiments")
 FILES = (
     "cloning",
@@ -32,12 +32,12 @@ FILES = (
     "predictor",
     "supervised",
 )
-SHOWN = 5  # files that differ, in an error
+SHOWN = 5  # how many differing files an error names
 
 
 @lru_cache
 def code() -> dict[str, str]:
-    """The files that a cell is computed with, from the folder of rlrep, and a digest of each."""
+    """The files that compute a cell, relative to the folder of rlrep, and a digest of each."""
     own = [Path(__file__).with_name(f"{name}.py") for name in FILES]
     places = [path for path in sorted(PACKAGE.iterdir()) if path.name not in OTHERS]
     paths = [*places, *(path for place in places if place.is_dir() for path in sorted(place.rglob("*.py")))]
@@ -51,7 +51,7 @@ def digest(content: bytes) -> str:
 
 
 def stamp() -> dict[str, str]:
-    """What a cell that is made now says of its origin, see `cells.Cell`."""
+    """The origin that a cell made now notes, see `cells.Cell`."""
     return {
         "criteria": read_criteria().digest,
         "code": digest(json.dumps(code(), sort_keys=True).encode()),
@@ -60,11 +60,11 @@ def stamp() -> dict[str, str]:
 
 
 def claim(folder: Path) -> None:
-    """Notes by what the cells of a new folder are made.
+    """Notes the criteria and the code with which a new folder's cells are made.
 
     Raises:
-        ValueError: for a folder with cells that were made by other criteria or other code, or that does not say by
-            what: it names what differs.
+        ValueError: for a folder whose cells were made by other criteria or other code, or that does not note them; the
+            message names what differs.
     """
     ours: dict[str, Any] = {"criteria": dict(read_criteria().content), "code": code()}
     path = folder / FILE
@@ -89,7 +89,7 @@ def claim(folder: Path) -> None:
 
 
 def changed(theirs: Any, ours: Mapping[str, Any], what: str) -> list[str]:
-    """The settings that differ, in words; none if none does."""
+    """The settings that differ, in words; empty if none does."""
     if not isinstance(theirs, dict):
         return [what]
     found = differences(ours, theirs)
@@ -98,6 +98,6 @@ def changed(theirs: Any, ours: Mapping[str, Any], what: str) -> list[str]:
 
 
 def other(theirs: Any, ours: Mapping[str, str]) -> list[str]:
-    """The files that differ or that one side lacks."""
+    """The files that differ or are missing on one side."""
     theirs = theirs if isinstance(theirs, dict) else {}
     return sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))

@@ -1,8 +1,8 @@
-"""The study on a user's own videos, where no state is known: what is read of the video, and of noise drawn on it.
+"""The study on a user's own videos, where no state is known: what probes read of the video and of noise drawn on it.
 
-Shapes are drawn on the videos. As they are known, and the videos without them, too, linear probes can say what frozen
-features keep: 4×4 mean colours of the video's picture alone (`content`), and of the noise alone. A method that survives
-a noise keeps the content and drops the noise; one that collapses has an effective rank near 1.
+Shapes are drawn on the videos. As the shapes and the videos without them are known, linear probes can measure what
+frozen features keep: 4×4 mean colours of the video's picture alone (`content`), and of the noise alone. A method that
+survives a noise keeps the content and drops the noise; one that collapses has an effective rank near 1.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ USUAL = ("random", "temporal_contrastive", "forward_model", "autoencoder")
 IMAGE_SIZE = 56
 CLIP = 100  # frames: longer videos are cut, so that parts of one video can be held out
 SHAPES = {"num_shapes": 4, "size": 0.25}
-PROBED = (1_000, 500)  # frames that probes are fitted to, and scored on
+PROBED = (1_000, 500)  # how many frames probes are fitted to, and scored on
 MEASURES = ("content", "noise_read", "effective_rank")
 TEXT = (
     "content and noise: R² of linear probes for 4×4 mean colours of the video alone and of the noise alone, from "
@@ -44,7 +44,7 @@ TEXT = (
 
 
 class Videos:
-    """What `pixels.build` asks a domain for: pictures without actions."""
+    """What `pixels.build` reads from a domain: pictures without actions."""
 
     action_space = None
     shape = (3, IMAGE_SIZE, IMAGE_SIZE)
@@ -53,14 +53,14 @@ class Videos:
 def study(source: Path, methods: Sequence[str] | None, seeds: int, out: Path, quick: bool) -> list[dict[str, Any]]:
     """Measures methods on videos under each noise, and writes `out/videos.md` and `out/videos.csv`.
 
-    Each result is a file in `out/videos`. Results that are there are not measured again.
+    Each result is a file in `out/videos`. Existing results are not measured again.
 
     Args:
         source: what `rlrep.data.open_video` reads.
-        methods: that read videos alone; None for the usual ones.
+        methods: methods that read videos alone; None for the usual ones.
         seeds: of noise and training.
         out: the folder.
-        quick: tiny sizes, to see that all runs.
+        quick: tiny sizes, to check that everything runs.
 
     Raises:
         ValueError: for a method that reads more than videos, videos that are too short, and a folder of other videos.
@@ -96,7 +96,7 @@ def cut(data: EpisodeDataset, sizes: Settings) -> EpisodeDataset:
     """Clips of the first videos, with as many frames as the study has.
 
     Raises:
-        ValueError: for less than two clips that are long enough for one pair.
+        ValueError: for fewer than two clips that are long enough for one pair.
     """
     lengths = np.concatenate([np.diff([*range(0, length, CLIP), length]) for length in data.lengths])
     count = int(np.searchsorted(np.cumsum(lengths), sizes.frames)) + 1
@@ -109,7 +109,7 @@ def cut(data: EpisodeDataset, sizes: Settings) -> EpisodeDataset:
 
 
 def measured(clips: EpisodeDataset, method: str, noise: str, seed: int, sizes: Settings) -> dict[str, float | None]:
-    """What probes read of one method's features, and their rank; no noise can be read where there is none."""
+    """What probes read of one method's features, and the features' rank; `noise_read` is None without noise."""
     shapes = None if noise == "none" else {**SHAPES, "persistence": PERSISTENCE[noise]}
     frames = under_noise(clips.frames, clips.lengths, shapes, seed)
     alone = under_noise(np.zeros_like(clips.frames), clips.lengths, shapes, seed)
@@ -137,7 +137,7 @@ def measured(clips: EpisodeDataset, method: str, noise: str, seed: int, sizes: S
 
 
 def lines(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """A row a method and noise, means over seeds."""
+    """A row for each method and noise, with means over seeds."""
     table = []
     for method, noise in dict.fromkeys((row["method"], row["noise"]) for row in rows):
         own = [row for row in rows if (row["method"], row["noise"]) == (method, noise)]

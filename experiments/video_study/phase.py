@@ -14,22 +14,22 @@ from rlrep.experiments.video_study.jobs import LENGTHS, Job
 
 DOMAIN = "gridworld"
 CONTROL = "inverse_model"
-# (size, persistence) on both sides of where the methods break: measured first, for the control, and with PPO.
+# (size, persistence) on both sides of where the methods break: measured first, also for the control and with PPO.
 CROSS_SECTION = ((0.15, 1.0), (0.3, 0.6), (0.3, 0.8), (0.3, 1.0))
-LONGEST = ((0.3, 0.8), (0.3, 1.0))  # trained on, to see whether the state comes back
+LONGEST = ((0.3, 0.8), (0.3, 1.0))  # trained longer, to see whether the state comes back
 
 
 def jobs(methods: Sequence[str] | None, seeds: int) -> Iterator[Job]:
-    """The whole diagram, a seed after the other.
+    """The whole diagram, one seed after the other.
 
-    Long trainings first: they leave the encoders of the shorter ones behind, so that those need not be trained.
+    Long trainings come first: they also save the encoders of shorter ones, which then need no training.
     """
     asked = read_criteria().P5
     ends = (asked.floor, asked.ceiling)
     trained = [m for m in methods or (*asked.methods, CONTROL) if m not in (*ends, "oracle", "random")]
     for seed in range(seeds):
         for method, size in product(ends if trained else (), asked.sizes):
-            # They see single pictures, which are the same at any persistence, and soon know all that they ever will.
+            # They see single pictures, which look the same at any persistence; longer training hardly improves them.
             updates = None if method == "random" else min(LENGTHS)
             yield Job(DOMAIN, "phase", method, "persistence", seed, 0.0, 8, size, updates, True)
         for updates, method in product(reversed(LENGTHS), trained):
@@ -40,7 +40,7 @@ def jobs(methods: Sequence[str] | None, seeds: int) -> Iterator[Job]:
 
 
 def places(method: str, updates: int) -> Sequence[tuple[float, float]]:
-    """The (size, persistence) at which a method is measured after so many updates."""
+    """The (size, persistence) at which a method is measured after this many updates."""
     asked = read_criteria().P5
     if updates not in asked.updates:
         return () if method == CONTROL else LONGEST
@@ -73,7 +73,7 @@ def kept(results: Results, cell: Cell, asked: Phases) -> float:
 
 
 def grids(results: Results, method: str, updates: int, asked: Phases) -> dict[int, tuple[Array, Array]]:
-    """Of each seed the number that was known before and the state that is kept, (sizes, persistences) each; nan where
+    """For each seed, the number that was known before and the state that is kept, (sizes, persistences) each; nan where
     nothing was measured.
     """
     found = {}
@@ -88,7 +88,7 @@ def grids(results: Results, method: str, updates: int, asked: Phases) -> dict[in
 
 
 def numbers(results: Results, asked: Phases) -> dict[str, Array]:
-    """(sizes, persistences) what is known before training, of each method that has such a number.
+    """(sizes, persistences) the number known before training, for each method that has one.
 
     It is the mean over the cells of a setting; where there is none, it is computed for the map of the first seed. Empty
     without any cell of the diagram.
@@ -121,7 +121,7 @@ def whole(results: Results, method: str, updates: int, asked: Phases) -> dict[in
 
 
 def mean_state(results: Results, method: str, updates: int, asked: Phases) -> Array:
-    """(sizes, persistences) what is kept of the state, the mean over the seeds that have a setting; nan without any."""
+    """(sizes, persistences) what is kept of the state: the mean over the seeds that have a setting, nan if none has."""
     found = grids(results, method, updates, asked).values()
     states = np.array([state for _, state in found] or [np.full((len(asked.sizes), len(asked.persistences)), nan)])
     known = np.isfinite(states).sum(0)
@@ -129,7 +129,7 @@ def mean_state(results: Results, method: str, updates: int, asked: Phases) -> Ar
 
 
 def coverages(results: Results, asked: Phases) -> Array:
-    """(sizes,) the share of the pixels under noise; where nothing was measured, of the first seed's map."""
+    """(sizes,) the share of the pixels under noise; where nothing was measured, that on the first seed's map."""
     from rlrep.experiments.video_study.gridworld import GridDomain
 
     place = GridDomain(min(cell.layout for cell in cells(results)))
@@ -142,7 +142,7 @@ def coverages(results: Results, asked: Phases) -> Array:
 
 
 def missing(results: Results) -> list[str]:
-    """What the whole diagram has and this one lacks, for as many seeds as there are, a line each."""
+    """What this diagram lacks of a whole one with as many seeds, one line each."""
     have = {(c.method, c.updates, c.seed, c.size, c.persistence) for c in cells(results)}
     if not have:
         return [f"{DOMAINS[DOMAIN]}, phase: not run"]

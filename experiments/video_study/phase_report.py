@@ -1,4 +1,4 @@
-"""The report's section on the phase diagram: what was asked, what was known before, what was measured."""
+"""The report's section on the phase diagram: the question, the numbers known before, the measurements."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ASKED = (
 )
 BEFORE = (
     "Each loss has its number, computed from the simulator alone (experiments/video_study/predictor.py has the "
-    "equations) and noted in each cell before its training. A forward model's: the pixel variance that the noise "
+    "equations) and noted in each cell before its training. That of a forward model: the pixel variance that noise "
     "explains some steps ahead, over what the state explains. It grows as noise covers more and as it becomes "
-    "persistent. Temporal contrast's: of as many functions of state and noise as the loss has features, those that "
-    "change most slowly, the share that noise has a part in. It grows with the persistence alone. So contrast should "
+    "persistent. That of temporal contrast: among the slowest functions of state and noise, as many as the loss has "
+    "features, the share in which noise has a part. It grows with the persistence alone. So contrast should "
     "break at one persistence however little the noise covers, forward models only where it covers enough as well."
 )
 SCALE = (
@@ -49,7 +49,7 @@ CAPTION = (
 def phase_blocks(
     results: Results, asked: Phases, numbers: Mapping[str, Array], pictures: Mapping[str, Path]
 ) -> list[Block]:
-    """None of them without cells of the diagram."""
+    """Empty without cells of the diagram."""
     measured = phase.cells(results)
     if not measured:
         return []
@@ -71,7 +71,7 @@ def phase_blocks(
 
 
 def number_lines(results: Results, asked: Phases, numbers: Mapping[str, Array]) -> list[Line]:
-    """What was known before training, a row a method and coverage."""
+    """The numbers known before training, a row for each method and coverage."""
     shares, lines = phase.coverages(results, asked), []
     for method, number in numbers.items():
         for share, row in zip(shares, number, strict=True):
@@ -82,7 +82,7 @@ def number_lines(results: Results, asked: Phases, numbers: Mapping[str, Array]) 
 
 
 def state_lines(results: Results, asked: Phases) -> list[Line]:
-    """The state that is kept, with its interval over seeds, a row a method, length of training and coverage."""
+    """The state that is kept, with its interval over seeds, a row for each method, length of training and coverage."""
     shares, lines = phase.coverages(results, asked), []
     found = {(cell.method, cell.updates) for cell in phase.cells(results)}
     for method in (m for m in METHODS if m not in (asked.floor, asked.ceiling)):
@@ -128,7 +128,7 @@ def correlation_lines(results: Results, asked: Phases) -> list[Line]:
 
 
 def return_lines(results: Results, asked: Phases) -> list[Line]:
-    """Where PPO was run: what is kept of the state, and the return."""
+    """The settings with PPO: what is kept of the state, and the return."""
     lines = []
     for method in METHODS:
         for size, rho in phase.CROSS_SECTION:

@@ -1,4 +1,4 @@
-"""One job of the study from pixels: from video to an encoder, to what it knows, to the return of PPO on it."""
+"""One job of the study from pixels: from video to an encoder, its probes, and the return of PPO on it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from rlrep.registry import look_up, parameters_of
 MADE_BY = "made_by.json"
 VALIDATION = 0.1  # of the recordings, held out
 PRETRAINING = ("frames", "horizon", "steps", "batch_size", "lr", "encoder")
-# Of the objectives, where they are not their own defaults. `shift` is the augmentation: those whose positives are two
-# views of one picture need one.
+# Options of the objectives that differ from their defaults. `shift` is the augmentation: objectives whose positives are
+# two views of one picture need one.
 OPTIONS: dict[str, dict[str, Any]] = {
     "autoencoder": dict(feature_dim=128, decoder_channels=16),
     "vq_autoencoder": dict(feature_dim=128, decoder_channels=16, codes=64, codebooks=8),
@@ -48,14 +48,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "latent_model": dict(reward=0.0, termination=0.0),
     "lapo": dict(decoder_channels=16),
 }
-GIVEN_ACTIONS = ("spr_actions",)  # whose objective reads actions where it has them
+GIVEN_ACTIONS = ("spr_actions",)  # methods whose objective can read actions, and gets them here
 NEEDED = {
     "action": "the actions taken",
     "reward": "rewards",
     "label": "labels of the state",
     "background": "recordings of the background alone",
 }
-# What objectives call the layer behind the features that their loss reads, where not "state_projection".
+# The objectives' name of the layer behind the features that their loss reads, if it is not "state_projection".
 HEADS = dict.fromkeys(("autoencoder", "vq_autoencoder", "barlow_twins", "cvrl", "swav"), "projection")
 
 
@@ -70,7 +70,7 @@ def domain(name: str, layout: int = 0) -> Domain:
 
 
 def settings(name: str, quick: bool = False) -> Settings:
-    """Of a domain; `quick` ones only show that everything runs."""
+    """The sizes of a domain; `quick` ones only check that everything runs."""
     # A monster may be two pixels wide: a first stride of 4 would step over it.
     doom = Settings(steps=4_000, encoder=dict(channels=16, strides=(2, 2, 2), out_dim=128))
     usual = {
@@ -96,13 +96,13 @@ def settings(name: str, quick: bool = False) -> Settings:
 
 
 def settings_of(job: Job, quick: bool = False) -> Settings:
-    """Those of its domain, with its own length of training."""
+    """The sizes of the job's domain, with the job's own length of training."""
     usual = settings(job.domain, quick)
     return replace(usual, steps=job.updates) if job.updates and not quick else usual
 
 
 def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
-    """What a job measures, in the report's names; pictures go to `folder`/pictures."""
+    """Runs a job; returns its measurements, by the report's names. Pictures go to `folder`/pictures."""
     place, noise, oracle = domain(job.domain, job.layout), job.shown_noise, job.method == "oracle"
     row: dict[str, Any] = {"coverage": 0.0 if noise is None else place.coverage(noise), "pictures": None}
     row["predictor"] = predicted(place, job, settings)
@@ -122,7 +122,7 @@ def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
         )
     curves = [learn_once(make, settings, job.seed + 100_000 * again) for again in range(settings.ppo_seeds)]
     row["returns"] = [curve[-1][1] for curve in curves]
-    # One encoder is one sample, however often PPO learns on it: its own luck is averaged out.
+    # One encoder is one sample, however often PPO learns on it: the mean removes PPO's own variance.
     row["curve"] = np.mean(curves, axis=0).tolist()
     row["return"] = float(np.mean(row["returns"]))
     if "demonstration" in place.records:
@@ -131,7 +131,7 @@ def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
 
 
 def predicted(place: Domain, job: Job, settings: Settings) -> float | None:
-    """What was known before the training, see `predictor`; only of the grid world, whose states are a table."""
+    """The number known before the training, see `predictor`; only for the grid world, whose states are a table."""
     from rlrep.experiments.video_study.gridworld import GridDomain
     from rlrep.experiments.video_study.predictor import predict
 
@@ -142,7 +142,7 @@ def predicted(place: Domain, job: Job, settings: Settings) -> float | None:
 
 
 def learn_once(make: Callable[[int], VecEnv], settings: Settings, seed: int) -> Curve:
-    """The curve of one PPO, on environments of its own."""
+    """The curve of one PPO run, on its own environments."""
     with closing(make(seed + 40_000)) as venv, closing(make(seed + 50_000)) as test:
         return learn(venv, test, settings.ppo, seed)
 
@@ -152,7 +152,7 @@ def pretrained_encoder(
 ) -> tuple[PixelEncoder, dict[str, Any]]:
     """What `train_encoder` yields for the job itself.
 
-    `folder` keeps it, and what it yields for shorter trainings, so that neither has to be trained again.
+    This and the results of shorter trainings are saved in `folder`, so that they need not be trained again.
     """
     ends = {end: replace(settings, steps=min(end.updates or settings.steps, settings.steps)) for end in job.shorter}
     ends[job] = settings
@@ -168,14 +168,14 @@ def pretrained_encoder(
 
 
 def training(job: Job, settings: Settings) -> dict[str, Any]:
-    """All that an encoder follows from."""
+    """Everything that determines an encoder."""
     own = {name: value for name, value in asdict(settings).items() if name in PRETRAINING}
     asked = {name: value for name, value in job.description.items() if name != "only_probes"}
     return json.loads(json.dumps(asked | own | {"options": OPTIONS.get(job.method)}))
 
 
 def kept_encoder(job: Job, settings: Settings, folder: Path) -> dict[str, Any] | None:
-    """What was measured of the job's encoder, if the folder keeps it and it was trained by these settings."""
+    """The measurements of the job's encoder, if the folder has it and it was trained with these settings."""
     with suppress(OSError, ValueError):
         noted = json.loads((folder / job.name / MADE_BY).read_text())
         return noted["measured"] if noted["description"] == training(job, settings) else None
@@ -185,11 +185,11 @@ def kept_encoder(job: Job, settings: Settings, folder: Path) -> dict[str, Any] |
 def train_encoder(
     place: Domain, job: Job, settings: Settings, lengths: Sequence[int]
 ) -> Iterator[tuple[PixelEncoder, dict[str, Any]]]:
-    """The job's encoder after each of the lengths, frozen, how fast it learned, and what the layer says that its loss
-    reads; the random one if the method learns nothing.
+    """For each length: the job's encoder, frozen, with its training speed and measurements of the layer that its loss
+    reads. The encoder is random if the method learns nothing.
 
-    Each is what a separate training of that length gives, bit for bit: the step size is constant, and a validation
-    leaves the random streams alone. All methods are probed and used at the same depth, before any head. `state_head` is
+    Each equals a separate training of that length, bit for bit: the step size is constant, and a validation does not
+    use the random streams. All methods are probed and used at the same depth, before any head. `state_head` is
     the linear probe behind it.
 
     Args:
@@ -223,7 +223,7 @@ def behind_head(
     parts: tuple[Samples, Samples] | None = None,
     settings: Settings | None = None,
 ) -> dict[str, float | None]:
-    """What the layer that a loss reads knows of the state, and how its features lie; None without such a layer."""
+    """State probe, uniformity and tolerance of the layer that a loss reads; None without such a layer."""
     if head is None or encoder is None or parts is None or settings is None:
         return dict.fromkeys(("state_head", "uniformity_head", "tolerance_head"))
     train, test = ((head(encode(encoder, part.observation)).detach(), part.state) for part in parts)
@@ -236,10 +236,10 @@ def behind_head(
 def train_on_video(
     encoder: PixelEncoder, place: Domain, job: Job, settings: Settings, lengths: Sequence[int]
 ) -> Iterator[tuple[nn.Module | None, int | None]]:
-    """Steps the encoder by the job's objective; yields after each of the lengths, when the encoder has the weights of
-    the best validation so far, the layer that the loss reads, and after how many updates the loss was no number.
+    """Trains the encoder by the job's objective. At each of the lengths the encoder has the weights of the best
+    validation so far; yields the layer that the loss reads, and the updates after which the loss was not a number.
 
-    A training that diverges ends there, with the best weights before, or those it began with.
+    A training that diverges ends there, with the best earlier weights, or the initial ones.
     """
     objective = build(job.method, encoder, place, settings, job)
     train, validation = recordings(objective, place, job, settings).split(VALIDATION, job.seed)
@@ -279,7 +279,7 @@ def weights_of(objective: Objective) -> dict[str, torch.Tensor]:
 
 
 def recordings(objective: Objective, place: Domain, job: Job, settings: Settings) -> EpisodeDataset:
-    """What the objective reads: as many frames for every method, and the background beside them where one needs it."""
+    """What the objective reads: the same number of frames for every method, and the background too if it needs it."""
     from rlrep.experiments.video_study.gridworld import GridDomain
 
     if "reward" in objective.window.needs and isinstance(place, GridDomain):
@@ -311,7 +311,7 @@ def check_methods(jobs: Iterable[Job]) -> None:
     """Refuses, before anything runs, a method that reads what the recordings of its domain do not hold.
 
     Raises:
-        ValueError: with the method, what it needs and where that is missing.
+        ValueError: the message names the method, what it needs and where that is missing.
     """
     for name, method in dict.fromkeys((job.domain, job.method) for job in jobs):
         place, chosen = domain(name), settings(name)
@@ -327,7 +327,7 @@ def check_methods(jobs: Iterable[Job]) -> None:
 
 
 def probed_states(place: Domain, job: Job, settings: Settings) -> tuple[Samples, Samples]:
-    """What probes of the state are fitted to, and what they are scored on."""
+    """The observations that probes of the state are fitted to, and those that they are scored on."""
     noise, seed = job.shown_noise, job.seed
     return (
         place.samples(noise, settings.labels, seed + 10_000, held_out=False),
@@ -336,7 +336,7 @@ def probed_states(place: Domain, job: Job, settings: Settings) -> tuple[Samples,
 
 
 def probe_encoder(encoder: PixelEncoder, place: Domain, job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
-    """What the encoder knows of state and noise, how its features lie, and what can be drawn from them."""
+    """What probes read of state and noise, the geometry of the features, and reconstructions from them."""
     noise, seed, steps = job.shown_noise, job.seed, settings.probe_steps
     train, test = probed_states(place, job, settings)
     again = place.samples(noise, settings.test_labels, seed + 30_000, held_out=True)
@@ -360,7 +360,7 @@ def probe_encoder(encoder: PixelEncoder, place: Domain, job: Job, settings: Sett
         return out
     out["state_mlp"] = probe(*states, hidden_dim=256, steps=steps)
     if noises is not None:
-        out["noise_mlp"] = probe(*noises, hidden_dim=256, steps=steps // 3 + 1)  # longer, and it learns by heart
+        out["noise_mlp"] = probe(*noises, hidden_dim=256, steps=steps // 3 + 1)  # with more steps it overfits
     frames, test_frames = train.observation[:, -3:], test.observation[:, -3:]
     out["reconstruction"], images = reconstruction(
         (features, frames), (test_features, test_frames), steps=steps, seed=seed

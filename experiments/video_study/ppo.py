@@ -68,7 +68,7 @@ class GridVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict]]:
         reward, terminated, truncated = self.world.step(self.actions)
-        # A time limit is a part of this task: 12 moves, and no reward after; so nothing is bootstrapped at it.
+        # The time limit is a part of this task: 12 moves, and no reward after; so values are not bootstrapped there.
         infos: list[dict] = [{} for _ in range(self.num_envs)]
         return self.observe(), reward, terminated | truncated, infos
 
@@ -95,7 +95,7 @@ class Schedule:
     Attributes:
         steps: environment steps in all.
         evaluations: how many, evenly spread, the last at the end.
-        episodes: of each evaluation.
+        episodes: how many in each evaluation.
     """
 
     steps: int
@@ -118,7 +118,7 @@ class _Scores(BaseCallback):
 
 
 def mean_return(venv: VecEnv, act: Callable[[np.ndarray], np.ndarray], episodes: int) -> float:
-    """The mean return of at least `episodes` episodes; as many in each environment, or short ones would count more."""
+    """The mean return of at least `episodes` episodes, as many in each environment, or short ones would count more."""
     each = -(-episodes // venv.num_envs)
     returns, played = np.zeros(venv.num_envs), np.zeros(venv.num_envs, int)
     observation = np.asarray(venv.reset())
@@ -133,14 +133,14 @@ def mean_return(venv: VecEnv, act: Callable[[np.ndarray], np.ndarray], episodes:
 def learn(venv: VecEnv, test_venv: VecEnv, schedule: Schedule, seed: int, **options: Any) -> Curve:
     """PPO on `venv`, scored on `test_venv` with its best actions; both are standardised by what `venv` has shown.
 
-    Features of one encoder differ little between states, those of another much. As they are, and with rollouts half as
-    long, some encoders' policies stay in a local optimum (temporal contrast) or never move (random), by the seed.
+    Some encoders' features differ little between states, others' much. Without standardisation, and with rollouts half
+    as long, some policies stay in a local optimum (temporal contrast) or never move (random), depending on the seed.
 
     Args:
         venv, test_venv: of features.
         schedule: how long.
         seed: of PPO.
-        options: of Stable-Baselines3's PPO, in place of the study's.
+        options: options of Stable-Baselines3's PPO that replace the study's.
 
     Returns:
         (environment steps, mean return), from before the first update to after the last.

@@ -1,11 +1,11 @@
 """Two numbers that are known before training: how much of a method's loss is about the noise.
 
 Nothing is trained and nothing is sampled: both follow from the grid world's table and the rules of the noise. The
-state S and the noise N evolve independently; a picture X shows both, the noise on what is dark. A pair is of one
-episode, k steps apart, k uniform in 1..K. After k steps each shape of the noise still moves with probability ρ^k, and
-has else been drawn afresh.
+state S and the noise N evolve independently; a picture X shows both, the noise on dark pixels. The two pictures of
+a pair are from one episode, k steps apart, k uniform in 1..K. With probability ρ^k a shape of the noise has only moved
+in these k steps; otherwise it was drawn anew.
 
-- **A forward model** is scored by its squared error in pixels, so it gains by whatever explains their variance:
+- **A forward model** is scored by its squared error in pixels, so it gains from whatever explains their variance:
 
       V_N = E_k mean_p Var E[X_t+k(p) | N_t],    V_S = E_k mean_p Var E[X_t+k(p) | S_t],
 
@@ -22,8 +22,8 @@ has else been drawn afresh.
   alone, in [0, 1]. No pixel occurs in it, so contrast should fail as noise becomes persistent, however little it
   covers. D is the width of the layer that the loss reads.
 
-Both assume that all of S and N can be seen in a picture, and that training goes on until the loss is at its best. Early
-in training they can only tell the order in which settings fail.
+Both assume that all of S and N can be seen in a picture, and that training runs until the loss is at its best. Early in
+training they can only predict the order in which settings fail.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ DIGITS = 9  # by which eigenvalues are told apart
 
 
 def predict(method: str, place: GridDomain, noise: dict[str, Any] | None, horizon: int, features: int) -> float | None:
-    """The number of a method's kind of loss, 0 without noise; None for a method that has none.
+    """The number for a method's kind of loss, 0 without noise; None for a method that has no number.
 
     Args:
-        method: one of `NUMBERS` has one.
+        method: those of `NUMBERS` have a number.
         place: the grid world.
         noise: of `NoiseProcess`: num_shapes, size, persistence, on what is dark only.
         horizon: K, the largest gap.
@@ -71,7 +71,7 @@ def noise_to_state(place: GridDomain, noise: dict[str, Any], horizon: int) -> fl
 
 
 def shapes_of(noise: dict[str, Any]) -> dict[str, Any]:
-    """What single pictures depend on: all but the persistence."""
+    """The options that single pictures depend on: all but the persistence."""
     return {name: value for name, value in noise.items() if name != "persistence"}
 
 
@@ -80,13 +80,13 @@ def explained_by_noise(place: GridDomain, noise: dict[str, Any], gap: int) -> fl
     often = place.pairs(gap).sum(0)
     frames, bare = pictures(place)
     is_bare = np.tensordot(often, bare, 1)
-    below = np.tensordot(often, frames * bare, 1) / np.maximum(is_bare, 1e-12)  # what is seen where nothing covers it
+    below = np.tensordot(often, frames * bare, 1) / np.maximum(is_bare, 1e-12)  # the mean where nothing covers it
     return float((is_bare**2 * layer(place, noise, gap, below)[1]).mean())
 
 
 @lru_cache(maxsize=64)
 def explained_by_state(layout: int, shapes: tuple[tuple[str, Any], ...], gap: int) -> float:
-    """The same for S_t, whatever the persistence of the noise."""
+    """The same for S_t; it does not depend on the persistence of the noise."""
     place = GridDomain(layout)
     pairs = place.pairs(gap)
     before, after = pairs.sum(1), pairs.sum(0)
@@ -105,22 +105,23 @@ def pictures(place: GridDomain) -> tuple[Array, NDArray[np.bool_]]:
 
 
 def layer(place: GridDomain, noise: dict[str, Any], gap: int, below: Array) -> tuple[Array, Array]:
-    """Of a dark pixel `gap` steps later: its mean, and the variance of its mean given the noise now; as `below`.
+    """Of a dark pixel `gap` steps later: its mean, and the variance of its mean given the noise now; shaped as `below`.
 
-    The shapes lie on `below`, one on the other. With A the colour that the next shape shows at the pixel, q whether it
-    covers it, and L what it covers, the pixel becomes A + (1 - q) L, so that its expectation given the noise varies by
+    The shapes are drawn on `below`, one on top of the other. With A the colour that the next shape shows at the pixel,
+    q whether it covers it, and L what it covers, the pixel becomes A + (1 - q) L. So its expectation given the noise
+    has the variance
 
         Var(A - q E[L]) + E[(1 - q)²] Var(L),
 
     as A and q do not depend on L. A shape's place is uniform on a torus, so all pixels are alike.
     """
     shape, stays = place.shape, noise["persistence"] ** (2 * gap)
-    # One channel: the others are the same, turned.
+    # One channel is enough: the others are the same, with the hue shifted.
     hues = colour(np.linspace(0, 1, HUES, endpoint=False, dtype=np.float32))[:, 0] / 255
     bright, blurred = float(hues.mean()), mean_square(hues, drifts(waves(HUES)) ** gap)
     moved = moves(waves(shape[1])) ** gap
     mean, variance = np.asarray(below, float), np.zeros_like(below)
-    # None covers what is bright, so that the first one lies on top.
+    # No shape covers bright pixels, so the first shape is on top.
     for outline in reversed(Shapes(shape, **shapes_of(noise)).outlines):
         place_of = np.zeros(shape[1:])
         place_of[: len(outline), : len(outline)] = outline
@@ -133,17 +134,17 @@ def layer(place: GridDomain, noise: dict[str, Any], gap: int, below: Array) -> t
 
 
 def mean_square(values: Array, factors: Array) -> float:
-    """Of values on a circle or torus, once each of their frequencies is multiplied by its factor."""
+    """The mean square of values on a circle or torus, after each of their frequencies is multiplied by its factor."""
     return float((np.abs(np.fft.fftn(values) * factors) ** 2).sum() / values.size**2)
 
 
 def waves(count: int) -> Array:
-    """(count,) the frequencies of so many values on a circle, in the order of NumPy's transform."""
+    """(count,) the frequencies of `count` values on a circle, in the order of NumPy's transform."""
     return np.asarray(np.fft.fftfreq(count, 1 / count), float)
 
 
 def moves(frequency: Array) -> Array:
-    """By what a wave along one axis of the image shrinks as a shape moves on: the mean of cos(2π f d) over moves d."""
+    """The factor by which a move of a shape shrinks a wave along one axis: the mean of cos(2π f d) over moves d."""
     low, high = (2 * np.pi * frequency * end for end in MOVE)
     still = high == low
     return np.where(still, 1.0, (np.sin(high) - np.sin(low)) / np.where(still, 1.0, high - low))
@@ -157,15 +158,15 @@ def drifts(frequency: Array) -> Array:
 def noise_share(place: GridDomain, noise: dict[str, Any], horizon: int, features: int) -> float:
     """The share of the slowest `features` functions that are not of the state alone; see above and `predict`."""
     pairs = [place.pairs(gap) for gap in range(1, horizon + 1)]
-    pairs = [(joint + joint.T) / 2 for joint in pairs]  # either of a pair may be the query
+    pairs = [(joint + joint.T) / 2 for joint in pairs]  # either picture of a pair may be the query
     often = np.mean(pairs, axis=0).sum(1)
     scale = np.sqrt(np.where(often > 0, often, np.inf))
     of_noise = np.unique(shape_products(noise["num_shapes"], noise["persistence"], features), return_counts=True)
-    slowness: list[tuple[float, int, bool]] = []  # eigenvalue, of how many functions, whether the noise is in them
+    slowness: list[tuple[float, int, bool]] = []  # eigenvalue, number of its functions, whether noise is in them
     for rate, count, noisy in [(1.0, 1, False), *((*both, True) for both in zip(*of_noise, strict=True))]:
         operator = np.mean([rate**gap * joint for gap, joint in enumerate(pairs, 1)], axis=0)
         values = np.linalg.eigvalsh(operator / np.outer(scale, scale))[::-1]
-        # The constant tells nothing apart. An inner product of features has no negative eigenvalues.
+        # The constant distinguishes nothing. An inner product of features has no negative eigenvalues.
         slowness += [(value, count, noisy) for value in values[not noisy :] if value > 0]
     left, taken = features, 0
     for _, count, noisy in sorted(slowness, reverse=True):
@@ -177,8 +178,8 @@ def noise_share(place: GridDomain, noise: dict[str, Any], horizon: int, features
 def shape_products(num_shapes: int, persistence: float, most: int) -> Array:
     """(up to most,) the largest eigenvalues of one step of all shapes together, without the constant's 1.
 
-    One shape's are ρ times those of its moves, of waves along both axes and the colour circle; those of all shapes are
-    products. Each feature has one of them, so that more than `most` can't count.
+    The eigenvalues of one shape are ρ times those of its moves: of waves along both axes and the colour circle. Those
+    of all shapes are products. Each feature has one of them, so more than `most` are never used.
     """
     along, around = moves(FREQUENCIES), drifts(FREQUENCIES)
     each = persistence * np.multiply.outer(np.multiply.outer(along, along), around)

@@ -40,45 +40,45 @@ from rlrep.experiments.video_study.phase_report import phase_blocks
 from rlrep.experiments.video_study.verdicts import Part, Verdict, percent, share_kept, verdicts
 
 INTERVALS = (
-    "All intervals are 95 % t intervals over seeds, none for fewer than three. What is compared is paired by seed, so "
-    "it is of one map, one recording and one noise. Of the lock's growth each seed gives one rate, one degree and one "
-    "difference of AIC; a run that was given up counts as a lower bound. p is the probability of so clear a result, or "
-    "a clearer one, if the truth were at the threshold: for the prediction, and against it after Holm's correction for "
+    "All intervals are 95 % t intervals over seeds, none for fewer than three. Comparisons are paired by seed, so "
+    "both sides have the same map, recording and noise. For the lock's growth each seed gives one rate, one degree and "
+    "one difference of AIC; a run that was given up counts as a lower bound. p is the probability of a result at least "
+    "as clear if the truth were at the threshold: for the prediction, and against it after Holm's correction for "
     "the number of criteria."
 )
 RULE = (
     "A criterion holds if p for it is below {0.level:g} (one-sided) with at least {0.seeds} seeds, {0.P5.seeds} for "
     "P5. A prediction is confirmed if all of its criteria hold, which needs no correction; refuted if p against one of "
-    "them is below {0.level:g} after the correction; else undecided. Returns are counted from the random policy's. A "
+    "them is below {0.level:g} after the correction; else undecided. Returns are measured from the random policy's. A "
     "ceiling is what could be reached under the same noise: {1}."
 )
 EXPLORATORY = (
-    "A verdict is a test if the criteria were frozen before all cells that it rests on, else exploratory: who wrote "
-    "the criteria may have seen them."
+    "A verdict is a test if the criteria were frozen before all cells that it rests on, else exploratory: the "
+    "author of the criteria may have seen them."
 )
 CHOSEN_ON = (0, 1)
 COLLAPSED = 1.5  # an effective rank below it is about one
 RECORDED = {"gridworld": "half of the actions random, half those of a player that knows all"}
 TRIED = (
-    "PPO's settings were chosen on seeds 0 and 1 of the grid world. On features as they come, with rollouts half as "
+    "PPO's settings were chosen on seeds 0 and 1 of the grid world. On features as they are, with rollouts half as "
     "long and 50,000 steps, temporal contrast reached 0.68 without noise and 0.59 under iid noise (of 0.91), where its "
     "probe read 95 % of the states; the autoencoder reached 0.15 under iid noise, the random encoder 0.06. Features "
     "standardised by their running mean and variance, longer rollouts and 60,000 steps, for all methods alike, gave "
-    "what is below."
+    "the results below."
 )
 LOCK = (
     "The right action at each level depends on one of two factors that videos cannot tell apart, and an encoder keeps "
     "as many states as one factor has. A run is the worse of two locks that differ in which factor is controlled, as "
-    "in the theorem; an encoder from video is the same in both, so what it costs in one it saves in the other, whose "
-    "episodes stand beside.",
+    "in the theorem; an encoder from video is the same in both, so what it costs in one it saves in the other. The "
+    "table has the episodes of both.",
     "The encoders are models made for the lock (experiments/video_study/lock.py): a binary code of the picture, "
-    "learned by each method's loss in expectation over the code, with level and gap told and both codes kept in use.",
+    "learned by each method's loss in expectation over the code, with level and gap known and both codes kept in use.",
 )
 UNITS = (
-    "state: the share of states told right by a probe of frozen features (R² of what is seen in ViZDoom). behind "
-    "the head: by a linear probe of the layer that the method's loss reads; all else is read before it. noise: R² of "
-    "the noise alone, on black, as 4×4 mean colours. held out are the noise and, in ViZDoom, the episodes; the grid "
-    "world's states are the same few hundred, so without noise its test pictures are those of the training.",
+    "state: the share of states classified correctly by a probe of frozen features (R² of what is seen in ViZDoom). "
+    "behind the head: by a linear probe of the layer that the method's loss reads; all else is read before it. noise: "
+    "R² of the noise alone, on black, as 4×4 mean colours. held out are the noise and, in ViZDoom, the episodes; the "
+    "grid world's states are the same few hundred, so without noise its test pictures are those of the training.",
     "reconstruction error: squared, a pixel's range being 1, of a decoder trained on frozen features. alignment: mean "
     "squared distance of two features of one state, on the unit sphere, less is better (0 without noise). uniformity: "
     "log of the mean Gaussian potential of pairs of features, less is better. effective rank: of the features.",
@@ -86,7 +86,7 @@ UNITS = (
 
 
 def write_report(cells_folder: Path, out_folder: Path, quick: bool = False) -> list[Verdict]:
-    """Writes `report.md`, `report.html`, `results.csv` (a row a cell) and the pictures to `out_folder`.
+    """Writes `report.md`, `report.html`, `results.csv` (a row for each cell) and the pictures to `out_folder`.
 
     Args:
         cells_folder: the study's, with `cells/*.json` in it. Cells and studies may be missing: the report names them.
@@ -152,16 +152,16 @@ def compose(
 
 
 def diverged_lines(results: Results) -> list[str]:
-    """The trainings whose loss was no number at some time: the best weights before are what was measured."""
+    """The trainings whose loss was not a number at some time; the best earlier weights were measured."""
     return [
-        f"{where(cell)}: diverged after {cell.diverged:,.0f} updates, measured as it was at its best before"
+        f"{where(cell)}: diverged after {cell.diverged:,.0f} updates, measured with its best earlier weights"
         for cell in results.cells
         if isfinite(cell.diverged)
     ]
 
 
 def collapsed_lines(results: Results) -> list[str]:
-    """The encoders whose features lie on a line, or in a point."""
+    """The encoders whose features are nearly on one line, or in one point."""
     found = [cell for cell in results.cells if cell.effective_rank < COLLAPSED]
     return [f"{where(cell)}: collapsed, effective rank {cell.effective_rank:.1f}" for cell in found]
 
@@ -176,7 +176,7 @@ def exploratory_places(judged: Sequence[Verdict]) -> dict[str, str]:
 
 
 def command(results: Results) -> str:
-    """What made these cells, or would: a line for each number of seeds."""
+    """The commands that make these cells, one line for each number of seeds."""
     seeds: dict[str, set[int]] = {}
     for cell in results.every:
         seeds.setdefault(cell.study if cell.domain in ("gridworld", "lock") else cell.domain, set()).add(cell.seed)
@@ -207,7 +207,7 @@ def domain_blocks(results: Results, domain: str, pictures: dict[str, Path]) -> l
 
 
 def setup_lines(results: Results, quick: bool) -> list[Line]:
-    """What the domains' jobs consist of."""
+    """The sizes of each domain's jobs."""
     from rlrep.experiments.video_study import pixels
 
     lines = []
@@ -265,7 +265,7 @@ def spans(values: Array) -> list[tuple[float, float]]:
 
 
 def untouched(results: Results) -> list[str]:
-    """P1 on the seeds that no setting was chosen on."""
+    """P1 on the seeds that were not used to choose any setting."""
     own = [c for c in results.cells if c.domain == "gridworld" and c.study in SWEEPS]
     later = Results([c for c in own if c.seed not in CHOSEN_ON], [])
     seeds = sorted({c.seed for c in later.cells})
@@ -279,7 +279,7 @@ def untouched(results: Results) -> list[str]:
 
 
 def ranking(results: Results, domain: str) -> list[str]:
-    """Which method is best under exogenous noise; a prediction's verdict tells of each alone."""
+    """Which method is best under exogenous noise; the verdicts judge each method separately."""
     cells = {m: values(core(results, domain, noise="exogenous", method=m), "final_return") for m in METHODS}
     order = sorted((m for m in cells if len(cells[m])), key=lambda m: -cells[m].mean())
     if not order:
@@ -388,7 +388,7 @@ def size_lines(results: Results, domain: str) -> list[Line]:
 
 
 def persistence_lines(results: Results, domain: str) -> list[Line]:
-    """A row a method: its return at each ρ, and the first ρ that clearly costs it, by the rule of the verdicts."""
+    """A row for each method: its return at each ρ, and the first ρ with a clear loss, by the rule of the verdicts."""
     cells = sweep(results, domain, "persistence")
     lines, criteria = [], read_criteria()
     loses = f"loses over {percent(1 - criteria.keeps)} from"
@@ -450,13 +450,13 @@ def counted(numbers: Iterable[int]) -> str:
 
 
 def cost_lines(results: Results) -> list[Line]:
-    """What each study ran, and how long."""
+    """What each study ran, and how long it took."""
     lines = []
     for domain in results.domains:
         for study in STUDIES:
             cells = select(results.cells, domain=domain, study=study)
             if cells:
-                # Of the lengths of one training the longest holds the others.
+                # Of several lengths of one training, the longest includes the others.
                 ordered = sorted(cells, key=lambda c: c.updates)
                 trainings = {
                     (c.method, c.noise, *point(c), str(c.labels), str(c.temperature), c.seed): c for c in ordered
@@ -482,7 +482,7 @@ def cost_lines(results: Results) -> list[Line]:
 
 
 def code_block(results: Results) -> list[Block]:
-    """By which code the cells were made, where they say so."""
+    """Which code made the cells, where they note it."""
     present, noted = stamp()["code"], [cell.code for cell in results.every if cell.code]
     counts_of = {digest: noted.count(digest) for digest in sorted(set(noted))}
     here = {True: "the present code", False: "other code"}

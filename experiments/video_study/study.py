@@ -1,4 +1,4 @@
-"""The study's jobs, and doing those whose cells are missing: in processes side by side, or on Ray."""
+"""The study's jobs. Runs those whose cells are missing, in parallel processes or on Ray."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from rlrep.experiments.video_study.origin import claim, stamp
 from rlrep.extras import install
 from rlrep.registry import look_up, parameters_of
 
-SIZES = (0.15, 0.45)  # beside the core's
+SIZES = (0.15, 0.45)  # besides the core's size
 PERSISTENCES = (0.5, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
 HORIZONS = range(2, 11)
-MAX_EPISODES = 30_000  # that a lock may take
+MAX_EPISODES = 30_000  # for one lock
 LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder")
 LABELS = (0, 1_000, 4_000, 20_000)  # recorded frames whose action is known
 LABELLED = ("random", "inverse_model", "temporal_contrastive", "forward_model", "laom")
 TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
-CODES = (3, 4)  # of an encoder of the lock, beside its two: four have room for both factors
+CODES = (3, 4)  # of an encoder of the lock, besides two: four suffice for both factors
 TOURED = ("temporal_contrastive", "forward_model", "autoencoder")  # under iid noise too, as P1 and P3 are about them
 SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
-Methods = Sequence[str] | None  # None: those that a study has by default
+Methods = Sequence[str] | None  # None: the study's default methods
 
 
 def core(domain: str, methods: Methods, seeds: int) -> Iterator[Job]:
-    """Methods × {no noise, iid, exogenous} × seeds, a whole seed after the other."""
+    """Methods × {no noise, iid, exogenous} × seeds, one whole seed after the other."""
     for seed, method, (noise, persistence) in product(range(seeds), methods or CORE_METHODS, NOISES.items()):
         if method == "oracle" and noise != "none":
             continue  # it sees no noise
@@ -47,21 +47,21 @@ def core(domain: str, methods: Methods, seeds: int) -> Iterator[Job]:
 
 
 def under_noise(domain: str, methods: Methods, seeds: int) -> Iterator[Job]:
-    """The core's jobs that verdicts compare: without noise only the oracle's, which never sees any."""
+    """The core's jobs that verdicts compare; without noise only those of the oracle, which never sees noise."""
     for job in core(domain, methods, seeds):
         if job.noise != "none" or job.method == "oracle":
             yield job
 
 
 def field(methods: Methods, seeds: int) -> Iterator[Job]:
-    """Linear probes of every method that is not in the core; PPO on their encoders is a matter of the core."""
+    """Linear probes of every method that is not in the core, without PPO; `core` runs PPO on their encoders."""
     for job in core("gridworld", methods or [m for m in METHODS if m not in CORE_METHODS], seeds):
         if job.method != "oracle":
             yield replace(job, study="field", only_probes=True)
 
 
 def sizes(methods: Methods, seeds: int) -> Iterator[Job]:
-    """How the methods fall as exogenous noise, for autoencoders also iid noise, covers more; the core has one point."""
+    """How returns fall as exogenous noise (iid noise too for autoencoders) covers more; the core has one point."""
     yield from core("gridworld", methods or ("oracle", "autoencoder", *SWEPT), seeds)
     for seed, method, size in product(range(seeds), methods or ("autoencoder", *SWEPT), SIZES):
         if method == "oracle":
@@ -72,7 +72,7 @@ def sizes(methods: Methods, seeds: int) -> Iterator[Job]:
 
 
 def persistences(methods: Methods, seeds: int) -> Iterator[Job]:
-    """From iid noise to exogenous noise; the ends are the core's."""
+    """From iid to exogenous noise; both ends are in the core."""
     yield from core("gridworld", methods or SWEPT, seeds)
     for seed, method, persistence in product(range(seeds), methods or SWEPT, PERSISTENCES):
         if method != "oracle":
@@ -123,8 +123,8 @@ def codes(methods: Methods, seeds: int) -> Iterator[LockJob]:
 
 
 def tour(methods: Methods, seeds: int) -> Iterator[Job]:
-    """What one seed can show in less than 20 minutes on two cores: the core's noise, and some of the phase diagram and
-    of the field.
+    """As much as one seed can show in less than 20 minutes on two cores: the core under noise, and parts of the phase
+    diagram and the field.
     """
     for job in core("gridworld", methods, seeds):
         under_iid = job.noise == "iid" and (methods or job.method in TOURED)
@@ -152,12 +152,12 @@ STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
 
 
 def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
-    """Does a job in this process, on one thread, and writes its cell.
+    """Runs a job in this process, on one thread, and writes its cell.
 
     Args:
         job: which.
         folder: of the study; the file is cells/NAME.json.
-        quick: sizes that only show that everything runs.
+        quick: use sizes that only check that everything runs.
     """
     import torch
 
@@ -192,10 +192,10 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
 
 
 def without_cell(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list[Job | LockJob]:
-    """The jobs that are still to be done.
+    """The jobs that are not done yet.
 
     Raises:
-        ValueError: the folder is of other criteria or other code, or a cell of other noise or other settings.
+        ValueError: if the folder has other criteria or other code, or a cell has other noise or other settings.
     """
     if jobs:
         claim(folder)
@@ -217,14 +217,14 @@ def without_cell(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> li
 
 
 def job_settings(job: Job, quick: bool) -> Any:
-    """As a cell keeps them, so in JSON's types."""
+    """The settings as a cell stores them, in JSON's types."""
     from rlrep.experiments.video_study import pixels
 
     return json.loads(json.dumps(asdict(pixels.settings_of(job, quick))))
 
 
 def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick: bool) -> list[str]:
-    """Does the jobs whose cells are missing, `workers` at a time, each in a process of its own; returns what failed."""
+    """Runs the jobs whose cells are missing, `workers` at a time, each in its own process; returns the failures."""
     from rlrep.experiments.run.log import Progress  # with torch, which takes a second or two to import
 
     missing = without_cell(jobs, folder, quick)
@@ -235,7 +235,7 @@ def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick
         left = set(running)
         try:
             while left:
-                # A cell takes minutes: meanwhile the time is told.
+                # A cell takes minutes: meanwhile the time is shown.
                 done, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
                 for future in done:
                     job = running[future]
@@ -245,7 +245,7 @@ def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick
                         failed.append(f"{job.name}: {traceback.format_exc(limit=-1).strip().splitlines()[-1]}")
                     progress.show({"last": job.name})
                 progress.advance(len(jobs) - len(left))
-        except KeyboardInterrupt:  # else the pool would do all that is left first
+        except KeyboardInterrupt:  # otherwise the pool would first run all remaining jobs
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in active_children():
                 worker.terminate()
@@ -254,7 +254,7 @@ def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick
 
 
 def chosen_jobs(studies: Sequence[str], methods: Sequence[str] | None, seeds: int) -> list[Job | LockJob]:
-    """The jobs of the studies asked for.
+    """The jobs of the requested studies.
 
     Raises:
         ValueError: for an unknown study or method, a method that none of the studies has, or one that reads what a
@@ -275,7 +275,7 @@ def chosen_jobs(studies: Sequence[str], methods: Sequence[str] | None, seeds: in
 
 
 def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list[str]:
-    """The same as `run_missing` on a Ray cluster that shares `folder`: the one RAY_ADDRESS names, else a local one."""
+    """The same as `run_missing`, on a Ray cluster that shares `folder`: the one in RAY_ADDRESS, or else a local one."""
     try:
         import ray
     except ModuleNotFoundError as error:

@@ -14,7 +14,7 @@ from rlrep.encoders import orthogonal_init, projection
 from rlrep.experiments.video_study.domain import Domain, Settings
 from rlrep.optimizers import adam
 
-EACH = 5  # labels of each state that a domain is first asked for, to learn how many states it has
+EACH = 5  # labels of each state in the first request, which shows how many states a domain has
 
 
 def train_on_labels(
@@ -25,7 +25,7 @@ def train_on_labels(
     seed: int,
     lengths: Sequence[int],
 ) -> Iterator[nn.Module]:
-    """Steps the encoder down the loss of a linear readout of the state, behind a projection as other methods have.
+    """Trains the encoder by the loss of a linear readout of the state, behind a projection like that of other methods.
 
     The loss is the cross-entropy of the state's number, or the squared error of its standardised values.
 
@@ -33,8 +33,8 @@ def train_on_labels(
         encoder: to be trained.
         place: where the states are.
         noise: the noise on them, a draw for each picture.
-        settings: as many frames and rows of a batch as the other methods have.
-        seed: of the noise and the batches; what probes read is drawn from other ones.
+        settings: the same number of frames and the same batch size as the other methods have.
+        seed: of the noise and the batches; the probes' observations are drawn with other seeds.
         lengths: of training, in updates, in their order.
 
     Yields:
@@ -58,6 +58,6 @@ def train_on_labels(
 
 
 def standardised(state: torch.Tensor) -> torch.Tensor:
-    """(N, T) float32 of mean 0 and spread 1; what does not vary is 0."""
+    """(N, T) float32 of mean 0 and standard deviation 1; columns that do not vary are 0."""
     spread = state.std(0, unbiased=False)
     return torch.where(spread > 0, (state - state.mean(0)) / spread.clamp_min(1e-6), 0.0)

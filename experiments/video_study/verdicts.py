@@ -1,12 +1,12 @@
 """Predictions P1 to P5 of learning from video, judged by the criteria of `reports/theory/criteria.yaml` from the cells.
 
 Each criterion is a t test over seeds. It holds if its one-sided p value is below the level. A prediction is confirmed
-if all of its criteria hold, which needs no correction: that all do by chance is less likely than that one does. It is
-refuted if one fails, so p values against it are corrected by Holm for the number of its criteria. Else, also where
-cells are missing, it is undecided.
+if all of its criteria hold, which needs no correction: all are less likely to hold by chance than one. It is refuted if
+one fails, so p values against it get Holm's correction for the number of its criteria. Otherwise, also if cells are
+missing, it is undecided.
 
-Returns are counted from the random policy's: "90 % of A's return" is random + 0.9·(A − random). What is compared is of
-one seed, so of one map and one recording, and under the same noise.
+Returns are measured from the random policy's: "90 % of A's return" is random + 0.9·(A − random). Both sides of a
+comparison have the same seed, so the same map and recording, and the same noise.
 """
 
 from __future__ import annotations
@@ -82,13 +82,13 @@ class Part:
     outcome: str = UNDECIDED
 
     def but(self, note: str, barred: bool = True) -> Part:
-        """The same with a note before its own, and barred from a decision."""
+        """The same part with a note before its own; barred from a decision by default."""
         return replace(self, note="; ".join(filter(None, (note, self.note))), barred=self.barred or barred)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of a prediction in a domain; `exploratory` tells why cells that it rests on were no test of it, and how many."""
+    """The verdict on a prediction in a domain; `exploratory` says why its cells were no test of it, and how many."""
 
     prediction: str
     domain: str
@@ -166,8 +166,8 @@ def untested(criterion: str, unit: str, threshold: float, above: bool, note: str
 def tested(
     criterion: str, unit: str, threshold: float, above: bool, excess: Array, criteria: Criteria, scale: float = 1.0
 ) -> Part:
-    """Whether the mean of `excess`, (seeds,), is above 0 (or below), in units that a person reads: threshold +
-    excess / scale.
+    """Whether the mean of `excess`, (seeds,), is above 0 (or below), reported in readable units: threshold + excess /
+    scale.
     """
     found: Estimate = contrast([(1.0, excess)])
     estimate, low, high = (threshold + value / scale for value in (found.value, found.low, found.high))
@@ -190,8 +190,8 @@ def paired(ours: Sequence[Cell], theirs: Sequence[Cell], measure: str) -> tuple[
 
 
 def ceiling(results: Results, like: Sequence[Cell], criteria: Criteria) -> tuple[list[Cell], str]:
-    """What could be reached where the cells `like` are: the ceiling of their domain under their noise. And why it is
-    no yardstick, if it is none.
+    """What could be reached in place of the cells `like`: the ceiling of their domain under their noise. Also why it
+    cannot serve as a yardstick, if so.
     """
     if not like:
         return [], MISSING
@@ -210,7 +210,7 @@ def ceiling(results: Results, like: Sequence[Cell], criteria: Criteria) -> tuple
 def share_kept(
     criterion: str, unit: str, above: bool, cells: Sequence[Cell], whole: Sequence[Cell], criteria: Criteria
 ) -> Part:
-    """How much of the return of `whole` do `cells` reach, both counted from the random policy: against `keeps`.
+    """How much of the return of `whole` the `cells` reach, both measured from the random policy, against `keeps`.
 
     Tested as ours − keeps·theirs − (1 − keeps)·random in each seed, so that no ratio of noisy numbers is taken.
     """
@@ -234,7 +234,7 @@ def of_ceiling(criterion: str, above: bool, cells: Sequence[Cell], results: Resu
 
 
 def reads_state(method: str, cells: Sequence[Cell], reference: Sequence[Cell], criteria: Criteria, unit: str) -> Part:
-    """Score of the linear probe less that of the reference's, against less the margin."""
+    """The linear probe's score minus that of the reference, against minus the margin."""
     margin, name = criteria.probe_margin, METHODS[criteria.reference]
     criterion = f"{METHODS[method]}: state read at most {margin:g} worse than from {name}"
     ours, theirs = paired(cells, reference, "state_linear")
@@ -250,7 +250,7 @@ def percent(share: float) -> str:
 def iid_parts(results: Results, domain: str, criteria: Criteria) -> list[Part]:
     noisy, kept = core(results, domain, noise=criteria.P1.noise), percent(criteria.keeps)
     reference, name = select(noisy, method=criteria.reference), METHODS[criteria.reference]
-    # Where a random encoder does as well, the return says little of what was learned.
+    # If a random encoder does as well, the return says little about what was learned.
     beside = of_ceiling("", True, select(noisy, method="random"), results, criteria).estimate
     note = f"random encoder: {beside:.2f}" if isfinite(beside) else ""
     parts = []
@@ -334,7 +334,7 @@ def fails_first(results: Results, domain: str, criteria: Criteria) -> list[Part]
 
 
 def falls_with_coverage(results: Results, domain: str, criteria: Criteria) -> Part:
-    """The slope of the return over the covered share of pixels; each seed gives one slope, being one experiment."""
+    """The slope of the return over the covered share of pixels; each seed is one experiment and gives one slope."""
     asked = criteria.P2
     criterion = f"{METHODS[asked.then]}: return falls as {NOISES[asked.noise]} covers more pixels"
     unit = "share of the ceiling's return, per 10 % of pixels"
@@ -356,7 +356,7 @@ def falls_with_coverage(results: Results, domain: str, criteria: Criteria) -> Pa
 
 
 def autoencoder_parts(results: Results, domain: str, criteria: Criteria) -> list[Part]:
-    """At the sweep's largest size, or the core's where nothing is swept."""
+    """Judged at the sweep's largest size, or at the core's size if nothing is swept."""
     parts, asked = [], criteria.P3
     largest = max(criteria.coverage.get(domain, []), default=None)
     for method in asked.methods:
@@ -384,7 +384,7 @@ PREDICTIONS: dict[str, Callable[[Results, str, Criteria], list[Part]]] = {
 
 
 def phase_parts(results: Results, criteria: Criteria) -> list[Part]:
-    """Does a method's number order its settings; who is ahead where the two numbers disagree; what does time bring."""
+    """Does a method's number order its settings; which is ahead where the two disagree; does longer training help?"""
     asked = criteria.P5
     compare = partial(over_seeds, criteria=replace(criteria, seeds=asked.seeds), lacks=MISSING)
     grids = {(m, n): phase.whole(results, m, n, asked) for n in asked.updates for m in asked.methods}
@@ -417,7 +417,7 @@ def lock_parts(lock: Sequence[LockCell], criteria: Criteria) -> list[Part]:
 
 
 def growths(method: str, lock: Sequence[LockCell]) -> tuple[list[tuple[Growth, Growth]], str]:
-    """Each seed's growth fitted as exponential and as polynomial, none if a seed can't be; and how many were given up.
+    """Each seed's growth fitted as exponential and as polynomial, empty if one fit fails; and how many were given up.
 
     A seed is one lock, encoder and learner at each horizon, so seeds are what the intervals are over.
     """
@@ -476,7 +476,7 @@ def over_seeds(
     criteria: Criteria,
     lacks: str = FEW_RUNS,
 ) -> Part:
-    """One number a seed against a threshold."""
+    """One number for each seed, against a threshold."""
     if not found:
         return untested(criterion, unit, threshold, above, lacks)
     return tested(criterion, unit, threshold, above, np.array(found) - threshold, criteria)
