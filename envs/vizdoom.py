@@ -67,7 +67,7 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
     - "defend_the_center": for each of the two nearest monsters in view, the nearest first: `monster<i>_seen` (0 or 1;
       with 0, all its values are 0), `monster<i>_side`, and `monster<i>_nearness`, 1 / (1 + its distance).
 
-    `background_mask()` says where the newest frame shows background, and no monster, shot or weapon.
+    `background_mask()` says where the newest frame shows only walls, floor and ceiling: no monster, shot or weapon.
 
     The engine is a separate process. It leaves no files in the working folder, and on Linux it always ends with this
     process.

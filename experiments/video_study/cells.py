@@ -337,7 +337,7 @@ def absent_noises(name: str, cells: Sequence[Cell]) -> list[str]:
 
 
 def absent(name: str, found: Sequence[tuple[str, str, int]]) -> list[str]:
-    """The seeds that were run for others but not for a method at a condition; `found` has each cell's three.
+    """The seeds that were run for others but not for a method at a condition; `found`: (method, condition, seed).
 
     The oracle sees no noise, so it need not be run under each noise.
     """

@@ -256,7 +256,7 @@ def persistence(results: Results, domain: str) -> Figure | None:
     for measure, panel in zip(measures, panels, strict=True):
         dress(panel, titles[measure], "persistence ρ of the noise")
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0\niid", "0.25", "0.5", "0.75", "1\nexogenous"])
-        shown = [*cells, *random] if measure != "final_return" else cells  # it shows the random policy
+        shown = [*cells, *random] if measure != "final_return" else cells  # there the random policy is shown
         methods = [m for m in methods_of(shown) if m != "oracle"]
         lines: dict[str, End | None] = {
             m: against(panel, select(shown, method=m), "persistence", measure) for m in methods

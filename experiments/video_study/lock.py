@@ -99,7 +99,7 @@ def usage(code: Tensor) -> Tensor:
 
 
 class PixelModel(CodeModel):
-    """Predicts a picture for each code, by squared error: `gap` steps later, or with `future=False` the same."""
+    """Predicts a picture for each code, by squared error: `gap` steps later, or with `future=False` the same one."""
 
     def __init__(self, lock: CombinationLock, codes: int, future: bool) -> None:
         super().__init__(lock, codes)

@@ -122,7 +122,7 @@ def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
         )
     curves = [learn_once(make, settings, job.seed + 100_000 * again) for again in range(settings.ppo_seeds)]
     row["returns"] = [curve[-1][1] for curve in curves]
-    # One encoder is one sample, however often PPO learns on it: the mean removes PPO's own variance.
+    # One encoder is one sample, however often PPO learns on it: PPO's own luck is averaged out.
     row["curve"] = np.mean(curves, axis=0).tolist()
     row["return"] = float(np.mean(row["returns"]))
     if "demonstration" in place.records:
@@ -189,7 +189,7 @@ def train_encoder(
     reads. The encoder is random if the method learns nothing.
 
     Each equals a separate training of that length, bit for bit: the step size is constant, and a validation does not
-    use the random streams. All methods are probed and used at the same depth, before any head. `state_head` is
+    change the random streams. All methods are probed and used at the same depth, before any head. `state_head` is
     the linear probe behind it.
 
     Args:
