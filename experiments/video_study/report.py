@@ -154,7 +154,7 @@ def compose(
 def diverged_lines(results: Results) -> list[str]:
     """The trainings whose loss was not a number at some time; the best earlier weights were measured."""
     return [
-        f"{where(cell)}: diverged after {cell.diverged:,.0f} updates, measured with its best earlier weights"
+        f"{where(cell)}: diverged after {cell.diverged:,.0f} updates, measured as it was at its best before"
         for cell in results.cells
         if isfinite(cell.diverged)
     ]
