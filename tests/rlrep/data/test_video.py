@@ -132,8 +132,13 @@ def cut(path: Path, share: float) -> Path:
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7])
 def test_a_truncated_video_is_named(write_video: WriteVideo, ending: str, share: float) -> None:
     video = cut(write_video(f"a{ending}", frames=12, detail=20), share)
-    with pytest.raises(ValueError, match=rf"a{ending} can't be used: it is (corrupt or )?truncated.*skip_corrupt"):
+    message = rf"a{ending} can't be used: it is (corrupt or )?truncated"
+    with pytest.raises(ValueError, match=message) as alone:
         open_video(video, **SMALL)
+    assert "skip_corrupt" not in str(alone.value)  # nothing would be left
+    write_video("b.mp4", frames=12)
+    with pytest.raises(ValueError, match=f"{message}.*skip_corrupt=True leaves it out"):
+        open_video(video.parent, **SMALL)
     assert not folders(video.parent / ".rlrep-cache"), "a failed pass must leave no cache"
 
 
