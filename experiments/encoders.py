@@ -23,8 +23,8 @@ GRIDWORLD = (
 # Observations as preset=cpu gives them to an agent, so that its agents can start from these encoders. Not temporal
 # contrast: it would recognise the frames that two stacks share, with their noise. The settings were chosen after a look
 # at probe scores under other settings.
-CHEETAH = (
-    "objective=forward_model source=env:cheetah_run env.action_repeat=4 image_size=40 frame_stack=3 shift=2 horizon=3 "
+CONTROL = (
+    "env.action_repeat=4 image_size=40 frame_stack=3 shift=2 horizon=3 "
     f"steps=4000 encoder.strides=[2,2,1,1] encoder.out_dim=64 {USUAL}"
 )
 # The part of a name before its last underscore is the task, the last part is the noise. The grid world has no encoder
@@ -33,12 +33,16 @@ ENCODERS = {
     "gridworld_iid": f"objective=temporal_contrastive {GRIDWORLD} noise.persistence=0.0",
     # From video alone it would learn the shapes, which keep drifting.
     "gridworld_exogenous": f"objective=inverse_model {GRIDWORLD}",
-    "cheetah_run_clean": CHEETAH,
+    "cheetah_run_clean": f"objective=forward_model source=env:cheetah_run {CONTROL}",
+    "walker_walk_clean": f"objective=forward_model source=env:walker_walk {CONTROL}",
     "vizdoom_basic_clean": (
         "objective=forward_model source=env:vizdoom_basic env.action_repeat=4 image_size=56 frame_stack=3 shift=2 "
         f"horizon=3 steps=4000 encoder.strides=[2,2,2,1] encoder.out_dim=128 {USUAL}"
     ),
-    "cheetah_run_iid": f"{CHEETAH} noise.kind=shapes noise.size=0.15 noise.persistence=0.0",
+    "cheetah_run_iid": (
+        f"objective=forward_model source=env:cheetah_run {CONTROL} noise.kind=shapes noise.size=0.15 "
+        "noise.persistence=0.0"
+    ),
 }
 
 
