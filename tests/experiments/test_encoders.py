@@ -44,8 +44,8 @@ def test_nothing_else_comes_with_rlrep() -> None:
 
 def test_an_unknown_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        encoders.main(["walker_walk_clean"])
-    assert "there is no recipe for 'walker_walk_clean'" in capsys.readouterr().err
+        encoders.main(["humanoid_run_clean"])
+    assert "there is no recipe for 'humanoid_run_clean'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
