@@ -31,6 +31,7 @@ CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
 METHODS |= {name: objective.__name__ for name, objective in OBJECTIVES.items() if name not in METHODS}
 METHODS |= {"spr_actions": "SPR (actions)"}
 VARIANTS = {"vq_autoencoder": "autoencoder", "spr_actions": "spr"}  # of objectives
+GIVEN_ACTIONS = ("spr_actions",)  # methods whose objective can read actions, and gets them here
 NOISES = {"none": "no noise", "iid": "iid noise", "exogenous": "exogenous noise"}
 DOMAINS = {
     "gridworld": "Grid world",
@@ -43,6 +44,17 @@ FIELD = ("field", "labels", "temperature", "transfer")
 STUDIES = (*SWEEPS, "phase", *FIELD)
 PROBED = ("phase", "field", "labels", "temperature")  # whose cells may have no returns
 ADVICE = "move it away and run the study again"
+
+
+def reads(method: str) -> str:
+    """What a method learns from, in words."""
+    known = {"random": "nothing", "supervised": "labels of the state", "bisimulation": "actions and rewards"}
+    kind = OBJECTIVES.get(VARIANTS.get(method, method))
+    if method in known or kind is None:
+        return known.get(method, "labels of the state")
+    if kind.needs_background:
+        return "video and its background"
+    return "actions" if kind.needs_actions or method in GIVEN_ACTIONS else "video"
 
 
 def state_unit(domain: str) -> str:

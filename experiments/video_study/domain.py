@@ -77,8 +77,10 @@ class Domain(Protocol):
     state_chance: float
     records: tuple[str, ...]
 
-    def record(self, noise: dict[str, Any] | None, settings: Settings, seed: int) -> EpisodeDataset:
-        """Videos, with the actions taken."""
+    def record(
+        self, noise: dict[str, Any] | None, settings: Settings, seed: int, rewards: bool = False
+    ) -> EpisodeDataset:
+        """Videos, with the actions taken; with their rewards only if `records` names them."""
 
     def samples(self, noise: dict[str, Any] | None, per_state: int, seed: int, held_out: bool) -> Samples:
         """Labelled observations; the states do not depend on the noise and its seed.

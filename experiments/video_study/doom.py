@@ -74,7 +74,9 @@ class DoomDomain:
     def make(self, frame_stack: int = STACK) -> DoomPixels:
         return DoomPixels(self.scenario, image_size=IMAGE_SIZE, frame_stack=frame_stack)
 
-    def record(self, noise: dict[str, Any] | None, settings: Settings, seed: int) -> EpisodeDataset:
+    def record(
+        self, noise: dict[str, Any] | None, settings: Settings, seed: int, rewards: bool = False
+    ) -> EpisodeDataset:
         env = self.make(frame_stack=1)
         with closing(env if noise is None else Noise(env, **noise)) as noisy:
             return record(noisy, None, settings.frames, frame_stack=STACK, max_gap=settings.horizon, seed=seed)

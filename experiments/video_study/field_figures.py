@@ -9,16 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rlrep import OBJECTIVES
 from rlrep.experiments.results.pictures import COLOURS, GREY
 from rlrep.experiments.results.statistics import seed_mean
 from rlrep.experiments.video_study.cells import (
     DOMAINS,
     METHODS,
     NOISES,
-    VARIANTS,
     Cell,
     Results,
+    reads,
     select,
     state_unit,
     values,
@@ -34,17 +33,6 @@ READS = {
     "nothing": GREY,
 }
 TITLES = {"state_linear": "state read", "noise_linear": "noise read"}
-
-
-def reads(method: str) -> str:
-    """What a method learns from, one of `READS`."""
-    known = {"random": "nothing", "supervised": "labels of the state", "bisimulation": "actions and rewards"}
-    kind = OBJECTIVES.get(VARIANTS.get(method, method))
-    if method in known or kind is None:
-        return known.get(method, "labels of the state")
-    if kind.needs_background:
-        return "video and its background"
-    return "actions" if kind.needs_actions or method == "spr_actions" else "video"
 
 
 def field_cells(results: Results, domain: str, **wanted: object) -> list[Cell]:

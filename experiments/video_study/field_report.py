@@ -9,8 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from rlrep.experiments.results.statistics import seed_mean
-from rlrep.experiments.video_study.cells import DOMAINS, FIELD, METHODS, NOISES, Cell, LockCell, Results, select, values
-from rlrep.experiments.video_study.field_figures import field_cells, ranked, reads
+from rlrep.experiments.video_study.cells import (
+    DOMAINS,
+    FIELD,
+    METHODS,
+    NOISES,
+    Cell,
+    LockCell,
+    Results,
+    reads,
+    select,
+    values,
+)
+from rlrep.experiments.video_study.field_figures import field_cells, ranked
 from rlrep.experiments.video_study.pages import Block, Line
 
 TEXTS = {
@@ -70,7 +81,7 @@ def missing(results: Results) -> list[str]:
     )
 
 
-def told(cells: list[Cell], measure: str) -> str:
+def mean_of(cells: list[Cell], measure: str) -> str:
     found = values(cells, measure)
     return seed_mean(found).text(2) if len(found) else ""
 
@@ -84,10 +95,10 @@ def field_lines(results: Results, domain: str) -> list[Line]:
         line = {"method": METHODS[method], "reads": reads(method)}
         for noise, name in NOISES.items():
             cells = field_cells(results, domain, method=method, noise=noise)
-            line |= {f"state, {name}": told(cells, "state_linear")}
-            line |= {f"noise, {name}": told(cells, "noise_linear")} if noise != "none" else {}
+            line |= {f"state, {name}": mean_of(cells, "state_linear")}
+            line |= {f"noise, {name}": mean_of(cells, "noise_linear")} if noise != "none" else {}
         cells = field_cells(results, domain, method=method, noise="exogenous")
-        lines.append(line | {"effective rank": told(cells, "effective_rank"), "seeds": str(len(cells))})
+        lines.append(line | {"effective rank": mean_of(cells, "effective_rank"), "seeds": str(len(cells))})
     return lines
 
 
@@ -96,7 +107,7 @@ def label_lines(results: Results) -> list[Line]:
     counts = sorted({int(c.labels) for c in cells})
     return [
         {"method": METHODS[method] if method != "inverse_model" else "ACRO alone"}
-        | {f"{n:,} labels": told(select(cells, method=method, labels=float(n)), "state_linear") for n in counts}
+        | {f"{n:,} labels": mean_of(select(cells, method=method, labels=float(n)), "state_linear") for n in counts}
         | {"seeds": str(len({c.seed for c in select(cells, method=method)}))}
         for method in METHODS
         if select(cells, method=method)
@@ -114,7 +125,7 @@ def temperature_lines(results: Results) -> list[Line]:
                 own = select(cells, method=method, noise=noise, temperature=temperature)
                 if own:
                     where = {"method": METHODS[method], "noise": NOISES[noise], "τ": f"{temperature:g}"}
-                    lines.append(where | {name: told(own, m) for name, m in measures.items()} | {"n": str(len(own))})
+                    lines.append(where | {name: mean_of(own, m) for name, m in measures.items()} | {"n": str(len(own))})
     return lines
 
 
@@ -125,9 +136,12 @@ def transfer_lines(results: Results) -> list[Line]:
             own = select(results.cells, study="transfer", method=method, noise=noise)
             if own:
                 line = {"method": METHODS[method], "trained under": name, "shown": own[0].unseen}
-                line |= {"state": told(own, "state_linear"), "return": told(own, "final_return")}
+                line |= {"state": mean_of(own, "state_linear"), "return": mean_of(own, "final_return")}
                 seen = field_cells(results, own[0].domain, method=method, noise=noise)
-                line |= {"state there": told(seen, "state_linear"), "return there": told(seen, "final_return")}
+                line |= {
+                    "state there": mean_of(seen, "state_linear"),
+                    "return there": mean_of(seen, "final_return"),
+                }
                 lines.append(line | {"n": str(len(own))})
     return lines
 
@@ -140,8 +154,8 @@ def cloned_lines(results: Results, domain: str) -> list[Line]:
             own = [cell for cell in own if isfinite(cell.cloned_64)]
             if own:
                 line = {"noise": name, "method": METHODS[method]}
-                line |= {f"{n} episodes": told(own, f"cloned_{n}") for n in (4, 16, 64)}
-                lines.append(line | {"PPO": told(own, "final_return"), "n": str(len(own))})
+                line |= {f"{n} episodes": mean_of(own, f"cloned_{n}") for n in (4, 16, 64)}
+                lines.append(line | {"PPO": mean_of(own, "final_return"), "n": str(len(own))})
     return lines
 
 

@@ -23,9 +23,8 @@ from rlrep.experiments.files import write_atomically
 from rlrep.experiments.results import tables
 from rlrep.experiments.run.log import Progress
 from rlrep.experiments.video_study import pixels
-from rlrep.experiments.video_study.cells import METHODS, NOISES, read_content
+from rlrep.experiments.video_study.cells import METHODS, NOISES, read_content, reads
 from rlrep.experiments.video_study.domain import Settings, coarse, under_noise
-from rlrep.experiments.video_study.field_figures import reads
 from rlrep.experiments.video_study.jobs import NOISES as PERSISTENCE
 from rlrep.pretrain import pretrain
 from rlrep.probe import effective_rank, encode, probe

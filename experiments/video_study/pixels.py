@@ -19,7 +19,7 @@ from torch import nn
 from rlrep import Objective, PixelEncoder, RandomShift, make_objective
 from rlrep.data import EpisodeDataset
 from rlrep.experiments.files import write_atomically
-from rlrep.experiments.video_study.cells import DOMAINS, VARIANTS
+from rlrep.experiments.video_study.cells import DOMAINS, GIVEN_ACTIONS, VARIANTS
 from rlrep.experiments.video_study.cloning import DEMONSTRATIONS, cloned_return
 from rlrep.experiments.video_study.domain import Domain, Samples, Settings, with_background
 from rlrep.experiments.video_study.jobs import Job
@@ -48,13 +48,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "latent_model": dict(reward=0.0, termination=0.0),
     "lapo": dict(decoder_channels=16),
 }
-GIVEN_ACTIONS = ("spr_actions",)  # methods whose objective can read actions, and gets them here
 NEEDED = {
     "action": "the actions taken",
     "reward": "rewards",
     "label": "labels of the state",
     "background": "recordings of the background alone",
 }
+BEHIND_NO_HEAD: dict[str, float | None] = dict.fromkeys(("state_head", "uniformity_head", "tolerance_head"))
 # The objectives' name of the layer behind the features that their loss reads, if it is not "state_projection".
 HEADS = dict.fromkeys(("autoencoder", "vq_autoencoder", "barlow_twins", "cvrl", "swav"), "projection")
 
@@ -198,7 +198,7 @@ def train_encoder(
     torch.manual_seed(job.seed)
     encoder = PixelEncoder(place.shape, **settings.encoder)
     if job.method == "random":
-        measured: dict[str, Any] = {"updates_per_second": None, "pretrain_seconds": 0.0, **behind_head(None)}
+        measured: dict[str, Any] = {"updates_per_second": None, "pretrain_seconds": 0.0, **BEHIND_NO_HEAD}
         yield from [(encoder.requires_grad_(False).eval(), measured)] * len(lengths)
         return
     if job.method == "supervised":
@@ -209,23 +209,19 @@ def train_encoder(
     seconds, started = 0.0, time.perf_counter()
     for updates, (head, diverged) in zip(lengths, ends, strict=True):
         seconds += time.perf_counter() - started
-        parts = probed_states(place, job, settings) if head is not None else None
-        told = behind_head(head, encoder, parts, settings)
-        measured = {"updates_per_second": updates / seconds, "pretrain_seconds": seconds, **told}
+        behind = BEHIND_NO_HEAD
+        if head is not None:
+            behind = behind_head(head, encoder, probed_states(place, job, settings), settings)
+        measured = {"updates_per_second": updates / seconds, "pretrain_seconds": seconds, **behind}
         measured["diverged"] = diverged
         yield copy.deepcopy(encoder).requires_grad_(False).eval(), measured
         started = time.perf_counter()
 
 
 def behind_head(
-    head: nn.Module | None,
-    encoder: PixelEncoder | None = None,
-    parts: tuple[Samples, Samples] | None = None,
-    settings: Settings | None = None,
+    head: nn.Module, encoder: PixelEncoder, parts: tuple[Samples, Samples], settings: Settings
 ) -> dict[str, float | None]:
-    """State probe, uniformity and tolerance of the layer that a loss reads; None without such a layer."""
-    if head is None or encoder is None or parts is None or settings is None:
-        return dict.fromkeys(("state_head", "uniformity_head", "tolerance_head"))
+    """State probe, uniformity and tolerance of the layer that a loss reads."""
     train, test = ((head(encode(encoder, part.observation)).detach(), part.state) for part in parts)
     found: dict[str, float | None] = {"state_head": probe(train, test, steps=settings.probe_steps)}
     alike = not test[1].is_floating_point() and len(test[1].unique()) < len(test[1])  # states are shown repeatedly
@@ -280,11 +276,7 @@ def weights_of(objective: Objective) -> dict[str, torch.Tensor]:
 
 def recordings(objective: Objective, place: Domain, job: Job, settings: Settings) -> EpisodeDataset:
     """What the objective reads: the same number of frames for every method, and the background too if it needs it."""
-    from rlrep.experiments.video_study.gridworld import GridDomain
-
-    if "reward" in objective.window.needs and isinstance(place, GridDomain):
-        return place.record(job.noise_options, settings, job.seed, rewards=True)
-    data = place.record(job.noise_options, settings, job.seed)
+    data = place.record(job.noise_options, settings, job.seed, rewards="reward" in objective.window.needs)
     return with_background(data, job.noise_options, job.seed + 70_000) if objective.needs_background else data
 
 
