@@ -16,6 +16,7 @@ from rlrep.experiments.files import write_atomically
 from rlrep.experiments.results.runs import read_column
 from rlrep.experiments.run.checkpoint import CONFIG
 from rlrep.experiments.run.config_file import load_as
+from rlrep.experiments.run.options import options_of
 from rlrep.experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig
 from rlrep.experiments.run.pretrained import DESCRIPTION
 from rlrep.experiments.run.pretraining import ENCODER
@@ -88,7 +89,7 @@ def write_card(name: str, run: Path, folder: Path, command: str, frames: int) ->
     torch.manual_seed(config.seed)
     untrained = PixelEncoder(**encoder.options).eval()
     scores, question = [], ""
-    clean = replace(config.noise, kind=None)
+    clean = NoiseConfig(**{option: known.default for option, known in options_of(NoiseConfig).items()})
     for pictures in {in_words(noise): noise for noise in (clean, config.noise)}.values():
         asked_of = replace(config, noise=pictures, seed=config.seed + OTHER_EPISODES, num_frames=frames)
         with TemporaryDirectory() as played:
