@@ -99,7 +99,7 @@ def run_pretraining(name: str, videos: Path, folder: Path, *more: str) -> Path:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_pretraining_where_the_window_allows_it(name: str, videos: Path, tmp_path: Path) -> None:
-    if name in ("taco", "latent_model", "bisimulation"):  # they read rewards
+    if name in ("taco", "latent_model", "bisimulation", "supremix"):  # they read rewards
         with pytest.raises(ConfigError, match=f"objective={name} reads rewards, which"):
             run_pretraining(name, videos, tmp_path / "run")
         return

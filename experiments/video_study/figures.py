@@ -52,7 +52,8 @@ COLOUR = {
     "supervised": COLOURS[4],
     "random": "0.5",
 }
-COLOUR |= {m: to_hex(colormaps["tab20"](i)) for i, m in enumerate(m for m in METHODS if m not in COLOUR)}
+MORE = [to_hex(colormaps[name](i)) for name in ("tab20", "tab20b") for i in range(20)]
+COLOUR |= dict(zip((method for method in METHODS if method not in COLOUR), MORE, strict=False))
 POLICY = "random policy"
 COLOUR[POLICY] = GREY
 NAMES = METHODS | {POLICY: POLICY}

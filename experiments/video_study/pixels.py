@@ -47,6 +47,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "taco": dict(shift=4, reward=False),
     "latent_model": dict(reward=0.0, termination=0.0),
     "lapo": dict(decoder_channels=16),
+    "masked_autoencoder": dict(decoder_channels=16),
+    "state_space": dict(decoder_channels=16),
+    "supremix": dict(horizon=20),  # of rewards; a goal is further away than other horizons
 }
 NEEDED = {
     "action": "the actions taken",
@@ -290,7 +293,7 @@ def build(method: str, encoder: PixelEncoder, place: Domain, settings: Settings,
     kind, options = find_objective(name), dict(OPTIONS.get(method, {}))
     augment = RandomShift(options.pop("shift", 0))
     if "horizon" in parameters_of(kind):
-        options["horizon"] = settings.horizon
+        options.setdefault("horizon", settings.horizon)
     if job is not None and job.temperature is not None:
         options["temperature"] = job.temperature
     if job is not None and job.labels is not None and method == "laom":

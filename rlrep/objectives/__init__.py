@@ -9,6 +9,7 @@ from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.encoders import PixelEncoder
 from rlrep.objectives.autoencoder import Autoencoder
+from rlrep.objectives.autotcl import AutoTCL
 from rlrep.objectives.barlow_twins import BarlowTwins
 from rlrep.objectives.base import Objective, Objectives, check_declared
 from rlrep.objectives.bisimulation import Bisimulation
@@ -22,11 +23,15 @@ from rlrep.objectives.inverse_model import InverseModel
 from rlrep.objectives.laom import LAOM
 from rlrep.objectives.lapo import LAPO
 from rlrep.objectives.latent_model import LatentModel
+from rlrep.objectives.masked_autoencoder import MaskedAutoencoder
+from rlrep.objectives.motion import Motion
 from rlrep.objectives.multistage import Multistage
 from rlrep.objectives.pixpro import PixPro
 from rlrep.objectives.r3m import R3M
 from rlrep.objectives.sepclr import SepCLR
 from rlrep.objectives.spr import SPR
+from rlrep.objectives.state_space import StateSpace
+from rlrep.objectives.supremix import SupReMix
 from rlrep.objectives.swav import SwAV
 from rlrep.objectives.taco import TACO
 from rlrep.objectives.temporal_contrastive import TemporalContrastive
@@ -56,6 +61,11 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "invariance": Invariance,
     "pixpro": PixPro,
     "sepclr": SepCLR,
+    "autotcl": AutoTCL,
+    "masked_autoencoder": MaskedAutoencoder,
+    "motion": Motion,
+    "state_space": StateSpace,
+    "supremix": SupReMix,
 }
 """The registered objectives by name."""
 

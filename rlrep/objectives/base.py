@@ -193,6 +193,10 @@ class Objective(nn.Module):
             return reader.encode_view(observation, self.augment)
         return reader(self.augment(observation))
 
+    def clip_view(self, clips: Tensor) -> Tensor:
+        """Clips (B, T, C, H, W) uint8 with one augmentation for all observations of each; they are not encoded."""
+        return self.augment(clips.flatten(1, 2)).unflatten(1, clips.shape[1:3])
+
     def forward(self, batch: TensorDict, encoded: Mapping[int, Tensor] | None = None) -> TensorDict:
         """The losses and metrics of a batch.
 

@@ -63,8 +63,8 @@ class CVRL(Objective):
 
     def clip(self, frames: Tensor) -> Tensor:
         """z (B, feature_dim) of clips (B, T, C, H, W) uint8, with one augmentation per clip."""
-        view = self.augment(frames.flatten(1, 2)).unflatten(1, (self.clip_length, -1))
-        return self.projection(self.encoder(view.flatten(0, 1)).unflatten(0, (-1, self.clip_length)).mean(1))
+        features = self.encoder(self.clip_view(frames).flatten(0, 1))
+        return self.projection(features.unflatten(0, (-1, self.clip_length)).mean(1))
 
     def losses(self, observation: Tensor, others: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """The losses of the first observation (B, C, H, W) and the clips' other observations (B, 2T - 1, C, H, W)."""

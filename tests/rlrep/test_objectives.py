@@ -50,6 +50,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "invariance": {"feature_dim": 8},
     "pixpro": {"feature_dim": 8, "hidden_dim": 16},
     "sepclr": {"feature_dim": 8},
+    "autotcl": {"feature_dim": 8, "mask_channels": 4},
+    "masked_autoencoder": {"feature_dim": 8, "hidden_dim": 16, "clip_length": 2},
+    "motion": {"feature_dim": 8, "hidden_dim": 16, "clip_length": 2},
+    "state_space": {"feature_dim": 8, "hidden_dim": 16, "state_dim": 4, "horizon": 2},
+    "supremix": {"feature_dim": 8, "horizon": 3},
     "lapo": {"feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
     "laom": {"horizon": 3, "feature_dim": 8, "hidden_dim": 16, "latent_action_dim": 4},
 }

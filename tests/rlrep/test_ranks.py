@@ -42,6 +42,7 @@ OBJECTIVES = {
     "gated": {"feature_dim": 8},
     "curved": {"feature_dim": 8, "hidden_dim": 16},
     "sepclr": {},
+    "autotcl": {"feature_dim": 8, "mask_channels": 4},
     "vip": {"feature_dim": 8},
 }
 
