@@ -22,7 +22,9 @@ from rlrep.experiments.long_study.report import write_report
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rlrep.experiments.study", description="Make and report a study.")
     parser.add_argument("study", type=as_path, metavar="STUDY.yaml", help="its protocol")
-    parser.add_argument("--jobs", type=int, default=processor_count(), help="runs side by side (default: the cores)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--jobs", type=int, default=processor_count(), help="runs side by side (default: the cores)")
+    where.add_argument("--ray", action="store_true", help="make the runs on Ray instead")
     parser.add_argument("--report", action="store_true", help="only write the report of the runs that there are")
     parser.add_argument(
         "--power",
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.power:
             print(power_text(study, options.power, options.level))
             return 0
-        failed = 0 if options.report else make_missing(study, options.jobs)
+        failed = 0 if options.report else make_missing(study, None if options.ray else options.jobs)
         print(write_report(study))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ import sys
 from contextlib import closing
 
 from rlrep.experiments.files import locked
+from rlrep.experiments.long_study.on_ray import RayPool
 from rlrep.experiments.long_study.pool import Command, Pool, train_command
 from rlrep.experiments.long_study.protocol import Study, StudyError
 from rlrep.experiments.long_study.records import DIVERGED, FINISHED, keep, read_records
@@ -13,11 +14,17 @@ from rlrep.experiments.long_study.report import write_report
 from rlrep.experiments.run.stop import EarlyStop
 
 
-def make_missing(study: Study, workers: int, command: Command = train_command) -> int:
+def make_missing(study: Study, workers: int | None, command: Command = train_command) -> int:
     """Makes the runs that have neither finished nor diverged; returns the number of unfinished runs.
 
+    Args:
+        study: the protocol.
+        workers: how many runs side by side; None makes them on Ray.
+        command: see `Pool`.
+
     Raises:
-        StudyError: if a folder has runs of another protocol, or if runs and stored results would share a folder.
+        StudyError: if a folder has runs of another protocol, if runs and stored results would share a folder, or
+            without Ray.
         FolderInUse: if another process makes this study.
         KeyboardInterrupt: after a signal, when all runs have written a checkpoint.
     """
@@ -33,7 +40,8 @@ def make_missing(study: Study, workers: int, command: Command = train_command) -
             study.claim(folder)
         records = {record.job: record for record in read_records(study)}
         missing = [job for job, record in records.items() if record.state not in (FINISHED, DIVERGED)]
-        with EarlyStop(), closing(Pool(study, workers, command).make(missing)) as ended:
+        pool = RayPool(study, command) if workers is None else Pool(study, workers, command)
+        with EarlyStop(), closing(pool.make(missing)) as ended:
             for record in ended:
                 record = records[record.job] = keep(study, record)
                 left = sum(each.state != FINISHED for each in records.values())

@@ -3,10 +3,13 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from scipy.stats import norm, t
 from rlrep.experiments.files import FolderInUse, locked
 from rlrep.experiments.long_study.findings import compare, power_text
 from rlrep.experiments.long_study.make import make_missing
+from rlrep.experiments.long_study.on_ray import RayPool
 from rlrep.experiments.long_study.protocol import Job, Study, StudyError, read_study
 from rlrep.experiments.long_study.records import (
     DIVERGED,
@@ -57,9 +61,9 @@ folder.mkdir(parents=True, exist_ok=True)
 with (folder / "starts").open("a") as file:
     file.write("x")
 def end():
-    value = 20 * int(words["seed"]) + 60 * (words["agent"] == "taco")
+    value = 20 * int(words["seed"]) + 60 * (words.get("agent") == "taco")
     (folder / "eval.csv").write_text(f"frame,episode_return\\n0,0\\n100,{value}\\n")
-    (folder / "config.yaml").write_text(f"agent: {words['agent']}\\nseed: {words['seed']}\\n")
+    (folder / "config.yaml").write_text(f"agent: {words.get('agent')}\\nseed: {words['seed']}\\n")
 """
 FINE = PROGRAM + "end()"
 
@@ -210,6 +214,30 @@ def test_a_stopped_study_stops_its_runs_and_records_none_of_them_as_failed(study
     assert (Job("plain", "walk", 2).run_dir(study.runs) / "checkpoint").exists()
     assert len(starts(study)) == 5
     assert make_missing(study, 2, running(FINE)) == 0
+
+
+@pytest.mark.slow
+def test_on_ray_every_run_is_made_and_a_failed_one_is_named(tmp_path: Path, study: Study) -> None:
+    short = read_study(write(tmp_path / "short", arms={"plain": {"seeds": 1, "overrides": []}}, comparisons=[]))
+    command = running(FINE, plain_walk_1="raise SystemExit('error: no disk')")
+    assert make_missing(short, None, command) == 1
+    assert states(short) == {"plain/walk/1": FAILED, "plain/run/1": FINISHED}
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_on_ray_stops_its_runs(study: Study) -> None:
+    endless = PROGRAM + "import os\n(folder / 'pid').write_text(str(os.getpid()))\ntime.sleep(600)"
+    (job, *_), made = [*study.jobs], RayPool(study, running(endless)).make([*study.jobs][:1])
+    process = job.run_dir(study.runs) / "pid"
+
+    def stop_when_it_runs() -> None:
+        wait_for(process.exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop_when_it_runs).start()
+    with pytest.raises(KeyboardInterrupt), closing(made):
+        next(made)
+    wait_for(lambda: not Path(f"/proc/{process.read_text()}").exists())
 
 
 def test_a_second_study_in_the_same_folder_is_refused(study: Study) -> None:
