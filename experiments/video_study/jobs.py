@@ -24,6 +24,7 @@ class Job:
         seed: of everything, the map included.
         updates: length of its pre-training; None for the domain's own.
         only_probes: whether linear probes are all that is measured: no other probes, no decoder, no PPO.
+        ppo_runs: how many PPO runs on its encoder; None for the domain's own number. A cell of more runs will do, too.
         labels: how many recorded frames have known actions. An inverse model reads them, beside a method that reads
             videos. None for a method alone, which knows all actions if it reads any.
         temperature: of a contrastive loss; None for its own.
@@ -44,6 +45,7 @@ class Job:
     labels: int | None = None
     temperature: float | None = None
     unseen: str | None = None
+    ppo_runs: int | None = None
 
     @property
     def name(self) -> str:
@@ -80,7 +82,8 @@ class Job:
 
     @property
     def description(self) -> dict[str, Any]:
-        return asdict(self) | {"layout": self.layout}
+        asked = {name: value for name, value in asdict(self).items() if name != "ppo_runs"}
+        return asked | {"layout": self.layout}
 
     @property
     def noise_options(self) -> dict[str, Any] | None:

@@ -99,9 +99,11 @@ def settings(name: str, quick: bool = False) -> Settings:
 
 
 def settings_of(job: Job, quick: bool = False) -> Settings:
-    """The sizes of the job's domain, with the job's own length of training."""
+    """The sizes of the job's domain, with the job's own length of training and number of PPO runs."""
     usual = settings(job.domain, quick)
-    return replace(usual, steps=job.updates) if job.updates and not quick else usual
+    if quick:
+        return usual
+    return replace(usual, steps=job.updates or usual.steps, ppo_seeds=job.ppo_runs or usual.ppo_seeds)
 
 
 def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:

@@ -123,13 +123,13 @@ def codes(methods: Methods, seeds: int) -> Iterator[LockJob]:
 
 
 def tour(methods: Methods, seeds: int) -> Iterator[Job]:
-    """As much as one seed can show in less than 20 minutes on two cores: the core under noise, and parts of the phase
-    diagram and the field.
+    """As much as one seed can show in less than 20 minutes on two cores: the core under noise with one PPO run on each
+    encoder, and parts of the phase diagram and the field.
     """
     for job in core("gridworld", methods, seeds):
         under_iid = job.noise == "iid" and (methods or job.method in TOURED)
         if under_iid or job.noise == "exogenous" or job.method == "oracle":
-            yield job
+            yield replace(job, ppo_runs=1)
     yield from phase.cross_section(methods, seeds)
     yield from (job for job in field(methods, seeds) if job.noise == "exogenous" and job.method not in CORE_METHODS)
 
@@ -209,6 +209,9 @@ def without_cell(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> li
         asked = job.description
         if "settings" in cell and isinstance(job, Job):
             asked |= {"settings": job_settings(job, quick)}
+            runs = cell["settings"].pop("ppo_seeds"), asked["settings"].pop("ppo_seeds")
+            if runs[0] < runs[1] and not job.only_probes:
+                missing.append(job)  # its encoder is kept, so that this takes only PPO's time
         if other := [f"{name}={cell.get(name)}" for name, value in asked.items() if cell.get(name) != value]:
             raise ValueError(
                 f"{path} is of another study ({', '.join(other)}): move it away, or choose another folder with --out"
@@ -271,7 +274,17 @@ def chosen_jobs(studies: Sequence[str], methods: Sequence[str] | None, seeds: in
         from rlrep.experiments.video_study.pixels import check_methods
 
         check_methods(job for job in jobs if isinstance(job, Job))
-    return list(dict.fromkeys(jobs))
+    return each_once(jobs)
+
+
+def each_once(jobs: Iterable[Job | LockJob]) -> list[Job | LockJob]:
+    """Every cell's job once: that with the most PPO runs, if several studies have it."""
+    found: dict[str, Job | LockJob] = {}
+    for job in jobs:
+        more = found.get(job.name)
+        if more is None or (isinstance(job, Job) and job.ppo_runs is None):
+            found[job.name] = job
+    return list(found.values())
 
 
 def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list[str]:

@@ -267,6 +267,30 @@ def test_each_seed_has_its_own_map_and_each_encoder_more_than_one_ppo(
     assert row["returns"] == [1.0, 2.0, 3.0] and row["return"] == 2.0 and row["curve"] == [[0, 0], [8, 2]]
 
 
+def test_a_cell_is_made_again_for_more_ppo_runs_and_not_for_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixels, "learn", lambda *_: [(0, 0.0)])
+    monkeypatch.setattr(pixels, "cloned_return", lambda *_: 0.0)
+    job = Job("gridworld", "core", "oracle", "none", 0)
+    short, probes = replace(job, ppo_runs=1), replace(job, only_probes=True)
+    claim(tmp_path)
+    study.run_job(short, tmp_path)
+    assert study.without_cell([short], tmp_path, quick=False) == []
+    assert study.without_cell([job], tmp_path, quick=False) == [job]
+    path = study.run_job(job, tmp_path)
+    assert len(json.loads(path.read_text())["returns"]) == 3
+    assert study.without_cell([short, job], tmp_path, quick=False) == []
+    with pytest.raises(ValueError, match="only_probes=False"):
+        study.without_cell([probes], tmp_path, quick=False)
+
+
+def test_of_several_studies_jobs_for_one_cell_that_with_the_most_ppo_runs_is_made() -> None:
+    jobs = study.chosen_jobs(["tour", "core"], ["oracle"], 1)
+    assert jobs == study.chosen_jobs(["core", "tour"], ["oracle"], 1) == study.chosen_jobs(["core"], ["oracle"], 1)
+    assert [job.ppo_runs for job in study.chosen_jobs(["tour"], ["oracle"], 1) if isinstance(job, Job)] == [1]
+
+
 def test_samples_are_of_the_same_states_whatever_the_noise() -> None:
     place = GridDomain()
     clean, noisy = place.samples(None, 2, 0, False), place.samples(NOISE, 2, 0, False)
