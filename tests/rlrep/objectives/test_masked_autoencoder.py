@@ -79,6 +79,14 @@ def test_the_encoder_never_sees_what_a_clip_hides() -> None:
     assert (views != 128)[~hidden[:, None].expand_as(views)].all()
 
 
+def test_the_agreement_trains_both_sides() -> None:
+    objective = masked()
+    objective(batch())["loss_masked_agreement"].backward()
+    for head in (objective.clip_head, objective.frame_head, objective.state_projection):
+        assert all(parameter.grad is not None and parameter.grad.any() for parameter in head.parameters())
+    assert objective.decoder.patches[0].weight.grad is None
+
+
 def test_training_draws_hidden_pixels_and_tells_clips_apart() -> None:
     place, objective = world(), masked(hidden_share=0.2)
     before = objective(place.data.sample(32, objective.window))
