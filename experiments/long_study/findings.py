@@ -1,6 +1,7 @@
 """The findings of a study's finished runs: differences between arms, and answers by the protocol's criteria.
 
-A run's score is the area under its evaluation curve, 0 for the random policy and 1 for the best published return.
+A run's score is the area under its evaluation curve, 0 for the random policy and 1 for the best published return. A run
+that diverged scores 0.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from math import isnan, nan
 import numpy as np
 
 from rlrep.experiments.long_study.protocol import Comparison, Study
-from rlrep.experiments.long_study.records import FINISHED, Record, strangers
+from rlrep.experiments.long_study.records import ENDED, FINISHED, Record, strangers
 from rlrep.experiments.results.runs import Array
 from rlrep.experiments.results.statistics import Estimate, contrast, effects_needed, improvement, improvement_by_chance
 
@@ -68,9 +69,9 @@ class Finding:
 
 
 def scores_of(study: Study, records: Sequence[Record], arm: str) -> list[Array]:
-    """The scores of an arm's finished runs, (runs,) for each task."""
-    finished = [record for record in records if record.state == FINISHED and record.job.arm == arm]
-    return [np.array([r.score(study) for r in finished if r.job.task == task]) for task in study.tasks]
+    """The scores of an arm's runs that have finished or diverged, (runs,) for each task."""
+    ended = [record for record in records if record.state in ENDED and record.job.arm == arm]
+    return [np.array([r.score(study) for r in ended if r.job.task == task]) for task in study.tasks]
 
 
 def compare(study: Study, records: Sequence[Record], comparison: Comparison) -> Finding:
@@ -99,7 +100,7 @@ def obstacles(study: Study, records: Sequence[Record]) -> list[str]:
     found = [] if study.frozen else ["the protocol is a draft (frozen: false)"]
     if not study.comparisons:
         found.append("the protocol compares nothing (comparisons: [])")
-    if missing := sum(record.state != FINISHED for record in records):
+    if missing := sum(record.state not in ENDED for record in records):
         found.append(f"incomplete: {missing} of {len(records)} runs have not finished")
     for arm in study.arms:
         for task in study.tasks:

@@ -9,7 +9,7 @@ from rlrep.experiments.files import locked
 from rlrep.experiments.long_study.on_ray import RayPool
 from rlrep.experiments.long_study.pool import Command, Pool, train_command
 from rlrep.experiments.long_study.protocol import Study, StudyError
-from rlrep.experiments.long_study.records import DIVERGED, FINISHED, keep, read_records
+from rlrep.experiments.long_study.records import ENDED, keep, read_records
 from rlrep.experiments.long_study.report import write_report
 from rlrep.experiments.run.stop import EarlyStop
 
@@ -39,12 +39,12 @@ def make_missing(study: Study, workers: int | None, command: Command = train_com
         for folder in (study.kept, study.runs):
             study.claim(folder)
         records = {record.job: record for record in read_records(study)}
-        missing = [job for job, record in records.items() if record.state not in (FINISHED, DIVERGED)]
+        missing = [job for job, record in records.items() if record.state not in ENDED]
         pool = RayPool(study, command) if workers is None else Pool(study, workers, command)
         with EarlyStop(), closing(pool.make(missing)) as ended:
             for record in ended:
                 record = records[record.job] = keep(study, record)
-                left = sum(each.state != FINISHED for each in records.values())
+                left = sum(each.state not in ENDED for each in records.values())
                 why = f" ({record.reason})" if record.reason else ""
                 print(
                     f"{record.job}: {record.state}{why}; {left} of {len(records)} not finished",
@@ -52,4 +52,4 @@ def make_missing(study: Study, workers: int | None, command: Command = train_com
                     flush=True,
                 )
                 write_report(study)
-    return sum(record.state != FINISHED for record in records.values())
+    return sum(record.state not in ENDED for record in records.values())

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The code of a run: everything except the reports, where finished runs are committed.
 CODE = ("rlrep", "agents", "envs", "experiments", "pyproject.toml", "constraints*.txt", ":!experiments/reports")
 FINISHED, DIVERGED, FAILED, MISSING = "finished", "diverged", "failed", "missing"
+ENDED = (FINISHED, DIVERGED)  # the states that have a score and are not tried again
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Record:
     """The record of one run.
 
     Attributes:
-        state: "finished"; "diverged", which is also final; "failed", which is tried again; or "missing".
+        state: "finished"; "diverged" (a loss, action or evaluation was NaN), which counts as the random policy;
+            "failed", which is tried again; or "missing".
         reason: why it is not finished.
         commit: the last commit that changed code, with "+changes" for uncommitted changes; several if it resumed at
             another commit.
@@ -58,8 +60,14 @@ class Record:
             return float(returns[0])
         return float(np.trapezoid(returns, frames) / (frames[-1] - frames[0]))
 
+    def last_return(self, study: Study) -> float:
+        """The return of the last evaluation; the random policy's if it diverged."""
+        return study.tasks[self.job.task].random if self.run is None else float(self.run.returns[-1])
+
     def score(self, study: Study) -> float:
-        """The area on a scale from the random policy, 0, to the best published return, 1."""
+        """The area on a scale from the random policy, 0, to the best published return, 1; 0 if it diverged."""
+        if self.state == DIVERGED:
+            return 0.0
         task = study.tasks[self.job.task]
         return (self.area() - task.random) / (task.best - task.random)
 

@@ -12,7 +12,7 @@ import numpy as np
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.long_study.findings import Finding, compare, obstacles, scores_of
 from rlrep.experiments.long_study.protocol import Study, StudyError
-from rlrep.experiments.long_study.records import FINISHED, Record, joined, read_records
+from rlrep.experiments.long_study.records import DIVERGED, ENDED, FINISHED, Record, joined, read_records
 from rlrep.experiments.results.curves import figure_of
 from rlrep.experiments.results.pictures import save
 from rlrep.experiments.results.runs import Array
@@ -72,7 +72,6 @@ def write_report(study: Study) -> str:
 
 
 def row(study: Study, record: Record) -> dict[str, object]:
-    done = record.run is not None
     return {
         "arm": record.job.arm,
         "task": record.job.task,
@@ -80,8 +79,8 @@ def row(study: Study, record: Record) -> dict[str, object]:
         "state": record.state,
         "frames": rounded(record.run.frames[-1]) if record.run else nan,
         "final_return": rounded(record.run.returns[-1]) if record.run else nan,
-        "area": rounded(record.area()) if done else nan,
-        "score": rounded(record.score(study)) if done else nan,
+        "area": rounded(record.area()) if record.run else nan,
+        "score": rounded(record.score(study)) if record.state in ENDED else nan,
         "commit": record.commit,
         "machine": record.machine,
         "seconds": record.seconds,
@@ -128,7 +127,7 @@ def parts(study: Study, records: Sequence[Record], published: Sequence[Published
 
 def final_returns(study: Study, records: Sequence[Record], arm: str) -> list[Array]:
     return [
-        np.array([r.run.returns[-1] for r in records if r.run is not None and (r.job.arm, r.job.task) == (arm, task)])
+        np.array([r.last_return(study) for r in records if r.state in ENDED and (r.job.arm, r.job.task) == (arm, task)])
         for task in study.tasks
     ]
 
@@ -202,7 +201,8 @@ def provenance(records: Sequence[Record]) -> str:
             lines.append(f"- {name}{'s, not one' if len(kinds) > 1 else ''}: {told}")
     for state in dict.fromkeys(record.state for record in records if record.state != FINISHED):
         named = [f"{r.job} ({r.reason})" if r.reason else str(r.job) for r in records if r.state == state]
-        lines.append(f"- {state}: {joined(named)}")
+        counted = ", counted as the random policy" if state == DIVERGED else ""
+        lines.append(f"- {state}{counted}: {joined(named)}")
     if changed := [str(r.job) for r in finished if "+changes" in r.commit or "unknown" in r.commit]:
         lines.append(f"- with changes that are in no commit, or outside of git: {joined(changed)}")
     return "\n".join([lines[0], "", *lines[1:]]) if lines[1:] else lines[0]

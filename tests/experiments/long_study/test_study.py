@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from scipy.stats import norm, t
 
 from rlrep.experiments.files import FolderInUse, locked
-from rlrep.experiments.long_study.findings import compare, power_text
+from rlrep.experiments.long_study.findings import compare, power_text, scores_of
 from rlrep.experiments.long_study.make import make_missing
 from rlrep.experiments.long_study.on_ray import RayPool
 from rlrep.experiments.long_study.protocol import Job, Study, StudyError, read_study
@@ -143,22 +143,34 @@ def test_a_failed_and_a_diverged_run_are_named_the_others_go_on_and_only_the_fai
 ) -> None:
     diverged = PROGRAM + "sys.exit('error: loss_critic=nan at frame 40. Training stopped')"
     killed = PROGRAM + "import os; os.kill(os.getpid(), 9)"
-    assert make_missing(study, 2, running(FINE, plain_walk_2=diverged, taco_run_1=killed)) == 2
+    assert make_missing(study, 2, running(FINE, plain_walk_2=diverged, taco_run_1=killed)) == 1
     found = states(study)
     assert (found.pop("plain/walk/2"), found.pop("taco/run/1")) == (DIVERGED, FAILED)
     assert set(found.values()) == {FINISHED}
     text = write_report(study)
-    assert "diverged: plain/walk/2 (error: loss_critic=nan at frame 40. Training stopped)" in text
+    cause = "(error: loss_critic=nan at frame 40. Training stopped)"
+    assert f"diverged, counted as the random policy: plain/walk/2 {cause}" in text
     assert "failed: taco/run/1 (killed by signal 9)" in text
-    assert "**Answer.** None: incomplete: 2 of 10 runs have not finished." in text
-    assert make_missing(study, 2, running(FINE)) == 1
+    assert "**Answer.** None: incomplete: 1 of 10 runs have not finished." in text
+    assert make_missing(study, 2, running(FINE)) == 0
     assert starts(study)["plain/walk/2"] == 1 and starts(study)["taco/run/1"] == 2
-    assert "taco/run/1: finished; 1 of 10 not finished" in capsys.readouterr().err
+    assert "taco/run/1: finished; 0 of 10 not finished" in capsys.readouterr().err
+
+
+def test_a_run_that_diverged_counts_as_the_random_policy_and_the_study_has_an_answer(study: Study) -> None:
+    diverged = PROGRAM + "sys.exit('error: loss_critic=nan at frame 40. Training stopped')"
+    assert make_missing(study, 2, running(FINE, plain_walk_2=diverged)) == 0
+    records = read_records(study)
+    (record,) = (each for each in records if each.state == DIVERGED)
+    assert (record.score(study), record.last_return(study)) == (0, 10)
+    assert scores_of(study, records, "plain")[0].tolist() == [0, 0, pytest.approx(0.2)]
+    text = write_report(study)
+    assert "**Answer.** Does TACO help? " in text and "None" not in text
 
 
 def test_a_finished_run_with_a_nan_in_its_evaluations_has_diverged(study: Study) -> None:
     nan = FINE.replace("{value}", "nan")
-    assert make_missing(study, 2, running(FINE, plain_walk_1=nan)) == 1
+    assert make_missing(study, 2, running(FINE, plain_walk_1=nan)) == 0
     assert states(study)["plain/walk/1"] == DIVERGED
     assert "plain/walk/1" in write_report(study)
 
