@@ -123,7 +123,7 @@ def test_pages_and_reference_link_to_each_other(tmp_path: Path, monkeypatch: pyt
     assert dangling(tmp_path) == []
     first = (tmp_path / "index.html").read_text("utf-8")
     assert '/rlrep/window.html"' in first and '/experiments/plugins/README.html"' in first
-    assert (tmp_path / "experiments/reports/theory/returns_gridworld.png").exists()  # a picture on the page
+    assert (tmp_path / "experiments/reports/theory/phase/phase_gridworld.png").exists()  # a picture on it
     reference = (tmp_path / "rlrep" / "window.html").read_text("utf-8")
     assert 'href="#Window.join"' in reference and 'href="../index.html"' in reference
 
