@@ -281,8 +281,7 @@ def each_once(jobs: Iterable[Job | LockJob]) -> list[Job | LockJob]:
     """Every cell's job once: that with the most PPO runs, if several studies have it."""
     found: dict[str, Job | LockJob] = {}
     for job in jobs:
-        more = found.get(job.name)
-        if more is None or (isinstance(job, Job) and job.ppo_runs is None):
+        if job.name not in found or (isinstance(job, Job) and job.ppo_runs is None):
             found[job.name] = job
     return list(found.values())
 

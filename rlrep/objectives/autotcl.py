@@ -13,7 +13,7 @@ from rlrep.augment import RandomShift
 from rlrep.bounds import NonNegative, Share
 from rlrep.contrast import gather, info_nce_of
 from rlrep.encoders import PixelEncoder, flat, orthogonal_init, projection
-from rlrep.objectives.base import Objective
+from rlrep.objectives.base import Objective, check_frame_channels
 from rlrep.window import Gap, Window
 
 GREY = 127.5  # what the encoder scales to 0
@@ -48,7 +48,7 @@ class AutoTCL(Objective):
         augment: the image augmentation, before the mask; a random shift by 4 pixels if None.
 
     Raises:
-        ValueError: for numbers out of range.
+        ValueError: for numbers out of range, and an encoder without `observation_shape`.
     """
 
     @checked_numbers
@@ -65,6 +65,7 @@ class AutoTCL(Objective):
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
+        check_frame_channels(encoder, 1)  # refuses an encoder that does not say its pictures' shape
         channels = encoder.observation_shape[0]
         self.horizon, self.temperature = horizon, temperature
         self.pressure, self.residual = pressure, residual
