@@ -123,7 +123,7 @@ def codes(methods: Methods, seeds: int) -> Iterator[LockJob]:
 
 
 def tour(methods: Methods, seeds: int) -> Iterator[Job]:
-    """What one seed can show in some 24 minutes on two cores: the core under noise, with one PPO run on each encoder,
+    """What one seed can show in some 25 minutes on two cores: the core under noise, with one PPO run on each encoder,
     and parts of the phase diagram and the field.
     """
     for job in core("gridworld", methods, seeds):
