@@ -106,13 +106,11 @@ class Shapes(Distractor):
             side = np.arange(len(outline))
             x, y = (state[:, i, :2] * (width, height)).astype(int).T
             at = (image, ((y[:, None] + side) % height)[:, :, None], ((x[:, None] + side) % width)[:, None, :])
-            patch = pixels[at]
-            covered = outline & free[at]
+            of, down, right = np.nonzero(outline & free[at])
+            covered = of, at[1][of, down, 0], at[2][of, 0, right]
             if self.background_only:
-                free[at] &= ~covered
-            chosen = np.nonzero(covered)
-            patch[chosen] = colour(state[:, i, 2])[chosen[0]]
-            pixels[at] = patch
+                free[covered] = False
+            pixels[covered] = colour(state[:, i, 2])[of]
         return out
 
 

@@ -40,15 +40,16 @@ DOMAINS = {
     "lock": "Combination lock",
 }
 SWEEPS = ("core", "size", "persistence")
-FIELD = ("field", "labels", "temperature", "transfer")
+FIELD = ("tuning", "field", "labels", "temperature", "transfer")
 STUDIES = (*SWEEPS, "phase", *FIELD)
-PROBED = ("phase", "field", "labels", "temperature")  # whose cells may have no returns
+PROBED = ("phase", "tuning", "field", "labels", "temperature")  # whose cells may have no returns
 ADVICE = "move it away and run the study again"
 
 
 def reads(method: str) -> str:
     """What a method learns from, in words."""
     known = {"random": "nothing", "supervised": "labels of the state", "bisimulation": "actions and rewards"}
+    known |= {"supremix": "rewards"}
     kind = OBJECTIVES.get(VARIANTS.get(method, method))
     if method in known or kind is None:
         return known.get(method, "labels of the state")
@@ -74,7 +75,8 @@ class Cell:
     `state_head` is the linear probe of the layer behind the features that the method's loss reads. `updates` is the
     length of the training, 0 for the domain's own; `predictor` was computed before it, see `predictor.py`. Cells of the
     phase diagram have returns on a cross-section only. `uniformity_head` and `tolerance_head` are for the layer of
-    `state_head`. `labels`, `temperature` and `unseen` are those of the job. `cloned_N` is the return of behaviour
+    `state_head`. `labels`, `temperature`, `lr` and `unseen` are those of the job. `held_out_loss` is the least
+    validation loss of the pre-training. `cloned_N` is the return of behaviour
     cloning from N demonstrations. `diverged` is the number of updates after which the loss was not a number: the
     encoder is then that of the best validation before.
     """
@@ -118,6 +120,8 @@ class Cell:
     diverged: float = nan
     labels: float = nan
     temperature: float = nan
+    lr: float = nan
+    held_out_loss: float = nan
     unseen: str = ""
     cloned_4: float = nan
     cloned_16: float = nan

@@ -29,6 +29,7 @@ READS = {
     "video and its background": COLOURS[4],
     "actions": COLOURS[2],
     "actions and rewards": COLOURS[3],
+    "rewards": COLOURS[5],
     "labels of the state": COLOURS[6],
     "nothing": GREY,
 }

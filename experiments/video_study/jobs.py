@@ -28,6 +28,7 @@ class Job:
         labels: how many recorded frames have known actions. An inverse model reads them, beside a method that reads
             videos. None for a method alone, which knows all actions if it reads any.
         temperature: of a contrastive loss; None for its own.
+        lr: step size of its pre-training; None for the method's own, see `rlrep.experiments.video_study.pixels.LR`.
         unseen: kind of noise that probes and PPO show to an encoder of the core, see `UNSEEN`; None for the noise that
             it was trained under.
     """
@@ -44,6 +45,7 @@ class Job:
     only_probes: bool = False
     labels: int | None = None
     temperature: float | None = None
+    lr: float | None = None
     unseen: str | None = None
     ppo_runs: int | None = None
 
@@ -61,6 +63,8 @@ class Job:
             parts.append(f"labels{self.labels}")
         if self.temperature is not None:
             parts.append(f"temperature{self.temperature:g}")
+        if self.lr is not None:
+            parts.append(f"lr{self.lr:g}")
         if self.unseen is not None:
             parts.append(f"unseen_{self.unseen}")
         return "-".join([*parts, f"seed{self.seed}"])

@@ -32,6 +32,8 @@ LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_mode
 LABELS = (0, 1_000, 4_000, 20_000)  # recorded frames whose action is known
 LABELLED = ("random", "inverse_model", "temporal_contrastive", "forward_model", "laom")
 TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
+LRS = (3e-4, 1e-3, 3e-3)
+TUNING_SEED = 100  # the first one of the tuning, whose maps nothing else is measured on
 CODES = (3, 4)  # of an encoder of the lock, besides two: four suffice for both factors
 TOURED = ("temporal_contrastive", "forward_model", "autoencoder")  # under iid noise too, as P1 and P3 are about them
 SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
@@ -54,10 +56,20 @@ def under_noise(domain: str, methods: Methods, seeds: int) -> Iterator[Job]:
 
 
 def field(methods: Methods, seeds: int) -> Iterator[Job]:
-    """Linear probes of every method that is not in the core, without PPO; `core` runs PPO on their encoders."""
-    for job in core("gridworld", methods or [m for m in METHODS if m not in CORE_METHODS], seeds):
-        if job.method != "oracle":
-            yield replace(job, study="field", only_probes=True)
+    """Linear probes of every method, without PPO; `core` runs PPO on their encoders. One seed after the other under
+    noise, then without noise, where nearly all read the whole state.
+    """
+    jobs = [job for job in core("gridworld", methods or tuple(METHODS), seeds) if job.method != "oracle"]
+    for job in sorted(jobs, key=lambda job: job.noise == "none"):
+        yield replace(job, study="field", only_probes=True)
+
+
+def tuning(methods: Methods, seeds: int) -> Iterator[Job]:
+    """Step sizes of every method outside of the core, without noise, on maps of their own; see `pixels.LR`."""
+    chosen = methods or tuple(METHODS)
+    for seed, method, lr in product(range(TUNING_SEED, TUNING_SEED + seeds), chosen, LRS):
+        if method not in CORE_METHODS:
+            yield Job("gridworld", "tuning", method, "none", seed, only_probes=True, lr=lr)
 
 
 def sizes(methods: Methods, seeds: int) -> Iterator[Job]:
@@ -140,6 +152,7 @@ STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
     "persistence": persistences,
     "phase": phase.jobs,
     "tour": tour,
+    "tuning": tuning,
     "field": field,
     "labels": labels,
     "temperature": temperatures,
@@ -209,8 +222,8 @@ def without_cell(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> li
         asked = job.description
         if "settings" in cell and isinstance(job, Job):
             asked |= {"settings": job_settings(job, quick)}
-            runs = cell["settings"].pop("ppo_seeds"), asked["settings"].pop("ppo_seeds")
-            if runs[0] < runs[1] and not job.only_probes:
+            runs, wanted = (given["settings"].pop("ppo_seeds", 0) for given in (cell, asked))
+            if runs < wanted and not job.only_probes:
                 missing.append(job)  # its encoder is kept, so that this takes only PPO's time
         if other := [f"{name}={cell.get(name)}" for name, value in asked.items() if cell.get(name) != value]:
             raise ValueError(

@@ -371,8 +371,9 @@ def test_unknown_names_are_refused(
 
 
 def test_cells_have_names_of_their_own() -> None:
-    jobs = {job for study in study.STUDIES.values() for job in study(tuple(METHODS), 2)}
-    assert len({job.name for job in jobs}) == len(jobs)
+    jobs = {job for name in study.STUDIES for job in study.STUDIES[name](tuple(METHODS), 2)}
+    cells = {replace(job, ppo_runs=None) if isinstance(job, Job) else job for job in jobs}  # more runs make it anew
+    assert len({job.name for job in jobs}) == len(cells)
     assert any(isinstance(job, LockJob) for job in jobs)
 
 
