@@ -4,21 +4,65 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from rlrep.experiments.results.statistics import FEWEST
 from rlrep.experiments.video_study.cells import DOMAINS, METHODS, NOISES, Cell, LockCell
 from rlrep.experiments.video_study.jobs import LENGTHS
 from rlrep.experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.registry import look_up, unknown
 
 T = TypeVar("T")
+FOLDER = Path(__file__).parents[1] / "reports" / "theory"
+FILE = FOLDER / "criteria.yaml"
+FIELD_FILE = FOLDER / "field_criteria.yaml"
 
-FILE = Path(__file__).parents[1] / "reports" / "theory" / "criteria.yaml"
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """A file of criteria.
+
+    Attributes:
+        name: the file's.
+        content: the file's, as plain values.
+        digest: of the file, 12 hexadecimal digits of SHA-256.
+        frozen: when the last commit changed it; None if it has changed since, or without git's history.
+        commit: that commit.
+    """
+
+    name: str = FILE.name
+    content: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    digest: str = ""
+    frozen: datetime | None = None
+    commit: str = ""
+
+    @property
+    def source(self) -> str:
+        """The file, its hash and the commit that froze it, in a sentence."""
+        if self.frozen is None:
+            when = "not frozen: no commit holds it as it is, or git's full history is missing"
+        else:
+            when = f"frozen by commit {self.commit} on {self.frozen:%Y-%m-%d %H:%M %z}"
+        return f"The criteria are in experiments/reports/theory/{self.name} (SHA-256 {self.digest}…), {when}."
+
+    def too_early(self, cell: Cell | LockCell) -> str:
+        """Why the criteria were not fixed before a cell was made, if so."""
+        if not cell.made:
+            return "made before cells noted their date"
+        if self.frozen is None:
+            return "the criteria are not frozen"
+        if datetime.fromisoformat(cell.made) < self.frozen:
+            return "made before the criteria were frozen"
+        return ""
+
+
+ORIGIN = {each.name for each in fields(Frozen)}
 
 
 @dataclass(frozen=True)
@@ -80,15 +124,19 @@ class Phases:
 
 
 @dataclass(frozen=True)
-class Criteria:
-    """The content of the file, see its comments, and its origin.
+class Survival(Frozen):
+    """The content of the field's file, see its comments, and its origin."""
 
-    Attributes:
-        content: the file's, as plain values.
-        digest: of the file, 12 hexadecimal digits of SHA-256.
-        frozen: when the last commit changed it; None if it has changed since, or without git's history.
-        commit: that commit.
-    """
+    floor: str
+    ceiling: str
+    noises: Sequence[str]
+    kept: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Criteria(Frozen):
+    """The content of the file, see its comments, and its origin."""
 
     level: float
     seeds: int
@@ -103,20 +151,6 @@ class Criteria:
     P3: Drawn
     P4: Growths
     P5: Phases
-    content: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    digest: str = ""
-    frozen: datetime | None = None
-    commit: str = ""
-
-    @property
-    def source(self) -> str:
-        """The file, its hash and the commit that froze it, in a sentence."""
-        name = "experiments/reports/theory/criteria.yaml"
-        if self.frozen is None:
-            when = "not frozen: no commit holds it as it is, or git's full history is missing"
-        else:
-            when = f"frozen by commit {self.commit} on {self.frozen:%Y-%m-%d %H:%M %z}"
-        return f"The criteria are in {name} (SHA-256 {self.digest}…), {when}."
 
     def exploratory(self, cell: Cell | LockCell) -> str:
         """Why a cell can't confirm or refute a prediction, if so: the criteria were not fixed before it was made."""
@@ -124,28 +158,49 @@ class Criteria:
             return "made before cells noted their criteria"
         if cell.criteria != self.digest:
             return f"made under other criteria ({cell.criteria})"
-        if self.frozen is None:
-            return "the criteria are not frozen"
-        if datetime.fromisoformat(cell.made) < self.frozen:
-            return "made before the criteria were frozen"
-        return ""
+        return self.too_early(cell)
 
 
 @lru_cache
 def read_criteria(path: Path = FILE) -> Criteria:
     """Raises ValueError for a file with a missing, extra or unknown name or number."""
-    try:
-        content, digest = read_yaml(path), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-        values = dict(content)
+    with only_usable(path):
+        values = dict(read_yaml(path))
         for name, kind in {"P1": Iid, "P2": Exogenous, "P3": Drawn, "P4": Growths, "P5": Phases}.items():
             values[name] = built(kind, values.get(name), f"{name}.")
-        frozen, commit = last_commit(path)
-        own = {"content", "digest", "frozen", "commit"}
-        criteria = built(Criteria, values, "", own)
+        criteria = built(Criteria, values, "", ORIGIN)
         check(criteria)
+    return replace(criteria, **origin(path))
+
+
+@lru_cache
+def read_survival(path: Path = FIELD_FILE) -> Survival:
+    """Raises ValueError for a file with a missing, extra or unknown name or number."""
+    with only_usable(path):
+        survival = built(Survival, dict(read_yaml(path)), "", ORIGIN)
+        for method in (survival.floor, survival.ceiling):
+            look_up("method", method, METHODS)
+        for noise in survival.noises:
+            look_up("noise", noise, NOISES)
+        if survival.seeds < FEWEST:
+            raise ValueError(f"seeds must be at least {FEWEST}, as fewer have no interval, got {survival.seeds}")
+    return replace(survival, **origin(path))
+
+
+@contextmanager
+def only_usable(path: Path) -> Iterator[None]:
+    """Says which file of criteria can't be used."""
+    try:
+        yield
     except (OSError, UnusableYaml, ValueError) as error:
         raise ValueError(f"{path} can't be used ({error}): restore the committed version") from error
-    return Criteria(**values, content=content, digest=digest, frozen=frozen, commit=commit)
+
+
+def origin(path: Path) -> dict[str, Any]:
+    """The values of `Frozen`."""
+    frozen, commit = last_commit(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return dict(name=path.name, content=read_yaml(path), digest=digest, frozen=frozen, commit=commit)
 
 
 def built(kind: type[T], values: Any, prefix: str, own: set[str] = frozenset()) -> T:  # type: ignore[assignment]

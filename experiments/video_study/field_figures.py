@@ -15,13 +15,13 @@ from rlrep.experiments.video_study.cells import (
     DOMAINS,
     METHODS,
     NOISES,
-    Cell,
     Results,
     reads,
     select,
     state_unit,
     values,
 )
+from rlrep.experiments.video_study.survival import field_cells
 
 # What a method reads, and the colour of such methods.
 READS = {
@@ -34,12 +34,6 @@ READS = {
     "nothing": GREY,
 }
 TITLES = {"state_linear": "state read", "noise_linear": "noise read"}
-
-
-def field_cells(results: Results, domain: str, **wanted: object) -> list[Cell]:
-    """The cells of the core and the field that have probes, one for each method, noise and seed."""
-    found = [c for study in ("field", "core") for c in select(results.cells, domain=domain, study=study, **wanted)]
-    return [c for c in {(c.method, c.noise, c.seed): c for c in found}.values() if np.isfinite(c.state_linear)]
 
 
 def ranked(results: Results, domain: str) -> list[str]:

@@ -21,13 +21,20 @@ from rlrep.experiments.video_study.cells import (
     select,
     values,
 )
-from rlrep.experiments.video_study.field_figures import field_cells, ranked
+from rlrep.experiments.video_study.criteria import read_survival
+from rlrep.experiments.video_study.field_figures import ranked
 from rlrep.experiments.video_study.pages import Block, Line
+from rlrep.experiments.video_study.survival import BREAKS, OPEN, SURVIVES, early, field_cells, kept
 
 TEXTS = {
+    "tuning": (
+        "The least held-out loss of the pre-training, without noise and on maps of their own, and what a linear probe "
+        "then reads of the state. Of the step sizes after which it reads at least 0.99, that of the least loss is "
+        "used; where none does, or for the core's methods, 0.001."
+    ),
     "field": (
         "Linear probes of every method's features, the best under exogenous noise first. All methods have the same "
-        "recordings, encoder, updates and step size. Bisimulation's recordings also show the goal where it was "
+        "recordings, encoder, updates and batch size. Bisimulation's recordings also show the goal where it was "
         "reached, as rewards come with it. SepCLR reads as many frames of the noise alone beside the recordings, which "
         "are half of each batch."
     ),
@@ -58,6 +65,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
     """Empty without cells of these studies."""
     domain = "gridworld"
     parts = {
+        "tuning": ("Step sizes", tuning_lines(results), ""),
         "field": ("Every method", field_lines(results, domain), f"field_{domain}"),
         "labels": ("Action labels", label_lines(results), "labels"),
         "temperature": ("Temperature", temperature_lines(results), "temperature"),
@@ -69,7 +77,8 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
     for name, (title, lines, picture) in parts.items():
         if lines:
             shown = [Block("picture", CAPTIONS[name], picture=pictures[picture])] if picture in pictures else []
-            blocks += [Block("h3", title), *shown, Block("text", TEXTS[name]), Block("table", lines=lines)]
+            said = survival_blocks(results, domain) if name == "field" else []
+            blocks += [Block("h3", title), *shown, *said, Block("text", TEXTS[name]), Block("table", lines=lines)]
     return [Block("h2", "The field"), *blocks] if blocks else []
 
 
@@ -86,6 +95,47 @@ def mean_of(cells: list[Cell], measure: str) -> str:
     return seed_mean(found).text(2) if len(found) else ""
 
 
+def tuning_lines(results: Results) -> list[Line]:
+    """A row for each method: held-out loss and state read after each step size, means over the tuning's seeds."""
+    cells = select(results.cells, study="tuning")
+    lines = []
+    for method in (m for m in METHODS if select(cells, method=m)):
+        line = {"method": METHODS[method]}
+        for lr in sorted({c.lr for c in cells}):
+            own = select(cells, method=method, lr=lr)
+            loss, state = (values(own, measure) for measure in ("held_out_loss", "state_linear"))
+            line[f"{lr:g}"] = f"{loss.mean():.4g} ({state.mean():.2f})" if len(loss) else "diverged" if own else ""
+        lines.append(line)
+    return lines
+
+
+def survival_blocks(results: Results, domain: str) -> list[Block]:
+    """Which methods survive, which break, and which remain open under each noise; by what, and of how many seeds."""
+    asked, items = read_survival(), []
+    for noise in asked.noises:
+        found = [kept(results, domain, m, noise) for m in METHODS if m not in (asked.floor, asked.ceiling)]
+        for outcome in (SURVIVES, OPEN, BREAKS):
+            own = sorted((k for k in found if k and k.outcome == outcome), key=lambda k: -k.estimate.value)
+            if own:
+                named = ", ".join(f"{METHODS[k.method]} {k.estimate.text(2)}" for k in own)
+                items.append(f"{NOISES[noise]}, {outcome}: {named}.")
+    if not items:
+        return []
+    rule = (
+        f"State kept: a linear probe's accuracy on a scale from 0, {METHODS[asked.floor]}, to 1, "
+        f"{METHODS[asked.ceiling]}, both under the same noise and of the same seed; below 0 less than a random encoder "
+        f"has. A method survives if the 95 % t interval over at least {asked.seeds} seeds lies above {asked.kept:g}, "
+        f"breaks if it lies below, and is open otherwise. Intervals are not corrected for the number of methods."
+    )
+    status = early(results, domain)
+    status = f"Exploratory: {status}." if status else "They are older than all cells that they judge."
+    return [
+        Block("text", rule),
+        Block("text", f"{asked.source} {status}"),
+        Block("list", items=items),
+    ]
+
+
 def field_lines(results: Results, domain: str) -> list[Line]:
     """A row for each method; none if only the core was run."""
     if not select(results.cells, domain=domain, study="field"):
@@ -96,7 +146,10 @@ def field_lines(results: Results, domain: str) -> list[Line]:
         for noise, name in NOISES.items():
             cells = field_cells(results, domain, method=method, noise=noise)
             line |= {f"state, {name}": mean_of(cells, "state_linear")}
-            line |= {f"noise, {name}": mean_of(cells, "noise_linear")} if noise != "none" else {}
+            if noise != "none":
+                share = kept(results, domain, method, noise)
+                line |= {f"kept, {name}": share.estimate.text(2) if share else ""}
+                line |= {f"noise, {name}": mean_of(cells, "noise_linear")}
         cells = field_cells(results, domain, method=method, noise="exogenous")
         lines.append(line | {"effective rank": mean_of(cells, "effective_rank"), "seeds": str(len(cells))})
     return lines

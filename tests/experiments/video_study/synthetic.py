@@ -147,6 +147,7 @@ def write_field(folder: Path, jobs: Iterable[Job | LockJob]) -> None:
         state = 0.2 + 0.03 * (job.labels or 0) ** 0.3 + 0.1 * (job.noise == "iid") + rng.normal(0, 0.001)
         cell = {"coverage": CORE_COVERAGE, "state_linear": state, "noise_linear": 1 - state, "pretrain_seconds": 9.0}
         cell |= {"uniformity_head": -2.0, "tolerance_head": 0.5, "effective_rank": 9.0}
+        cell |= {"held_out_loss": 0.3}
         if not job.only_probes:
             cell |= {"return": state, "random_return": RANDOM, "cloned_4": 0.1, "cloned_16": 0.2, "cloned_64": 0.3}
         write(folder, job.name, job.description | cell)

@@ -196,6 +196,7 @@ def test_field_is_reported_with_its_pictures(field: Path) -> None:
     report = (field / "report.md").read_text()
     headings = re.findall("### (.+)", report[report.index("## The field") : report.index("## Grid world")])
     assert headings == [
+        "Step sizes",
         "Every method",
         "Action labels",
         "Temperature",
@@ -204,6 +205,7 @@ def test_field_is_reported_with_its_pictures(field: Path) -> None:
         "More codes for the lock",
     ]
     assert {"field_gridworld.png", "labels.png", "temperature.png"} <= {path.name for path in field.glob("*.png")}
+    assert re.search(r"\| SepCLR +\| 0\.3 \(0\.20\) +\| 0\.3 \(0\.20\) +\| 0\.3 \(0\.20\) +\|", report)
     assert re.search(r"\| SepCLR +\| video and its background \|", report)
     assert re.search(r"\| ACRO alone +\| +\| 0\.4\d* +\| 0\.5", report)
     assert "codes 4" not in report and re.search(r"\| ACRO \(actions\) +\| 4 +\| 4 +\| 6 ", report)
