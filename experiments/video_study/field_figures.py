@@ -21,6 +21,7 @@ from rlrep.experiments.video_study.cells import (
     state_unit,
     values,
 )
+from rlrep.experiments.video_study.criteria import read_survival
 from rlrep.experiments.video_study.survival import field_cells
 
 # What a method reads, and the colour of such methods.
@@ -53,7 +54,12 @@ def field(results: Results, domain: str, colours: Mapping[str, str]) -> Figure |
     shown = f"{seeds} seed{'s' * (seeds > 1)}"
     figure.suptitle(f"{DOMAINS[domain]}: which method keeps the state under noise? ({shown})", fontsize=20)
     panels = figure.subplots(1, 2, sharey=True)
+    asked = read_survival()
     for panel, (measure, title) in zip(panels, TITLES.items(), strict=True):
+        for end in (asked.floor, asked.ceiling):  # so that each row can be compared with them
+            found = values(field_cells(results, domain, noise="exogenous", method=end), measure)
+            if len(found):
+                panel.axvline(found.mean(), color=READS[reads(end)], linestyle="--", linewidth=1, zorder=0)
         for row, method in enumerate(methods):
             dots(panel, results, domain, method, measure, row)
         panel.set_title(title)

@@ -54,7 +54,28 @@ OPTIONS: dict[str, dict[str, Any]] = {
 # Step sizes that differ from the study's. The study `tuning` chose them for the methods outside of the core, in the
 # grid world without noise: of the sizes after which a linear probe reads 0.99 of the states or more, that of the least
 # held-out loss.
-LR: dict[str, float] = {}
+LR = {"pixpro": 3e-4, "curved": 3e-4} | dict.fromkeys(
+    (
+        "autotcl",
+        "bisimulation",
+        "curl",
+        "gated",
+        "invariance",
+        "laom",
+        "latent_model",
+        "motion",
+        "multistage",
+        "r3m",
+        "sepclr",
+        "spr",
+        "spr_actions",
+        "state_space",
+        "swav",
+        "taco",
+        "vq_autoencoder",
+    ),
+    3e-3,
+)
 NEEDED = {
     "action": "the actions taken",
     "reward": "rewards",

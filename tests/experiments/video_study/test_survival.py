@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rlrep.experiments.video_study import field_report, survival
-from rlrep.experiments.video_study.cells import Cell, Results
+from rlrep.experiments.video_study import field_report, pixels, survival
+from rlrep.experiments.video_study.cells import CORE_METHODS, METHODS, Cell, Results, read_results
 from rlrep.experiments.video_study.criteria import FIELD_FILE, read_survival
+from rlrep.experiments.video_study.domain import Settings
 from rlrep.experiments.video_study.pages import as_markdown
 from rlrep.experiments.video_study.survival import BREAKS, OPEN, SURVIVES, kept, shares
 
@@ -88,3 +89,16 @@ def test_unusable_criteria_are_refused(old: str, new: str, message: str, tmp_pat
     path.write_text(FIELD_FILE.read_text().replace(old, new))
     with pytest.raises(ValueError, match=f"{path} can't be used .*{message}"):
         read_survival(path)
+
+
+def test_step_sizes_are_those_that_the_tuning_chose() -> None:
+    """Of those after which a linear probe reads 0.99 of the states, that of the least held-out loss."""
+    found: dict[str, dict[float, float]] = {}
+    for cell in read_results(FIELD_FILE.parent / "field").cells:
+        if cell.study == "tuning":
+            assert np.isfinite(cell.held_out_loss)
+            found.setdefault(cell.method, {}).update({cell.lr: cell.held_out_loss} if cell.state_linear >= 0.99 else {})
+    assert set(found) == set(METHODS) - set(CORE_METHODS)
+    usual = Settings().lr
+    for method, losses in found.items():
+        assert pixels.LR.get(method, usual) == min(losses, key=lambda lr: losses[lr], default=usual), method
