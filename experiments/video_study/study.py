@@ -35,7 +35,7 @@ TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
 LRS = (3e-4, 1e-3, 3e-3)
 TUNING_SEED = 100  # the first one of the tuning, whose maps nothing else is measured on
 CODES = (3, 4)  # of an encoder of the lock, besides two: four suffice for both factors
-TOURED = ("temporal_contrastive", "forward_model", "autoencoder")  # under iid noise too, as P1 and P3 are about them
+TOURED = ("temporal_contrastive", "forward_model", "autoencoder", "random", "supervised")  # under iid noise too
 SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
 Methods = Sequence[str] | None  # None: the study's default methods
 
@@ -135,15 +135,18 @@ def codes(methods: Methods, seeds: int) -> Iterator[LockJob]:
 
 
 def tour(methods: Methods, seeds: int) -> Iterator[Job]:
-    """What one seed can show in some 25 minutes on two cores: the core under noise, with one PPO run on each encoder,
-    and parts of the phase diagram and the field.
+    """What one seed can show in less than 20 minutes on two cores: probes of all methods under exogenous noise and of
+    those of P1 and P3 under iid noise, one PPO run on the core's encoders under exogenous noise, and a cross-section of
+    the phase diagram.
     """
+    for job in field(methods, seeds):
+        alone = job.method not in CORE_METHODS or job.method == "supervised"  # the core's cells have probes too
+        if job.noise == "exogenous" and alone or job.noise == "iid" and job.method in (methods or TOURED):
+            yield job
     for job in core("gridworld", methods, seeds):
-        under_iid = job.noise == "iid" and (methods or job.method in TOURED)
-        if under_iid or job.noise == "exogenous" or job.method == "oracle":
+        if job.method == "oracle" or job.noise == "exogenous" and job.method != "supervised":
             yield replace(job, ppo_runs=1)
     yield from phase.cross_section(methods, seeds)
-    yield from (job for job in field(methods, seeds) if job.noise == "exogenous" and job.method not in CORE_METHODS)
 
 
 STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {

@@ -291,6 +291,14 @@ def test_of_several_studies_jobs_for_one_cell_that_with_the_most_ppo_runs_is_mad
     assert [job.ppo_runs for job in study.chosen_jobs(["tour"], ["oracle"], 1) if isinstance(job, Job)] == [1]
 
 
+def test_the_tour_shows_every_method_under_exogenous_noise_once() -> None:
+    own = [job for job in study.chosen_jobs(["tour"], None, 1) if isinstance(job, Job) and job.study != "phase"]
+    assert sorted(job.method for job in own if job.noise == "exogenous") == sorted({*METHODS} - {"oracle"})
+    assert {job.study for job in own if job.method == "supervised"} == {"field"}
+    iid = {job.method for job in own if job.noise == "iid"}
+    assert {"temporal_contrastive", "forward_model", "autoencoder", "random", "supervised"} == iid
+
+
 def test_samples_are_of_the_same_states_whatever_the_noise() -> None:
     place = GridDomain()
     clean, noisy = place.samples(None, 2, 0, False), place.samples(NOISE, 2, 0, False)
