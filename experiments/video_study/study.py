@@ -141,10 +141,10 @@ def tour(methods: Methods, seeds: int) -> Iterator[Job]:
     """
     for job in field(methods, seeds):
         alone = job.method not in CORE_METHODS or job.method == "supervised"  # the core's cells have probes too
-        if job.noise == "exogenous" and alone or job.noise == "iid" and job.method in (methods or TOURED):
+        if (job.noise == "exogenous" and alone) or (job.noise == "iid" and job.method in (methods or TOURED)):
             yield job
     for job in core("gridworld", methods, seeds):
-        if job.method == "oracle" or job.noise == "exogenous" and job.method != "supervised":
+        if job.method == "oracle" or (job.noise == "exogenous" and job.method != "supervised"):
             yield replace(job, ppo_runs=1)
     yield from phase.cross_section(methods, seeds)
 
