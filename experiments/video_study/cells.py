@@ -29,8 +29,8 @@ METHODS = {
 }
 CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
 METHODS |= {name: objective.__name__ for name, objective in OBJECTIVES.items() if name not in METHODS}
-METHODS |= {"spr_actions": "SPR (actions)"}
-VARIANTS = {"vq_autoencoder": "autoencoder", "spr_actions": "spr"}  # of objectives
+METHODS |= {"spr_actions": "SPR (actions)", "taco_alone": "TACO without CURL"}
+VARIANTS = {"vq_autoencoder": "autoencoder", "spr_actions": "spr", "taco_alone": "taco"}  # of objectives
 GIVEN_ACTIONS = ("spr_actions",)  # methods whose objective can read actions, and gets them here
 NOISES = {"none": "no noise", "iid": "iid noise", "exogenous": "exogenous noise"}
 DOMAINS = {
@@ -48,8 +48,8 @@ ADVICE = "move it away and run the study again"
 
 def reads(method: str) -> str:
     """What a method learns from, in words."""
-    known = {"random": "nothing", "supervised": "labels of the state", "bisimulation": "actions and rewards"}
-    known |= {"supremix": "rewards"}
+    known = {"random": "nothing", "supervised": "labels of the state", "supremix": "rewards"}
+    known |= dict.fromkeys(("bisimulation", "latent_model"), "actions and rewards")
     kind = OBJECTIVES.get(VARIANTS.get(method, method))
     if method in known or kind is None:
         return known.get(method, "labels of the state")

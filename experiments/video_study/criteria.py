@@ -127,11 +127,14 @@ class Phases:
 class Survival(Frozen):
     """The content of the field's file, see its comments, and its origin."""
 
+    seeds: Sequence[int]
+    noises: Sequence[str]
     floor: str
     ceiling: str
-    noises: Sequence[str]
-    kept: float
-    seeds: int
+    keeps: float
+    worse: float
+    baseline: str
+    level: float
 
 
 @dataclass(frozen=True)
@@ -178,12 +181,14 @@ def read_survival(path: Path = FIELD_FILE) -> Survival:
     """Raises ValueError for a file with a missing, extra or unknown name or number."""
     with only_usable(path):
         survival = built(Survival, dict(read_yaml(path)), "", ORIGIN)
-        for method in (survival.floor, survival.ceiling):
+        for method in (survival.floor, survival.ceiling, survival.baseline):
             look_up("method", method, METHODS)
         for noise in survival.noises:
             look_up("noise", noise, NOISES)
-        if survival.seeds < FEWEST:
+        if len(survival.seeds) < FEWEST:
             raise ValueError(f"seeds must be at least {FEWEST}, as fewer have no interval, got {survival.seeds}")
+        if not 0 < survival.level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {survival.level}")
     return replace(survival, **origin(path))
 
 

@@ -28,7 +28,7 @@ class Job:
         labels: how many recorded frames have known actions. An inverse model reads them, beside a method that reads
             videos. None for a method alone, which knows all actions if it reads any.
         temperature: of a contrastive loss; None for its own.
-        lr: step size of its pre-training; None for the method's own, see `rlrep.experiments.video_study.pixels.LR`.
+        lr: step size of its pre-training; None for the domain's own.
         unseen: kind of noise that probes and PPO show to an encoder of the core, see `UNSEEN`; None for the noise that
             it was trained under.
     """

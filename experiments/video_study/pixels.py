@@ -34,8 +34,8 @@ from rlrep.registry import look_up, parameters_of
 MADE_BY = "made_by.json"
 VALIDATION = 0.1  # of the recordings, held out
 PRETRAINING = ("frames", "horizon", "steps", "batch_size", "lr", "encoder")
-# Options of the objectives that differ from their defaults. `shift` is the augmentation: objectives whose positives are
-# two views of one picture need one.
+# Options of the objectives that differ from their defaults. `shift` is the augmentation: objectives that predict or
+# compare views of one encoder's own features need one, as their papers have.
 OPTIONS: dict[str, dict[str, Any]] = {
     "autoencoder": dict(feature_dim=128, decoder_channels=16),
     "vq_autoencoder": dict(feature_dim=128, decoder_channels=16, codes=64, codebooks=8),
@@ -45,37 +45,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "curl": dict(shift=4),
     "pixpro": dict(shift=4),
     "taco": dict(shift=4, reward=False),
-    "latent_model": dict(reward=0.0, termination=0.0),
-    "lapo": dict(decoder_channels=16),
+    "taco_alone": dict(reward=False, curl=False),
+    "cvrl": dict(shift=4, clip_length=2),  # longer clips within the horizon would share most frames
+    "spr": dict(shift=4),
+    "spr_actions": dict(shift=4),
+    "latent_model": dict(shift=4),
+    "lapo": dict(decoder_channels=16, latent_action_dim=8),  # as wide as the features, it could hold the next frame
+    "laom": dict(shift=4, momentum=0.99),  # 0.999 would leave a third of the initial weights in the target
+    "swav": dict(prototypes=64),  # half a batch
+    "invariance": dict(groups=8),  # so that each risk averages several rows
     "masked_autoencoder": dict(decoder_channels=16),
     "state_space": dict(decoder_channels=16),
     "supremix": dict(horizon=20),  # of rewards; a goal is further away than other horizons
 }
-# Step sizes that differ from the study's. The study `tuning` chose them for the methods outside of the core, in the
-# grid world without noise: of the sizes after which a linear probe reads 0.99 of the states or more, that of the least
-# held-out loss.
-LR = {"pixpro": 3e-4, "curved": 3e-4} | dict.fromkeys(
-    (
-        "autotcl",
-        "bisimulation",
-        "curl",
-        "gated",
-        "invariance",
-        "laom",
-        "latent_model",
-        "motion",
-        "multistage",
-        "r3m",
-        "sepclr",
-        "spr",
-        "spr_actions",
-        "state_space",
-        "swav",
-        "taco",
-        "vq_autoencoder",
-    ),
-    3e-3,
-)
 NEEDED = {
     "action": "the actions taken",
     "reward": "rewards",
@@ -85,6 +67,7 @@ NEEDED = {
 BEHIND_NO_HEAD: dict[str, float | None] = dict.fromkeys(("state_head", "uniformity_head", "tolerance_head"))
 # The objectives' name of the layer behind the features that their loss reads, if it is not "state_projection".
 HEADS = dict.fromkeys(("autoencoder", "vq_autoencoder", "barlow_twins", "cvrl", "swav"), "projection")
+HEADS["sepclr"] = "salient"
 
 
 def domain(name: str, layout: int = 0) -> Domain:
@@ -128,8 +111,8 @@ def settings_of(job: Job, quick: bool = False) -> Settings:
     usual = settings(job.domain, quick)
     if quick:
         return usual
-    lr = job.lr or LR.get(job.method, usual.lr)
-    return replace(usual, steps=job.updates or usual.steps, lr=lr, ppo_seeds=job.ppo_runs or usual.ppo_seeds)
+    own = dict(steps=job.updates, lr=job.lr, ppo_seeds=job.ppo_runs)
+    return replace(usual, **{name: value for name, value in own.items() if value})  # type: ignore[arg-type]
 
 
 def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:

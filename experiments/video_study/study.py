@@ -34,6 +34,7 @@ LABELLED = ("random", "inverse_model", "temporal_contrastive", "forward_model", 
 TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
 LRS = (3e-4, 1e-3, 3e-3)
 TUNING_SEED = 100  # the first one of the tuning, whose maps nothing else is measured on
+PROBED = [m for m in METHODS if m != "pixpro"]  # which trains the feature map alone, and probes read what comes after
 CODES = (3, 4)  # of an encoder of the lock, besides two: four suffice for both factors
 TOURED = ("temporal_contrastive", "forward_model", "autoencoder", "random", "supervised")  # under iid noise too
 SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
@@ -59,14 +60,14 @@ def field(methods: Methods, seeds: int) -> Iterator[Job]:
     """Linear probes of every method, without PPO; `core` runs PPO on their encoders. One seed after the other under
     noise, then without noise, where nearly all read the whole state.
     """
-    jobs = [job for job in core("gridworld", methods or tuple(METHODS), seeds) if job.method != "oracle"]
+    jobs = [job for job in core("gridworld", methods or PROBED, seeds) if job.method != "oracle"]
     for job in sorted(jobs, key=lambda job: job.noise == "none"):
         yield replace(job, study="field", only_probes=True)
 
 
 def tuning(methods: Methods, seeds: int) -> Iterator[Job]:
-    """Step sizes of every method outside of the core, without noise, on maps of their own; see `pixels.LR`."""
-    chosen = methods or tuple(METHODS)
+    """Whether each method learns without noise at the step size that all have, and at others; on maps of their own."""
+    chosen = methods or PROBED
     for seed, method, lr in product(range(TUNING_SEED, TUNING_SEED + seeds), chosen, LRS):
         if method not in CORE_METHODS:
             yield Job("gridworld", "tuning", method, "none", seed, only_probes=True, lr=lr)

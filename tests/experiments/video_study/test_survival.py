@@ -91,14 +91,3 @@ def test_unusable_criteria_are_refused(old: str, new: str, message: str, tmp_pat
         read_survival(path)
 
 
-def test_step_sizes_are_those_that_the_tuning_chose() -> None:
-    """Of those after which a linear probe reads 0.99 of the states, that of the least held-out loss."""
-    found: dict[str, dict[float, float]] = {}
-    for cell in read_results(FIELD_FILE.parent / "field").cells:
-        if cell.study == "tuning":
-            assert np.isfinite(cell.held_out_loss)
-            found.setdefault(cell.method, {}).update({cell.lr: cell.held_out_loss} if cell.state_linear >= 0.99 else {})
-    assert set(found) == set(METHODS) - set(CORE_METHODS)
-    usual = Settings().lr
-    for method, losses in found.items():
-        assert pixels.LR.get(method, usual) == min(losses, key=lambda lr: losses[lr], default=usual), method
