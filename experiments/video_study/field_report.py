@@ -24,19 +24,20 @@ from rlrep.experiments.video_study.cells import (
 from rlrep.experiments.video_study.criteria import read_survival
 from rlrep.experiments.video_study.field_figures import ranked
 from rlrep.experiments.video_study.pages import Block, Line
-from rlrep.experiments.video_study.survival import BREAKS, OPEN, SURVIVES, early, field_cells, kept
+from rlrep.experiments.video_study.survival import OUTCOMES, early, field_cells, kept
 
 TEXTS = {
     "tuning": (
-        "The least held-out loss of the pre-training, without noise and on maps of their own, and what a linear probe "
-        "then reads of the state. Of the step sizes after which it reads at least 0.99, that of the least loss is "
-        "used; where none does, or for the core's methods, 0.001."
+        "The least held-out loss of the pre-training at several step sizes, without noise and on a map of its own, and "
+        "in brackets what a linear probe then reads of the state. All methods have 0.001: without noise a random "
+        "encoder, too, reads every state, so that probes can't choose, and a loss whose target moves can't either. The "
+        "table shows whether a method learns at 0.001."
     ),
     "field": (
         "Linear probes of every method's features, the best under exogenous noise first. All methods have the same "
-        "recordings, encoder, updates and batch size. Bisimulation's recordings also show the goal where it was "
-        "reached, as rewards come with it. SepCLR reads as many frames of the noise alone beside the recordings, which "
-        "are half of each batch."
+        "recordings, encoder, updates, batch size and step size; seeds are those that have cells. Where a method reads "
+        "rewards, the recordings also show the goal where it was reached. SepCLR reads as many frames of the noise "
+        "alone beside the recordings, which are half of each batch."
     ),
     "labels": (
         "A method that reads all recordings, and an inverse model on the same encoder, with its own batches of the "
@@ -90,6 +91,10 @@ def missing(results: Results) -> list[str]:
     )
 
 
+def p_text(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def mean_of(cells: list[Cell], measure: str) -> str:
     found = values(cells, measure)
     return seed_mean(found).text(2) if len(found) else ""
@@ -110,46 +115,54 @@ def tuning_lines(results: Results) -> list[Line]:
 
 
 def survival_blocks(results: Results, domain: str) -> list[Block]:
-    """Which methods survive, which break, and which remain open under each noise; by what, and of how many seeds."""
-    asked, items = read_survival(), []
+    """Which methods keep the state under each noise, by what, and which differ from the baseline."""
+    asked, found = read_survival(), kept(results, domain)
+    items = []
     for noise in asked.noises:
-        found = [kept(results, domain, m, noise) for m in METHODS if m not in (asked.floor, asked.ceiling)]
-        for outcome in (SURVIVES, OPEN, BREAKS):
-            own = sorted((k for k in found if k and k.outcome == outcome), key=lambda k: -k.estimate.value)
+        for outcome in OUTCOMES:
+            own = [k for k in found.values() if (k.noise, k.outcome) == (noise, outcome)]
             if own:
-                named = ", ".join(f"{METHODS[k.method]} {k.estimate.text(2)}" for k in own)
+                named = ", ".join(
+                    f"{METHODS[k.method]} {k.estimate.text(2)}" for k in sorted(own, key=lambda k: -k.estimate.value)
+                )
                 items.append(f"{NOISES[noise]}, {outcome}: {named}.")
+        clear = [k for k in found.values() if k.noise == noise and k.difference and k.p < asked.level]
+        for more, word in ((True, "more"), (False, "less")):
+            own = [METHODS[k.method] for k in clear if k.difference and (k.difference.value > 0) == more]
+            if own:
+                items.append(f"{NOISES[noise]}, clearly {word} than {METHODS[asked.baseline]}: {', '.join(own)}.")
     if not items:
         return []
+    seeds, baseline = f"{asked.seeds[0]} to {asked.seeds[-1]}", METHODS[asked.baseline]
     rule = (
         f"State kept: a linear probe's accuracy on a scale from 0, {METHODS[asked.floor]}, to 1, "
-        f"{METHODS[asked.ceiling]}, both under the same noise and of the same seed; below 0 less than a random encoder "
-        f"has. A method survives if the 95 % t interval over at least {asked.seeds} seeds lies above {asked.kept:g}, "
-        f"breaks if it lies below, and is open otherwise. Intervals are not corrected for the number of methods."
+        f"{METHODS[asked.ceiling]}, both under the same noise and of the same seed. A method keeps the state if the 95 "
+        f"% t interval over seeds {seeds} lies above {asked.keeps:g}, loses it if below, and has less than a random "
+        f"encoder if below {asked.worse:g}; otherwise it is open. These intervals are not corrected for the number of "
+        f"methods. The difference from {baseline} is paired by seed; it is clear if its two-sided p is below "
+        f"{asked.level:g} after Holm's correction over all methods and noises. To keep the state is not to drop the noise: its probe is in the table."
     )
     status = early(results, domain)
     status = f"Exploratory: {status}." if status else "They are older than all cells that they judge."
-    return [
-        Block("text", rule),
-        Block("text", f"{asked.source} {status}"),
-        Block("list", items=items),
-    ]
+    return [Block("text", rule), Block("text", f"{asked.source} {status}"), Block("list", items=items)]
 
 
 def field_lines(results: Results, domain: str) -> list[Line]:
     """A row for each method; none if only the core was run."""
     if not select(results.cells, domain=domain, study="field"):
         return []
-    lines = []
+    lines, shares = [], kept(results, domain)
     for method in ranked(results, domain):
         line = {"method": METHODS[method], "reads": reads(method)}
         for noise, name in NOISES.items():
             cells = field_cells(results, domain, method=method, noise=noise)
             line |= {f"state, {name}": mean_of(cells, "state_linear")}
             if noise != "none":
-                share = kept(results, domain, method, noise)
-                line |= {f"kept, {name}": share.estimate.text(2) if share else ""}
                 line |= {f"noise, {name}": mean_of(cells, "noise_linear")}
+                share = shares.get((method, noise))
+                line |= {f"kept, {name}": share.estimate.text(2) if share else ""}
+                gap = share and share.difference
+                line |= {f"less contrast, {name}": f"{gap.text(2)}, {p_text(share.p)}" if share and gap else ""}
         cells = field_cells(results, domain, method=method, noise="exogenous")
         lines.append(line | {"effective rank": mean_of(cells, "effective_rank"), "seeds": str(len(cells))})
     return lines

@@ -1,23 +1,30 @@
-"""Which method of the field survives which noise, by the criteria of `reports/theory/field_criteria.yaml`."""
+"""Which method of the field keeps the state under which noise, by the criteria of
+`reports/theory/field_criteria.yaml`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import nan
 
 import numpy as np
 
-from rlrep.experiments.results.statistics import Estimate, seed_mean
-from rlrep.experiments.video_study.cells import Array, Cell, Results, select
+from rlrep.experiments.results.statistics import Estimate, contrast, holm, seed_mean
+from rlrep.experiments.video_study.cells import METHODS, Cell, Results, select
 from rlrep.experiments.video_study.criteria import Survival, read_survival
 
-SURVIVES, BREAKS, OPEN = "survives", "breaks", "open"
+KEEPS, OPEN, LOSES, WORSE = "keeps the state", "open", "loses the state", "has less of it than a random encoder"
+OUTCOMES = (KEEPS, OPEN, LOSES, WORSE)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """How much of the state a method keeps under a noise, its mean over seeds and their number, and what that says:
-    SURVIVES, BREAKS, OPEN, or "" with too few seeds.
+    """How much of the state a method keeps under a noise, its mean over seeds and their number.
+
+    Attributes:
+        outcome: of OUTCOMES; "" if a seed that is judged is missing.
+        difference: from the baseline's, paired by seed; None for the baseline itself, and without an outcome.
+        p: that difference's, two-sided, after Holm's correction.
     """
 
     method: str
@@ -25,6 +32,8 @@ class Kept:
     estimate: Estimate
     seeds: int
     outcome: str
+    difference: Estimate | None = None
+    p: float = nan
 
 
 def field_cells(results: Results, domain: str, **wanted: object) -> list[Cell]:
@@ -33,31 +42,56 @@ def field_cells(results: Results, domain: str, **wanted: object) -> list[Cell]:
     return [c for c in {(c.method, c.noise, c.seed): c for c in found}.values() if np.isfinite(c.state_linear)]
 
 
-def shares(results: Results, domain: str, method: str, noise: str, asked: Survival) -> Array:
-    """(seeds,) the state kept in each seed that has the method, the floor and the ceiling."""
+def shares(results: Results, domain: str, method: str, noise: str, asked: Survival) -> dict[int, float]:
+    """The state kept in each seed that has the method, the floor and the ceiling."""
     own, low, high = (
         {c.seed: c.state_linear for c in field_cells(results, domain, noise=noise, method=each)}
         for each in (method, asked.floor, asked.ceiling)
     )
-    both = sorted(seed for seed in own.keys() & low.keys() & high.keys() if high[seed] > low[seed])
-    return np.array([(own[seed] - low[seed]) / (high[seed] - low[seed]) for seed in both])
+    both = sorted(own.keys() & low.keys() & high.keys())
+    return {seed: (own[seed] - low[seed]) / (high[seed] - low[seed]) for seed in both if high[seed] > low[seed]}
 
 
-def kept(results: Results, domain: str, method: str, noise: str, asked: Survival | None = None) -> Kept | None:
-    """None if no seed has the method and both ends of its scale under this noise."""
+def kept(results: Results, domain: str, asked: Survival | None = None) -> dict[tuple[str, str], Kept]:
+    """What is kept by each method under each noise that has cells, by the seeds that are judged; where one of them is
+    missing, by all seeds, and without an outcome.
+    """
     asked = asked or read_survival()
-    found = shares(results, domain, method, noise, asked)
-    if not len(found):
-        return None
-    mean, outcome = seed_mean(found), ""
-    if len(found) >= asked.seeds:
-        outcome = SURVIVES if mean.low > asked.kept else BREAKS if mean.high < asked.kept else OPEN
-    return Kept(method, noise, mean, len(found), outcome)
+    methods = [m for m in METHODS if m not in (asked.floor, asked.ceiling)]
+    each = {(m, noise): shares(results, domain, m, noise, asked) for noise in asked.noises for m in methods}
+    whole = {place: [own[s] for s in asked.seeds] for place, own in each.items() if own.keys() >= {*asked.seeds}}
+    found = {}
+    for (method, noise), own in each.items():
+        if own:
+            judged = np.array(whole.get((method, noise), [*own.values()]))
+            mean = seed_mean(judged)
+            outcome = outcome_of(mean, asked) if (method, noise) in whole else ""
+            found[method, noise] = Kept(method, noise, mean, len(judged), outcome)
+    return found | differences(found, whole, asked)
+
+
+def outcome_of(mean: Estimate, asked: Survival) -> str:
+    if mean.low > asked.keeps:
+        return KEEPS
+    return WORSE if mean.high < asked.worse else LOSES if mean.high < asked.keeps else OPEN
+
+
+def differences(
+    found: dict[tuple[str, str], Kept], whole: dict[tuple[str, str], list[float]], asked: Survival
+) -> dict[tuple[str, str], Kept]:
+    """Those that have an outcome, with their difference from the baseline."""
+    compared = [place for place in whole if place[0] != asked.baseline and (asked.baseline, place[1]) in whole]
+    gaps = {p: contrast([(1.0, np.subtract(whole[p], whole[asked.baseline, p[1]]))]) for p in compared}
+    two_sided = holm(np.array([2 * min(gap.p_not_above, gap.p_not_below) for gap in gaps.values()]))
+    return {
+        place: replace(found[place], difference=gap, p=float(p))
+        for (place, gap), p in zip(gaps.items(), two_sided, strict=True)
+    }
 
 
 def early(results: Results, domain: str, asked: Survival | None = None) -> str:
-    """Why cells of the field are exploratory, and how many of them; empty if none is."""
+    """Why cells that are judged are exploratory, and how many of them; empty if none is."""
     asked = asked or read_survival()
-    judged: Sequence[Cell] = [c for noise in asked.noises for c in field_cells(results, domain, noise=noise)]
-    reasons = [reason for cell in judged if (reason := asked.too_early(cell))]
-    return "; ".join(f"{reasons.count(why):,} of {len(judged):,} cells {why}" for why in dict.fromkeys(reasons))
+    cells = [c for noise in asked.noises for c in field_cells(results, domain, noise=noise) if c.seed in asked.seeds]
+    reasons = [reason for cell in cells if (reason := asked.too_early(cell))]
+    return "; ".join(f"{reasons.count(why):,} of {len(cells):,} cells {why}" for why in dict.fromkeys(reasons))

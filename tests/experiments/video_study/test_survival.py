@@ -1,93 +1,122 @@
-"""Which methods survive which noise: the scale, the classes, and what is said with too few seeds."""
+"""Which methods keep the state under which noise: the scale, the classes, and the differences from the baseline."""
 
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
-from rlrep.experiments.video_study import field_report, pixels, survival
-from rlrep.experiments.video_study.cells import CORE_METHODS, METHODS, Cell, Results, read_results
+from rlrep.experiments.video_study import field_report, survival
+from rlrep.experiments.video_study.cells import Cell, Results
 from rlrep.experiments.video_study.criteria import FIELD_FILE, read_survival
-from rlrep.experiments.video_study.domain import Settings
 from rlrep.experiments.video_study.pages import as_markdown
-from rlrep.experiments.video_study.survival import BREAKS, OPEN, SURVIVES, kept, shares
+from rlrep.experiments.video_study.survival import KEEPS, LOSES, OPEN, WORSE, kept, shares
 
 FLOOR, CEILING = 0.4, 0.9
+SEEDS = (0, *read_survival().seeds)
+HIGH, LOW = (0.8, 0.85, 0.9, 0.82, 0.84), (0.1, 0.2, 0.05, 0.15, 0.1)
 
 
-def cells(method: str, states: list[float], noise: str = "exogenous", study: str = "field") -> list[Cell]:
+def cells(method: str, states: tuple[float, ...], noise: str = "exogenous", study: str = "field") -> list[Cell]:
+    """Of the last seeds that are judged."""
+    seeds = SEEDS[-len(states) :]
     return [
         Cell("gridworld", study, method, noise, 1.0, 8, 0.3, 0.2, seed, state_linear=state)
-        for seed, state in enumerate(states)
+        for seed, state in zip(seeds, states, strict=True)
     ]
 
 
-def results(*groups: list[Cell], noise: str = "exogenous", seeds: int = 5) -> Results:
-    ends = [*cells("random", [FLOOR] * seeds, noise), *cells("supervised", [CEILING] * seeds, noise)]
+def results(*groups: list[Cell], noise: str = "exogenous") -> Results:
+    ends = [*cells("random", (FLOOR,) * len(SEEDS), noise), *cells("supervised", (CEILING,) * len(SEEDS), noise)]
     return Results([*ends, *(cell for group in groups for cell in group)], [])
 
 
 @pytest.mark.parametrize(
     ("states", "outcome"),
     [
-        ([0.8, 0.85, 0.9, 0.82, 0.84], SURVIVES),
-        ([0.1, 0.2, 0.05, 0.15, 0.1], BREAKS),
-        ([0.5, 0.8, 0.6, 0.7, 0.65], OPEN),
-        ([0.8, 0.85, 0.9, 0.82], ""),
+        (HIGH, KEEPS),
+        (LOW, WORSE),
+        ((0.5, 0.45, 0.52, 0.48, 0.5), LOSES),
+        ((0.5, 0.8, 0.6, 0.7, 0.65), OPEN),
+        (HIGH[1:], ""),
     ],
 )
-def test_a_method_survives_if_the_whole_interval_lies_above(states: list[float], outcome: str) -> None:
-    found = kept(results(cells("taco", states)), "gridworld", "taco", "exogenous")
-    assert found is not None and (found.outcome, found.seeds) == (outcome, len(states))
+@pytest.mark.parametrize("study", ["field", "core"])
+def test_a_method_keeps_the_state_if_the_whole_interval_lies_above(
+    states: tuple[float, ...], outcome: str, study: str
+) -> None:
+    found = kept(results(cells("taco", states, study=study)), "gridworld")["taco", "exogenous"]
+    assert (found.outcome, found.seeds) == (outcome, len(states))
     assert found.estimate.value == pytest.approx((np.mean(states) - FLOOR) / (CEILING - FLOOR))
 
 
+def test_only_the_seeds_that_are_judged_count_once_all_of_them_are_there() -> None:
+    more = replace(cells("taco", HIGH)[0], seed=0, state_linear=-9.0)
+    whole = kept(results([more], cells("taco", HIGH)), "gridworld")["taco", "exogenous"]
+    assert whole.seeds == 5 and whole.outcome == KEEPS
+    part = kept(results([more], cells("taco", HIGH[1:])), "gridworld")["taco", "exogenous"]
+    assert part.seeds == 5 and part.outcome == "" and part.estimate.value < 0
+
+
 def test_ends_are_of_the_same_seed_and_noise_and_less_than_a_random_encoder_has_is_below_0() -> None:
-    ends = [*cells("random", [0.2, 0.4]), *cells("supervised", [0.6, 0.9, 0.8])]
+    ends = [*cells("random", (0.2, 0.4)), *cells("supervised", (0.8, 0.6, 0.9))]
     others = results(noise="iid").cells
-    found = shares(
-        Results([*ends, *others, *cells("spr", [0.4, 0.3, 0.7])], []), "gridworld", "spr", "exogenous", read_survival()
-    )
-    assert found == pytest.approx([0.5, -0.2])
-    assert kept(Results(cells("spr", [0.5]), []), "gridworld", "spr", "exogenous") is None
+    found = Results([*ends, *others, *cells("spr", (0.7, 0.4, 0.3))], [])
+    assert shares(found, "gridworld", "spr", "exogenous", read_survival()) == pytest.approx({4: 0.5, 5: -0.2})
+    assert kept(Results(cells("spr", (0.5,)), []), "gridworld") == {}
 
 
-def test_cells_of_the_core_are_measured_too() -> None:
-    found = kept(results(cells("inverse_model", [0.8] * 5, study="core")), "gridworld", "inverse_model", "exogenous")
-    assert found is not None and found.outcome == SURVIVES
+def test_differences_from_temporal_contrast_are_paired_and_corrected_over_all() -> None:
+    ours, theirs = np.array(HIGH), np.array(LOW)
+    both = results(cells("laom", HIGH), cells("taco", LOW[::-1]), cells("temporal_contrastive", LOW))
+    found = kept(both, "gridworld")
+    laom, taco, contrast = (found[m, "exogenous"] for m in ("laom", "taco", "temporal_contrastive"))
+    assert contrast.difference is None and laom.difference is not None and taco.difference is not None
+    assert laom.difference.value == pytest.approx((ours - theirs).mean() / (CEILING - FLOOR))
+    assert laom.p == pytest.approx(2 * ttest_rel(ours, theirs).pvalue)  # the less likely of two
+    assert taco.p == pytest.approx(ttest_rel(theirs[::-1], theirs).pvalue)
+    (alone,) = [k for k in kept(results(cells("laom", HIGH)), "gridworld").values()]
+    assert alone.outcome == KEEPS and alone.difference is None
 
 
-def test_report_says_which_survive_by_what_and_whether_it_is_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = [cells("taco", [0.1, 0.2, 0.05, 0.15, 0.1]), cells("laom", [0.8, 0.85, 0.9, 0.82, 0.84])]
-    text = as_markdown(field_report.survival_blocks(results(*made), "gridworld"))
-    assert "- exogenous noise, survives: LAOM 0.88" in text and "- exogenous noise, breaks: TACO -0.56" in text
-    assert "iid noise" not in text.replace("exogenous noise", "") and FIELD_FILE.name in text
-    assert "Exploratory: 20 of 20 cells made before cells noted their date" in text
+def test_report_says_which_keep_it_by_what_and_whether_it_is_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = results(cells("taco", LOW), cells("laom", HIGH), cells("temporal_contrastive", LOW))
+    blocks = field_report.survival_blocks(made, "gridworld")
+    text = as_markdown(blocks)
+    assert "- exogenous noise, keeps the state: LAOM 0.88 [" in text
+    assert re.search(r"- exogenous noise, has less of it than a random encoder: contrastive .*, TACO -0\.56 \[", text)
+    assert "- exogenous noise, clearly more than contrastive: LAOM.\n" in text and "clearly less" not in text
+    assert "- iid noise" not in text and FIELD_FILE.name in text
+    assert "Exploratory: 25 of 25 cells made before cells noted their date" in text
+    (line,) = [line for line in field_report.field_lines(made, "gridworld") if line["method"] == "LAOM"]
+    assert line["less contrast, exogenous noise"].startswith("1.44 [") and line["less contrast, iid noise"] == ""
     frozen = replace(read_survival(), frozen=datetime(2026, 11, 27, tzinfo=timezone.utc), commit="abc123")
     for module in (survival, field_report):
         monkeypatch.setattr(module, "read_survival", lambda: frozen)
-    for later, said in ((1, "older than all cells"), (-1, "Exploratory: 20 of 20 cells made before the criteria were")):
+    for later, said in ((1, "older than all cells"), (-1, "Exploratory: 25 of 25 cells made before the criteria were")):
         time = (frozen.frozen + timedelta(seconds=later)).isoformat()  # type: ignore[operator]
-        dated = Results([replace(cell, made=time) for cell in results(*made).cells], [])
+        dated = Results([replace(cell, made=time) for cell in made.cells], [])
         assert said in as_markdown(field_report.survival_blocks(dated, "gridworld"))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("kept: 0.5", "keeps: 0.5", "kept is missing"),
-        ("kept: 0.5", "kept: half", "kept is 'half', expected float"),
+        ("keeps: 0.5", "kept: 0.5", "keeps is missing"),
+        ("keeps: 0.5", "keeps: half", "keeps is 'half', expected float"),
         ("floor: random", "floor: randm", "unknown method 'randm'"),
-        ("seeds: 5", "seeds: 2", "seeds must be at least 3"),
+        ("[1, 2, 3, 4, 5]", "[1, 2]", "seeds must be at least 3"),
         ("[iid, exogenous]", "[iid, endogenous]", "unknown noise 'endogenous'"),
+        ("level: 0.05", "level: 5.0", "level must lie between 0 and 1"),
     ],
 )
 def test_unusable_criteria_are_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "criteria.yaml"
-    path.write_text(FIELD_FILE.read_text().replace(old, new))
+    text = FIELD_FILE.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=f"{path} can't be used .*{message}"):
         read_survival(path)
-
-
