@@ -128,9 +128,9 @@ def survival_blocks(results: Results, domain: str) -> list[Block]:
                 items.append(f"{NOISES[noise]}, {outcome}: {named}.")
         clear = [k for k in found.values() if k.noise == noise and k.difference and k.p < asked.level]
         for more, word in ((True, "more"), (False, "less")):
-            own = [METHODS[k.method] for k in clear if k.difference and (k.difference.value > 0) == more]
-            if own:
-                items.append(f"{NOISES[noise]}, clearly {word} than {METHODS[asked.baseline]}: {', '.join(own)}.")
+            names = [METHODS[k.method] for k in clear if k.difference and (k.difference.value > 0) == more]
+            if names:
+                items.append(f"{NOISES[noise]}, clearly {word} than {METHODS[asked.baseline]}: {', '.join(names)}.")
     if not items:
         return []
     seeds, baseline = f"{asked.seeds[0]} to {asked.seeds[-1]}", METHODS[asked.baseline]
@@ -140,7 +140,8 @@ def survival_blocks(results: Results, domain: str) -> list[Block]:
         f"% t interval over seeds {seeds} lies above {asked.keeps:g}, loses it if below, and has less than a random "
         f"encoder if below {asked.worse:g}; otherwise it is open. These intervals are not corrected for the number of "
         f"methods. The difference from {baseline} is paired by seed; it is clear if its two-sided p is below "
-        f"{asked.level:g} after Holm's correction over all methods and noises. To keep the state is not to drop the noise: its probe is in the table."
+        f"{asked.level:g} after Holm's correction over all methods and noises. To keep the state is not to drop the "
+        f"noise: its probe is in the table."
     )
     status = early(results, domain)
     status = f"Exploratory: {status}." if status else "They are older than all cells that they judge."

@@ -93,11 +93,12 @@ def test_report_says_which_keep_it_by_what_and_whether_it_is_a_test(monkeypatch:
     assert "Exploratory: 25 of 25 cells made before cells noted their date" in text
     (line,) = [line for line in field_report.field_lines(made, "gridworld") if line["method"] == "LAOM"]
     assert line["less contrast, exogenous noise"].startswith("1.44 [") and line["less contrast, iid noise"] == ""
-    frozen = replace(read_survival(), frozen=datetime(2026, 11, 27, tzinfo=timezone.utc), commit="abc123")
+    date = datetime(2026, 11, 27, tzinfo=timezone.utc)
+    frozen = replace(read_survival(), frozen=date, commit="abc123")
     for module in (survival, field_report):
         monkeypatch.setattr(module, "read_survival", lambda: frozen)
     for later, said in ((1, "older than all cells"), (-1, "Exploratory: 25 of 25 cells made before the criteria were")):
-        time = (frozen.frozen + timedelta(seconds=later)).isoformat()  # type: ignore[operator]
+        time = (date + timedelta(seconds=later)).isoformat()
         dated = Results([replace(cell, made=time) for cell in made.cells], [])
         assert said in as_markdown(field_report.survival_blocks(dated, "gridworld"))
 
