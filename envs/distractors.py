@@ -90,8 +90,12 @@ class Shapes(Distractor):
         low, high = MOVE
         far = low + (high - low) * rng.random((*state.shape[:2], 2), np.float32)
         side = np.where(rng.random(far.shape, np.float32) < 0.5, -1, 1).astype(np.float32)
-        drift = HUE_DRIFT * (2 * rng.random((*state.shape[:2], 1), np.float32) - 1)
-        moved = (state + np.concatenate([side * far, drift], 2)) % 1
+        turn = HUE_DRIFT * (2 * rng.random((*state.shape[:2], 1), np.float32) - 1)
+        return self._wrapped(state, side * far, turn)
+
+    def _wrapped(self, state: State, shift: State, turn: State) -> State:
+        """States after shifts (N, P, 2) and changes of the hue (N, P, 1)."""
+        moved = (state + np.concatenate([shift, turn], 2)) % 1
         return np.where(moved < 1, moved, 0).astype(np.float32)  # float32 rounds the largest values to 1
 
     def draw(self, frames: Frames, state: State, background: Mask | None = None) -> Frames:
@@ -112,6 +116,18 @@ class Shapes(Distractor):
                 free[covered] = False
             pixels[covered] = colour(state[:, i, 2])[of]
         return out
+
+
+class Drift(Shapes):
+    """Coloured shapes that only move to the right and down, and whose hue turns one way, as far as those of `Shapes`.
+
+    So the noise looks different backwards in time, as traffic does; single pictures are those of `Shapes`.
+    """
+
+    def move(self, state: State, rng: np.random.Generator) -> State:
+        low, high = MOVE
+        far = low + (high - low) * rng.random((*state.shape[:2], 2), np.float32)
+        return self._wrapped(state, far, HUE_DRIFT * rng.random((*state.shape[:2], 1), np.float32))
 
 
 class Pixels(Distractor):
@@ -271,6 +287,7 @@ class Video(Distractor):
 
 KINDS: dict[str, Callable[..., Distractor]] = {
     "shapes": Shapes,
+    "drift": Drift,
     "pixels": Pixels,
     "camera": Camera,
     "color": Color,

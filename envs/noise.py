@@ -24,7 +24,7 @@ class NoiseProcess:
     Args:
         num_images: N.
         frame_shape: (C, H, W).
-        kind: "shapes", "pixels", "camera", "color" or "video", see `rlrep.envs.distractors`.
+        kind: "shapes", "drift", "pixels", "camera", "color" or "video", see `rlrep.envs.distractors`.
         persistence: ρ in [0, 1].
         seed: of the noise.
         options: the kind's options: `num_shapes`, `size`, `strength`, `videos`, `background_only`.

@@ -29,8 +29,12 @@ METHODS = {
 }
 CORE_METHODS = tuple(method for method in METHODS if method != "vq_autoencoder")
 METHODS |= {name: objective.__name__ for name, objective in OBJECTIVES.items() if name not in METHODS}
-METHODS |= {"spr_actions": "SPR (actions)", "taco_alone": "TACO without CURL"}
-VARIANTS = {"vq_autoencoder": "autoencoder", "spr_actions": "spr", "taco_alone": "taco"}  # of objectives
+METHODS |= {
+    "spr_actions": "SPR (actions)",
+    "taco_alone": "TACO without CURL",
+    "curved_ahead": "Curved without the past",
+}
+VARIANTS = {"vq_autoencoder": "autoencoder", "spr_actions": "spr", "taco_alone": "taco", "curved_ahead": "curved"}
 GIVEN_ACTIONS = ("spr_actions",)  # methods whose objective can read actions, and gets them here
 NOISES = {"none": "no noise", "iid": "iid noise", "exogenous": "exogenous noise"}
 DOMAINS = {
@@ -40,9 +44,9 @@ DOMAINS = {
     "lock": "Combination lock",
 }
 SWEEPS = ("core", "size", "persistence")
-FIELD = ("tuning", "field", "labels", "temperature", "transfer")
+FIELD = ("tuning", "field", "arrow", "labels", "temperature", "transfer")
 STUDIES = (*SWEEPS, "phase", *FIELD)
-PROBED = ("phase", "tuning", "field", "labels", "temperature")  # whose cells may have no returns
+PROBED = ("phase", "tuning", "field", "arrow", "labels", "temperature")  # whose cells may have no returns
 ADVICE = "move it away and run the study again"
 
 
@@ -75,9 +79,9 @@ class Cell:
     `state_head` is the linear probe of the layer behind the features that the method's loss reads. `updates` is the
     length of the training, 0 for the domain's own; `predictor` was computed before it, see `predictor.py`. Cells of the
     phase diagram have returns on a cross-section only. `uniformity_head` and `tolerance_head` are for the layer of
-    `state_head`. `labels`, `temperature`, `lr` and `unseen` are those of the job. `held_out_loss` is the least
-    validation loss of the pre-training. `cloned_N` is the return of behaviour
-    cloning from N demonstrations. `diverged` is the number of updates after which the loss was not a number: the
+    `state_head`. `labels`, `temperature`, `lr`, `unseen`, `drift` and `random_actions` are those of the job.
+    `held_out_loss` is the least validation loss of the pre-training. `cloned_N` is the return of behaviour cloning from
+    N demonstrations. `diverged` is the number of updates after which the loss was not a number: the
     encoder is then that of the best validation before.
     """
 
@@ -122,6 +126,8 @@ class Cell:
     temperature: float = nan
     lr: float = nan
     held_out_loss: float = nan
+    drift: bool = False
+    random_actions: bool = False
     unseen: str = ""
     cloned_4: float = nan
     cloned_16: float = nan

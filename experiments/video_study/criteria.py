@@ -22,6 +22,7 @@ T = TypeVar("T")
 FOLDER = Path(__file__).parents[1] / "reports" / "theory"
 FILE = FOLDER / "criteria.yaml"
 FIELD_FILE = FOLDER / "field_criteria.yaml"
+ARROW_FILE = FOLDER / "arrow_criteria.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +139,19 @@ class Survival(Frozen):
 
 
 @dataclass(frozen=True)
+class Arrow(Frozen):
+    """The content of the file about the arrow of time, see its comments, and its origin."""
+
+    seeds: Sequence[int]
+    floor: str
+    ceiling: str
+    method: str
+    without: str
+    falls: float
+    level: float
+
+
+@dataclass(frozen=True)
 class Criteria(Frozen):
     """The content of the file, see its comments, and its origin."""
 
@@ -181,15 +195,29 @@ def read_survival(path: Path = FIELD_FILE) -> Survival:
     """Raises ValueError for a file with a missing, extra or unknown name or number."""
     with only_usable(path):
         survival = built(Survival, dict(read_yaml(path)), "", ORIGIN)
-        for method in (survival.floor, survival.ceiling, survival.baseline):
-            look_up("method", method, METHODS)
+        check_seeds(survival, (survival.floor, survival.ceiling, survival.baseline))
         for noise in survival.noises:
             look_up("noise", noise, NOISES)
-        if len(survival.seeds) < FEWEST:
-            raise ValueError(f"seeds must be at least {FEWEST}, as fewer have no interval, got {survival.seeds}")
-        if not 0 < survival.level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {survival.level}")
     return replace(survival, **origin(path))
+
+
+@lru_cache
+def read_arrow(path: Path = ARROW_FILE) -> Arrow:
+    """Raises ValueError for a file with a missing, extra or unknown name or number."""
+    with only_usable(path):
+        arrow = built(Arrow, dict(read_yaml(path)), "", ORIGIN)
+        check_seeds(arrow, (arrow.floor, arrow.ceiling, arrow.method, arrow.without))
+    return replace(arrow, **origin(path))
+
+
+def check_seeds(criteria: Survival | Arrow, methods: Sequence[str]) -> None:
+    """Raises ValueError for unknown methods, too few seeds for an interval, and a level that is no probability."""
+    for method in methods:
+        look_up("method", method, METHODS)
+    if len(criteria.seeds) < FEWEST:
+        raise ValueError(f"seeds must be at least {FEWEST}, as fewer have no interval, got {criteria.seeds}")
+    if not 0 < criteria.level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {criteria.level}")
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from rlrep.experiments.video_study.domain import Samples, Settings, noise_pictur
 from rlrep.experiments.video_study.ppo import GridVecEnv
 
 NUM_ENVS = 64
-OPTIMAL = 0.5  # the probability that the recorded behaviour takes an optimal action, rather than a random one
 
 
 class GridDomain:
@@ -26,14 +25,15 @@ class GridDomain:
 
     Args:
         layout: the map, see `rlrep.envs.gridworld.grid_table`.
+        optimal: the probability that the recorded behaviour takes an optimal action, rather than a random one.
     """
 
     shape: tuple[int, ...] = VectorGridWorld.observation_space.shape
     action_space = VectorGridWorld.action_space
     records: tuple[str, ...] = ("action", "label", "reward", "background", "demonstration")
 
-    def __init__(self, layout: int = 0) -> None:
-        self.layout, self.table = layout, grid_table(layout)
+    def __init__(self, layout: int = 0, optimal: float = 0.5) -> None:
+        self.layout, self.table, self.optimal = layout, grid_table(layout), optimal
         self.seen = np.flatnonzero(self.table.distance > 0)
         self.state_chance = 1 / len(self.seen)
 
@@ -83,7 +83,7 @@ class GridDomain:
     def behave(self, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The recorded actions in states (N,)."""
         optimal = self.table.optimal_action(state)
-        return np.where(rng.random(len(state)) < OPTIMAL, optimal, rng.integers(3, size=len(state)))
+        return np.where(rng.random(len(state)) < self.optimal, optimal, rng.integers(3, size=len(state)))
 
     def visited(self, settings: Settings, seed: int) -> float:
         """The share of the states before the goal that `record` shows; it does not depend on the noise."""
@@ -99,7 +99,8 @@ class GridDomain:
         count = len(self.table.states)
         step = np.zeros((count, count))
         for action in range(3):
-            chance = OPTIMAL * (self.table.optimal_action(np.arange(count)) == action) + (1 - OPTIMAL) / 3
+            best = self.table.optimal_action(np.arange(count)) == action
+            chance = self.optimal * best + (1 - self.optimal) / 3
             np.add.at(step, (np.arange(count), self.table.next_state[:, action]), chance)
         return step
 

@@ -23,6 +23,8 @@ class Job:
         num_shapes, size: of the noise, see `rlrep.envs.noise.NoiseProcess`.
         seed: of everything, the map included.
         updates: length of its pre-training; None for the domain's own.
+        drift: whether the noise moves one way, see `rlrep.envs.distractors.Drift`.
+        random_actions: whether the recordings are of random actions alone.
         only_probes: whether linear probes are all that is measured: no other probes, no decoder, no PPO.
         ppo_runs: how many PPO runs on its encoder; None for the domain's own number. A cell of more runs will do, too.
         labels: how many recorded frames have known actions. An inverse model reads them, beside a method that reads
@@ -47,6 +49,8 @@ class Job:
     temperature: float | None = None
     lr: float | None = None
     unseen: str | None = None
+    drift: bool = False
+    random_actions: bool = False
     ppo_runs: int | None = None
 
     @property
@@ -67,6 +71,7 @@ class Job:
             parts.append(f"lr{self.lr:g}")
         if self.unseen is not None:
             parts.append(f"unseen_{self.unseen}")
+        parts += ["drift"] * self.drift + ["random_actions"] * self.random_actions
         return "-".join([*parts, f"seed{self.seed}"])
 
     @property
@@ -94,7 +99,9 @@ class Job:
         """The keyword arguments of the `NoiseProcess` that its encoder is trained under; None without noise."""
         if self.noise == "none":
             return None
-        return dict(num_shapes=self.num_shapes, size=self.size, persistence=self.persistence, background_only=True)
+        kind = dict(kind="drift") if self.drift else {}
+        own = dict(num_shapes=self.num_shapes, size=self.size, persistence=self.persistence, background_only=True)
+        return kind | own
 
     @property
     def shown_noise(self) -> dict[str, Any] | None:

@@ -53,6 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "lapo": dict(decoder_channels=16, latent_action_dim=8),  # as wide as the features, it could hold the next frame
     "laom": dict(shift=4, momentum=0.99),  # 0.999 would leave a third of the initial weights in the target
     "swav": dict(prototypes=64),  # half a batch
+    "curved_ahead": dict(past=0.0),
     "invariance": dict(groups=8),  # so that each risk averages several rows
     "masked_autoencoder": dict(decoder_channels=16),
     "state_space": dict(decoder_channels=16),
@@ -78,6 +79,15 @@ def domain(name: str, layout: int = 0) -> Domain:
     from rlrep.experiments.video_study.doom import DoomDomain
 
     return DoomDomain(name.removeprefix("vizdoom_"), layout)
+
+
+def domain_of(job: Job) -> Domain:
+    """The job's domain, with the behaviour that it asks for."""
+    if not job.random_actions:
+        return domain(job.domain, job.layout)
+    from rlrep.experiments.video_study.gridworld import GridDomain
+
+    return GridDomain(job.layout, optimal=0.0)
 
 
 def settings(name: str, quick: bool = False) -> Settings:
@@ -117,7 +127,7 @@ def settings_of(job: Job, quick: bool = False) -> Settings:
 
 def run(job: Job, settings: Settings, folder: Path) -> dict[str, Any]:
     """Runs a job; returns its measurements, by the report's names. Pictures go to `folder`/pictures."""
-    place, noise, oracle = domain(job.domain, job.layout), job.shown_noise, job.method == "oracle"
+    place, noise, oracle = domain_of(job), job.shown_noise, job.method == "oracle"
     row: dict[str, Any] = {"coverage": 0.0 if noise is None else place.coverage(noise), "pictures": None}
     row["predictor"] = predicted(place, job, settings)
     wrap: Callable[[VecEnv], VecEnv] = lambda venv: venv  # noqa: E731
@@ -149,7 +159,7 @@ def predicted(place: Domain, job: Job, settings: Settings) -> float | None:
     from rlrep.experiments.video_study.gridworld import GridDomain
     from rlrep.experiments.video_study.predictor import predict
 
-    if not isinstance(place, GridDomain):
+    if not isinstance(place, GridDomain) or job.drift or job.random_actions:
         return None
     width = OPTIONS["temporal_contrastive"]["feature_dim"]
     return predict(job.method, place, job.noise_options, settings.horizon, width)

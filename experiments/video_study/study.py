@@ -34,7 +34,9 @@ LABELLED = ("random", "inverse_model", "temporal_contrastive", "forward_model", 
 TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
 LRS = (3e-4, 1e-3, 3e-3)
 TUNING_SEED = 100  # the first one of the tuning, whose maps nothing else is measured on
-PROBED = [m for m in METHODS if m != "pixpro"]  # which trains the feature map alone, and probes read what comes after
+# PixPro trains the feature map alone, and probes read what comes after; the other is an ablation.
+PROBED = [m for m in METHODS if m not in ("pixpro", "curved_ahead")]
+ARROW = ("random", "supervised", "curved", "curved_ahead", "temporal_contrastive", "inverse_model")
 CODES = (3, 4)  # of an encoder of the lock, besides two: four suffice for both factors
 TOURED = ("temporal_contrastive", "forward_model", "autoencoder", "random", "supervised")  # under iid noise too
 SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
@@ -63,6 +65,19 @@ def field(methods: Methods, seeds: int) -> Iterator[Job]:
     jobs = [job for job in core("gridworld", methods or PROBED, seeds) if job.method != "oracle"]
     for job in sorted(jobs, key=lambda job: job.noise == "none"):
         yield replace(job, study="field", only_probes=True)
+
+
+def arrow(methods: Methods, seeds: int) -> Iterator[Job]:
+    """Does the arrow of time keep the state under exogenous noise? The noise as it is, and drifting one way; recordings
+    of the usual behaviour, and of random actions.
+    """
+    changes = ((False, False), (True, False), (False, True))
+    for seed, method, (drift, random_actions) in product(range(seeds), methods or ARROW, changes):
+        if (drift or random_actions) and method in ("random", "supervised", "curved_ahead"):
+            continue  # the first two read single pictures, which stay the same
+        job = Job("gridworld", "arrow", method, "exogenous", seed, 1.0, only_probes=True)
+        if method != "oracle":
+            yield replace(job, drift=drift, random_actions=random_actions)
 
 
 def tuning(methods: Methods, seeds: int) -> Iterator[Job]:
@@ -158,6 +173,7 @@ STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
     "tour": tour,
     "tuning": tuning,
     "field": field,
+    "arrow": arrow,
     "labels": labels,
     "temperature": temperatures,
     "transfer": transfer,
