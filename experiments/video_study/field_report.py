@@ -21,10 +21,19 @@ from rlrep.experiments.video_study.cells import (
     select,
     values,
 )
-from rlrep.experiments.video_study.criteria import read_survival
+from rlrep.experiments.video_study.criteria import read_arrow, read_survival
 from rlrep.experiments.video_study.field_figures import ranked
 from rlrep.experiments.video_study.pages import Block, Line
-from rlrep.experiments.video_study.survival import OUTCOMES, early, field_cells, kept
+from rlrep.experiments.video_study.survival import (
+    OUTCOMES,
+    USUAL,
+    arrow_falls,
+    arrow_shares,
+    early,
+    field_cells,
+    kept,
+    too_early,
+)
 
 TEXTS = {
     "tuning": (
@@ -38,6 +47,10 @@ TEXTS = {
         "recordings, encoder, updates, batch size and step size; seeds are those that have cells. Where a method reads "
         "rewards, the recordings also show the goal where it was reached. SepCLR reads as many frames of the noise "
         "alone beside the recordings, which are half of each batch."
+    ),
+    "arrow": (
+        "The state kept, on a scale from 0, a random encoder, to 1, an encoder of labels, of the same seed; all under "
+        "exogenous noise. Drifting noise moves to the right and down only."
     ),
     "labels": (
         "A method that reads all recordings, and an inverse model on the same encoder, with its own batches of the "
@@ -68,6 +81,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
     parts = {
         "tuning": ("Step sizes", tuning_lines(results), ""),
         "field": ("Every method", field_lines(results, domain), f"field_{domain}"),
+        "arrow": ("The arrow of time", arrow_lines(results), ""),
         "labels": ("Action labels", label_lines(results), "labels"),
         "temperature": ("Temperature", temperature_lines(results), "temperature"),
         "transfer": ("Unseen noise", transfer_lines(results), ""),
@@ -79,6 +93,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
         if lines:
             shown = [Block("picture", CAPTIONS[name], picture=pictures[picture])] if picture in pictures else []
             said = survival_blocks(results, domain) if name == "field" else []
+            said = arrow_blocks(results) if name == "arrow" else said
             blocks += [Block("h3", title), *shown, *said, Block("text", TEXTS[name]), Block("table", lines=lines)]
     return [Block("h2", "The field"), *blocks] if blocks else []
 
@@ -145,6 +160,38 @@ def survival_blocks(results: Results, domain: str) -> list[Block]:
     )
     status = early(results, domain)
     status = f"Exploratory: {status}." if status else "They are older than all cells that they judge."
+    return [Block("text", rule), Block("text", f"{asked.source} {status}"), Block("list", items=items)]
+
+
+def arrow_lines(results: Results) -> list[Line]:
+    """A row for each method: the state kept under the usual noise and behaviour, and after each change."""
+    asked, lines = read_arrow(), []
+    columns = {"as in the field": USUAL, "noise drifts": (True, False), "random actions": (False, True)}
+    for method in METHODS:
+        found = {name: arrow_shares(results, method, where, asked) for name, where in columns.items()}
+        if any(found.values()) and method not in (asked.floor, asked.ceiling):
+            means = {n: seed_mean(np.array([*own.values()])).text(2) if own else "" for n, own in found.items()}
+            lines.append({"method": METHODS[method], **means, "seeds": str(max(map(len, found.values())))})
+    return lines
+
+
+def arrow_blocks(results: Results) -> list[Block]:
+    """Whether the claim holds, criterion by criterion."""
+    asked = read_arrow()
+    cells = [c for c in select(results.cells, study="arrow") if c.seed in asked.seeds]
+    status = too_early(cells, asked)
+    status = f"Exploratory: {status}." if status else "They are older than all cells that they judge."
+    rule = (
+        f"The claim is that {METHODS[asked.method]} keeps the state because the noise looks the same backwards in time "
+        f"and the recorded behaviour does not: each of three changes alone must take more than {asked.falls:g} of it "
+        f"away, by a one-sided t test at {asked.level:g}, paired over seeds {asked.seeds[0]} to {asked.seeds[-1]}."
+    )
+    items = [
+        f"{fall.change}: {fall.outcome}, {fall.estimate.text(2)} less, {p_text(fall.p)}"
+        if fall.estimate
+        else f"{fall.change}: {fall.outcome}, cells are missing"
+        for fall in arrow_falls(results)
+    ]
     return [Block("text", rule), Block("text", f"{asked.source} {status}"), Block("list", items=items)]
 
 

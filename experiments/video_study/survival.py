@@ -1,5 +1,5 @@
 """Which method of the field keeps the state under which noise, by the criteria of
-`reports/theory/field_criteria.yaml`.
+`reports/theory/field_criteria.yaml`, and whether the arrow of time is why one does, by `arrow_criteria.yaml`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import numpy as np
 
 from rlrep.experiments.results.statistics import Estimate, contrast, holm, seed_mean
 from rlrep.experiments.video_study.cells import METHODS, Cell, Results, select
-from rlrep.experiments.video_study.criteria import Survival, read_survival
+from rlrep.experiments.video_study.criteria import Arrow, Frozen, Survival, read_arrow, read_survival
 
 KEEPS, OPEN, LOSES, WORSE = "keeps the state", "open", "loses the state", "has less of it than a random encoder"
 OUTCOMES = (KEEPS, OPEN, LOSES, WORSE)
+USUAL = (False, False)  # whether the noise drifts, and whether the recorded actions are random
+HOLDS, FAILS = "holds", "fails"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ def shares(results: Results, domain: str, method: str, noise: str, asked: Surviv
         {c.seed: c.state_linear for c in field_cells(results, domain, noise=noise, method=each)}
         for each in (method, asked.floor, asked.ceiling)
     )
+    return on_scale(own, low, high)
+
+
+def on_scale(own: dict[int, float], low: dict[int, float], high: dict[int, float]) -> dict[int, float]:
+    """Scores by seed, 0 at the lower end and 1 at the higher one, for the seeds that have all three."""
     both = sorted(own.keys() & low.keys() & high.keys())
     return {seed: (own[seed] - low[seed]) / (high[seed] - low[seed]) for seed in both if high[seed] > low[seed]}
 
@@ -89,9 +96,66 @@ def differences(
     }
 
 
-def early(results: Results, domain: str, asked: Survival | None = None) -> str:
-    """Why cells that are judged are exploratory, and how many of them; empty if none is."""
-    asked = asked or read_survival()
+def arrow_shares(results: Results, method: str, where: tuple[bool, bool], asked: Arrow) -> dict[int, float]:
+    """The state kept in each seed, where the noise drifts or not, and actions are random or not."""
+    drift, random = where
+    cells = select(results.cells, study="arrow")
+    own, low, high = (
+        {c.seed: c.state_linear for c in select(cells, method=each, drift=d, random_actions=r)}
+        for each, d, r in ((method, drift, random), (asked.floor, *USUAL), (asked.ceiling, *USUAL))
+    )
+    return {
+        seed: (own[seed] - low[seed]) / (high[seed] - low[seed])
+        for seed in sorted(own)
+        if {seed} <= low.keys() & high.keys()
+    }
+
+
+@dataclass(frozen=True)
+class Fall:
+    """How much less of the state is kept after a change, paired by seed.
+
+    Attributes:
+        estimate: None if a seed that is judged is missing.
+        outcome: HOLDS if it is clearly more than the criteria say, FAILS if clearly less, else OPEN.
+    """
+
+    change: str
+    estimate: Estimate | None
+    p: float
+    outcome: str
+
+
+def arrow_falls(results: Results, asked: Arrow | None = None) -> list[Fall]:
+    """The three changes that the claim is about."""
+    asked = asked or read_arrow()
+    usual = arrow_shares(results, asked.method, USUAL, asked)
+    changes = {
+        "without its term about the past": (asked.without, USUAL),
+        "recordings of random actions": (asked.method, (False, True)),
+        "noise that drifts one way": (asked.method, (True, False)),
+    }
+    found = []
+    for name, (method, where) in changes.items():
+        changed = arrow_shares(results, method, where, asked)
+        if not {*asked.seeds} <= usual.keys() & changed.keys():
+            found.append(Fall(name, None, nan, OPEN))
+            continue
+        gap = np.array([usual[seed] - changed[seed] for seed in asked.seeds])
+        excess = contrast([(1.0, gap - asked.falls)])
+        outcome = HOLDS if excess.p_not_above < asked.level else FAILS if excess.p_not_below < asked.level else OPEN
+        found.append(Fall(name, contrast([(1.0, gap)]), excess.p_not_above, outcome))
+    return found
+
+
+def early(results: Results, domain: str) -> str:
+    """Why cells of the field that are judged are exploratory, and how many of them; empty if none is."""
+    asked = read_survival()
     cells = [c for noise in asked.noises for c in field_cells(results, domain, noise=noise) if c.seed in asked.seeds]
+    return too_early(cells, asked)
+
+
+def too_early(cells: list[Cell], asked: Frozen) -> str:
+    """Why cells are exploratory, and how many of them."""
     reasons = [reason for cell in cells if (reason := asked.too_early(cell))]
     return "; ".join(f"{reasons.count(why):,} of {len(cells):,} cells {why}" for why in dict.fromkeys(reasons))

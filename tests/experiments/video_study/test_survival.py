@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import ttest_1samp, ttest_rel
 
 from rlrep.experiments.video_study import field_report, survival
 from rlrep.experiments.video_study.cells import Cell, Results
-from rlrep.experiments.video_study.criteria import FIELD_FILE, read_survival
+from rlrep.experiments.video_study.criteria import FIELD_FILE, read_arrow, read_survival
 from rlrep.experiments.video_study.pages import as_markdown
 from rlrep.experiments.video_study.survival import KEEPS, LOSES, OPEN, WORSE, kept, shares
 
@@ -101,6 +101,29 @@ def test_report_says_which_keep_it_by_what_and_whether_it_is_a_test(monkeypatch:
         time = (date + timedelta(seconds=later)).isoformat()
         dated = Results([replace(cell, made=time) for cell in made.cells], [])
         assert said in as_markdown(field_report.survival_blocks(dated, "gridworld"))
+
+
+def arrow_cells(method: str, states: tuple[float, ...], **changed: bool) -> list[Cell]:
+    return [replace(cell, **changed) for cell in cells(method, states, study="arrow")]  # type: ignore[arg-type]
+
+
+def test_the_arrow_of_time_must_explain_all_three_changes() -> None:
+    ends = [*arrow_cells("random", (FLOOR,) * 5), *arrow_cells("supervised", (CEILING,) * 5)]
+    parts = [*ends, *arrow_cells("curved", HIGH), *arrow_cells("curved_ahead", LOW)]
+    parts += [*arrow_cells("curved", HIGH, drift=True), *arrow_cells("curved", LOW[1:], random_actions=True)]
+    falls = survival.arrow_falls(Results(parts, []))
+    assert [fall.outcome for fall in falls] == ["holds", "open", "fails"]
+    assert falls[0].estimate is not None and falls[0].estimate.value == pytest.approx(
+        (np.mean(HIGH) - np.mean(LOW)) / (CEILING - FLOOR)
+    )
+    gap = (np.array(HIGH) - LOW) / (CEILING - FLOOR)
+    assert falls[0].p == pytest.approx(ttest_1samp(gap, read_arrow().falls, alternative="greater").pvalue)
+    assert falls[1].estimate is None and falls[2].estimate is not None and falls[2].estimate.value == 0
+    text = as_markdown(field_report.arrow_blocks(Results(parts, [])))
+    assert "- without its term about the past: holds, 1.44 [" in text
+    assert "- recordings of random actions: open, cells are missing" in text
+    lines = {line["method"]: line for line in field_report.arrow_lines(Results(parts, []))}
+    assert lines["Curved"]["noise drifts"].startswith("0.88 [") and lines["Curved without the past"]["seeds"] == "5"
 
 
 @pytest.mark.parametrize(
