@@ -59,6 +59,13 @@ def test_persistence_is_how_often_a_shape_moves_on() -> None:
         assert abs(moved - (persistence + (1 - persistence) * by_chance)) < 0.02
 
 
+def test_drifting_shapes_move_right_and_down_by_5_to_10_percent_and_turn_their_hue_one_way() -> None:
+    states = run(5, kind="drift", persistence=1.0)
+    change = (states[1:] - states[:-1]) % 1
+    assert change[..., :2].min() >= 0.0499 and change[..., :2].max() <= 0.1001
+    assert 0.02 < change[..., 2].mean() < 0.03 and change[..., 2].max() <= 0.0501
+
+
 def test_exogenous_shapes_move_by_5_to_10_percent_and_drift_in_hue() -> None:
     states = run(10, persistence=1.0)
     far = np.abs(states[1:] - states[:-1])
@@ -114,7 +121,7 @@ def test_only_the_images_named_are_reset() -> None:
         ({"num_shapes": 0}, "num_shapes is 0"),
         ({"kind": "pixels", "num_shapes": 7}, "num_shapes=7 is for kind='shapes', and kind is 'pixels': leave it out"),
         ({"kind": "pixels", "background_only": True}, "background_only=True is for kind='shapes' or 'video'"),
-        ({"kind": "camera", "size": 0.5}, "size=0.5 is for kind='shapes' or 'pixels', and kind is 'camera'"),
+        ({"kind": "camera", "size": 0.5}, "size=0.5 is for kind='shapes' or 'drift' or 'pixels', and kind is 'camera'"),
         ({"strength": 0.5}, "strength=0.5 is for kind='camera' or 'color' or 'video', and kind is 'shapes'"),
         ({"strenght": 0.5}, "noise has no option 'strenght'; expected background_only or num_shapes"),
         ({"kind": "camera", "strength": 1.5}, r"strength is 1.5; expected a share in \[0, 1\]"),

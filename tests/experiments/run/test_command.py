@@ -171,8 +171,13 @@ def test_options_of_an_objective_that_is_not_used_are_noted(capsys: pytest.Captu
         (OfflineConfig, {"agent": {"algorithm": "td3_bc"}}, "++agent.stddev_schedule=1", "before the agent continues"),
         (TrainConfig, {"encoder": {"path": "e"}}, "encoder.channels=8", "with encoder=e, which has its own"),
         (TrainConfig, {"init": "run"}, "++agent.num_expl_steps=9", "with init, whose agent has explored already"),
-        (TrainConfig, {"noise": {"kind": "pixels"}}, "noise.num_shapes=4", "only with noise.kind=shapes"),
-        (PretrainConfig, {"noise": {"kind": "pixels"}}, "noise.background_only=true", "only with noise.kind=shapes"),
+        (TrainConfig, {"noise": {"kind": "pixels"}}, "noise.num_shapes=4", "only with noise.kind=shapes or drift"),
+        (
+            PretrainConfig,
+            {"noise": {"kind": "pixels"}},
+            "noise.background_only=true",
+            "only with noise.kind=shapes or drift",
+        ),
         (TrainConfig, {"noise": {"kind": "camera"}}, "noise.videos=v", "only with noise.kind=video"),
         (
             TrainConfig,

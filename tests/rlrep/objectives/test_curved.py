@@ -13,7 +13,7 @@ from tests.rlrep.objectives.test_goal_distances import crossing
 from tests.rlrep.objectives.toy import gradients, made, train
 
 
-def curved(**options: int) -> Curved:
+def curved(**options: float) -> Curved:
     objective = made("curved", **(dict(feature_dim=16, hidden_dim=32, horizon=8) | options))
     assert isinstance(objective, Curved)
     return objective
@@ -35,13 +35,14 @@ def similarities(objective: Curved, given: TensorDict) -> Tensor:
     return torch.einsum("aid,bjd->abij", leaving, arriving)
 
 
-def test_the_loss_is_the_formulas() -> None:
-    objective, given = curved(), batch()
+@pytest.mark.parametrize("past", [1.0, 0.0, 0.5])
+def test_the_loss_is_the_formulas(past: float) -> None:
+    objective, given = curved(past=past), batch()
     c = similarities(objective, given)
     ahead = sum((c[0, 1, i, i] - (1 - given["gap"][i] / 8)) ** 2 for i in range(5)) / 5
     behind = sum(c[1, 0, i, i] ** 2 for i in range(5)) / 5
     elsewhere = sum(c[0, 1, i, j] ** 2 for i in range(5) for j in range(5) if i != j) / 20
-    torch.testing.assert_close(objective(given)["loss_curved"], ahead + behind + elsewhere)
+    torch.testing.assert_close(objective(given)["loss_curved"], ahead + past * behind + elsewhere)
 
 
 def test_a_gradient_reaches_the_encoder() -> None:
