@@ -119,8 +119,14 @@ def test_only_the_images_named_are_reset() -> None:
     [
         ({"kind": "waves"}, "kind is 'waves'"),
         ({"num_shapes": 0}, "num_shapes is 0"),
-        ({"kind": "pixels", "num_shapes": 7}, "num_shapes=7 is for kind='shapes', and kind is 'pixels': leave it out"),
-        ({"kind": "pixels", "background_only": True}, "background_only=True is for kind='shapes' or 'video'"),
+        (
+            {"kind": "pixels", "num_shapes": 7},
+            "num_shapes=7 is for kind='shapes' or 'drift', and kind is 'pixels': leave it out",
+        ),
+        (
+            {"kind": "pixels", "background_only": True},
+            "background_only=True is for kind='shapes' or 'drift' or 'video'",
+        ),
         ({"kind": "camera", "size": 0.5}, "size=0.5 is for kind='shapes' or 'drift' or 'pixels', and kind is 'camera'"),
         ({"strength": 0.5}, "strength=0.5 is for kind='camera' or 'color' or 'video', and kind is 'shapes'"),
         ({"strenght": 0.5}, "noise has no option 'strenght'; expected background_only or num_shapes"),
