@@ -293,10 +293,36 @@ def test_of_several_studies_jobs_for_one_cell_that_with_the_most_ppo_runs_is_mad
 
 def test_the_tour_shows_every_method_under_exogenous_noise_once() -> None:
     own = [job for job in study.chosen_jobs(["tour"], None, 1) if isinstance(job, Job) and job.study != "phase"]
-    assert sorted(job.method for job in own if job.noise == "exogenous") == sorted({*METHODS} - {"oracle"})
+    assert sorted(job.method for job in own if job.noise == "exogenous") == sorted({*study.PROBED} - {"oracle"})
     assert {job.study for job in own if job.method == "supervised"} == {"field"}
     iid = {job.method for job in own if job.noise == "iid"}
     assert {"temporal_contrastive", "forward_model", "autoencoder", "random", "supervised"} == iid
+
+
+def test_the_arrow_of_time_has_each_change_alone_and_the_ends_once() -> None:
+    own = [job for job in study.arrow(None, 1)]
+    assert {job.noise for job in own} == {"exogenous"} and len({job.name for job in own}) == len(own) == 12
+    changed = {(job.method, job.drift, job.random_actions) for job in own if job.drift or job.random_actions}
+    assert changed == {
+        (method, drift, not drift)
+        for method in ("curved", "temporal_contrastive", "inverse_model")
+        for drift in (False, True)
+    }
+    drifting = next(job.noise_options for job in own if job.drift)
+    usual = next(job.noise_options for job in own if not job.drift)
+    assert drifting is not None and usual is not None and drifting == usual | {"kind": "drift"}
+
+
+def test_recordings_of_random_actions_have_no_optimal_ones_but_by_chance() -> None:
+    job = Job("gridworld", "arrow", "curved", "exogenous", 0, 1.0, random_actions=True)
+    place, usual = pixels.domain_of(job), pixels.domain_of(replace(job, random_actions=False))
+    state = np.repeat(np.arange(len(GridDomain().table.states)), 20)
+    shares = [
+        (each.behave(state, np.random.default_rng(0)) == each.table.optimal_action(state)).mean()
+        for each in (place, usual)
+        if isinstance(each, GridDomain)
+    ]
+    assert shares == pytest.approx([1 / 3, 1 / 2 + 1 / 6], abs=0.02)
 
 
 def test_samples_are_of_the_same_states_whatever_the_noise() -> None:
