@@ -198,7 +198,6 @@ def test_field_is_reported_with_its_pictures(field: Path) -> None:
     assert headings == [
         "Step sizes",
         "Every method",
-        "The arrow of time",
         "Action labels",
         "Temperature",
         "Unseen noise",
