@@ -52,8 +52,8 @@ class Frozen:
             when = f"frozen by commit {self.commit} on {self.frozen:%Y-%m-%d %H:%M %z}"
         return f"The criteria are in experiments/reports/theory/{self.name} (SHA-256 {self.digest}…), {when}."
 
-    def too_early(self, cell: Cell | LockCell) -> str:
-        """Why the criteria were not fixed before a cell was made, if so."""
+    def exploratory(self, cell: Cell | LockCell) -> str:
+        """Why a cell is no test of the criteria, if so: they were not fixed before it was made."""
         if not cell.made:
             return "made before cells noted their date"
         if self.frozen is None:
@@ -170,12 +170,12 @@ class Criteria(Frozen):
     P5: Phases
 
     def exploratory(self, cell: Cell | LockCell) -> str:
-        """Why a cell can't confirm or refute a prediction, if so: the criteria were not fixed before it was made."""
+        """The same; a cell also notes the file that it was made under."""
         if not (cell.criteria and cell.made):
             return "made before cells noted their criteria"
         if cell.criteria != self.digest:
             return f"made under other criteria ({cell.criteria})"
-        return self.too_early(cell)
+        return super().exploratory(cell)
 
 
 @lru_cache

@@ -32,8 +32,8 @@ from rlrep.experiments.video_study.survival import (
     early,
     field_cells,
     kept,
-    too_early,
 )
+from rlrep.experiments.video_study.verdicts import exploratory
 
 TEXTS = {
     "tuning": (
@@ -179,7 +179,7 @@ def arrow_blocks(results: Results) -> list[Block]:
     """Whether the claim holds, criterion by criterion."""
     asked = read_arrow()
     cells = [c for c in select(results.cells, study="arrow") if c.seed in asked.seeds]
-    status = too_early(cells, asked)
+    status = exploratory(cells, asked)
     status = f"Exploratory: {status}." if status else "They are older than all cells that they judge."
     rule = (
         f"The claim is that {METHODS[asked.method]} keeps the state because the noise looks the same backwards in time "

@@ -35,7 +35,7 @@ TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
 LRS = (3e-4, 1e-3, 3e-3)
 TUNING_SEED = 100  # the first one of the tuning, whose maps nothing else is measured on
 # PixPro trains the feature map alone, and probes read what comes after; the other is an ablation.
-PROBED = [m for m in METHODS if m not in ("pixpro", "curved_ahead")]
+FIELD_METHODS = [m for m in METHODS if m not in ("pixpro", "curved_ahead")]
 ARROW = ("random", "supervised", "curved", "curved_ahead", "temporal_contrastive", "inverse_model")
 CODES = (3, 4)  # of an encoder of the lock, besides two: four suffice for both factors
 TOURED = ("temporal_contrastive", "forward_model", "autoencoder", "random", "supervised")  # under iid noise too
@@ -62,7 +62,7 @@ def field(methods: Methods, seeds: int) -> Iterator[Job]:
     """Linear probes of every method, without PPO; `core` runs PPO on their encoders. One seed after the other under
     noise, then without noise, where nearly all read the whole state.
     """
-    jobs = [job for job in core("gridworld", methods or PROBED, seeds) if job.method != "oracle"]
+    jobs = [job for job in core("gridworld", methods or FIELD_METHODS, seeds) if job.method != "oracle"]
     for job in sorted(jobs, key=lambda job: job.noise == "none"):
         yield replace(job, study="field", only_probes=True)
 
@@ -82,7 +82,7 @@ def arrow(methods: Methods, seeds: int) -> Iterator[Job]:
 
 def tuning(methods: Methods, seeds: int) -> Iterator[Job]:
     """Whether each method learns without noise at the step size that all have, and at others; on maps of their own."""
-    chosen = methods or PROBED
+    chosen = methods or FIELD_METHODS
     for seed, method, lr in product(range(TUNING_SEED, TUNING_SEED + seeds), chosen, LRS):
         if method not in CORE_METHODS:
             yield Job("gridworld", "tuning", method, "none", seed, only_probes=True, lr=lr)

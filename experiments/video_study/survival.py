@@ -11,7 +11,8 @@ import numpy as np
 
 from rlrep.experiments.results.statistics import Estimate, contrast, holm, seed_mean
 from rlrep.experiments.video_study.cells import METHODS, Cell, Results, select
-from rlrep.experiments.video_study.criteria import Arrow, Frozen, Survival, read_arrow, read_survival
+from rlrep.experiments.video_study.criteria import Arrow, Survival, read_arrow, read_survival
+from rlrep.experiments.video_study.verdicts import exploratory
 
 KEEPS, OPEN, LOSES, WORSE = "keeps the state", "open", "loses the state", "has less of it than a random encoder"
 OUTCOMES = (KEEPS, OPEN, LOSES, WORSE)
@@ -104,11 +105,7 @@ def arrow_shares(results: Results, method: str, where: tuple[bool, bool], asked:
         {c.seed: c.state_linear for c in select(cells, method=each, drift=d, random_actions=r)}
         for each, d, r in ((method, drift, random), (asked.floor, *USUAL), (asked.ceiling, *USUAL))
     )
-    return {
-        seed: (own[seed] - low[seed]) / (high[seed] - low[seed])
-        for seed in sorted(own)
-        if {seed} <= low.keys() & high.keys()
-    }
+    return on_scale(own, low, high)
 
 
 @dataclass(frozen=True)
@@ -152,10 +149,4 @@ def early(results: Results, domain: str) -> str:
     """Why cells of the field that are judged are exploratory, and how many of them; empty if none is."""
     asked = read_survival()
     cells = [c for noise in asked.noises for c in field_cells(results, domain, noise=noise) if c.seed in asked.seeds]
-    return too_early(cells, asked)
-
-
-def too_early(cells: list[Cell], asked: Frozen) -> str:
-    """Why cells are exploratory, and how many of them."""
-    reasons = [reason for cell in cells if (reason := asked.too_early(cell))]
-    return "; ".join(f"{reasons.count(why):,} of {len(cells):,} cells {why}" for why in dict.fromkeys(reasons))
+    return exploratory(cells, asked)

@@ -38,7 +38,7 @@ from rlrep.experiments.video_study.cells import (
     sweep,
     values,
 )
-from rlrep.experiments.video_study.criteria import Criteria, read_criteria
+from rlrep.experiments.video_study.criteria import Criteria, Frozen, read_criteria
 
 CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 
@@ -141,7 +141,7 @@ def verdicts(results: Results, criteria: Criteria | None = None) -> list[Verdict
     return found
 
 
-def exploratory(cells: Sequence[Cell | LockCell], criteria: Criteria) -> str:
+def exploratory(cells: Sequence[Cell | LockCell], criteria: Frozen) -> str:
     """Why cells are exploratory, and how many of them; empty if none is."""
     reasons = [reason for cell in cells if (reason := criteria.exploratory(cell))]
     counted = [f"{reasons.count(reason):,} of {len(cells):,} cells {reason}" for reason in dict.fromkeys(reasons)]

@@ -69,7 +69,7 @@ def test_cells_of_the_tour_count_for_the_whole_study() -> None:
     whole = {*study.core("gridworld", None, 1), *phase.jobs(None, 1), *study.field(None, 1)}
     tour = [*study.tour(None, 1)]
     assert {replace(job, ppo_runs=None) for job in tour} < whole
-    assert {job.method for job in tour} == {*study.PROBED}
+    assert {job.method for job in tour} == {*study.FIELD_METHODS}
     assert {(j.size, j.persistence) for j in tour if j.study == "phase" and j.updates} >= {*phase.CROSS_SECTION}
     assert all(job.only_probes for job in tour if job.study != "core")
 

@@ -293,7 +293,7 @@ def test_of_several_studies_jobs_for_one_cell_that_with_the_most_ppo_runs_is_mad
 
 def test_the_tour_shows_every_method_under_exogenous_noise_once() -> None:
     own = [job for job in study.chosen_jobs(["tour"], None, 1) if isinstance(job, Job) and job.study != "phase"]
-    assert sorted(job.method for job in own if job.noise == "exogenous") == sorted({*study.PROBED} - {"oracle"})
+    assert sorted(job.method for job in own if job.noise == "exogenous") == sorted({*study.FIELD_METHODS} - {"oracle"})
     assert {job.study for job in own if job.method == "supervised"} == {"field"}
     iid = {job.method for job in own if job.noise == "iid"}
     assert {"temporal_contrastive", "forward_model", "autoencoder", "random", "supervised"} == iid
