@@ -19,10 +19,12 @@ from rlrep.experiments.yaml_files import UnusableYaml, read_yaml
 from rlrep.registry import look_up, unknown
 
 T = TypeVar("T")
+S = TypeVar("S", bound="OverSeeds")
 FOLDER = Path(__file__).parents[1] / "reports" / "theory"
 FILE = FOLDER / "criteria.yaml"
 FIELD_FILE = FOLDER / "field_criteria.yaml"
 ARROW_FILE = FOLDER / "arrow_criteria.yaml"
+LABELS_FILE = FOLDER / "labels_criteria.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,30 +127,59 @@ class Phases:
 
 
 @dataclass(frozen=True)
-class Survival(Frozen):
-    """The content of the field's file, see its comments, and its origin."""
+class OverSeeds(Frozen):
+    """A file that says which seeds are judged, on a scale from a floor, and the level of its tests."""
 
     seeds: Sequence[int]
-    noises: Sequence[str]
     floor: str
+    level: float
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """All that the file names."""
+        return [self.floor]
+
+
+@dataclass(frozen=True)
+class Survival(OverSeeds):
+    """The content of the field's file, see its comments, and its origin."""
+
+    noises: Sequence[str]
     ceiling: str
     keeps: float
     worse: float
     baseline: str
-    level: float
+
+    @property
+    def methods(self) -> Sequence[str]:
+        return [self.floor, self.ceiling, self.baseline]
 
 
 @dataclass(frozen=True)
-class Arrow(Frozen):
+class Arrow(OverSeeds):
     """The content of the file about the arrow of time, see its comments, and its origin."""
 
-    seeds: Sequence[int]
-    floor: str
     ceiling: str
     method: str
     without: str
     falls: float
-    level: float
+
+    @property
+    def methods(self) -> Sequence[str]:
+        return [self.floor, self.ceiling, self.method, self.without]
+
+
+@dataclass(frozen=True)
+class FewLabels(OverSeeds):
+    """The content of the file about few action labels, see its comments, and its origin."""
+
+    reference: str
+    keeps: float
+    beside: Sequence[str]
+
+    @property
+    def methods(self) -> Sequence[str]:
+        return [self.floor, self.reference, *self.beside]
 
 
 @dataclass(frozen=True)
@@ -193,31 +224,38 @@ def read_criteria(path: Path = FILE) -> Criteria:
 @lru_cache
 def read_survival(path: Path = FIELD_FILE) -> Survival:
     """Raises ValueError for a file with a missing, extra or unknown name or number."""
+    survival = read_over_seeds(Survival, path)
     with only_usable(path):
-        survival = built(Survival, dict(read_yaml(path)), "", ORIGIN)
-        check_seeds(survival, (survival.floor, survival.ceiling, survival.baseline))
         for noise in survival.noises:
             look_up("noise", noise, NOISES)
-    return replace(survival, **origin(path))
+    return survival
 
 
 @lru_cache
 def read_arrow(path: Path = ARROW_FILE) -> Arrow:
     """Raises ValueError for a file with a missing, extra or unknown name or number."""
+    return read_over_seeds(Arrow, path)
+
+
+@lru_cache
+def read_few_labels(path: Path = LABELS_FILE) -> FewLabels:
+    """Raises ValueError for a file with a missing, extra or unknown name or number."""
+    return read_over_seeds(FewLabels, path)
+
+
+def read_over_seeds(kind: type[S], path: Path) -> S:
+    """Raises ValueError for an unusable file, unknown methods, too few seeds for an interval, and a level that is no
+    probability.
+    """
     with only_usable(path):
-        arrow = built(Arrow, dict(read_yaml(path)), "", ORIGIN)
-        check_seeds(arrow, (arrow.floor, arrow.ceiling, arrow.method, arrow.without))
-    return replace(arrow, **origin(path))
-
-
-def check_seeds(criteria: Survival | Arrow, methods: Sequence[str]) -> None:
-    """Raises ValueError for unknown methods, too few seeds for an interval, and a level that is no probability."""
-    for method in methods:
-        look_up("method", method, METHODS)
-    if len(criteria.seeds) < FEWEST:
-        raise ValueError(f"seeds must be at least {FEWEST}, as fewer have no interval, got {criteria.seeds}")
-    if not 0 < criteria.level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {criteria.level}")
+        criteria = built(kind, dict(read_yaml(path)), "", ORIGIN)
+        for method in criteria.methods:
+            look_up("method", method, METHODS)
+        if len(criteria.seeds) < FEWEST:
+            raise ValueError(f"seeds must be at least {FEWEST}, as fewer have no interval, got {criteria.seeds}")
+        if not 0 < criteria.level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {criteria.level}")
+    return replace(criteria, **origin(path))
 
 
 @contextmanager

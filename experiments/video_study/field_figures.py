@@ -21,8 +21,8 @@ from rlrep.experiments.video_study.cells import (
     state_unit,
     values,
 )
-from rlrep.experiments.video_study.criteria import read_survival
-from rlrep.experiments.video_study.survival import field_cells
+from rlrep.experiments.video_study.criteria import read_few_labels, read_survival
+from rlrep.experiments.video_study.survival import field_cells, label_shares
 
 # What a method reads, and the colour of such methods.
 READS = {
@@ -93,7 +93,8 @@ def dots(panel: Axes, results: Results, domain: str, method: str, measure: str, 
 
 
 def labels(results: Results, colours: Mapping[str, str]) -> Figure | None:
-    """State read against the recorded frames whose action is known."""
+    """State kept against the recorded frames whose action is known."""
+    asked = read_few_labels()
     cells = select(results.cells, study="labels")
     counts = sorted({int(c.labels) for c in cells})
     if len(counts) < 2:
@@ -104,14 +105,13 @@ def labels(results: Results, colours: Mapping[str, str]) -> Figure | None:
     figure.suptitle(f"How many action labels bring the state back? (exogenous noise, {shown})", fontsize=18)
     panel = figure.subplots()
     ends = []
-    for method in (m for m in METHODS if select(cells, method=m)):
-        own = {n: values(select(cells, method=method, labels=float(n)), "state_linear") for n in counts}
-        own = {n: found for n, found in own.items() if len(found)}
-        name = "ACRO alone" if method == "inverse_model" else f"{METHODS[method]} + labels"
-        if method == "random":
-            panel.axhline(float(own[0].mean()), color=GREY, linestyle="--", linewidth=2)
-            ends.append((float(own[0].mean()), METHODS[method], GREY))
+    panel.axhline(0, color=GREY, linestyle="--", linewidth=2)
+    for method in (asked.reference, *asked.beside):
+        shares = {n: label_shares(results, method, n, asked) for n in counts}
+        own = {n: np.array([*found.values()]) for n, found in shares.items() if found}
+        if not own:
             continue
+        name = f"{METHODS[method]} alone" if method == asked.reference else f"{METHODS[method]} + labels"
         at = [counts.index(n) for n in own]
         means = [float(found.mean()) for found in own.values()]
         panel.plot(at, means, "o-", color=colours[method], linewidth=2.4, markersize=7, clip_on=False)
@@ -121,8 +121,8 @@ def labels(results: Results, colours: Mapping[str, str]) -> Figure | None:
     name_ends(panel, ends)
     panel.set_xticks(range(len(counts)), [f"{n:,}" for n in counts])
     panel.set_xlabel("recorded frames with their action")
-    panel.set_ylabel("state read, accuracy", fontsize=15)
-    panel.set_ylim(0, 1.02)
+    panel.set_ylabel("state kept", fontsize=15)
+    panel.set_yticks([0, 0.5, 1], [f"0: {METHODS[asked.floor]}", "0.5", "1: all labels"])
     return figure
 
 

@@ -21,7 +21,7 @@ from rlrep.experiments.video_study.cells import (
     select,
     values,
 )
-from rlrep.experiments.video_study.criteria import read_arrow, read_survival
+from rlrep.experiments.video_study.criteria import Frozen, read_arrow, read_few_labels, read_survival
 from rlrep.experiments.video_study.field_figures import ranked
 from rlrep.experiments.video_study.pages import Block, Line
 from rlrep.experiments.video_study.survival import (
@@ -32,6 +32,8 @@ from rlrep.experiments.video_study.survival import (
     early,
     field_cells,
     kept,
+    label_outcomes,
+    label_shares,
 )
 from rlrep.experiments.video_study.verdicts import exploratory
 
@@ -53,9 +55,9 @@ TEXTS = {
         "exogenous noise. Drifting noise moves to the right and down only."
     ),
     "labels": (
-        "A method that reads all recordings, and an inverse model on the same encoder, with its own batches of the "
-        "first recordings, whose actions are known. A tenth of either is held out. LAOM spreads its labels over all "
-        "recordings. ACRO alone reads the labelled recordings and no others."
+        "The state kept, with its 95 % t interval. A method reads all recordings, and an inverse model on the same "
+        "encoder the first ones, whose actions are known, in batches of its own. A tenth of either is held out. LAOM "
+        "spreads its labels over all recordings. ACRO alone reads the labelled recordings and no others."
     ),
     "temperature": (
         "Uniformity and tolerance are of the layer that the loss reads: log of the mean Gaussian potential of pairs, "
@@ -70,7 +72,7 @@ TEXTS = {
 }
 CAPTIONS = {
     "field": "What linear probes read of state and noise from the features of every method",
-    "labels": "State read against the number of recorded frames whose action is known",
+    "labels": "State kept against the number of recorded frames whose action is known",
     "temperature": "State read, uniformity and tolerance against the temperature of contrastive losses",
 }
 
@@ -94,6 +96,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
             shown = [Block("picture", CAPTIONS[name], picture=pictures[picture])] if picture in pictures else []
             said = survival_blocks(results, domain) if name == "field" else []
             said = arrow_blocks(results) if name == "arrow" else said
+            said = label_blocks(results) if name == "labels" else said
             blocks += [Block("h3", title), *shown, *said, Block("text", TEXTS[name]), Block("table", lines=lines)]
     return [Block("h2", "The field"), *blocks] if blocks else []
 
@@ -158,8 +161,12 @@ def survival_blocks(results: Results, domain: str) -> list[Block]:
         f"{asked.level:g} after Holm's correction over all methods and noises. To keep the state is not to drop the "
         f"noise: its probe is in the table."
     )
-    status = early(results, domain)
-    status = f"Exploratory: {status}." if status else "They are older than all cells that they judge."
+    return judged(rule, asked, early(results, domain), items)
+
+
+def judged(rule: str, asked: Frozen, early: str, items: list[str]) -> list[Block]:
+    """How results are judged, by which file, why cells are exploratory if some are, and the outcomes."""
+    status = f"Exploratory: {early}." if early else "They are older than all cells that they judge."
     return [Block("text", rule), Block("text", f"{asked.source} {status}"), Block("list", items=items)]
 
 
@@ -179,8 +186,6 @@ def arrow_blocks(results: Results) -> list[Block]:
     """Whether the claim holds, criterion by criterion."""
     asked = read_arrow()
     cells = [c for c in select(results.cells, study="arrow") if c.seed in asked.seeds]
-    status = exploratory(cells, asked)
-    status = f"Exploratory: {status}." if status else "They are older than all cells that they judge."
     rule = (
         f"The claim is that {METHODS[asked.method]} keeps the state because the noise looks the same backwards in time "
         f"and the recorded behaviour does not: each of three changes alone must take more than {asked.falls:g} of it "
@@ -192,7 +197,7 @@ def arrow_blocks(results: Results) -> list[Block]:
         else f"{fall.change}: {fall.outcome}, cells are missing"
         for fall in arrow_falls(results)
     ]
-    return [Block("text", rule), Block("text", f"{asked.source} {status}"), Block("list", items=items)]
+    return judged(rule, asked, exploratory(cells, asked), items)
 
 
 def field_lines(results: Results, domain: str) -> list[Line]:
@@ -217,15 +222,38 @@ def field_lines(results: Results, domain: str) -> list[Line]:
 
 
 def label_lines(results: Results) -> list[Line]:
-    cells = select(results.cells, study="labels")
-    counts = sorted({int(c.labels) for c in cells})
-    return [
-        {"method": METHODS[method] if method != "inverse_model" else "ACRO alone"}
-        | {f"{n:,} labels": mean_of(select(cells, method=method, labels=float(n)), "state_linear") for n in counts}
-        | {"seeds": str(len({c.seed for c in select(cells, method=method)}))}
-        for method in METHODS
-        if select(cells, method=method)
-    ]
+    """A row for each method: the state kept with each number of labels."""
+    asked, lines = read_few_labels(), []
+    counts = sorted({int(c.labels) for c in select(results.cells, study="labels")})
+    for method in (asked.reference, *asked.beside):
+        found = {f"{n:,} labels": label_shares(results, method, n, asked) for n in counts}
+        if any(found.values()):
+            means = {n: seed_mean(np.array([*own.values()])).text(2) if own else "" for n, own in found.items()}
+            name = f"{METHODS[method]} alone" if method == asked.reference else METHODS[method]
+            lines.append({"method": name, **means, "seeds": str(max(map(len, found.values())))})
+    return lines
+
+
+def label_blocks(results: Results) -> list[Block]:
+    """With how many labels the state is back, and which methods for videos help."""
+    asked = read_few_labels()
+    name = METHODS[asked.reference]
+    cells = [c for c in select(results.cells, study="labels") if c.seed in asked.seeds]
+    rule = (
+        f"State kept: a linear probe's accuracy on a scale from 0, {METHODS[asked.floor]}, to 1, {name} with all "
+        f"labels, of the same seed, under exogenous noise. {name} alone has the state back with fewer labels if its "
+        f"95 % t interval over seeds {asked.seeds[0]} to {asked.seeds[-1]} lies above {asked.keeps:g}, and not if "
+        f"below. A method for videos helps (hurts) if it keeps more (less) beside {name} than {name} alone with as "
+        f"many labels: two-sided, paired by seed, p below {asked.level:g} after Holm's correction over all of them."
+    )
+    items = []
+    for each in label_outcomes(results):
+        said = f"{each.count:,} labels: {each.outcome}, {each.estimate.text(2)}"
+        if each.method == asked.reference:
+            items.append(f"{name} alone, {said}")
+        else:
+            items.append(f"{METHODS[each.method]}, {said} more, {p_text(each.p)}")
+    return judged(rule, asked, exploratory(cells, asked), items)
 
 
 def temperature_lines(results: Results) -> list[Line]:

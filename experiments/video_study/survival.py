@@ -1,5 +1,6 @@
 """Which method of the field keeps the state under which noise, by the criteria of
-`reports/theory/field_criteria.yaml`, and whether the arrow of time is why one does, by `arrow_criteria.yaml`.
+`reports/theory/field_criteria.yaml`; whether the arrow of time is why one does, by `arrow_criteria.yaml`; and whether
+videos help where few actions are known, by `labels_criteria.yaml`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,22 @@ import numpy as np
 
 from rlrep.experiments.results.statistics import Estimate, contrast, holm, seed_mean
 from rlrep.experiments.video_study.cells import METHODS, Cell, Results, select
-from rlrep.experiments.video_study.criteria import Arrow, Survival, read_arrow, read_survival
+from rlrep.experiments.video_study.criteria import (
+    Arrow,
+    FewLabels,
+    Survival,
+    read_arrow,
+    read_few_labels,
+    read_survival,
+)
 from rlrep.experiments.video_study.verdicts import exploratory
 
 KEEPS, OPEN, LOSES, WORSE = "keeps the state", "open", "loses the state", "has less of it than a random encoder"
 OUTCOMES = (KEEPS, OPEN, LOSES, WORSE)
 USUAL = (False, False)  # whether the noise drifts, and whether the recorded actions are random
 HOLDS, FAILS = "holds", "fails"
+BACK, NOT_BACK = "has the state back", "does not have it back"
+HELPS, HURTS = "helps", "hurts"
 
 
 @dataclass(frozen=True)
@@ -142,6 +152,66 @@ def arrow_falls(results: Results, asked: Arrow | None = None) -> list[Fall]:
         excess = contrast([(1.0, gap - asked.falls)])
         outcome = HOLDS if excess.p_not_above < asked.level else FAILS if excess.p_not_below < asked.level else OPEN
         found.append(Fall(name, contrast([(1.0, gap)]), excess.p_not_above, outcome))
+    return found
+
+
+def label_shares(results: Results, method: str, count: int, asked: FewLabels) -> dict[int, float]:
+    """The state kept in each seed that has the method with so many labels, and both ends of the scale."""
+    cells = select(results.cells, study="labels")
+    most = max((c.labels for c in select(cells, method=asked.reference)), default=nan)
+    own, low, high = (
+        {c.seed: c.state_linear for c in select(cells, method=each, labels=float(n))}
+        for each, n in ((method, count), (asked.floor, 0), (asked.reference, most))
+    )
+    return on_scale(own, low, high)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What so many action labels are worth to a method.
+
+    Attributes:
+        estimate: the state kept by the reference; for another method, by how much it is more than the reference's with
+            as many labels, paired by seed.
+        p: the latter's, two-sided, after Holm's correction.
+        outcome: of BACK, NOT_BACK, OPEN for the reference, of HELPS, HURTS, OPEN for others.
+    """
+
+    method: str
+    count: int
+    estimate: Estimate
+    p: float
+    outcome: str
+
+
+def label_outcomes(results: Results, asked: FewLabels | None = None) -> list[Labelled]:
+    """For the reference with fewer labels than the most, and for the others; only where all seeds are there."""
+    asked = asked or read_few_labels()
+    counts = sorted({int(c.labels) for c in select(results.cells, study="labels") if c.labels > 0})
+    each = {(m, n): label_shares(results, m, n, asked) for m in (asked.reference, *asked.beside) for n in counts}
+    whole = {
+        place: np.array([own[s] for s in asked.seeds]) for place, own in each.items() if own.keys() >= {*asked.seeds}
+    }
+    alone = {n: seed_mean(own) for (method, n), own in whole.items() if method == asked.reference and n != counts[-1]}
+    found = [
+        Labelled(
+            asked.reference,
+            n,
+            mean,
+            nan,
+            BACK if mean.low > asked.keeps else NOT_BACK if mean.high < asked.keeps else OPEN,
+        )
+        for n, mean in alone.items()
+    ]
+    gaps = {
+        (method, n): contrast([(1.0, own - whole[asked.reference, n])])
+        for (method, n), own in whole.items()
+        if method != asked.reference and (asked.reference, n) in whole
+    }
+    two_sided = holm(np.array([2 * min(gap.p_not_above, gap.p_not_below) for gap in gaps.values()]))
+    for ((method, n), gap), p in zip(gaps.items(), two_sided, strict=True):
+        outcome = OPEN if p >= asked.level else HELPS if gap.value > 0 else HURTS
+        found.append(Labelled(method, n, gap, float(p), outcome))
     return found
 
 
