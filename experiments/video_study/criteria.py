@@ -25,6 +25,7 @@ FILE = FOLDER / "criteria.yaml"
 FIELD_FILE = FOLDER / "field_criteria.yaml"
 ARROW_FILE = FOLDER / "arrow_criteria.yaml"
 LABELS_FILE = FOLDER / "labels_criteria.yaml"
+CORE_FILE = FOLDER / "core_criteria.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,16 +129,15 @@ class Phases:
 
 @dataclass(frozen=True)
 class OverSeeds(Frozen):
-    """A file that says which seeds are judged, on a scale from a floor, and the level of its tests."""
+    """A file that says which seeds are judged, and at which level."""
 
     seeds: Sequence[int]
-    floor: str
     level: float
 
     @property
     def methods(self) -> Sequence[str]:
         """All that the file names."""
-        return [self.floor]
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ class Survival(OverSeeds):
     """The content of the field's file, see its comments, and its origin."""
 
     noises: Sequence[str]
+    floor: str
     ceiling: str
     keeps: float
     worse: float
@@ -159,6 +160,7 @@ class Survival(OverSeeds):
 class Arrow(OverSeeds):
     """The content of the file about the arrow of time, see its comments, and its origin."""
 
+    floor: str
     ceiling: str
     method: str
     without: str
@@ -173,6 +175,7 @@ class Arrow(OverSeeds):
 class FewLabels(OverSeeds):
     """The content of the file about few action labels, see its comments, and its origin."""
 
+    floor: str
     reference: str
     keeps: float
     beside: Sequence[str]
@@ -180,6 +183,21 @@ class FewLabels(OverSeeds):
     @property
     def methods(self) -> Sequence[str]:
         return [self.floor, self.reference, *self.beside]
+
+
+@dataclass(frozen=True)
+class Served(OverSeeds):
+    """The content of the file about PPO on the encoders of one method, see its comments, and its origin."""
+
+    noise: str
+    method: str
+    ceiling: str
+    serves: float
+    baseline: str
+
+    @property
+    def methods(self) -> Sequence[str]:
+        return [self.method, self.ceiling, self.baseline]
 
 
 @dataclass(frozen=True)
@@ -241,6 +259,15 @@ def read_arrow(path: Path = ARROW_FILE) -> Arrow:
 def read_few_labels(path: Path = LABELS_FILE) -> FewLabels:
     """Raises ValueError for a file with a missing, extra or unknown name or number."""
     return read_over_seeds(FewLabels, path)
+
+
+@lru_cache
+def read_served(path: Path = CORE_FILE) -> Served:
+    """Raises ValueError for a file with a missing, extra or unknown name or number."""
+    served = read_over_seeds(Served, path)
+    with only_usable(path):
+        look_up("noise", served.noise, NOISES)
+    return served
 
 
 def read_over_seeds(kind: type[S], path: Path) -> S:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from math import isfinite
 from pathlib import Path
 
@@ -21,19 +22,28 @@ from rlrep.experiments.video_study.cells import (
     select,
     values,
 )
-from rlrep.experiments.video_study.criteria import Frozen, read_arrow, read_few_labels, read_survival
+from rlrep.experiments.video_study.criteria import (
+    Frozen,
+    read_arrow,
+    read_few_labels,
+    read_served,
+    read_survival,
+)
 from rlrep.experiments.video_study.field_figures import ranked
 from rlrep.experiments.video_study.pages import Block, Line
 from rlrep.experiments.video_study.survival import (
     OUTCOMES,
     USUAL,
-    arrow_falls,
+    Claim,
+    arrow_claims,
     arrow_shares,
     early,
     field_cells,
     kept,
     label_outcomes,
     label_shares,
+    return_shares,
+    served_claims,
 )
 from rlrep.experiments.video_study.verdicts import exploratory
 
@@ -54,6 +64,7 @@ TEXTS = {
         "The state kept, on a scale from 0, a random encoder, to 1, an encoder of labels, of the same seed; all under "
         "exogenous noise. Drifting noise moves to the right and down only."
     ),
+    "served": "PPO's returns on frozen encoders of the core, and what a linear probe reads of their state.",
     "labels": (
         "The state kept, with its 95 % t interval. A method reads all recordings, and an inverse model on the same "
         "encoder the first ones, whose actions are known, in batches of its own. A tenth of either is held out. LAOM "
@@ -84,19 +95,24 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
         "tuning": ("Step sizes", tuning_lines(results), ""),
         "field": ("Every method", field_lines(results, domain), f"field_{domain}"),
         "arrow": ("The arrow of time", arrow_lines(results), ""),
+        "served": (f"PPO on {METHODS[read_served().method]}", served_lines(results, domain), ""),
         "labels": ("Action labels", label_lines(results), "labels"),
         "temperature": ("Temperature", temperature_lines(results), "temperature"),
         "transfer": ("Unseen noise", transfer_lines(results), ""),
         "cloned": ("Few demonstrations", cloned_lines(results, domain), ""),
         "codes": ("More codes for the lock", code_lines(results), ""),
     }
+    judgements = {
+        "field": partial(survival_blocks, results, domain),
+        "arrow": partial(arrow_blocks, results),
+        "served": partial(served_blocks, results, domain),
+        "labels": partial(label_blocks, results),
+    }
     blocks = []
     for name, (title, lines, picture) in parts.items():
         if lines:
             shown = [Block("picture", CAPTIONS[name], picture=pictures[picture])] if picture in pictures else []
-            said = survival_blocks(results, domain) if name == "field" else []
-            said = arrow_blocks(results) if name == "arrow" else said
-            said = label_blocks(results) if name == "labels" else said
+            said = judgements[name]() if name in judgements else []
             blocks += [Block("h3", title), *shown, *said, Block("text", TEXTS[name]), Block("table", lines=lines)]
     return [Block("h2", "The field"), *blocks] if blocks else []
 
@@ -191,13 +207,45 @@ def arrow_blocks(results: Results) -> list[Block]:
         f"and the recorded behaviour does not: each of three changes alone must take more than {asked.falls:g} of it "
         f"away, by a one-sided t test at {asked.level:g}, paired over seeds {asked.seeds[0]} to {asked.seeds[-1]}."
     )
-    items = [
-        f"{fall.change}: {fall.outcome}, {fall.estimate.text(2)} less, {p_text(fall.p)}"
-        if fall.estimate
-        else f"{fall.change}: {fall.outcome}, cells are missing"
-        for fall in arrow_falls(results)
+    return judged(rule, asked, exploratory(cells, asked), claim_texts(arrow_claims(results), "less"))
+
+
+def claim_texts(claims: list[Claim], word: str) -> list[str]:
+    return [
+        f"{c.name}: {c.outcome}, {c.estimate.text(2)} {word}, {p_text(c.p)}"
+        if c.estimate
+        else f"{c.name}: {c.outcome}, cells are missing"
+        for c in claims
     ]
-    return judged(rule, asked, exploratory(cells, asked), items)
+
+
+def served_lines(results: Results, domain: str) -> list[Line]:
+    """A row for each method that has PPO's returns; none without the method that is judged."""
+    asked, lines = read_served(), []
+    cells = select(results.cells, domain=domain, study="core", noise=asked.noise)
+    for method in METHODS if select(cells, method=asked.method) else ():
+        if shares := return_shares(results, domain, method, asked):
+            line = {"method": METHODS[method], "return": mean_of(select(cells, method=method), "final_return")}
+            line |= {"of the scale": seed_mean(np.array([*shares.values()])).text(2)}
+            line |= {"state read": mean_of(select(cells, method=method), "state_linear")}
+            lines.append(line | {"seeds": str(len(shares))})
+    return lines
+
+
+def served_blocks(results: Results, domain: str) -> list[Block]:
+    """Whether one method's encoders serve PPO."""
+    asked = read_served()
+    cells = [c for c in select(results.cells, domain=domain, study="core") if c.seed in asked.seeds]
+    cells = [
+        *select(cells, method=asked.ceiling),
+        *(c for m in (asked.method, asked.baseline) for c in select(cells, noise=asked.noise, method=m)),
+    ]
+    rule = (
+        f"PPO's return on frozen encoders of {METHODS[asked.method]} under {NOISES[asked.noise]}, on a scale from 0, "
+        f"the random policy's, to 1, that of {METHODS[asked.ceiling]}, on the same map; one-sided t tests at "
+        f"{asked.level:g} over seeds {asked.seeds[0]} to {asked.seeds[-1]}."
+    )
+    return judged(rule, asked, exploratory(cells, asked), claim_texts(served_claims(results, domain), "of that scale"))
 
 
 def field_lines(results: Results, domain: str) -> list[Line]:

@@ -1,6 +1,7 @@
 """Which method of the field keeps the state under which noise, by the criteria of
 `reports/theory/field_criteria.yaml`; whether the arrow of time is why one does, by `arrow_criteria.yaml`; and whether
-videos help where few actions are known, by `labels_criteria.yaml`.
+that serves PPO, by `core_criteria.yaml`; and whether videos help where few actions are known, by
+`labels_criteria.yaml`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from rlrep.experiments.video_study.cells import METHODS, Cell, Results, select
 from rlrep.experiments.video_study.criteria import (
     Arrow,
     FewLabels,
+    OverSeeds,
+    Served,
     Survival,
     read_arrow,
     read_few_labels,
+    read_served,
     read_survival,
 )
 from rlrep.experiments.video_study.verdicts import exploratory
@@ -119,22 +123,38 @@ def arrow_shares(results: Results, method: str, where: tuple[bool, bool], asked:
 
 
 @dataclass(frozen=True)
-class Fall:
-    """How much less of the state is kept after a change, paired by seed.
+class Claim:
+    """Whether a mean over seeds is more than the criteria say.
 
     Attributes:
         estimate: None if a seed that is judged is missing.
-        outcome: HOLDS if it is clearly more than the criteria say, FAILS if clearly less, else OPEN.
+        p: one-sided.
+        outcome: HOLDS if it is clearly more, FAILS if clearly less, else OPEN.
     """
 
-    change: str
+    name: str
     estimate: Estimate | None
     p: float
     outcome: str
 
 
-def arrow_falls(results: Results, asked: Arrow | None = None) -> list[Fall]:
-    """The three changes that the claim is about."""
+def claim(name: str, own: dict[int, float], more_than: float, asked: OverSeeds) -> Claim:
+    """By a t test over the seeds that are judged."""
+    if not {*asked.seeds} <= own.keys():
+        return Claim(name, None, nan, OPEN)
+    numbers = np.array([own[seed] for seed in asked.seeds])
+    excess = contrast([(1.0, numbers - more_than)])
+    outcome = HOLDS if excess.p_not_above < asked.level else FAILS if excess.p_not_below < asked.level else OPEN
+    return Claim(name, contrast([(1.0, numbers)]), excess.p_not_above, outcome)
+
+
+def less(own: dict[int, float], other: dict[int, float]) -> dict[int, float]:
+    """The differences, paired by seed."""
+    return {seed: own[seed] - other[seed] for seed in own.keys() & other.keys()}
+
+
+def arrow_claims(results: Results, asked: Arrow | None = None) -> list[Claim]:
+    """How much less of the state is kept after each of the three changes."""
     asked = asked or read_arrow()
     usual = arrow_shares(results, asked.method, USUAL, asked)
     changes = {
@@ -142,17 +162,28 @@ def arrow_falls(results: Results, asked: Arrow | None = None) -> list[Fall]:
         "recordings of random actions": (asked.method, (False, True)),
         "noise that drifts one way": (asked.method, (True, False)),
     }
-    found = []
-    for name, (method, where) in changes.items():
-        changed = arrow_shares(results, method, where, asked)
-        if not {*asked.seeds} <= usual.keys() & changed.keys():
-            found.append(Fall(name, None, nan, OPEN))
-            continue
-        gap = np.array([usual[seed] - changed[seed] for seed in asked.seeds])
-        excess = contrast([(1.0, gap - asked.falls)])
-        outcome = HOLDS if excess.p_not_above < asked.level else FAILS if excess.p_not_below < asked.level else OPEN
-        found.append(Fall(name, contrast([(1.0, gap)]), excess.p_not_above, outcome))
-    return found
+    return [
+        claim(name, less(usual, arrow_shares(results, *where, asked)), asked.falls, asked)
+        for name, where in changes.items()
+    ]
+
+
+def return_shares(results: Results, domain: str, method: str, asked: Served) -> dict[int, float]:
+    """PPO's return in each seed, from 0, the random policy's, to 1, the ceiling's."""
+    cells = select(results.cells, domain=domain, study="core")
+    own = select(cells, method=method, noise=asked.noise)
+    high = {c.seed: c.final_return for c in select(cells, method=asked.ceiling)}
+    return on_scale({c.seed: c.final_return for c in own}, {c.seed: c.random_return for c in own}, high)
+
+
+def served_claims(results: Results, domain: str, asked: Served | None = None) -> list[Claim]:
+    """Whether the method serves PPO, and whether better than the baseline."""
+    asked = asked or read_served()
+    own, other = (return_shares(results, domain, method, asked) for method in (asked.method, asked.baseline))
+    return [
+        claim(f"more than {asked.serves:g} of what {METHODS[asked.ceiling]} gives", own, asked.serves, asked),
+        claim(f"more than {METHODS[asked.baseline]}", less(own, other), 0.0, asked),
+    ]
 
 
 def label_shares(results: Results, method: str, count: int, asked: FewLabels) -> dict[int, float]:

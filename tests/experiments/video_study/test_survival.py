@@ -111,7 +111,7 @@ def test_the_arrow_of_time_must_explain_all_three_changes() -> None:
     ends = [*arrow_cells("random", (FLOOR,) * 5), *arrow_cells("supervised", (CEILING,) * 5)]
     parts = [*ends, *arrow_cells("curved", HIGH), *arrow_cells("curved_ahead", LOW)]
     parts += [*arrow_cells("curved", HIGH, drift=True), *arrow_cells("curved", LOW[1:], random_actions=True)]
-    falls = survival.arrow_falls(Results(parts, []))
+    falls = survival.arrow_claims(Results(parts, []))
     assert [fall.outcome for fall in falls] == ["holds", "open", "fails"]
     assert falls[0].estimate is not None and falls[0].estimate.value == pytest.approx(
         (np.mean(HIGH) - np.mean(LOW)) / (CEILING - FLOOR)
@@ -124,6 +124,28 @@ def test_the_arrow_of_time_must_explain_all_three_changes() -> None:
     assert "- recordings of random actions: open, cells are missing" in text
     lines = {line["method"]: line for line in field_report.arrow_lines(Results(parts, []))}
     assert lines["Curved"]["noise drifts"].startswith("0.88 [") and lines["Curved without the past"]["seeds"] == "5"
+
+
+def test_ppo_is_served_by_more_than_half_of_what_the_true_state_gives() -> None:
+    def returned(method: str, noise: str, returns: tuple[float, ...], base: float) -> list[Cell]:
+        made = cells(method, returns, noise, "core")
+        return [replace(c, final_return=base + c.state_linear, random_return=base) for c in made]
+
+    parts = [*returned("oracle", "none", (0.8,) * 5, -0.1), *returned("temporal_contrastive", "exogenous", LOW, -0.1)]
+    curved = (0.5, 0.6, 0.55, 0.52, 0.56)
+    made = Results([*parts, *returned("curved", "exogenous", curved, -0.1)], [])
+    half, more = survival.served_claims(made, "gridworld")
+    assert half.estimate is not None and half.estimate.value == pytest.approx(np.mean(curved) / 0.8)
+    assert half.p == pytest.approx(ttest_1samp(np.array(curved) / 0.8, 0.5, alternative="greater").pvalue)
+    assert more.estimate is not None and more.estimate.value == pytest.approx((np.mean(curved) - np.mean(LOW)) / 0.8)
+    assert (half.outcome, more.outcome) == ("holds", "holds")
+    text = as_markdown(field_report.field_blocks(made, {}))
+    assert "### PPO on Curved" in text and "- more than 0.5 of what oracle state gives: holds, 0.68 [" in text
+    few = Results([*parts, *returned("curved", "exogenous", LOW[1:], -0.1)], [])
+    assert [each.outcome for each in survival.served_claims(few, "gridworld")] == ["open", "open"]
+    poor = Results([*parts, *returned("curved", "exogenous", LOW, -0.1)], [])
+    assert [each.outcome for each in survival.served_claims(poor, "gridworld")] == ["fails", "open"]
+    assert field_report.served_lines(Results(parts, []), "gridworld") == []
 
 
 def label_cells(method: str, count: int, states: tuple[float, ...]) -> list[Cell]:
