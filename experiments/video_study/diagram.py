@@ -1,11 +1,11 @@
-"""The picture of the phase diagram: tiles show what is kept of the state, isolines what was known before."""
+"""The pictures of the phase diagram: its noise; and tiles that show what is kept of the state, with isolines of what
+was known before.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
 from math import isnan
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -15,13 +15,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import NullLocator
 from scipy.interpolate import PchipInterpolator
 
+from rlrep.envs.gridworld import VectorGridWorld
 from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import METHODS, Array, Results
 from rlrep.experiments.video_study.criteria import Phases
-from rlrep.experiments.video_study.jobs import LENGTHS
+from rlrep.experiments.video_study.jobs import Job
 
 MAP = colormaps["viridis"]  # also readable for the colour-blind, and printed in grey
 ISOLINES = {"forward_model": (0.1, 0.3, 1.0), "temporal_contrastive": (0.1, 0.5, 0.9)}
@@ -29,26 +29,23 @@ KNOWN = {
     "forward_model": "lines, known before training: pixel variance\nthat the noise explains, over the state's",
     "temporal_contrastive": "lines, known before training: share of the\nslowest features that the noise takes",
 }
+SHOWN = {"no noise": None, "ρ = 0 (iid)": 0.0, "ρ = 0.8": 0.8, "ρ = 1 (exogenous)": 1.0}  # persistences by their name
+FRAMES = 7  # of an episode, one step apart
 FINE = 20  # points of an isoline from one setting to the next
 
 
-def phase_diagram(
-    results: Results, asked: Phases, numbers: Mapping[str, Array], colours: Mapping[str, str]
-) -> Figure | None:
-    """A column for each method, a row for each length of training; beside them the effect of longer training."""
+def phase_diagram(results: Results, asked: Phases, numbers: Mapping[str, Array]) -> Figure | None:
+    """A column for each method, a row for each length of training."""
     methods = [m for m in asked.methods if phase.cells(results, method=m)]
     states = {(m, n): phase.mean_state(results, m, n, asked) for m in methods for n in asked.updates}
     lengths = [n for n in asked.updates if any(np.isfinite(states[m, n]).any() for m in methods)]
     if not lengths:
         return None
-    figure = Figure(figsize=(16, 9 if len(lengths) > 1 else 5.8))
+    figure = Figure(figsize=(14, 10.5 if len(lengths) > 1 else 6.5))
     seeds = len({cell.seed for cell in phase.cells(results)})
-    shown = f"0 as from a random encoder, 1 as from one of labels, {seeds} seed{'s' * (seeds > 1)}"
-    figure.suptitle(f"How much of the state is kept under noise ({shown})", fontsize=20)
-    courses = found_courses(results, asked)
-    parts: Any = figure.subfigures(1, 2, width_ratios=(2.3, 1)) if courses else (figure, None)
-    left, right = parts
-    grid = left.subplots(len(lengths), len(methods), squeeze=False)
+    shown = f"0: random encoder, 1: encoder of labels; {seeds} seed{'s' * (seeds > 1)}"
+    figure.suptitle(f"State kept under noise ({shown})", fontsize=20)
+    grid = figure.subplots(len(lengths), len(methods), squeeze=False)
     for updates, panels in zip(lengths, grid, strict=True):
         for method, panel in zip(methods, panels, strict=True):
             tiles(panel, states[method, updates])
@@ -58,11 +55,28 @@ def phase_diagram(
         panels[0].set_ylabel("pixels under noise")
     for method, panel in zip(methods, grid[-1], strict=True):
         panel.set_xlabel(f"persistence ρ of the noise\n\n{KNOWN.get(method, '')}")
-    bar = left.colorbar(ScalarMappable(Normalize(0, 1), MAP), ax=grid, location="right", aspect=35, pad=0.02)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), MAP), ax=grid, location="right", aspect=35, pad=0.02)
     bar.set_ticks([0, 0.5, 1], labels=["0 or\nless", "0.5", "1"])
     bar.outline.set_visible(False)
-    if right is not None:
-        progress(right.subplots(), results, courses, asked, colours)
+    return figure
+
+
+def noise_examples() -> Figure:
+    """What an agent sees on the way to the goal, a row for each persistence of the noise."""
+    figure = Figure(figsize=(16, 9.6))
+    figure.suptitle(
+        "Seven steps on the way to the goal (the large green tile), under noise of each persistence ρ", fontsize=20
+    )
+    for (name, persistence), panels in zip(SHOWN.items(), figure.subplots(len(SHOWN), FRAMES), strict=True):
+        noise = "none" if persistence is None else "persistence"
+        world = VectorGridWorld(1, 0, Job("gridworld", "phase", "random", noise, 0, persistence or 0.0).noise_options)
+        for panel in panels:
+            panel.imshow(world.observe()[0].transpose(1, 2, 0), interpolation="nearest")
+            panel.set_xticks([])
+            panel.set_yticks([])
+            panel.spines[:].set_visible(False)
+            world.step(world.table.optimal_action(world.state))
+        panels[0].set_ylabel(name, fontsize=16)
     return figure
 
 
@@ -75,9 +89,9 @@ def tiles(panel: Axes, state: Array) -> None:
             tile.set_hatch("//")
             continue
         tile.set_facecolor(MAP(min(value, 1.0)))
-        text = panel.text(x, y - 0.3, f"{value:.2f}", ha="center", va="center", fontsize=14)
+        text = panel.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=15, zorder=3)
         text.set_color("white" if value < 0.6 else "black")
-        text.set_path_effects([withStroke(linewidth=3, foreground=tile.get_facecolor())])
+        text.set_bbox({"facecolor": tile.get_facecolor(), "edgecolor": "none", "pad": 2})  # lines end there
 
 
 def axes(panel: Axes, results: Results, asked: Phases) -> None:
@@ -107,49 +121,6 @@ def isolines(panel: Axes, number: Array, method: str, asked: Phases) -> None:
     for level, parts in zip(lines.levels, lines.allsegs, strict=True):
         if parts:
             x, y = max(np.concatenate(parts), key=lambda end: end[1])
-            panel.annotate(f"{level:g}", (x, y), (0, 3), textcoords="offset points", ha="center", fontsize=13)
-
-
-Course = tuple[list[int], list[float]]
-
-
-def found_courses(results: Results, asked: Phases) -> dict[tuple[str, float, float], Course]:
-    """For each method, size and persistence with the longest training: the lengths after which it was measured, and the
-    mean over seeds of what is kept then.
-    """
-    courses = {}
-    for method, (size, rho) in product((*asked.methods, phase.CONTROL), phase.LONGEST):
-        states = {n: phase.at(results, method, n, size, rho, asked).values() for n in LENGTHS}
-        known = {n: float(np.mean(list(found))) for n, found in states.items() if found}
-        if len(known) > 1:
-            courses[method, size, rho] = list(known), list(known.values())
-    return courses
-
-
-def progress(
-    panel: Axes,
-    results: Results,
-    courses: Mapping[tuple[str, float, float], Course],
-    asked: Phases,
-    colours: Mapping[str, str],
-) -> None:
-    """The effect of longer training, a line for each method and setting, with its name at its end."""
-    ends: list[tuple[float, int, str, str]] = []
-    for (method, size, rho), (updates, state) in courses.items():
-        line = "--" if (size, rho) == phase.LONGEST[-1] else "-"
-        panel.plot(updates, state, line, color=colours[method], linewidth=2.4, marker="o", markersize=7)
-        ends.append((state[-1], updates[-1], f"{METHODS[method]}, ρ = {rho:g}", colours[method]))
-    panel.set_xscale("log")
-    panel.set_xticks(LENGTHS, [f"{n:,}" for n in LENGTHS])
-    panel.xaxis.set_minor_locator(NullLocator())
-    panel.set_ylim(-0.04, 1.04)
-    panel.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    shares = dict(zip(asked.sizes, phase.coverages(results, asked), strict=True))
-    covered = " and ".join(f"{100 * shares[size]:.0f} %" for size in sorted({size for _, size, _ in courses}))
-    panel.set_title(f"longer training, {covered} of the pixels", fontsize=16, pad=24)
-    panel.set_xlabel("updates")
-    height = -1.0
-    for end, last, name, colour in sorted(ends):
-        height = max(end, height + 0.045)  # keeps names apart
-        where: dict[str, Any] = dict(textcoords="offset points", va="center")
-        panel.annotate(name, (last, height), (9, 0), fontsize=13, color=colour, **where)
+            text = panel.annotate(f"{level:g}", (x, y), (0, 4), textcoords="offset points", ha="center", fontsize=13)
+            text.set_bbox({"facecolor": "black", "edgecolor": "none", "pad": 2})
+            text.set_color("white")

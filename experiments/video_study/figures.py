@@ -39,7 +39,7 @@ from rlrep.experiments.video_study.cells import (
     values,
 )
 from rlrep.experiments.video_study.criteria import Phases
-from rlrep.experiments.video_study.diagram import phase_diagram
+from rlrep.experiments.video_study.diagram import noise_examples, phase_diagram
 from rlrep.experiments.video_study.field_figures import field, labels, temperatures
 
 COLOUR = {
@@ -84,7 +84,8 @@ def draw(results: Results, out: Path, asked: Phases, numbers: Mapping[str, Array
     figures["labels"] = labels(results, COLOUR)
     figures["temperature"] = temperatures(results, COLOUR)
     figures["lock"] = lock(results.lock)
-    figures[f"phase_{phase.DOMAIN}"] = phase_diagram(results, asked, numbers, COLOUR)
+    figures[f"phase_{phase.DOMAIN}"] = phase_diagram(results, asked, numbers)
+    figures[f"noise_{phase.DOMAIN}"] = noise_examples() if phase.cells(results) else None
     paths = {}
     for name, figure in figures.items():
         if figure is not None:

@@ -40,10 +40,13 @@ CORRELATION = (
     "settings. The verdict takes one correlation a seed instead. The last column has the other loss's number, which is "
     "no criterion."
 )
-CAPTION = (
-    "State kept over persistence and coverage of the noise, after each length of training, with lines of the number "
-    "that was known before"
-)
+CAPTIONS = {
+    f"noise_{phase.DOMAIN}": "Steps on the way to the goal, without noise and under noise of each persistence",
+    f"phase_{phase.DOMAIN}": (
+        "State kept over persistence and coverage of the noise, after each length of training, with lines of the "
+        "number that was known before"
+    ),
+}
 
 
 def phase_blocks(
@@ -53,13 +56,12 @@ def phase_blocks(
     measured = phase.cells(results)
     if not measured:
         return []
-    picture = pictures.get(f"phase_{phase.DOMAIN}")
     ends = values(phase.cells(results, method=asked.ceiling), "state_linear")
     share = f"{100 * ends.mean():.1f} %" if len(ends) else "an unknown share"
     return [
         Block("h2", "The phase diagram"),
         Block("text", ASKED),
-        *([Block("picture", CAPTION, picture=picture)] if picture else []),
+        *(Block("picture", text, picture=pictures[name]) for name, text in CAPTIONS.items() if name in pictures),
         Block("text", BEFORE),
         Block("table", lines=number_lines(results, asked, numbers)),
         Block("text", SCALE.format(share=share)),

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 
+from rlrep.envs.gridworld import VectorGridWorld, grid_table
 from rlrep.experiments.video_study import phase, pixels, study
 from rlrep.experiments.video_study.cells import Results, read_results
 from rlrep.experiments.video_study.criteria import read_criteria
-from rlrep.experiments.video_study.diagram import phase_diagram
-from rlrep.experiments.video_study.figures import COLOUR
+from rlrep.experiments.video_study.diagram import noise_examples, phase_diagram
 from rlrep.experiments.video_study.jobs import Job
 from rlrep.experiments.video_study.phase_report import correlation_lines, phase_blocks, return_lines, state_lines
 from rlrep.experiments.video_study.verdicts import CONFIRMED, REFUTED, UNDECIDED, Verdict, verdicts
@@ -167,7 +167,7 @@ def test_picture_of_a_few_cells_has_the_lines_of_all(tmp_path: Path, monkeypatch
     numbers = phase.numbers(results, ASKED)
     assert numbers["forward_model"][1] == pytest.approx([0, 0.32, 0.48, 0.64, 0.8])  # nothing of it was measured
     assert numbers["forward_model"][2, 2] == pytest.approx(0.36)  # measured, with the number of its cell
-    figure = phase_diagram(results, ASKED, numbers, COLOUR)
+    figure = phase_diagram(results, ASKED, numbers)
     texts, hatched = drawn(figure)
     assert hatched == [16, 16] and sorted(texts)[0] == "0.20" and len(texts) == 8
     assert figure is not None and [panel.get_title() for panel in figure.axes][:2] == [
@@ -176,16 +176,23 @@ def test_picture_of_a_few_cells_has_the_lines_of_all(tmp_path: Path, monkeypatch
     ]
 
 
-def test_picture_of_the_whole_diagram_has_a_row_a_length_and_the_longest_trainings(diagram: Path) -> None:
+def test_picture_of_the_whole_diagram_has_a_row_a_length(diagram: Path) -> None:
     results = read_results(diagram)
-    figure = phase_diagram(results, ASKED, phase.numbers(results, ASKED), COLOUR)
+    figure = phase_diagram(results, ASKED, phase.numbers(results, ASKED))
     texts, hatched = drawn(figure)
     assert hatched == [0, 0, 0, 0] and len(texts) == 80
-    assert figure is not None
-    progress = figure.axes[-1]
-    assert progress.get_title() == "longer training, 25 % of the pixels"
-    assert {text.get_text() for text in progress.texts} >= {"forward model, ρ = 0.8", "ACRO (actions), ρ = 1"}
-    assert phase_diagram(Results([], []), ASKED, {}, COLOUR) is None
+    assert phase_diagram(Results([], []), ASKED, {}) is None
+
+
+def test_the_picture_of_the_noise_shows_the_same_steps_in_each_row() -> None:
+    figure = noise_examples()
+    rows = np.array([panel.images[0].get_array() for panel in figure.axes]).reshape(4, 7, 56, 56, 3)
+    assert np.array_equal(rows[0, 0], grid_table(0).frames[VectorGridWorld(1).state[0]].transpose(1, 2, 0))
+    hidden = (rows != rows[0]).any(-1).mean((2, 3))
+    assert (hidden[0] == 0).all() and (hidden[1:] > 0.05).all()
+    changed = (rows[:, 1:] != rows[:, :-1]).any(-1) & (rows[0, 1:] == rows[0, :-1]).all(-1)  # by noise alone
+    changed = changed.sum((1, 2, 3))
+    assert changed[0] == 0 < changed[3] < changed[2] < changed[1]  # the longer it lasts, the less
 
 
 def test_the_page_has_what_was_known_and_what_was_measured(diagram: Path) -> None:
