@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("studies", nargs="*", default=["tour"], help=f"any of {', '.join(STUDIES)}; tour by default")
     parser.add_argument("--seeds", type=int, default=1, help="how many, each with its own map; verdicts need several")
-    parser.add_argument("--methods", nargs="+", help=f"any of {', '.join(METHODS)}; default: those of the predictions")
+    parser.add_argument("--methods", nargs="+", help=f"any of {', '.join(METHODS)}; default: each study's own")
     parser.add_argument("--source", type=as_path, help="your own videos instead of a study: a file or a folder")
     parser.add_argument("--out", type=as_path, default=Path("runs/theory"), help="folder of cells, pictures and report")
     parser.add_argument("--workers", type=int, default=processor_count(), help="parallel processes, one thread each")

@@ -303,7 +303,7 @@ def point(cell: Cell) -> tuple[float, int, float]:
     return cell.persistence, cell.num_shapes, cell.size
 
 
-def settings(cells: Iterable[Cell]) -> list[list[Cell]]:
+def by_setting(cells: Iterable[Cell]) -> list[list[Cell]]:
     """Seeds of one setting of the noise together."""
     groups: dict[tuple[bool, float, int, float], list[Cell]] = {}
     for cell in cells:
@@ -338,7 +338,7 @@ def missing(results: Results) -> list[str]:
             # Under iid noise, sizes are swept for some methods only.
             for own in by(cells, "noise").values() if study == "size" else [cells]:
                 lines += absent(name, [(c.method, condition(c), c.seed) for c in own])
-            lines += absent_noises(name, cells) if study == "core" else []
+            lines += not_run(name, cells) if study == "core" else []
     if not results.lock:
         return [*lines, f"{DOMAINS['lock']}: not run"]
     return lines + absent(DOMAINS["lock"], [(c.method, f"H = {c.horizon}", c.seed) for c in results.lock])
@@ -347,12 +347,16 @@ def missing(results: Results) -> list[str]:
 def condition(cell: Cell) -> str:
     """What a study varies besides method and seed, in words."""
     noise = f"ρ = {cell.persistence:g}" if cell.noise == "persistence" else NOISES[cell.noise]
-    sizes = cell.study in ("size", "phase")
-    return f"{noise}, {cell.num_shapes} shapes of size {cell.size:g}" if sizes else noise
+    own = [f"{cell.num_shapes} shapes of size {cell.size:g}"] * (cell.study in ("size", "phase"))
+    own += [f"{cell.labels:,.0f} labels"] * isfinite(cell.labels)
+    own += [f"τ = {cell.temperature:g}"] * isfinite(cell.temperature) + [f"step size {cell.lr:g}"] * isfinite(cell.lr)
+    own += ["drifting"] * cell.drift + ["random actions"] * cell.random_actions
+    return ", ".join([noise, *own])
 
 
-def absent_noises(name: str, cells: Sequence[Cell]) -> list[str]:
-    run = {c.noise for c in cells}
+def not_run(name: str, cells: Sequence[Cell]) -> list[str]:
+    """The noises and the methods of the core without any cell; outside of the grid world all methods see noise."""
+    run = {c.noise for c in cells if c.method != "oracle" or c.domain != "gridworld"}
     return [f"{name}: {label}: not run" for noise, label in NOISES.items() if noise not in run] + [
         f"{name}: {METHODS[method]}: not run" for method in CORE_METHODS if not select(cells, method=method)
     ]
@@ -363,7 +367,7 @@ def absent(name: str, found: Sequence[tuple[str, str, int]]) -> list[str]:
 
     The oracle sees no noise, so it need not be run under each noise.
     """
-    seeds, conditions = ({cell[i] for cell in found} for i in (2, 1))
+    seeds, conditions = {seed for *_, seed in found}, {where for method, where, _ in found if method != "oracle"}
     lines = []
     for method in (m for m in METHODS if m in {cell[0] for cell in found}):
         own = {where for m, where, _ in found if m == method}

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 from rlrep.experiments.results.statistics import FEWEST
 from rlrep.experiments.video_study.cells import DOMAINS, METHODS, NOISES, Cell, LockCell
 from rlrep.experiments.video_study.jobs import LENGTHS
-from rlrep.experiments.yaml_files import UnusableYaml, read_yaml
+from rlrep.experiments.yaml_files import read_yaml
 from rlrep.registry import look_up, unknown
 
 T = TypeVar("T")
@@ -26,6 +26,11 @@ FIELD_FILE = FOLDER / "field_criteria.yaml"
 ARROW_FILE = FOLDER / "arrow_criteria.yaml"
 LABELS_FILE = FOLDER / "labels_criteria.yaml"
 CORE_FILE = FOLDER / "core_criteria.yaml"
+# The criteria over seeds that name methods or noises.
+ROLES = {
+    "method": ("floor", "ceiling", "reference", "method", "without", "baseline", "beside"),
+    "noise": ("noise", "noises"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,9 +140,8 @@ class OverSeeds(Frozen):
     level: float
 
     @property
-    def methods(self) -> Sequence[str]:
-        """All that the file names."""
-        raise NotImplementedError
+    def span(self) -> str:
+        return f"seeds {self.seeds[0]} to {self.seeds[-1]}"
 
 
 @dataclass(frozen=True)
@@ -151,10 +155,6 @@ class Survival(OverSeeds):
     worse: float
     baseline: str
 
-    @property
-    def methods(self) -> Sequence[str]:
-        return [self.floor, self.ceiling, self.baseline]
-
 
 @dataclass(frozen=True)
 class Arrow(OverSeeds):
@@ -166,10 +166,6 @@ class Arrow(OverSeeds):
     without: str
     falls: float
 
-    @property
-    def methods(self) -> Sequence[str]:
-        return [self.floor, self.ceiling, self.method, self.without]
-
 
 @dataclass(frozen=True)
 class FewLabels(OverSeeds):
@@ -179,10 +175,6 @@ class FewLabels(OverSeeds):
     reference: str
     keeps: float
     beside: Sequence[str]
-
-    @property
-    def methods(self) -> Sequence[str]:
-        return [self.floor, self.reference, *self.beside]
 
 
 @dataclass(frozen=True)
@@ -194,10 +186,6 @@ class Served(OverSeeds):
     ceiling: str
     serves: float
     baseline: str
-
-    @property
-    def methods(self) -> Sequence[str]:
-        return [self.method, self.ceiling, self.baseline]
 
 
 @dataclass(frozen=True)
@@ -236,53 +224,45 @@ def read_criteria(path: Path = FILE) -> Criteria:
             values[name] = built(kind, values.get(name), f"{name}.")
         criteria = built(Criteria, values, "", ORIGIN)
         check(criteria)
-    return replace(criteria, **origin(path))
+    return replace(criteria, **provenance(path))
 
 
 @lru_cache
 def read_survival(path: Path = FIELD_FILE) -> Survival:
-    """Raises ValueError for a file with a missing, extra or unknown name or number."""
-    survival = read_over_seeds(Survival, path)
-    with only_usable(path):
-        for noise in survival.noises:
-            look_up("noise", noise, NOISES)
-    return survival
+    return read_over_seeds(Survival, path)
 
 
 @lru_cache
 def read_arrow(path: Path = ARROW_FILE) -> Arrow:
-    """Raises ValueError for a file with a missing, extra or unknown name or number."""
     return read_over_seeds(Arrow, path)
 
 
 @lru_cache
 def read_few_labels(path: Path = LABELS_FILE) -> FewLabels:
-    """Raises ValueError for a file with a missing, extra or unknown name or number."""
     return read_over_seeds(FewLabels, path)
 
 
 @lru_cache
 def read_served(path: Path = CORE_FILE) -> Served:
-    """Raises ValueError for a file with a missing, extra or unknown name or number."""
-    served = read_over_seeds(Served, path)
-    with only_usable(path):
-        look_up("noise", served.noise, NOISES)
-    return served
+    return read_over_seeds(Served, path)
 
 
 def read_over_seeds(kind: type[S], path: Path) -> S:
-    """Raises ValueError for an unusable file, unknown methods, too few seeds for an interval, and a level that is no
-    probability.
+    """Raises ValueError for a missing, extra or unknown name or number, for too few seeds for an interval, and for a
+    level that is no probability.
     """
     with only_usable(path):
         criteria = built(kind, dict(read_yaml(path)), "", ORIGIN)
-        for method in criteria.methods:
-            look_up("method", method, METHODS)
+        for what, known in (("method", METHODS), ("noise", NOISES)):
+            for role in ROLES[what]:
+                named = getattr(criteria, role, ())
+                for name in (named,) if isinstance(named, str) else named:
+                    look_up(what, name, known)
         if len(criteria.seeds) < FEWEST:
             raise ValueError(f"seeds must be at least {FEWEST}, as fewer have no interval, got {criteria.seeds}")
         if not 0 < criteria.level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {criteria.level}")
-    return replace(criteria, **origin(path))
+    return replace(criteria, **provenance(path))
 
 
 @contextmanager
@@ -290,11 +270,11 @@ def only_usable(path: Path) -> Iterator[None]:
     """Says which file of criteria can't be used."""
     try:
         yield
-    except (OSError, UnusableYaml, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} can't be used ({error}): restore the committed version") from error
 
 
-def origin(path: Path) -> dict[str, Any]:
+def provenance(path: Path) -> dict[str, Any]:
     """The values of `Frozen`."""
     frozen, commit = last_commit(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ def ranked(results: Results, domain: str) -> list[str]:
     return sorted((m for m in METHODS if len(score[m])), key=lambda m: -score[m].mean())
 
 
-def field(results: Results, domain: str, colours: Mapping[str, str]) -> Figure | None:
+def field(results: Results, domain: str) -> Figure | None:
     """What linear probes read from every method's features, a row each, the best first; None for the core alone."""
     methods = ranked(results, domain)[::-1]
     if not select(results.cells, domain=domain, study="field"):
@@ -163,7 +164,7 @@ def temperatures(results: Results, colours: Mapping[str, str]) -> Figure | None:
 
 def name_ends(panel: Axes, ends: list[tuple[float, str, str]], gap: float = 0.05) -> None:
     """Names beside the right edge, in the order of the lines' ends, spaced so that they do not touch."""
-    height = -1.0
+    height = -inf
     for end, name, colour in sorted(ends):
         height = max(end, height + gap)
         panel.annotate(name, (1.02, height), xycoords=("axes fraction", "data"), fontsize=13, color=colour, va="center")

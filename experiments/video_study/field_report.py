@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -23,7 +23,7 @@ from rlrep.experiments.video_study.cells import (
     values,
 )
 from rlrep.experiments.video_study.criteria import (
-    Frozen,
+    OverSeeds,
     read_arrow,
     read_few_labels,
     read_served,
@@ -37,7 +37,6 @@ from rlrep.experiments.video_study.survival import (
     Claim,
     arrow_claims,
     arrow_shares,
-    early,
     field_cells,
     kept,
     label_outcomes,
@@ -49,10 +48,10 @@ from rlrep.experiments.video_study.verdicts import exploratory
 
 TEXTS = {
     "tuning": (
-        "The least held-out loss of the pre-training at several step sizes, without noise and on a map of its own, and "
-        "in brackets what a linear probe then reads of the state. All methods have 0.001: without noise a random "
-        "encoder, too, reads every state, so that probes can't choose, and a loss whose target moves can't either. The "
-        "table shows whether a method learns at 0.001."
+        "The least held-out loss of the pre-training at several step sizes, for the methods beside the core's, without "
+        "noise and on a map of its own, and in brackets what a linear probe then reads of the state. All methods have "
+        "0.001: without noise a random encoder, too, reads every state, so that probes can't choose, and a loss whose "
+        "target moves can't either. The table shows whether a method learns at 0.001."
     ),
     "field": (
         "Linear probes of every method's features, the best under exogenous noise first. All methods have the same "
@@ -167,21 +166,23 @@ def survival_blocks(results: Results, domain: str) -> list[Block]:
                 items.append(f"{NOISES[noise]}, clearly {word} than {METHODS[asked.baseline]}: {', '.join(names)}.")
     if not items:
         return []
-    seeds, baseline = f"{asked.seeds[0]} to {asked.seeds[-1]}", METHODS[asked.baseline]
+    baseline = METHODS[asked.baseline]
     rule = (
         f"State kept: a linear probe's accuracy on a scale from 0, {METHODS[asked.floor]}, to 1, "
         f"{METHODS[asked.ceiling]}, both under the same noise and of the same seed. A method keeps the state if the 95 "
-        f"% t interval over seeds {seeds} lies above {asked.keeps:g}, loses it if below, and has less than a random "
+        f"% t interval over {asked.span} lies above {asked.keeps:g}, loses it if below, and has less than a random "
         f"encoder if below {asked.worse:g}; otherwise it is open. These intervals are not corrected for the number of "
         f"methods. The difference from {baseline} is paired by seed; it is clear if its two-sided p is below "
         f"{asked.level:g} after Holm's correction over all methods and noises. To keep the state is not to drop the "
         f"noise: its probe is in the table."
     )
-    return judged(rule, asked, early(results, domain), items)
+    cells = (c for noise in asked.noises for c in field_cells(results, domain, noise=noise))
+    return judged(rule, asked, cells, items)
 
 
-def judged(rule: str, asked: Frozen, early: str, items: list[str]) -> list[Block]:
+def judged(rule: str, asked: OverSeeds, cells: Iterable[Cell], items: list[str]) -> list[Block]:
     """How results are judged, by which file, why cells are exploratory if some are, and the outcomes."""
+    early = exploratory([c for c in cells if c.seed in asked.seeds], asked)
     status = f"Exploratory: {early}." if early else "They are older than all cells that they judge."
     return [Block("text", rule), Block("text", f"{asked.source} {status}"), Block("list", items=items)]
 
@@ -193,21 +194,25 @@ def arrow_lines(results: Results) -> list[Line]:
     for method in METHODS:
         found = {name: arrow_shares(results, method, where, asked) for name, where in columns.items()}
         if any(found.values()) and method not in (asked.floor, asked.ceiling):
-            means = {n: seed_mean(np.array([*own.values()])).text(2) if own else "" for n, own in found.items()}
-            lines.append({"method": METHODS[method], **means, "seeds": str(max(map(len, found.values())))})
+            lines.append(shares_line(METHODS[method], found))
     return lines
+
+
+def shares_line(name: str, found: Mapping[str, dict[int, float]]) -> Line:
+    """A method's means over seeds, a column each."""
+    means = {n: seed_mean(np.array([*own.values()])).text(2) if own else "" for n, own in found.items()}
+    return {"method": name, **means, "seeds": str(max(map(len, found.values())))}
 
 
 def arrow_blocks(results: Results) -> list[Block]:
     """Whether the claim holds, criterion by criterion."""
     asked = read_arrow()
-    cells = [c for c in select(results.cells, study="arrow") if c.seed in asked.seeds]
     rule = (
         f"The claim is that {METHODS[asked.method]} keeps the state because the noise looks the same backwards in time "
         f"and the recorded behaviour does not: each of three changes alone must take more than {asked.falls:g} of it "
-        f"away, by a one-sided t test at {asked.level:g}, paired over seeds {asked.seeds[0]} to {asked.seeds[-1]}."
+        f"away, by a one-sided t test at {asked.level:g}, paired over {asked.span}."
     )
-    return judged(rule, asked, exploratory(cells, asked), claim_texts(arrow_claims(results), "less"))
+    return judged(rule, asked, select(results.cells, study="arrow"), claim_texts(arrow_claims(results), "less"))
 
 
 def claim_texts(claims: list[Claim], word: str) -> list[str]:
@@ -235,7 +240,7 @@ def served_lines(results: Results, domain: str) -> list[Line]:
 def served_blocks(results: Results, domain: str) -> list[Block]:
     """Whether one method's encoders serve PPO."""
     asked = read_served()
-    cells = [c for c in select(results.cells, domain=domain, study="core") if c.seed in asked.seeds]
+    cells = select(results.cells, domain=domain, study="core")
     cells = [
         *select(cells, method=asked.ceiling),
         *(c for m in (asked.method, asked.baseline) for c in select(cells, noise=asked.noise, method=m)),
@@ -243,9 +248,9 @@ def served_blocks(results: Results, domain: str) -> list[Block]:
     rule = (
         f"PPO's return on frozen encoders of {METHODS[asked.method]} under {NOISES[asked.noise]}, on a scale from 0, "
         f"the random policy's, to 1, that of {METHODS[asked.ceiling]}, on the same map; one-sided t tests at "
-        f"{asked.level:g} over seeds {asked.seeds[0]} to {asked.seeds[-1]}."
+        f"{asked.level:g} over {asked.span}."
     )
-    return judged(rule, asked, exploratory(cells, asked), claim_texts(served_claims(results, domain), "of that scale"))
+    return judged(rule, asked, cells, claim_texts(served_claims(results, domain), "of that scale"))
 
 
 def field_lines(results: Results, domain: str) -> list[Line]:
@@ -263,7 +268,11 @@ def field_lines(results: Results, domain: str) -> list[Line]:
                 share = shares.get((method, noise))
                 line |= {f"kept, {name}": share.estimate.text(2) if share else ""}
                 gap = share and share.difference
-                line |= {f"less contrast, {name}": f"{gap.text(2)}, {p_text(share.p)}" if share and gap else ""}
+                line |= {
+                    f"less {METHODS[read_survival().baseline]}, {name}": f"{gap.text(2)}, {p_text(share.p)}"
+                    if share and gap
+                    else ""
+                }
         cells = field_cells(results, domain, method=method, noise="exogenous")
         lines.append(line | {"effective rank": mean_of(cells, "effective_rank"), "seeds": str(len(cells))})
     return lines
@@ -276,9 +285,7 @@ def label_lines(results: Results) -> list[Line]:
     for method in (asked.reference, *asked.beside):
         found = {f"{n:,} labels": label_shares(results, method, n, asked) for n in counts}
         if any(found.values()):
-            means = {n: seed_mean(np.array([*own.values()])).text(2) if own else "" for n, own in found.items()}
-            name = f"{METHODS[method]} alone" if method == asked.reference else METHODS[method]
-            lines.append({"method": name, **means, "seeds": str(max(map(len, found.values())))})
+            lines.append(shares_line(METHODS[method] + " alone" * (method == asked.reference), found))
     return lines
 
 
@@ -286,12 +293,11 @@ def label_blocks(results: Results) -> list[Block]:
     """With how many labels the state is back, and which methods for videos help."""
     asked = read_few_labels()
     name = METHODS[asked.reference]
-    cells = [c for c in select(results.cells, study="labels") if c.seed in asked.seeds]
     rule = (
         f"State kept: a linear probe's accuracy on a scale from 0, {METHODS[asked.floor]}, to 1, {name} with all "
         f"labels, of the same seed, under exogenous noise. {name} alone has the state back with fewer labels if its "
-        f"95 % t interval over seeds {asked.seeds[0]} to {asked.seeds[-1]} lies above {asked.keeps:g}, and not if "
-        f"below. A method for videos helps (hurts) if it keeps more (less) beside {name} than {name} alone with as "
+        f"95 % t interval over {asked.span} lies above {asked.keeps:g}, and not if "
+        f"below. A method for videos helps (hurts) if it keeps more (less) with labels than {name} alone with as "
         f"many labels: two-sided, paired by seed, p below {asked.level:g} after Holm's correction over all of them."
     )
     items = []
@@ -301,7 +307,7 @@ def label_blocks(results: Results) -> list[Block]:
             items.append(f"{name} alone, {said}")
         else:
             items.append(f"{METHODS[each.method]}, {said} more, {p_text(each.p)}")
-    return judged(rule, asked, exploratory(cells, asked), items)
+    return judged(rule, asked, select(results.cells, study="labels"), items)
 
 
 def temperature_lines(results: Results) -> list[Line]:
@@ -328,10 +334,8 @@ def transfer_lines(results: Results) -> list[Line]:
                 line = {"method": METHODS[method], "trained under": name, "shown": own[0].unseen}
                 line |= {"state": mean_of(own, "state_linear"), "return": mean_of(own, "final_return")}
                 seen = field_cells(results, own[0].domain, method=method, noise=noise)
-                line |= {
-                    "state there": mean_of(seen, "state_linear"),
-                    "return there": mean_of(seen, "final_return"),
-                }
+                line |= {"state, own noise": mean_of(seen, "state_linear")}
+                line |= {"return, own noise": mean_of(seen, "final_return")}
                 lines.append(line | {"n": str(len(own))})
     return lines
 
@@ -349,6 +353,14 @@ def cloned_lines(results: Results, domain: str) -> list[Line]:
     return lines
 
 
+def median_episodes(cells: list[LockCell]) -> str:
+    """Empty for no cells; where no more than half were solved, a bound, as an unsolved run may need any number."""
+    if not cells:
+        return ""
+    bound = "" if sum(c.solved for c in cells) > len(cells) / 2 else "> "
+    return f"{bound}{np.median(values(cells, 'episodes')):,.0f}"
+
+
 def code_lines(results: Results) -> list[Line]:
     """The median of the episodes, a row for each method and number of codes; a lower bound if half were given up."""
     if not results.codes:
@@ -361,8 +373,6 @@ def code_lines(results: Results) -> list[Line]:
             own = [c for c in cells if (c.method, c.codes) == (method, codes)]
             line = {"method": METHODS[method], "codes": str(codes)}
             for horizon in horizons:
-                here = [c for c in own if c.horizon == horizon]
-                bound = "> " if here and sum(c.solved for c in here) <= len(here) / 2 else ""
-                line[f"H = {horizon}"] = f"{bound}{np.median(values(here, 'episodes')):,.0f}" if here else ""
+                line[f"H = {horizon}"] = median_episodes([c for c in own if c.horizon == horizon])
             lines.append(line | {"seeds": str(len({c.seed for c in own}))})
     return lines

@@ -30,10 +30,10 @@ from rlrep.experiments.video_study.cells import (
     LockCell,
     Results,
     by,
+    by_setting,
     core,
     oracle,
     select,
-    settings,
     state_unit,
     sweep,
     values,
@@ -80,7 +80,7 @@ def draw(results: Results, out: Path, asked: Phases, numbers: Mapping[str, Array
         figures[f"reconstructions_{domain}"] = reconstructions(results, domain)
         figures[f"size_{domain}"] = size(results, domain)
         figures[f"persistence_{domain}"] = persistence(results, domain)
-        figures[f"field_{domain}"] = field(results, domain, COLOUR)
+        figures[f"field_{domain}"] = field(results, domain)
     figures["labels"] = labels(results, COLOUR)
     figures["temperature"] = temperatures(results, COLOUR)
     figures["lock"] = lock(results.lock)
@@ -364,7 +364,7 @@ def band(panel: Axes, x: Array, runs: Array, method: str, marker: str = "o") -> 
 
 def against(panel: Axes, cells: Sequence[Cell], x: str, measure: str) -> End | None:
     """A measure against what a sweep varies; an interval at each point, as seeds may be missing at some."""
-    points = {float(values(group, x).mean()): values(group, measure) for group in settings(cells)}
+    points = {float(values(group, x).mean()): values(group, measure) for group in by_setting(cells)}
     points = {at: runs for at, runs in sorted(points.items()) if len(runs)}
     if not points:
         return None

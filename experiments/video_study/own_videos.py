@@ -1,8 +1,7 @@
 """The study on a user's own videos, where no state is known: what probes read of the video and of noise drawn on it.
 
 Shapes are drawn on the videos. As the shapes and the videos without them are known, linear probes can measure what
-frozen features keep: 4×4 mean colours of the video's picture alone (`content`), and of the noise alone. A method that
-survives a noise keeps the content and drops the noise; one that collapses has an effective rank near 1.
+frozen features keep: 4×4 mean colours of the video's picture alone (`content`), and of the noise alone.
 """
 
 from __future__ import annotations
@@ -30,15 +29,18 @@ from rlrep.pretrain import pretrain
 from rlrep.probe import effective_rank, encode, probe
 from rlrep.registry import look_up
 
-USUAL = ("random", "temporal_contrastive", "forward_model", "autoencoder")
+USUAL = ("random", "temporal_contrastive", "forward_model", "autoencoder", "curved")
 IMAGE_SIZE = 56
 CLIP = 100  # frames: longer videos are cut, so that parts of one video can be held out
 SHAPES = {"num_shapes": 4, "size": 0.25}
 PROBED = (1_000, 500)  # how many frames probes are fitted to, and scored on
 MEASURES = ("content", "noise_read", "effective_rank")
 TEXT = (
-    "content and noise: R² of linear probes for 4×4 mean colours of the video alone and of the noise alone, from "
-    "frozen features of frames of held-out clips. effective rank: of these features, of {features}."
+    "content and noise read: R² of linear probes for 4×4 mean colours of the video alone and of the noise alone, from "
+    "frozen features of frames of held-out clips. effective rank: of these {features} features; near 1 the method has "
+    "collapsed. Look at the rows of the noise that is most like yours: a method that keeps about the content that it "
+    "has without noise, and more than the random encoder, survives it. Content is what the picture shows and not a "
+    "state, so that a method that ignores what never moves has less of it, too."
 )
 
 
@@ -65,7 +67,7 @@ def study(source: Path, methods: Sequence[str] | None, seeds: int, out: Path, qu
         ValueError: for a method that reads more than videos, videos that are too short, and a folder of other videos.
     """
     for method in methods or ():
-        look_up("method", method, dict.fromkeys(METHODS))
+        look_up("method", method, METHODS)
         if reads(method) not in ("video", "nothing"):
             raise ValueError(f"{method} reads {reads(method)}, which --source lacks: leave it out of --methods")
     sizes = replace(pixels.settings("gridworld", quick), test_labels=1)

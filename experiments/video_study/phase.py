@@ -8,6 +8,7 @@ from math import isfinite, nan
 
 import numpy as np
 
+from rlrep.experiments.results.statistics import over_seeds
 from rlrep.experiments.video_study.cells import DOMAINS, METHODS, Array, Cell, Results, by, select, values
 from rlrep.experiments.video_study.criteria import Phases, read_criteria
 from rlrep.experiments.video_study.jobs import LENGTHS, Job
@@ -124,8 +125,7 @@ def mean_state(results: Results, method: str, updates: int, asked: Phases) -> Ar
     """(sizes, persistences) what is kept of the state: the mean over the seeds that have a setting, nan if none has."""
     found = grids(results, method, updates, asked).values()
     states = np.array([state for _, state in found] or [np.full((len(asked.sizes), len(asked.persistences)), nan)])
-    known = np.isfinite(states).sum(0)
-    return np.where(known > 0, np.nansum(states, axis=0) / np.maximum(known, 1), nan)
+    return over_seeds(states).mean
 
 
 def coverages(results: Results, asked: Phases) -> Array:

@@ -36,9 +36,9 @@ SCALE = (
 )
 CORRELATION = (
     "Rank correlations of the number and the state that is kept, over all settings, of the means over seeds. The "
-    "interval is that of Fisher's z, as if the settings were drawn at random; p is of 10,000 permutations of the "
-    "settings. The verdict takes one correlation a seed instead. The last column has the other loss's number, which is "
-    "no criterion."
+    "interval is that of Fisher's z, as if the settings were drawn at random; p is one-sided, of 10,000 permutations "
+    "of the settings. The verdict takes one correlation a seed instead. The last column has the other loss's number, "
+    "which is no criterion."
 )
 CAPTIONS = {
     f"noise_{phase.DOMAIN}": "Steps on the way to the goal, without noise and under noise of each persistence",

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.results import tables
-from rlrep.experiments.results.statistics import contrast, seed_mean
+from rlrep.experiments.results.statistics import seed_mean
 from rlrep.experiments.video_study import field_report, phase
 from rlrep.experiments.video_study.cells import (
     DOMAINS,
@@ -21,6 +21,7 @@ from rlrep.experiments.video_study.cells import (
     Array,
     Cell,
     Results,
+    by_setting,
     condition,
     core,
     missing,
@@ -28,7 +29,6 @@ from rlrep.experiments.video_study.cells import (
     read_results,
     rows,
     select,
-    settings,
     sweep,
     values,
 )
@@ -37,7 +37,8 @@ from rlrep.experiments.video_study.figures import draw
 from rlrep.experiments.video_study.origin import stamp
 from rlrep.experiments.video_study.pages import Block, Line, as_html, as_markdown
 from rlrep.experiments.video_study.phase_report import phase_blocks
-from rlrep.experiments.video_study.verdicts import Part, Verdict, percent, share_kept, verdicts
+from rlrep.experiments.video_study.study import TUNING_SEED
+from rlrep.experiments.video_study.verdicts import Part, Verdict, paired, percent, share_kept, verdicts
 
 INTERVALS = (
     "All intervals are 95 % t intervals over seeds, none for fewer than three. Comparisons are paired by seed, so "
@@ -115,6 +116,7 @@ def compose(
     numbers: Mapping[str, Array],
     quick: bool = False,
 ) -> list[Block]:
+    early = {verdict.where: verdict.exploratory for verdict in judged if verdict.exploratory}
     ceilings = ", ".join(f"{METHODS[method]} in {DOMAINS[domain]}" for domain, method in criteria.ceiling.items())
     blocks = [
         Block("h1", "Learning from video: what the theory predicts, and what was measured"),
@@ -122,7 +124,7 @@ def compose(
         Block("text", RULE.format(criteria, ceilings)),
         Block("text", INTERVALS),
         Block("text", f"{criteria.source} {EXPLORATORY}"),
-        Block("list", items=[f"{where}: {why}." for where, why in exploratory_places(judged).items()]),
+        Block("list", items=[f"{place}: {why}." for place, why in early.items()]),
         *code_block(results),
         Block("code", command(results)),
         Block("table", lines=cost_lines(results)),
@@ -135,16 +137,17 @@ def compose(
         blocks += [Block("h2", "What is missing"), Block("list", items=absent)]
     if broken := [*diverged_lines(results), *collapsed_lines(results)]:
         blocks += [Block("h2", "What diverged or collapsed"), Block("list", items=broken)]
-    if not quick:
+    if not quick and core(results, "gridworld"):
         blocks += [Block("h2", "What was tried"), *(Block("text", line) for line in (TRIED, *untouched(results)))]
-    blocks.append(Block("h2", "The verdicts in detail"))
+    blocks += [Block("h2", "The verdicts in detail")] if judged else []
     for verdict in judged:
         blocks.append(Block("h3", f"{verdict.prediction}, {verdict.where}: {verdict.outcome}. {verdict.statement}."))
         blocks.append(Block("table", lines=[part_line(part) for part in verdict.parts]))
     blocks += phase_blocks(results, criteria.P5, numbers, pictures)
     blocks += field_report.field_blocks(results, pictures)
     for domain in results.domains:
-        blocks += domain_blocks(results, domain, pictures)
+        if any(c.study in SWEEPS for c in select(results.cells, domain=domain)):
+            blocks += domain_blocks(results, domain, pictures)
     if results.lock:
         blocks += [Block("h2", DOMAINS["lock"]), *shown(pictures, "lock"), *(Block("text", line) for line in LOCK)]
         blocks += [Block("table", lines=lock_lines(results))]
@@ -170,20 +173,16 @@ def where(cell: Cell) -> str:
     return f"{DOMAINS[cell.domain]}, {cell.study}: {METHODS[cell.method]}, {condition(cell)}, seed {cell.seed}"
 
 
-def exploratory_places(judged: Sequence[Verdict]) -> dict[str, str]:
-    """Why the verdicts of a domain, or of the phase diagram, are exploratory, where they are."""
-    return {verdict.where: verdict.exploratory for verdict in judged if verdict.exploratory}
-
-
 def command(results: Results) -> str:
-    """The commands that make these cells, one line for each number of seeds."""
+    """The commands that make these cells, one line for each number of seeds; `tuning` has seeds of its own."""
     seeds: dict[str, set[int]] = {}
     for cell in results.every:
         seeds.setdefault(cell.study if cell.domain in ("gridworld", "lock") else cell.domain, set()).add(cell.seed)
     by_count: dict[int, list[str]] = {}
     for name in (*STUDIES, *DOMAINS, "codes"):
         if name in seeds:
-            by_count.setdefault(len(seeds[name]), []).append(name)
+            first = TUNING_SEED if name == "tuning" else 0
+            by_count.setdefault(1 + max(seeds[name]) - first, []).append(name)
     return "\n".join(f"python -m rlrep.experiments.video_theory {' '.join(by_count[n])} --seeds {n}" for n in by_count)
 
 
@@ -213,8 +212,9 @@ def setup_lines(results: Results, quick: bool) -> list[Line]:
     lines = []
     for domain in results.domains:
         chosen = pixels.settings(domain, quick)
-        own = [c for c in select(results.cells, domain=domain) if isfinite(c.final_return)]
-        noisy = settings(cell for cell in core(results, domain) if cell.noise == "exogenous")
+        every = select(results.cells, domain=domain)
+        own = [c for c in every if isfinite(c.final_return)]
+        noisy = by_setting(cell for cell in core(results, domain) if cell.noise == "exogenous")
         shapes = set()
         for group in noisy:
             covered = percent(values(group, "coverage").mean())
@@ -226,9 +226,9 @@ def setup_lines(results: Results, quick: bool) -> list[Line]:
                 "pre-training": f"{chosen.steps:,} updates, batch {chosen.batch_size}, gap up to {chosen.horizon}",
                 "features": str(chosen.encoder["out_dim"]),
                 "probes": f"{chosen.labels} labels a state" if domain == "gridworld" else "1,000 observations",
-                "PPO": f"{chosen.ppo.steps:,} steps, {chosen.ppo.episodes} episodes an evaluation",
+                "PPO": f"{chosen.ppo.steps:,} steps, {chosen.ppo.episodes} episodes an evaluation" if own else "",
                 "PPO seeds an encoder": counted(max(1, len(c.returns)) for c in own),
-                "maps": counted([len({c.layout for c in own})]) if domain == "gridworld" else "1",
+                "maps": counted([len({c.layout for c in every})]) if domain == "gridworld" else "1",
                 "noise of the core": "; ".join(sorted(shapes)),
                 "return": "100 points" if domain == "vizdoom_basic" else "as the environment gives it",
             }
@@ -238,15 +238,16 @@ def setup_lines(results: Results, quick: bool) -> list[Line]:
 
 def block_mdp(results: Results, quick: bool) -> list[str]:
     """What the theory assumes of the grid world, computed: the margin that tells states apart, and the coverage."""
+    from rlrep.experiments.video_study import pixels
     from rlrep.experiments.video_study.gridworld import GridDomain
-    from rlrep.experiments.video_study.pixels import settings as settings_of
 
     recordings = sorted({(c.layout, c.seed) for c in results.cells if c.domain == "gridworld"})
     if not recordings:
         return []
-    chosen, places = settings_of("gridworld", quick), {layout: GridDomain(layout) for layout, _ in recordings}
+    chosen, places = pixels.settings("gridworld", quick), {layout: GridDomain(layout) for layout, _ in recordings}
     each = np.array([place.margins(chosen.horizon) for place in places.values()])
-    margins = ", ".join(f"{low:.3f}" + f" to {high:.3f}" * (f"{high:.3f}" != f"{low:.3f}") for low, high in spans(each))
+    ends = [(f"{low:.3f}", f"{high:.3f}") for low, high in zip(each.min(0), each.max(0), strict=True)]
+    margins = ", ".join(low if low == high else f"{low} to {high}" for low, high in ends)
     lines = []
     for layout, seed in recordings:
         place = places[layout]
@@ -257,11 +258,6 @@ def block_mdp(results: Results, quick: bool) -> list[str]:
         f"states lead in k steps, the margin of the block MDP, is {margins} for k = 1 to {chosen.horizon}.",
         f"States that {chosen.frames:,} recorded frames never show: {', '.join(lines)}.",
     ]
-
-
-def spans(values: Array) -> list[tuple[float, float]]:
-    """The least and the largest of each column."""
-    return list(zip(values.min(0), values.max(0), strict=True))
 
 
 def untouched(results: Results) -> list[str]:
@@ -296,13 +292,11 @@ def first_to_break(results: Results, domain: str) -> list[str]:
     cells = sweep(results, domain, "persistence")
     found = []
     for rho in sorted({c.persistence for c in cells} - {0.0, 1.0}):
-        ours, theirs = (
-            values(select(cells, method=m, persistence=rho), "final_return")
-            for m in ("temporal_contrastive", "forward_model")
-        )
-        if min(len(ours), len(theirs)) > 1:
-            gap = contrast([(1.0, ours), (-1.0, theirs)])
-            found.append(f"{gap.value:+.2f} [{gap.low:.2f}, {gap.high:.2f}] at ρ = {rho:g}")
+        here = select(cells, persistence=rho)
+        ours, theirs = (select(here, method=m) for m in ("temporal_contrastive", "forward_model"))
+        first, second = paired(ours, theirs, "final_return")
+        if len(first):
+            found.append(f"{seed_mean(first - second).text(2)} at ρ = {rho:g}")
     return [f"Return of temporal contrast less that of forward modelling: {'; '.join(found)}."] if found else []
 
 
@@ -378,9 +372,9 @@ def size_lines(results: Results, domain: str) -> list[Line]:
     lines = []
     for noise in NOISES:
         for method in METHODS:
-            groups = settings(select(cells, noise=noise, method=method))
+            groups = by_setting(select(cells, noise=noise, method=method))
             for group in sorted(groups, key=lambda group: values(group, "coverage").mean()):
-                coverage = f"{100 * values(group, 'coverage').mean():.0f} %"
+                coverage = percent(values(group, "coverage").mean())
                 measures = {"return": "final_return", "state, linear": "state_linear", "noise, linear": "noise_linear"}
                 where = {"noise": NOISES[noise], "method": METHODS[method], "pixels under noise": coverage}
                 lines.append({**where, **cells_line(group, measures)})
@@ -393,7 +387,7 @@ def persistence_lines(results: Results, domain: str) -> list[Line]:
     lines, criteria = [], read_criteria()
     loses = f"loses over {percent(1 - criteria.keeps)} from"
     for method in METHODS:
-        groups = {group[0].persistence: group for group in settings(select(cells, method=method))}
+        groups = {group[0].persistence: group for group in by_setting(select(cells, method=method))}
         order = sorted(groups)
         if len(order) < 2:
             continue
@@ -401,7 +395,7 @@ def persistence_lines(results: Results, domain: str) -> list[Line]:
         lost = [rho for rho, part in zip(order[1:], kept, strict=True) if not part.barred and part.p < criteria.level]
         broken = f"ρ = {lost[0]:g}" if lost else "not shown"
         by_rho = {f"ρ = {rho:g}": interval(values(groups[rho], "final_return")) for rho in order}
-        lines.append({"method": METHODS[method], loses: broken, **by_rho, "n": counts(groups.values())})
+        lines.append({"method": METHODS[method], loses: broken, **by_rho, "n": counted(map(len, groups.values()))})
     columns = list(dict.fromkeys(name for line in lines for name in line))
     return [{name: line.get(name, "") for name in columns} for line in lines]
 
@@ -413,16 +407,14 @@ def lock_lines(results: Results) -> list[Line]:
             cells = [c for c in results.lock if (c.method, c.horizon) == (method, horizon)]
             if not cells:
                 continue
-            solved, other = sum(c.solved for c in cells), values(cells, "episodes_to_solve_other")
-            # An unsolved run may need any number of episodes: the median is known where more than half are solved.
-            median = np.median(values(cells, "episodes"))
+            other = values(cells, "episodes_to_solve_other")
             lines.append(
                 {
                     "method": METHODS[method],
                     "H": str(horizon),
-                    "median episodes": f"{'' if solved > len(cells) / 2 else '> '}{median:,.0f}",
+                    "median episodes": field_report.median_episodes(cells),
                     "of the other lock": f"{np.median(other):,.0f}" if len(other) else "",
-                    "solved": f"{solved} of {len(cells)}",
+                    "solved": f"{sum(c.solved for c in cells)} of {len(cells)}",
                     "controlled factor read": interval(values(cells, "controlled_accuracy")),
                     "exogenous factor read": interval(values(cells, "exogenous_accuracy")),
                 }
@@ -437,10 +429,6 @@ def cells_line(cells: Sequence[Cell], measures: dict[str, str]) -> Line:
 def interval(seeds: Array) -> str:
     """`mean [low, high]` over seeds; without the interval for fewer than three seeds, empty for none."""
     return seed_mean(seeds).text(3, "g") if len(seeds) else ""
-
-
-def counts(groups: Iterable[Sequence[Cell]]) -> str:
-    return counted(len(group) for group in groups)
 
 
 def counted(numbers: Iterable[int]) -> str:
@@ -458,9 +446,7 @@ def cost_lines(results: Results) -> list[Line]:
             if cells:
                 # Of several lengths of one training, the longest includes the others.
                 ordered = sorted(cells, key=lambda c: c.updates)
-                trainings = {
-                    (c.method, c.noise, *point(c), str(c.labels), str(c.temperature), c.seed): c for c in ordered
-                }
+                trainings = {(c.method, *point(c), condition(c), c.seed): c for c in ordered}
                 pretrain = values(trainings.values(), "pretrain_seconds").sum() / 60
                 ppo = values(cells, "ppo_seconds").sum() / 60
                 speed = values(cells, "updates_per_second")

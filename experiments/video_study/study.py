@@ -81,7 +81,9 @@ def arrow(methods: Methods, seeds: int) -> Iterator[Job]:
 
 
 def tuning(methods: Methods, seeds: int) -> Iterator[Job]:
-    """Whether each method learns without noise at the step size that all have, and at others; on maps of their own."""
+    """Whether each method beside the core's learns without noise at the step size that all have, and at others; on maps
+    of their own.
+    """
     chosen = methods or FIELD_METHODS
     for seed, method, lr in product(range(TUNING_SEED, TUNING_SEED + seeds), chosen, LRS):
         if method not in CORE_METHODS:
@@ -129,7 +131,7 @@ def temperatures(methods: Methods, seeds: int) -> Iterator[Job]:
 
 def transfer(methods: Methods, seeds: int) -> Iterator[Job]:
     """The core's encoders, frozen, under a kind of noise that they were not trained under."""
-    for job in core("gridworld", methods or [m for m in CORE_METHODS if m != "oracle"], seeds):
+    for job in core("gridworld", methods, seeds):
         if job.method != "oracle":
             for kind in UNSEEN:
                 yield replace(job, study="transfer", unseen=kind)
@@ -297,7 +299,7 @@ def chosen_jobs(studies: Sequence[str], methods: Sequence[str] | None, seeds: in
             study's recordings do not hold.
     """
     for method in methods or ():
-        look_up("method", method, dict.fromkeys(METHODS))
+        look_up("method", method, METHODS)
     jobs: list[Job | LockJob] = []
     for name in studies:
         jobs += look_up("study", name, STUDIES)(methods, seeds)

@@ -6,13 +6,15 @@ that serves PPO, by `core_criteria.yaml`; and whether videos help where few acti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import nan
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rlrep.experiments.results.statistics import Estimate, contrast, holm, seed_mean
-from rlrep.experiments.video_study.cells import METHODS, Cell, Results, select
+from rlrep.experiments.video_study.cells import METHODS, Array, Cell, Results, select
 from rlrep.experiments.video_study.criteria import (
     Arrow,
     FewLabels,
@@ -24,8 +26,8 @@ from rlrep.experiments.video_study.criteria import (
     read_served,
     read_survival,
 )
-from rlrep.experiments.video_study.verdicts import exploratory
 
+K = TypeVar("K", bound=Any)
 KEEPS, OPEN, LOSES, WORSE = "keeps the state", "open", "loses the state", "has less of it than a random encoder"
 OUTCOMES = (KEEPS, OPEN, LOSES, WORSE)
 USUAL = (False, False)  # whether the noise drifts, and whether the recorded actions are random
@@ -74,18 +76,18 @@ def on_scale(own: dict[int, float], low: dict[int, float], high: dict[int, float
     return {seed: (own[seed] - low[seed]) / (high[seed] - low[seed]) for seed in both if high[seed] > low[seed]}
 
 
-def kept(results: Results, domain: str, asked: Survival | None = None) -> dict[tuple[str, str], Kept]:
+def kept(results: Results, domain: str) -> dict[tuple[str, str], Kept]:
     """What is kept by each method under each noise that has cells, by the seeds that are judged; where one of them is
     missing, by all seeds, and without an outcome.
     """
-    asked = asked or read_survival()
+    asked = read_survival()
     methods = [m for m in METHODS if m not in (asked.floor, asked.ceiling)]
     each = {(m, noise): shares(results, domain, m, noise, asked) for noise in asked.noises for m in methods}
-    whole = {place: [own[s] for s in asked.seeds] for place, own in each.items() if own.keys() >= {*asked.seeds}}
+    whole = complete(each, asked)
     found = {}
     for (method, noise), own in each.items():
         if own:
-            judged = np.array(whole.get((method, noise), [*own.values()]))
+            judged = whole.get((method, noise), np.array([*own.values()]))
             mean = seed_mean(judged)
             outcome = outcome_of(mean, asked) if (method, noise) in whole else ""
             found[method, noise] = Kept(method, noise, mean, len(judged), outcome)
@@ -99,16 +101,23 @@ def outcome_of(mean: Estimate, asked: Survival) -> str:
 
 
 def differences(
-    found: dict[tuple[str, str], Kept], whole: dict[tuple[str, str], list[float]], asked: Survival
+    found: dict[tuple[str, str], Kept], whole: dict[tuple[str, str], Array], asked: Survival
 ) -> dict[tuple[str, str], Kept]:
     """Those that have an outcome, with their difference from the baseline."""
     compared = [place for place in whole if place[0] != asked.baseline and (asked.baseline, place[1]) in whole]
-    gaps = {p: contrast([(1.0, np.subtract(whole[p], whole[asked.baseline, p[1]]))]) for p in compared}
-    two_sided = holm(np.array([2 * min(gap.p_not_above, gap.p_not_below) for gap in gaps.values()]))
-    return {
-        place: replace(found[place], difference=gap, p=float(p))
-        for (place, gap), p in zip(gaps.items(), two_sided, strict=True)
-    }
+    gaps = {p: contrast([(1.0, whole[p] - whole[asked.baseline, p[1]])]) for p in compared}
+    return {place: replace(found[place], difference=gaps[place], p=p) for place, p in corrected(gaps).items()}
+
+
+def complete(each: Mapping[K, dict[int, float]], asked: OverSeeds) -> dict[K, Array]:
+    """(seeds,) numbers, of those that have all seeds that are judged."""
+    return {key: np.array([own[s] for s in asked.seeds]) for key, own in each.items() if own.keys() >= {*asked.seeds}}
+
+
+def corrected(gaps: Mapping[K, Estimate]) -> dict[K, float]:
+    """Two-sided p values after Holm's correction over all of them."""
+    p = holm(np.array([2 * min(gap.p_not_above, gap.p_not_below) for gap in gaps.values()]))
+    return dict(zip(gaps, map(float, p), strict=True))
 
 
 def arrow_shares(results: Results, method: str, where: tuple[bool, bool], asked: Arrow) -> dict[int, float]:
@@ -153,9 +162,9 @@ def less(own: dict[int, float], other: dict[int, float]) -> dict[int, float]:
     return {seed: own[seed] - other[seed] for seed in own.keys() & other.keys()}
 
 
-def arrow_claims(results: Results, asked: Arrow | None = None) -> list[Claim]:
+def arrow_claims(results: Results) -> list[Claim]:
     """How much less of the state is kept after each of the three changes."""
-    asked = asked or read_arrow()
+    asked = read_arrow()
     usual = arrow_shares(results, asked.method, USUAL, asked)
     changes = {
         "without its term about the past": (asked.without, USUAL),
@@ -176,9 +185,9 @@ def return_shares(results: Results, domain: str, method: str, asked: Served) -> 
     return on_scale({c.seed: c.final_return for c in own}, {c.seed: c.random_return for c in own}, high)
 
 
-def served_claims(results: Results, domain: str, asked: Served | None = None) -> list[Claim]:
+def served_claims(results: Results, domain: str) -> list[Claim]:
     """Whether the method serves PPO, and whether better than the baseline."""
-    asked = asked or read_served()
+    asked = read_served()
     own, other = (return_shares(results, domain, method, asked) for method in (asked.method, asked.baseline))
     return [
         claim(f"more than {asked.serves:g} of what {METHODS[asked.ceiling]} gives", own, asked.serves, asked),
@@ -215,39 +224,24 @@ class Labelled:
     outcome: str
 
 
-def label_outcomes(results: Results, asked: FewLabels | None = None) -> list[Labelled]:
+def label_outcomes(results: Results) -> list[Labelled]:
     """For the reference with fewer labels than the most, and for the others; only where all seeds are there."""
-    asked = asked or read_few_labels()
-    counts = sorted({int(c.labels) for c in select(results.cells, study="labels") if c.labels > 0})
+    asked = read_few_labels()
+    cells = select(results.cells, study="labels", method=asked.reference)
+    counts = sorted({int(c.labels) for c in cells})
     each = {(m, n): label_shares(results, m, n, asked) for m in (asked.reference, *asked.beside) for n in counts}
-    whole = {
-        place: np.array([own[s] for s in asked.seeds]) for place, own in each.items() if own.keys() >= {*asked.seeds}
-    }
-    alone = {n: seed_mean(own) for (method, n), own in whole.items() if method == asked.reference and n != counts[-1]}
-    found = [
-        Labelled(
-            asked.reference,
-            n,
-            mean,
-            nan,
-            BACK if mean.low > asked.keeps else NOT_BACK if mean.high < asked.keeps else OPEN,
-        )
-        for n, mean in alone.items()
-    ]
+    whole, found = complete(each, asked), []
+    for (method, n), own in whole.items():
+        if method == asked.reference and n != counts[-1]:
+            mean = seed_mean(own)
+            outcome = BACK if mean.low > asked.keeps else NOT_BACK if mean.high < asked.keeps else OPEN
+            found.append(Labelled(method, n, mean, nan, outcome))
     gaps = {
         (method, n): contrast([(1.0, own - whole[asked.reference, n])])
         for (method, n), own in whole.items()
         if method != asked.reference and (asked.reference, n) in whole
     }
-    two_sided = holm(np.array([2 * min(gap.p_not_above, gap.p_not_below) for gap in gaps.values()]))
-    for ((method, n), gap), p in zip(gaps.items(), two_sided, strict=True):
-        outcome = OPEN if p >= asked.level else HELPS if gap.value > 0 else HURTS
-        found.append(Labelled(method, n, gap, float(p), outcome))
+    for (method, n), p in corrected(gaps).items():
+        outcome = OPEN if p >= asked.level else HELPS if gaps[method, n].value > 0 else HURTS
+        found.append(Labelled(method, n, gaps[method, n], p, outcome))
     return found
-
-
-def early(results: Results, domain: str) -> str:
-    """Why cells of the field that are judged are exploratory, and how many of them; empty if none is."""
-    asked = read_survival()
-    cells = [c for noise in asked.noises for c in field_cells(results, domain, noise=noise) if c.seed in asked.seeds]
-    return exploratory(cells, asked)

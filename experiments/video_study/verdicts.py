@@ -18,7 +18,7 @@ from math import isfinite, isnan, nan
 
 import numpy as np
 
-from rlrep.experiments.results.statistics import Estimate, Growth, contrast, fit_growth, holm, rank_correlation
+from rlrep.experiments.results.statistics import Growth, contrast, fit_growth, holm, rank_correlation, seed_mean
 from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import (
     DOMAINS,
@@ -169,8 +169,8 @@ def tested(
     """Whether the mean of `excess`, (seeds,), is above 0 (or below), reported in readable units: threshold + excess /
     scale.
     """
-    found: Estimate = contrast([(1.0, excess)])
-    estimate, low, high = (threshold + value / scale for value in (found.value, found.low, found.high))
+    found, mean = contrast([(1.0, excess)]), seed_mean(excess)
+    estimate, low, high = (threshold + value / scale for value in (mean.value, mean.low, mean.high))
     p = (found.p_not_above, found.p_not_below) if above else (found.p_not_below, found.p_not_above)
     part = Part(criterion, unit, threshold, above, estimate, low, high, *p, len(excess))
     if len(excess) < criteria.seeds:
@@ -197,7 +197,8 @@ def ceiling(results: Results, like: Sequence[Cell], criteria: Criteria) -> tuple
         return [], MISSING
     domain, noise = like[0].domain, like[0].noise
     name = criteria.ceiling[domain]
-    same = [c for c in select(results.cells, domain=domain, noise=noise) if point(c) == point(like[0])]
+    cells = select(results.cells, domain=domain, noise=noise)
+    same = [c for c in cells if c.study in SWEEPS and point(c) == point(like[0])]
     ends = oracle(results, domain, noise) if name == "oracle" else select(same, method=name)
     ends, random = list({c.seed: c for c in ends}.values()), select(same, method="random")
     if not ends:
@@ -386,7 +387,7 @@ PREDICTIONS: dict[str, Callable[[Results, str, Criteria], list[Part]]] = {
 def phase_parts(results: Results, criteria: Criteria) -> list[Part]:
     """Does a method's number order its settings; which is ahead where the two disagree; does longer training help?"""
     asked = criteria.P5
-    compare = partial(over_seeds, criteria=replace(criteria, seeds=asked.seeds), lacks=MISSING)
+    compare = partial(judged_over_seeds, criteria=replace(criteria, seeds=asked.seeds), lacks=MISSING)
     grids = {(m, n): phase.whole(results, m, n, asked) for n in asked.updates for m in asked.methods}
     first, last, parts = min(asked.updates), max(asked.updates), []
     unit = f"rank correlation over {len(asked.sizes) * len(asked.persistences)} settings"
@@ -438,13 +439,13 @@ def exponential(method: str, lock: Sequence[LockCell], criteria: Criteria) -> li
     fits, given_up = growths(method, lock)
     rates, better = ([f.slope for f, _ in fits], [power.aic - own.aic for own, power in fits])
     note = f"degree {np.mean([power.slope for _, power in fits]):.1f} if polynomial; {given_up}" if fits else ""
-    grows = over_seeds(
+    grows = judged_over_seeds(
         f"{name}: episodes grow exponentially", "rate per step of horizon", asked.rate, True, rates, criteria
     )
     fitting = f"{name}: exponential growth fits better than polynomial"
     return [
         grows.but(note, barred=False),
-        over_seeds(fitting, "AIC difference", asked.aic, True, better, criteria),
+        judged_over_seeds(fitting, "AIC difference", asked.aic, True, better, criteria),
     ]
 
 
@@ -452,7 +453,7 @@ def polynomial(method: str, lock: Sequence[LockCell], criteria: Criteria) -> lis
     name, asked = METHODS[method], criteria.P4
     fits, given_up = growths(method, lock)
     degrees, better = ([power.slope for _, power in fits], [own.aic - power.aic for own, power in fits])
-    bounded = over_seeds(
+    bounded = judged_over_seeds(
         f"{name}: episodes grow no faster than H^{asked.degree:g}",
         "degree in the horizon",
         asked.degree,
@@ -463,11 +464,11 @@ def polynomial(method: str, lock: Sequence[LockCell], criteria: Criteria) -> lis
     fitting = f"{name}: polynomial growth fits better than exponential"
     return [
         bounded.but(given_up, barred=False),
-        over_seeds(fitting, "AIC difference", asked.aic, True, better, criteria),
+        judged_over_seeds(fitting, "AIC difference", asked.aic, True, better, criteria),
     ]
 
 
-def over_seeds(
+def judged_over_seeds(
     criterion: str,
     unit: str,
     threshold: float,

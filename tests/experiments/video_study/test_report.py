@@ -14,14 +14,15 @@ from rlrep.experiments.results import pictures
 from rlrep.experiments.video_study import figures, phase
 from rlrep.experiments.video_study import report as report_module
 from rlrep.experiments.video_study.cells import (
+    CORE_METHODS,
     FIELD,
     METHODS,
     Cell,
     Results,
+    by_setting,
     missing,
     read_results,
     select,
-    settings,
     sweep,
 )
 from rlrep.experiments.video_study.criteria import read_criteria
@@ -65,6 +66,7 @@ def test_report_has_all_verdicts_and_every_picture_that_it_names(study: Path) ->
         "reconstructions",
         "size",
         "persistence",
+        "noise",
         "phase",
         "lock",
     }
@@ -135,6 +137,12 @@ def test_whole_study_misses_only_the_other_domains(study: Path) -> None:
     assert phase.missing(results) == []
 
 
+def test_vizdoom_lacks_nothing_without_noise_as_only_the_oracle_runs_there(tmp_path: Path) -> None:
+    write_field(tmp_path, study_jobs("vizdoom_basic", CORE_METHODS, 2))
+    lines = [line for line in missing(read_results(tmp_path)) if line.startswith("ViZDoom Basic")]
+    assert lines == []
+
+
 def test_sweeps_take_their_missing_points_from_the_core(tmp_path: Path) -> None:
     write_core(tmp_path)
     write_size(tmp_path)
@@ -147,7 +155,7 @@ def test_sweeps_take_their_missing_points_from_the_core(tmp_path: Path) -> None:
 def test_no_noise_is_a_setting_of_its_own(tmp_path: Path) -> None:
     write_core(tmp_path, FEW, num_shapes=5, size=0.2)
     cells = select(read_results(tmp_path).cells, method="temporal_contrastive")
-    assert sorted({c.noise for c in group}.pop() for group in settings(cells)) == ["exogenous", "iid", "none"]
+    assert sorted({c.noise for c in group}.pop() for group in by_setting(cells)) == ["exogenous", "iid", "none"]
 
 
 def test_divergence_and_collapse_are_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +194,21 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(pictures, "WIDTH", 320)
         write_report(folder, folder / "out")
     return folder / "out"
+
+
+def test_costs_maps_and_command_are_those_of_a_study_without_its_first_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_module, "draw", lambda *_: {})
+    jobs = [job for job in study_jobs("arrow", ("curved", "random"), 4) if job.seed > 0]
+    write_field(tmp_path, jobs)
+    write_report(tmp_path, tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert len(jobs) == 12 and re.search(r"\| Grid world, arrow \| 12 +\| 3 +\| 1\.8 ", report)  # 9 s a training
+    assert "video_theory arrow --seeds 4\n" in report
+    (line,) = report_module.setup_lines(read_results(tmp_path), quick=False)
+    assert (line["maps"], line["PPO"]) == ("3", "")
+    assert not re.search("What was tried|The verdicts in detail|## Grid world", report)
 
 
 def study_jobs(name: str, methods: tuple[str, ...], seeds: int) -> list[Job | LockJob]:

@@ -80,7 +80,7 @@ def test_every_objective_may_be_a_cell_of_the_grid_world(method: str) -> None:
     job = Job("gridworld", "core", method, "exogenous", 0, 1.0)
     pixels.check_methods([job])
     ((encoder, measured),) = pixels.train_encoder(place, job, sizes, [sizes.steps])
-    assert measured["updates_per_second"] > 0 and not any(p.requires_grad for p in encoder.parameters())
+    assert measured["diverged"] is None and not any(p.requires_grad for p in encoder.parameters())
 
 
 def test_methods_read_the_actions_only_if_they_say_so() -> None:
@@ -174,7 +174,7 @@ def test_labels_train_the_encoder_beside_the_videos() -> None:
 @pytest.mark.parametrize("job", [job for job in study.labels(None, 1) if job.labels == 1_000], ids=lambda job: job.name)
 def test_jobs_with_labels_train_an_encoder(job: Job) -> None:
     ((_, measured),) = pixels.train_encoder(small(GridDomain()), job, replace(TINY, steps=1), [1])
-    assert measured["pretrain_seconds"] >= 0
+    assert measured["held_out_loss"] > 0
 
 
 def test_a_training_that_diverges_is_measured_at_its_best_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,9 +499,6 @@ def test_code_of_a_cell_is_all_that_it_is_computed_with() -> None:
     folder = Path(pixels.__file__).parent
     used = {name for own in FILES for name in imported.findall((folder / f"{own}.py").read_text())}
     assert used - {"cells"} <= set(FILES)
-    assert {"report", "figures", "diagram", "verdicts", "field_figures"}.isdisjoint(
-        FILES
-    )  # later ones report on a cell
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_report_says_which_keep_it_by_what_and_whether_it_is_a_test(monkeypatch:
     assert "- iid noise" not in text and FIELD_FILE.name in text
     assert "Exploratory: 25 of 25 cells made before cells noted their date" in text
     (line,) = [line for line in field_report.field_lines(made, "gridworld") if line["method"] == "LAOM"]
-    assert line["less contrast, exogenous noise"].startswith("1.44 [") and line["less contrast, iid noise"] == ""
+    assert line["less contrastive, exogenous noise"].startswith("1.44 [") and line["less contrastive, iid noise"] == ""
     date = datetime(2026, 11, 27, tzinfo=timezone.utc)
     frozen = replace(read_survival(), frozen=date, commit="abc123")
     for module in (survival, field_report):
@@ -173,6 +173,8 @@ def test_few_labels_are_judged_alone_and_beside_videos() -> None:
     assert found["laom", 1].estimate.value == pytest.approx((np.mean(more) - np.mean(few)) / scale)
     p = [ttest_rel(more, few).pvalue, ttest_rel(few, more).pvalue]
     assert found["laom", 1].p == pytest.approx(3 * p[0])  # Holm's, of three, and the other two are no less
+    part = Results([cell for cell in parts if cell.labels < 20], [])  # where nothing tells what all labels give
+    assert all(each.method != "inverse_model" or each.count < 4 for each in survival.label_outcomes(part))
     text = as_markdown(field_report.label_blocks(Results(parts, [])))
     assert "- ACRO (actions) alone, 4 labels: has the state back, 0.84 [" in text and "LAOM, 4 labels" not in text
     assert "- LAOM, 1 labels: helps, 0.64 [" in text
