@@ -1,6 +1,7 @@
 """Verdicts follow the data: they change with the data, and stay open when the data cannot decide."""
 
 import json
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,15 @@ def test_seeds_that_scatter_leave_it_undecided(tmp_path: Path, prediction: str) 
     assert all(part.low < part.threshold < part.high for part in failing(verdict) if not part.barred)
 
 
-@pytest.mark.parametrize(("seeds", "says"), [(1, "1 seed, at least 5"), (3, "3 seeds, at least 5")])
+@pytest.mark.parametrize(
+    ("seeds", "says"), [(1, "1 seed, at least 5"), (2, "2 seeds, at least 5"), (3, "3 seeds, at least 5")]
+)
 def test_few_seeds_decide_nothing(tmp_path: Path, seeds: int, says: str) -> None:
     write_core(tmp_path, seeds=seeds)
     parts = judge(tmp_path, "P1").parts
     assert {part.outcome for part in parts} == {UNDECIDED}
     assert says in parts[1].note
+    assert isnan(parts[1].low) == (seeds < 3)  # two seeds have no interval that is worth showing
 
 
 def test_missing_cells_leave_a_criterion_open_that_says_so(tmp_path: Path) -> None:
