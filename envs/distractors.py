@@ -84,7 +84,10 @@ class Shapes(Distractor):
         _check_coloured(frame_shape, "shapes")
         self.background_only = self.reads_background = background_only
         self.state_shape = num_shapes, 3
-        self.outlines = [_outline(i, round(size * min(frame_shape[1:]))) for i in range(num_shapes)]
+        height, width = frame_shape[1:]
+        self.outlines = [np.nonzero(_outline(i, round(size * min(height, width)))) for i in range(num_shapes)]
+        # Where a row and a column start among the pixels of a picture; those beyond its edges are on the other side.
+        self._rows, self._columns = np.arange(2 * height) % height * width, np.arange(2 * width) % width
 
     def move(self, state: State, rng: np.random.Generator) -> State:
         low, high = MOVE
@@ -99,22 +102,19 @@ class Shapes(Distractor):
         return np.where(moved < 1, moved, 0).astype(np.float32)  # float32 rounds the largest values to 1
 
     def draw(self, frames: Frames, state: State, background: Mask | None = None) -> Frames:
-        out = frames.copy(order="K")
-        pixels = out.transpose(0, 2, 3, 1)
-        height, width = frames.shape[2:]
-        image = np.arange(len(frames))[:, None, None]
-        free = np.ones((len(frames), height, width), bool)
+        (count, _, height, width), shapes = frames.shape, len(self.outlines)
+        top = np.zeros(count * height * width, np.min_scalar_type(shapes))  # which shape a pixel shows, counted from 1
+        first, numbers = np.arange(count)[:, None] * height * width, range(shapes)
+        for i in reversed(numbers) if self.background_only else numbers:  # in the background, the first one is in front
+            (x, y), (down, right) = (state[:, i, :2] * (width, height)).astype(int).T[..., None], self.outlines[i]
+            top[first + self._rows[y + down] + self._columns[x + right]] = i + 1
+        covered = top.reshape(count, height, width) > 0
         if self.background_only:
-            free = dark(frames) if background is None else background.copy()
-        for i, outline in enumerate(self.outlines):
-            side = np.arange(len(outline))
-            x, y = (state[:, i, :2] * (width, height)).astype(int).T
-            at = (image, ((y[:, None] + side) % height)[:, :, None], ((x[:, None] + side) % width)[:, None, :])
-            of, down, right = np.nonzero(outline & free[at])
-            covered = of, at[1][of, down, 0], at[2][of, 0, right]
-            if self.background_only:
-                free[covered] = False
-            pixels[covered] = colour(state[:, i, 2])[of]
+            covered &= dark(frames) if background is None else background
+        at = np.flatnonzero(covered)
+        out = frames.copy(order="K")
+        which = at // (height * width) * shapes + top[at] - 1
+        out.transpose(0, 2, 3, 1)[covered] = colour(state[..., 2].ravel()).take(which, axis=0)
         return out
 
 
@@ -314,7 +314,7 @@ def _check_coloured(frame_shape: tuple[int, ...], kind: str) -> None:
 
 def dark(frames: Frames) -> Mask:
     """Which pixels of frames (N, C, H, W) are nearly black, (N, H, W)."""
-    found: Mask = frames.max(axis=1) < _DARK
+    found: Mask = np.logical_and.reduce([channel < _DARK for channel in frames.swapaxes(0, 1)])
     return found
 
 
