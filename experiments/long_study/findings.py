@@ -1,7 +1,7 @@
 """The findings of a study's finished runs: differences between arms, and answers by the protocol's criteria.
 
-A run's score is the area under its evaluation curve, 0 for the random policy and 1 for the best published return. A run
-that diverged scores 0.
+A run's score is the area under its evaluation curve, 0 for the random policy or less, and 1 for the best published
+return. A run that diverged scores 0.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from math import isnan, nan
 import numpy as np
 
 from rlrep.experiments.long_study.protocol import Comparison, Study
-from rlrep.experiments.long_study.records import ENDED, FINISHED, Record, strangers
+from rlrep.experiments.long_study.records import ENDED, FINISHED, Record, joined, strangers
 from rlrep.experiments.results.runs import Array
 from rlrep.experiments.results.statistics import Estimate, contrast, effects_needed, improvement, improvement_by_chance
 
@@ -50,12 +50,12 @@ class Finding:
             verdict = f"yes: {c.arm} scores higher than {c.than}"
         elif found.high < c.hurts_below:
             verdict = f"no, it hurts: {c.arm} scores lower than {c.than}"
+        elif found.high < c.notable:
+            verdict = f"no gain of {c.notable:g} or more: {c.arm} less {c.than}"
         else:
-            verdict = f"not shown: {c.arm} less {c.than}"
-        effect = f"by {found.text(3)}" if not verdict.startswith("not") else f"is {found.text(3)}"
-        return (
-            f"{c.question} {verdict} {effect}{self.percent(found.value)} over {len(self.by_task)} tasks; {self.limit}"
-        )
+            verdict = f"undecided: {c.arm} less {c.than}"
+        effect = f"by {found.text(3)}" if "scores" in verdict else f"is {found.text(3)}"
+        return f"{c.question} {verdict} {effect} over {len(self.by_task)} tasks; {self.limit}"
 
     @property
     def limit(self) -> str:
@@ -102,6 +102,13 @@ def obstacles(study: Study, records: Sequence[Record]) -> list[str]:
         found.append("the protocol compares nothing (comparisons: [])")
     if missing := sum(record.state not in ENDED for record in records):
         found.append(f"incomplete: {missing} of {len(records)} runs have not finished")
+    finished = [record for record in records if record.run is not None]
+    if changed := [str(r.job) for r in finished if "+changes" in r.commit or "unknown" in r.commit]:
+        found.append(f"of changes in no commit, or outside of git: {joined(changed)}")
+    if len(commits := {record.commit for record in finished}) > 1:
+        found.append(f"runs of {len(commits)} commits ({', '.join(sorted(commits))})")
+    if len({tuple(record.run.frames) for record in finished if record.run is not None}) > 1:
+        found.append("runs were not all evaluated at the same frames")
     for arm in study.arms:
         for task in study.tasks:
             hashes = {r.config for r in records if r.state == FINISHED and (r.job.arm, r.job.task) == (arm, task)}

@@ -62,6 +62,8 @@ class Comparison:
         arm, than: the arm that may be better, and the one that it is compared with.
         helps_above: it helps if the interval's lower end is above this.
         hurts_below: it hurts if the interval's upper end is below this.
+        notable: the least difference that matters: if neither holds, larger ones are excluded where the interval's
+            upper end is below this.
     """
 
     question: str
@@ -69,6 +71,7 @@ class Comparison:
     than: str
     helps_above: float
     hurts_below: float
+    notable: float
 
 
 @dataclass(frozen=True)

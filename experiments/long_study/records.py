@@ -17,7 +17,7 @@ import numpy as np
 
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.long_study.protocol import Job, Study
-from rlrep.experiments.results.runs import EVALUATIONS, Run, RunError, read_config, read_returns
+from rlrep.experiments.results.runs import EVALUATIONS, NotFinite, Run, RunError, read_config, read_returns
 from rlrep.experiments.yaml_files import flat
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +33,7 @@ class Record:
 
     Attributes:
         state: "finished"; "diverged" (a loss, action or evaluation was NaN), which counts as the random policy;
-            "failed", which is tried again; or "missing".
+            "failed" (killed, or without readable evaluations), which is tried again; or "missing".
         reason: why it is not finished.
         commit: the last commit that changed code, with "+changes" for uncommitted changes; several if it resumed at
             another commit.
@@ -52,10 +52,13 @@ class Record:
     config: str = ""
     run: Run | None = None
 
-    def area(self) -> float:
-        """The mean of the evaluation curve over the run, by the trapezoidal rule: its area over its length."""
+    def area(self, study: Study) -> float:
+        """The mean of the evaluation curve over the run, by the trapezoidal rule: its area over its length. At frame 0,
+        where nothing is learned yet, the random policy's return stands for that of an untrained network.
+        """
         assert self.run is not None
-        frames, returns = self.run.frames, self.run.returns
+        frames = self.run.frames
+        returns = np.where(frames == 0, study.tasks[self.job.task].random, self.run.returns)
         if len(frames) < 2:
             return float(returns[0])
         return float(np.trapezoid(returns, frames) / (frames[-1] - frames[0]))
@@ -65,11 +68,11 @@ class Record:
         return study.tasks[self.job.task].random if self.run is None else float(self.run.returns[-1])
 
     def score(self, study: Study) -> float:
-        """The area on a scale from the random policy, 0, to the best published return, 1; 0 if it diverged."""
+        """The area on a scale from the random policy, 0, or less, to the best published return, 1; 0 if it diverged."""
         if self.state == DIVERGED:
             return 0.0
         task = study.tasks[self.job.task]
-        return (self.area() - task.random) / (task.best - task.random)
+        return max(0.0, (self.area(study) - task.random) / (task.best - task.random))
 
 
 def path_of(study: Study, job: Job, ending: str) -> Path:
@@ -113,7 +116,7 @@ def keep(study: Study, record: Record) -> Record:
             record = replace(record, config=config_hash(folder))
             write_atomically(path_of(study, record.job, "csv"), (folder / EVALUATIONS).read_bytes())
         except RunError as error:
-            record = replace(record, state=DIVERGED, reason=str(error))
+            record = replace(record, state=DIVERGED if isinstance(error, NotFinite) else FAILED, reason=str(error))
     kept = {name: value for name, value in asdict(replace(record, run=None)).items() if name not in ("job", "run")}
     write_atomically(path_of(study, record.job, "json"), (json.dumps(kept, indent=1) + "\n").encode())
     return record

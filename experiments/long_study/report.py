@@ -20,6 +20,7 @@ from rlrep.experiments.results.seeds import curve
 from rlrep.experiments.results.statistics import contrast, interquartile_mean, seed_mean
 from rlrep.experiments.results.tables import markdown, rounded, write_csv
 
+BLIND = "Returns and scores are not shown before all runs have ended, so that nobody stops the study at a good moment."
 PUBLISHED = "published.csv"  # beside the protocol: task, method, frame, return, std, seeds, source
 
 
@@ -65,8 +66,7 @@ def write_report(study: Study) -> str:
     study.check_folder(study.kept)
     records, published, out = read_records(study), read_published(study), study.file.parent
     write_csv(out / "runs.csv", [row(study, record) for record in records])
-    drawn = draw(study, records, published)
-    text = "\n\n".join(parts(study, records, published, drawn)) + "\n"
+    text = "\n\n".join(parts(study, records, published)) + "\n"
     write_atomically(out / "report.md", text.encode())
     return text
 
@@ -79,7 +79,7 @@ def row(study: Study, record: Record) -> dict[str, object]:
         "state": record.state,
         "frames": rounded(record.run.frames[-1]) if record.run else nan,
         "final_return": rounded(record.run.returns[-1]) if record.run else nan,
-        "area": rounded(record.area()) if record.run else nan,
+        "area": rounded(record.area(study)) if record.run else nan,
         "score": rounded(record.score(study)) if record.state in ENDED else nan,
         "commit": record.commit,
         "machine": record.machine,
@@ -103,25 +103,34 @@ def draw(study: Study, records: Sequence[Record], published: Sequence[Published]
     return bool(curves)
 
 
-def parts(study: Study, records: Sequence[Record], published: Sequence[Published], drawn: bool) -> list[str]:
+def parts(study: Study, records: Sequence[Record], published: Sequence[Published]) -> list[str]:
     """The paragraphs of report.md."""
     against = obstacles(study, records)
+    blind = study.comparisons and any(record.state not in ENDED for record in records)
     findings = [] if against else [compare(study, records, comparison) for comparison in study.comparisons]
     answers = [finding.answer for finding in findings] or [f"None: {'; '.join(against)}."]
     return [
         f"# {study.name}",
         "Written by `python -m rlrep.experiments.study`; the protocol is beside it, each run in [runs.csv](runs.csv).",
         "\n\n".join(f"**Answer.** {answer}" for answer in answers),
-        "Return of the last evaluation, mean over seeds with its 95 % t interval, and published returns:",
-        markdown(return_lines(study, records, published)),
-        "Score: the area under the evaluation curve, 0 for the random policy and 1 for the best published return. The "
-        "mean over tasks has a t interval that is stratified by task (Welch, Satterthwaite); IQM is the interquartile "
-        "mean over all runs.",
-        markdown(score_lines(study, records)),
+        *([BLIND] if blind else measured(study, records, published)),
         *([comparison_part(findings)] if findings else []),
-        *(["![Learning curves of all arms, a panel for each task](curves.png)"] if drawn else []),
         provenance(records),
         *sources(published),
+    ]
+
+
+def measured(study: Study, records: Sequence[Record], published: Sequence[Published]) -> list[str]:
+    """What each arm reached."""
+    drawn = draw(study, records, published)
+    return [
+        "Return of the last evaluation, mean over seeds with its 95 % t interval, and published returns:",
+        markdown(return_lines(study, records, published)),
+        "Score: the area under the evaluation curve, 0 for the random policy or less, and 1 for the best published "
+        "return. The mean over tasks has a t interval that is stratified by task (Welch, Satterthwaite); IQM is the "
+        "interquartile mean over all runs.",
+        markdown(score_lines(study, records)),
+        *(["![Learning curves of all arms, a panel for each task](curves.png)"] if drawn else []),
     ]
 
 
@@ -203,8 +212,6 @@ def provenance(records: Sequence[Record]) -> str:
         named = [f"{r.job} ({r.reason})" if r.reason else str(r.job) for r in records if r.state == state]
         counted = ", counted as the random policy" if state == DIVERGED else ""
         lines.append(f"- {state}{counted}: {joined(named)}")
-    if changed := [str(r.job) for r in finished if "+changes" in r.commit or "unknown" in r.commit]:
-        lines.append(f"- with changes that are in no commit, or outside of git: {joined(changed)}")
     return "\n".join([lines[0], "", *lines[1:]]) if lines[1:] else lines[0]
 
 

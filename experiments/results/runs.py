@@ -67,6 +67,10 @@ class RunError(ValueError):
     """A run that cannot be used; the message names its folder and says what to do."""
 
 
+class NotFinite(RunError):
+    """A run whose evaluations are not all numbers."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One seed's evaluations: `returns[i]` is the mean episode return after `frames[i]` simulator steps, or updates
@@ -199,7 +203,8 @@ def read_returns(path: Path) -> tuple[Array, Array]:
     with one frame counts: a resumed run repeats the rows after its checkpoint.
 
     Raises:
-        RunError: if the file is missing, lacks a column, has no complete row, or has a value that is not a number.
+        NotFinite: if a value is not a number.
+        RunError: if the file is missing, lacks a column, or has no complete row.
     """
     folder, name = path.parent, path.name
     try:
@@ -223,7 +228,7 @@ def read_returns(path: Path) -> tuple[Array, Array]:
         for row in rows:
             frame, value = to_float(row[counter]), to_float(row["episode_return"])
             if not (isfinite(frame) and frame >= 0 and isfinite(value)):
-                raise RunError(
+                raise NotFinite(
                     f"{folder}: line {rows.line_num} of {name} needs numbers for {counter} (from 0 on) and "
                     f"episode_return, not {row[counter]!r} and {row['episode_return']!r}; repair or remove that line"
                 )

@@ -230,14 +230,15 @@ def improvement(ours: Scores, theirs: Scores) -> Estimate:
     """`probability_of_improvement` of (runs,) for each task, with Brunner and Munzel's t interval, stratified by task.
 
     Returns:
-        Without an interval if a task has a single run of ours or theirs, or if no two runs of any task overlap.
+        Without an interval if a task has a single run of ours or theirs, or runs of which no two overlap: its part of
+        the variance would be 0.
     """
     value, terms = float(probability_of_improvement(ours, theirs)), []
     for x, y in zip(ours, theirs, strict=True):
         better = (x[:, None] > y) + 0.5 * (x[:, None] == y)
         terms += [(1 / len(ours), better.mean(1)), (1 / len(ours), better.mean(0))]
     found = contrast(terms, -value)  # the mean of either side's shares is the value
-    if isnan(found.low) or found.low == found.high:
+    if isnan(found.low) or not all(shares.std() for _, shares in terms):
         return Estimate(value)
     return Estimate(value, max(0.0, found.low), min(1.0, found.high))
 
