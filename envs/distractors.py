@@ -85,7 +85,8 @@ class Shapes(Distractor):
         self.background_only = self.reads_background = background_only
         self.state_shape = num_shapes, 3
         height, width = frame_shape[1:]
-        self.outlines = [np.nonzero(_outline(i, round(size * min(height, width)))) for i in range(num_shapes)]
+        self.outlines = [_outline(i, round(size * min(height, width))) for i in range(num_shapes)]
+        self._covered = [np.nonzero(outline) for outline in self.outlines]
         # Where a row and a column start among the pixels of a picture; those beyond its edges are on the other side.
         self._rows, self._columns = np.arange(2 * height) % height * width, np.arange(2 * width) % width
 
@@ -106,7 +107,7 @@ class Shapes(Distractor):
         top = np.zeros(count * height * width, np.min_scalar_type(shapes))  # which shape a pixel shows, counted from 1
         first, numbers = np.arange(count)[:, None] * height * width, range(shapes)
         for i in reversed(numbers) if self.background_only else numbers:  # in the background, the first one is in front
-            (x, y), (down, right) = (state[:, i, :2] * (width, height)).astype(int).T[..., None], self.outlines[i]
+            (x, y), (down, right) = (state[:, i, :2] * (width, height)).astype(int).T[..., None], self._covered[i]
             top[first + self._rows[y + down] + self._columns[x + right]] = i + 1
         covered = top.reshape(count, height, width) > 0
         if self.background_only:

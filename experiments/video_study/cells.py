@@ -37,6 +37,7 @@ METHODS |= {
 VARIANTS = {"vq_autoencoder": "autoencoder", "spr_actions": "spr", "taco_alone": "taco", "curved_ahead": "curved"}
 GIVEN_ACTIONS = ("spr_actions",)  # methods whose objective can read actions, and gets them here
 NOISES = {"none": "no noise", "iid": "iid noise", "exogenous": "exogenous noise"}
+ORDER = {"method": [*METHODS], "noise": [*NOISES, "persistence"]}
 DOMAINS = {
     "gridworld": "Grid world",
     "vizdoom_basic": "ViZDoom Basic",
@@ -268,7 +269,7 @@ def check(cell: Cell | LockCell) -> None:
         raise ValueError(f"{cell.episodes} episodes at horizon {cell.horizon}: both must be at least 1")
 
 
-def select(cells: Iterable[Cell], **wanted: object) -> list[Cell]:
+def select(cells: Iterable[AnyCell], **wanted: object) -> list[AnyCell]:
     """The cells whose fields equal those given."""
     return [cell for cell in cells if all(getattr(cell, name) == value for name, value in wanted.items())]
 
@@ -311,12 +312,21 @@ def by_setting(cells: Iterable[Cell]) -> list[list[Cell]]:
     return list(groups.values())
 
 
-def by(cells: Iterable[AnyCell], name: str) -> dict[Any, list[AnyCell]]:
-    """Cells grouped by a field, its values in order."""
-    groups: dict[Any, list[AnyCell]] = {}
+def grouped(cells: Iterable[AnyCell], *names: str) -> dict[tuple[Any, ...], list[AnyCell]]:
+    """Cells grouped by the values of fields, in order: methods and noises in the report's."""
+    groups: dict[tuple[Any, ...], list[AnyCell]] = {}
     for cell in cells:
-        groups.setdefault(getattr(cell, name), []).append(cell)
-    return {key: groups[key] for key in sorted(groups)}
+        groups.setdefault(tuple(getattr(cell, name) for name in names), []).append(cell)
+
+    def place(key: tuple[Any, ...]) -> list[Any]:
+        return [ORDER[name].index(value) if name in ORDER else value for name, value in zip(names, key, strict=True)]
+
+    return {key: groups[key] for key in sorted(groups, key=place)}
+
+
+def by(cells: Iterable[AnyCell], name: str) -> dict[Any, list[AnyCell]]:
+    """Cells grouped by one field."""
+    return {key: own for (key,), own in grouped(cells, name).items()}
 
 
 def oracle(results: Results, domain: str, noise: str) -> list[Cell]:

@@ -22,6 +22,7 @@ from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import METHODS, Array, Results
 from rlrep.experiments.video_study.criteria import Phases
 from rlrep.experiments.video_study.jobs import Job
+from rlrep.experiments.video_study.verdicts import percent
 
 MAP = colormaps["viridis"]  # also readable for the colour-blind, and printed in grey
 ISOLINES = {"forward_model": (0.1, 0.3, 1.0), "temporal_contrastive": (0.1, 0.5, 0.9)}
@@ -100,7 +101,7 @@ def axes(panel: Axes, results: Results, asked: Phases) -> None:
     panel.set_ylim(-0.5, len(asked.sizes) - 0.5)
     panel.set_xticks(range(len(asked.persistences)), [name_of(rho) for rho in asked.persistences])
     shares = phase.coverages(results, asked)
-    panel.set_yticks(range(len(asked.sizes)), [f"{100 * share:.0f} %" for share in shares])
+    panel.set_yticks(range(len(asked.sizes)), [*map(percent, shares)])
     panel.tick_params(length=0)
     panel.grid(False)
     panel.spines[:].set_visible(False)

@@ -18,6 +18,7 @@ from rlrep.experiments.video_study.cells import (
     Cell,
     LockCell,
     Results,
+    grouped,
     reads,
     select,
     values,
@@ -311,46 +312,36 @@ def label_blocks(results: Results) -> list[Block]:
 
 
 def temperature_lines(results: Results) -> list[Line]:
-    cells = select(results.cells, study="temperature")
     measures = {"state read": "state_linear", "noise read": "noise_linear"}
     measures |= {"uniformity": "uniformity_head", "tolerance": "tolerance_head"}
-    lines = []
-    for method in METHODS:
-        for noise in NOISES:
-            for temperature in sorted({c.temperature for c in cells}):
-                own = select(cells, method=method, noise=noise, temperature=temperature)
-                if own:
-                    where = {"method": METHODS[method], "noise": NOISES[noise], "τ": f"{temperature:g}"}
-                    lines.append(where | {name: mean_of(own, m) for name, m in measures.items()} | {"n": str(len(own))})
-    return lines
+    cells = select(results.cells, study="temperature")
+    return [
+        {"method": METHODS[method], "noise": NOISES[noise], "τ": f"{temperature:g}"}
+        | {name: mean_of(own, measure) for name, measure in measures.items()}
+        | {"n": str(len(own))}
+        for (method, noise, temperature), own in grouped(cells, "method", "noise", "temperature").items()
+    ]
 
 
 def transfer_lines(results: Results) -> list[Line]:
     lines = []
-    for method in METHODS:
-        for noise, name in NOISES.items():
-            own = select(results.cells, study="transfer", method=method, noise=noise)
-            if own:
-                line = {"method": METHODS[method], "trained under": name, "shown": own[0].unseen}
-                line |= {"state": mean_of(own, "state_linear"), "return": mean_of(own, "final_return")}
-                seen = field_cells(results, own[0].domain, method=method, noise=noise)
-                line |= {"state, own noise": mean_of(seen, "state_linear")}
-                line |= {"return, own noise": mean_of(seen, "final_return")}
-                lines.append(line | {"n": str(len(own))})
+    for (method, noise), own in grouped(select(results.cells, study="transfer"), "method", "noise").items():
+        seen = field_cells(results, own[0].domain, method=method, noise=noise)
+        line = {"method": METHODS[method], "trained under": NOISES[noise], "shown": own[0].unseen}
+        line |= {"state": mean_of(own, "state_linear"), "return": mean_of(own, "final_return")}
+        line |= {"state, own noise": mean_of(seen, "state_linear"), "return, own noise": mean_of(seen, "final_return")}
+        lines.append(line | {"n": str(len(own))})
     return lines
 
 
 def cloned_lines(results: Results, domain: str) -> list[Line]:
-    lines = []
-    for noise, name in NOISES.items():
-        for method in METHODS:
-            own = select(results.cells, domain=domain, study="core", noise=noise, method=method)
-            own = [cell for cell in own if isfinite(cell.cloned_64)]
-            if own:
-                line = {"noise": name, "method": METHODS[method]}
-                line |= {f"{n} episodes": mean_of(own, f"cloned_{n}") for n in (4, 16, 64)}
-                lines.append(line | {"PPO": mean_of(own, "final_return"), "n": str(len(own))})
-    return lines
+    cells = [cell for cell in select(results.cells, domain=domain, study="core") if isfinite(cell.cloned_64)]
+    return [
+        {"noise": NOISES[noise], "method": METHODS[method]}
+        | {f"{n} episodes": mean_of(own, f"cloned_{n}") for n in (4, 16, 64)}
+        | {"PPO": mean_of(own, "final_return"), "n": str(len(own))}
+        for (noise, method), own in grouped(cells, "noise", "method").items()
+    ]
 
 
 def median_episodes(cells: list[LockCell]) -> str:
@@ -368,11 +359,8 @@ def code_lines(results: Results) -> list[Line]:
     cells: list[LockCell] = [*results.lock, *results.codes]
     horizons = sorted({c.horizon for c in results.codes})
     lines = []
-    for method in METHODS:
-        for codes in sorted({c.codes for c in cells if c.method == method}):
-            own = [c for c in cells if (c.method, c.codes) == (method, codes)]
-            line = {"method": METHODS[method], "codes": str(codes)}
-            for horizon in horizons:
-                line[f"H = {horizon}"] = median_episodes([c for c in own if c.horizon == horizon])
-            lines.append(line | {"seeds": str(len({c.seed for c in own}))})
+    for (method, codes), own in grouped(cells, "method", "codes").items():
+        line = {"method": METHODS[method], "codes": str(codes)}
+        line |= {f"H = {horizon}": median_episodes(select(own, horizon=horizon)) for horizon in horizons}
+        lines.append(line | {"seeds": str(len({c.seed for c in own}))})
     return lines

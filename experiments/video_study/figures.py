@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from rlrep.experiments.results import pictures
 from rlrep.experiments.results.pictures import COLOURS, GREY, save, styled
 from rlrep.experiments.results.seeds import align
-from rlrep.experiments.results.statistics import fit_growth, over_seeds, seed_mean
+from rlrep.experiments.results.statistics import over_seeds, seed_mean
 from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import (
     CORE_METHODS,
@@ -41,6 +41,7 @@ from rlrep.experiments.video_study.cells import (
 from rlrep.experiments.video_study.criteria import Phases
 from rlrep.experiments.video_study.diagram import noise_examples, phase_diagram
 from rlrep.experiments.video_study.field_figures import field, labels, temperatures
+from rlrep.experiments.video_study.verdicts import growth_fits, percent
 
 COLOUR = {
     "temporal_contrastive": COLOURS[0],
@@ -230,7 +231,7 @@ def size(results: Results, domain: str) -> Figure | None:
         shown = select(cells, noise=noise)
         dress(panel, f"{NOISES[noise]}, {seeds(shown)}", "pixels under noise")
         shown += [c for c in core(results, domain, noise="none") if select(shown, method=c.method)]
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: percent(x)))
         own: dict[str, End | None] = {
             m: against(panel, select(shown, method=m), "coverage", "final_return") for m in methods_of(shown)
         }
@@ -278,10 +279,10 @@ def lock(cells: Sequence[LockCell]) -> Figure | None:
     methods = [m for m in METHODS if any(c.method == m for c in cells)]
     ends, names = {}, {}
     for i, method in enumerate(methods):
-        own = [c for c in cells if c.method == method]
+        own = select(cells, method=method)
         shift = 0.12 * (i - (len(methods) - 1) / 2)
         for solved, marker, face in ((True, "o", COLOUR[method]), (False, "^", "white")):
-            drawn = [c for c in own if c.solved == solved]
+            drawn = select(own, solved=solved)
             x, y = values(drawn, "horizon") + shift, values(drawn, "episodes")
             panel.plot(x, y, marker, color=COLOUR[method], markerfacecolor=face, markersize=8, alpha=0.75)
         ends[method] = (float(max(values(own, "horizon"))), float(np.exp(np.log(values(own, "episodes")).mean())))
@@ -309,11 +310,10 @@ def lock(cells: Sequence[LockCell]) -> Figure | None:
 
 def better_fit(cells: Sequence[LockCell]) -> tuple[str, Callable[[Array], Array]] | None:
     """The fit with the lower AIC, exponential or polynomial: its name and its curve."""
-    horizons, episodes = values(cells, "horizon"), values(cells, "episodes")
-    solved = np.array([c.solved for c in cells], dtype=bool)
-    exponential, power = (fit_growth(x, episodes, solved) for x in (horizons, np.log(horizons)))
-    if not (exponential and power):
+    fits = growth_fits(cells)
+    if fits is None:
         return None
+    exponential, power = fits
     if power.aic < exponential.aic:
         return f"$\\propto H^{{{power.slope:.1f}}}$", lambda horizon: power.episodes(np.log(horizon))
     return f"$\\propto {np.exp(exponential.slope):.2f}^H$", exponential.episodes

@@ -14,6 +14,7 @@ from rlrep.experiments.video_study.cells import METHODS, Array, Results, values
 from rlrep.experiments.video_study.criteria import Phases
 from rlrep.experiments.video_study.jobs import LENGTHS
 from rlrep.experiments.video_study.pages import Block, Line
+from rlrep.experiments.video_study.verdicts import percent
 
 ASKED = (
     "Forward models lost the state before temporal contrast did as noise became persistent, and after it as noise "
@@ -79,7 +80,7 @@ def number_lines(results: Results, asked: Phases, numbers: Mapping[str, Array]) 
         for share, row in zip(shares, number, strict=True):
             by_rho = {f"ρ = {rho:g}": f"{value:.2f}" for rho, value in zip(asked.persistences, row, strict=True)}
             name = METHODS[method]
-            lines.append({"known before training, of": name, "pixels under noise": f"{100 * share:.0f} %", **by_rho})
+            lines.append({"known before training, of": name, "pixels under noise": percent(share), **by_rho})
     return lines
 
 
@@ -96,7 +97,7 @@ def state_lines(results: Results, asked: Phases) -> list[Line]:
                     by_rho = {f"ρ = {rho:g}": text for rho, text in zip(asked.persistences, texts, strict=True)}
                     by_rho = {name: "" if text == "nan" else text for name, text in by_rho.items()}
                     where = {"method": METHODS[method], "updates": f"{updates:,}"}
-                    where |= {"pixels under noise": f"{100 * share:.0f} %", "seeds": str(len(states))}
+                    where |= {"pixels under noise": percent(share), "seeds": str(len(states))}
                     lines.append({**where, **by_rho})
     return lines
 
@@ -143,7 +144,7 @@ def return_lines(results: Results, asked: Phases) -> list[Line]:
                     {
                         "PPO on": METHODS[method],
                         "updates": f"{updates:,}",
-                        "pixels under noise": f"{100 * values(cells, 'coverage').mean():.0f} %",
+                        "pixels under noise": percent(values(cells, "coverage").mean()),
                         "ρ": f"{rho:g}",
                         "state kept": seed_mean(states).text(2),
                         "return": seed_mean(values(cells, "final_return")).text(2),

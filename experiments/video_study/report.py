@@ -24,6 +24,7 @@ from rlrep.experiments.video_study.cells import (
     by_setting,
     condition,
     core,
+    grouped,
     missing,
     point,
     read_results,
@@ -359,25 +360,20 @@ def core_lines(results: Results, domain: str, measures: dict[str, str]) -> list[
     """A row for each noise and method of the core that has one of the measures."""
     lines, run = [], core(results, domain)
     measures = {name: measure for name, measure in measures.items() if len(values(run, measure))}
-    for noise, name in NOISES.items():
-        for method, label in METHODS.items():
-            cells = core(results, domain, noise=noise, method=method)
-            if any(len(values(cells, measure)) for measure in measures.values()):
-                lines.append({"noise": name, "method": label, **cells_line(cells, measures)})
+    for (noise, method), cells in grouped(run, "noise", "method").items():
+        if any(len(values(cells, measure)) for measure in measures.values()):
+            lines.append({"noise": NOISES[noise], "method": METHODS[method], **cells_line(cells, measures)})
     return lines
 
 
 def size_lines(results: Results, domain: str) -> list[Line]:
-    cells = sweep(results, domain, "size")
+    measures = {"return": "final_return", "state, linear": "state_linear", "noise, linear": "noise_linear"}
     lines = []
-    for noise in NOISES:
-        for method in METHODS:
-            groups = by_setting(select(cells, noise=noise, method=method))
-            for group in sorted(groups, key=lambda group: values(group, "coverage").mean()):
-                coverage = percent(values(group, "coverage").mean())
-                measures = {"return": "final_return", "state, linear": "state_linear", "noise, linear": "noise_linear"}
-                where = {"noise": NOISES[noise], "method": METHODS[method], "pixels under noise": coverage}
-                lines.append({**where, **cells_line(group, measures)})
+    for (noise, method), cells in grouped(sweep(results, domain, "size"), "noise", "method").items():
+        for group in sorted(by_setting(cells), key=lambda group: values(group, "coverage").mean()):
+            where = {"noise": NOISES[noise], "method": METHODS[method]}
+            where |= {"pixels under noise": percent(values(group, "coverage").mean())}
+            lines.append({**where, **cells_line(group, measures)})
     return lines
 
 
@@ -402,23 +398,19 @@ def persistence_lines(results: Results, domain: str) -> list[Line]:
 
 def lock_lines(results: Results) -> list[Line]:
     lines = []
-    for method in METHODS:
-        for horizon in sorted({c.horizon for c in results.lock}):
-            cells = [c for c in results.lock if (c.method, c.horizon) == (method, horizon)]
-            if not cells:
-                continue
-            other = values(cells, "episodes_to_solve_other")
-            lines.append(
-                {
-                    "method": METHODS[method],
-                    "H": str(horizon),
-                    "median episodes": field_report.median_episodes(cells),
-                    "of the other lock": f"{np.median(other):,.0f}" if len(other) else "",
-                    "solved": f"{sum(c.solved for c in cells)} of {len(cells)}",
-                    "controlled factor read": interval(values(cells, "controlled_accuracy")),
-                    "exogenous factor read": interval(values(cells, "exogenous_accuracy")),
-                }
-            )
+    for (method, horizon), cells in grouped(results.lock, "method", "horizon").items():
+        other = values(cells, "episodes_to_solve_other")
+        lines.append(
+            {
+                "method": METHODS[method],
+                "H": str(horizon),
+                "median episodes": field_report.median_episodes(cells),
+                "of the other lock": f"{np.median(other):,.0f}" if len(other) else "",
+                "solved": f"{sum(c.solved for c in cells)} of {len(cells)}",
+                "controlled factor read": interval(values(cells, "controlled_accuracy")),
+                "exogenous factor read": interval(values(cells, "exogenous_accuracy")),
+            }
+        )
     return lines
 
 

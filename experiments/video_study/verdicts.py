@@ -422,16 +422,21 @@ def growths(method: str, lock: Sequence[LockCell]) -> tuple[list[tuple[Growth, G
 
     A seed is one lock, encoder and learner at each horizon, so seeds are what the intervals are over.
     """
-    cells = [c for c in lock if c.method == method]
-    fits = []
-    for own in by(cells, "seed").values():
-        horizons, episodes = values(own, "horizon"), values(own, "episodes")
-        solved = np.array([c.solved for c in own], dtype=bool)
-        as_exponential, as_power = (fit_growth(x, episodes, solved) for x in (horizons, np.log(horizons)))
-        if not (as_exponential and as_power):
-            return [], ""
-        fits.append((as_exponential, as_power))
-    return fits, f"{sum(not c.solved for c in cells)} of {len(cells)} runs unsolved, counted as lower bounds"
+    cells = select(lock, method=method)
+    fits = [growth_fits(own) for own in by(cells, "seed").values()]
+    if None in fits:
+        return [], ""
+    return [
+        fit for fit in fits if fit
+    ], f"{sum(not c.solved for c in cells)} of {len(cells)} runs unsolved, counted as lower bounds"
+
+
+def growth_fits(cells: Sequence[LockCell]) -> tuple[Growth, Growth] | None:
+    """The growth of the episodes fitted as exponential and as polynomial; None if one fit fails."""
+    horizons, episodes = values(cells, "horizon"), values(cells, "episodes")
+    solved = np.array([c.solved for c in cells], dtype=bool)
+    as_exponential, as_power = (fit_growth(x, episodes, solved) for x in (horizons, np.log(horizons)))
+    return (as_exponential, as_power) if as_exponential and as_power else None
 
 
 def exponential(method: str, lock: Sequence[LockCell], criteria: Criteria) -> list[Part]:
