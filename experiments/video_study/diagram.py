@@ -37,12 +37,13 @@ FINE = 20  # points of an isoline from one setting to the next
 
 def phase_diagram(results: Results, asked: Phases, numbers: Mapping[str, Array]) -> Figure | None:
     """A column for each method, a row for each length of training."""
-    methods = [m for m in asked.methods if phase.cells(results, method=m)]
+    others = [m for m in METHODS if m not in (*asked.methods, asked.floor, asked.ceiling, phase.CONTROL)]
+    methods = [m for m in (*asked.methods, *others) if phase.cells(results, method=m)]
     states = {(m, n): phase.mean_state(results, m, n, asked) for m in methods for n in asked.updates}
     lengths = [n for n in asked.updates if any(np.isfinite(states[m, n]).any() for m in methods)]
     if not lengths:
         return None
-    figure = Figure(figsize=(14, 10.5 if len(lengths) > 1 else 6.5))
+    figure = Figure(figsize=(max(10, 7 * len(methods)), 10.5 if len(lengths) > 1 else 6.5))
     seeds = len({cell.seed for cell in phase.cells(results)})
     shown = f"0: random encoder, 1: encoder of labels; {seeds} seed{'s' * (seeds > 1)}"
     figure.suptitle(f"State kept under noise ({shown})", fontsize=20)
@@ -50,7 +51,8 @@ def phase_diagram(results: Results, asked: Phases, numbers: Mapping[str, Array])
     for updates, panels in zip(lengths, grid, strict=True):
         for method, panel in zip(methods, panels, strict=True):
             tiles(panel, states[method, updates])
-            isolines(panel, numbers[method], method, asked)
+            if method in numbers:
+                isolines(panel, numbers[method], method, asked)
             axes(panel, results, asked)
             panel.set_title(f"{METHODS[method]}, {updates:,} updates", fontsize=16, pad=24)
         panels[0].set_ylabel("pixels under noise")

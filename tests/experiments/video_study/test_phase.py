@@ -74,9 +74,14 @@ def test_cells_of_the_tour_count_for_the_whole_study() -> None:
     assert all(job.only_probes for job in tour if job.study != "core")
 
 
-def test_any_method_can_have_a_diagram_with_the_ends_of_its_scale() -> None:
+def test_any_method_can_have_a_diagram_with_the_ends_of_its_scale(tmp_path: Path) -> None:
     jobs = list(phase.jobs(["swav"], 1))
     assert {job.method for job in jobs} == {"random", "supervised", "swav"} and len(jobs) == 8 + 2 + 40
+    write_phase(tmp_path, jobs)
+    figure = phase_diagram(read_results(tmp_path), ASKED, {})
+    texts, hatched = drawn(figure)
+    assert hatched == [0, 0] and len(texts) == 40
+    assert figure is not None and figure.axes[0].get_title() == "SwAV, 1,000 updates"
 
 
 def test_a_cell_of_the_diagram_holds_probes_and_its_number_alone(tmp_path: Path) -> None:
