@@ -270,7 +270,7 @@ def field_lines(results: Results, domain: str) -> list[Line]:
                 line |= {f"kept, {name}": share.estimate.text(2) if share else ""}
                 gap = share and share.difference
                 line |= {
-                    f"less {METHODS[read_survival().baseline]}, {name}": f"{gap.text(2)}, {p_text(share.p)}"
+                    f"more than {METHODS[read_survival().baseline]}, {name}": f"{gap.text(2)}, {p_text(share.p)}"
                     if share and gap
                     else ""
                 }

@@ -92,7 +92,7 @@ def test_report_says_which_keep_it_by_what_and_whether_it_is_a_test(monkeypatch:
     assert "- iid noise" not in text and FIELD_FILE.name in text
     assert "Exploratory: 25 of 25 cells made before cells noted their date" in text
     (line,) = [line for line in field_report.field_lines(made, "gridworld") if line["method"] == "LAOM"]
-    assert line["less contrastive, exogenous noise"].startswith("1.44 [") and line["less contrastive, iid noise"] == ""
+    assert line["more than contrastive, exogenous noise"].startswith("1.44 [") and line["more than contrastive, iid noise"] == ""
     date = datetime(2026, 11, 27, tzinfo=timezone.utc)
     frozen = replace(read_survival(), frozen=date, commit="abc123")
     for module in (survival, field_report):
