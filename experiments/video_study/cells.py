@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlrep import OBJECTIVES
+from rlrep.experiments.video_study.jobs import GIVEN_ACTIONS, VARIANTS
 
 Array = NDArray[np.float64]
 
@@ -34,8 +35,6 @@ METHODS |= {
     "taco_alone": "TACO without CURL",
     "curved_ahead": "Curved without the past",
 }
-VARIANTS = {"vq_autoencoder": "autoencoder", "spr_actions": "spr", "taco_alone": "taco", "curved_ahead": "curved"}
-GIVEN_ACTIONS = ("spr_actions",)  # methods whose objective can read actions, and gets them here
 NOISES = {"none": "no noise", "iid": "iid noise", "exogenous": "exogenous noise"}
 ORDER = {"method": [*METHODS], "noise": [*NOISES, "persistence"]}
 DOMAINS = {

@@ -7,6 +7,9 @@ from typing import Any
 
 LENGTHS = (1_000, 3_000, 10_000)  # of trainings that are measured several times, in updates
 NOISES = {"none": 0.0, "iid": 0.0, "exogenous": 1.0}
+# Methods that are an objective with other options, and those whose objective can read actions, and gets them here.
+VARIANTS = {"vq_autoencoder": "autoencoder", "spr_actions": "spr", "taco_alone": "taco", "curved_ahead": "curved"}
+GIVEN_ACTIONS = ("spr_actions",)
 UNSEEN = {"pixels": {"size": 0.25}}  # kinds of noise that no encoder is trained under, and their options
 
 

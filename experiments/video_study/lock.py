@@ -36,6 +36,7 @@ BATCH_SIZE = 128
 ENCODER_LR, TABLE_LR, DECODER_LR = 3e-3, 0.1, 3e-3
 SHARPNESS = 4.0  # slope of the codes' logits per standard deviation of the encoder's output
 HELD_OUT = 100  # pictures of each state
+MAX_EPISODES = 30_000  # after which a learner gives up
 LEARNERS = 5
 
 
@@ -296,7 +297,9 @@ def solve(lock: CombinationLock, codes: Array, max_episodes: int, rng: np.random
     )
 
 
-def run_lock_cell(method: str, horizon: int, seed: int, max_episodes: int, codes: int = 2) -> dict[str, Any]:
+def run_lock_cell(
+    method: str, horizon: int, seed: int, max_episodes: int = MAX_EPISODES, codes: int = 2
+) -> dict[str, Any]:
     """One cell of the study: the method's encoder on both locks of an instance; the worse result is reported.
 
     Args:
@@ -307,7 +310,7 @@ def run_lock_cell(method: str, horizon: int, seed: int, max_episodes: int, codes
         codes: how many an encoder has, at least 2.
 
     Returns:
-        What `results.LockCell` reads, and `episodes_to_solve_other`, `solved_other` for the better lock. If
+        What `cells.LockCell` reads, and `episodes_to_solve_other`, `solved_other` for the better lock. If
         unsolved, `episodes_to_solve` is `max_episodes`.
 
     Raises:

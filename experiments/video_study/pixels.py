@@ -19,10 +19,10 @@ from torch import nn
 from rlrep import Objective, PixelEncoder, RandomShift, make_objective
 from rlrep.data import EpisodeDataset
 from rlrep.experiments.files import write_atomically
-from rlrep.experiments.video_study.cells import DOMAINS, GIVEN_ACTIONS, VARIANTS
+from rlrep.experiments.video_study.cells import DOMAINS
 from rlrep.experiments.video_study.cloning import DEMONSTRATIONS, cloned_return
 from rlrep.experiments.video_study.domain import Domain, Samples, Settings, with_background
-from rlrep.experiments.video_study.jobs import Job
+from rlrep.experiments.video_study.jobs import GIVEN_ACTIONS, VARIANTS, Job
 from rlrep.experiments.video_study.labels import SomeLabels, first_frames
 from rlrep.experiments.video_study.ppo import Curve, FrozenEncoder, Schedule, learn, mean_return
 from rlrep.experiments.video_study.supervised import train_on_labels

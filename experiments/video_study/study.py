@@ -27,7 +27,6 @@ from rlrep.registry import look_up, parameters_of
 SIZES = (0.15, 0.45)  # besides the core's size
 PERSISTENCES = (0.5, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
 HORIZONS = range(2, 11)
-MAX_EPISODES = 30_000  # for one lock
 LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder")
 LABELS = (0, 1_000, 4_000, 20_000)  # recorded frames whose action is known
 LABELLED = ("random", "inverse_model", "temporal_contrastive", "forward_model", "laom")
@@ -205,7 +204,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     if isinstance(job, LockJob):
         from rlrep.experiments.video_study.lock import run_lock_cell
 
-        row: dict[str, Any] = run_lock_cell(job.method, job.horizon, job.seed, MAX_EPISODES, job.codes)
+        row: dict[str, Any] = run_lock_cell(job.method, job.horizon, job.seed, codes=job.codes)
     else:
         from rlrep.experiments.video_study import pixels
 
