@@ -26,9 +26,10 @@ FIELD_FILE = FOLDER / "field_criteria.yaml"
 ARROW_FILE = FOLDER / "arrow_criteria.yaml"
 LABELS_FILE = FOLDER / "labels_criteria.yaml"
 CORE_FILE = FOLDER / "core_criteria.yaml"
+CODES_FILE = FOLDER / "codes_criteria.yaml"
 # The criteria over seeds that name methods or noises.
 ROLES = {
-    "method": ("floor", "ceiling", "reference", "method", "without", "baseline", "beside"),
+    "method": ("floor", "ceiling", "reference", "method", "methods", "without", "baseline", "beside"),
     "noise": ("noise", "noises"),
 }
 
@@ -189,6 +190,15 @@ class Served(OverSeeds):
 
 
 @dataclass(frozen=True)
+class ManyCodes(OverSeeds):
+    """The content of the file about the lock's encoders of more codes, see its comments, and its origin."""
+
+    methods: Sequence[str]
+    codes: int
+    degree: float
+
+
+@dataclass(frozen=True)
 class Criteria(Frozen):
     """The content of the file, see its comments, and its origin."""
 
@@ -245,6 +255,11 @@ def read_few_labels(path: Path = LABELS_FILE) -> FewLabels:
 @lru_cache
 def read_served(path: Path = CORE_FILE) -> Served:
     return read_over_seeds(Served, path)
+
+
+@lru_cache
+def read_many_codes(path: Path = CODES_FILE) -> ManyCodes:
+    return read_over_seeds(ManyCodes, path)
 
 
 def read_over_seeds(kind: type[S], path: Path) -> S:

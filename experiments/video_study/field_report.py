@@ -27,6 +27,7 @@ from rlrep.experiments.video_study.criteria import (
     OverSeeds,
     read_arrow,
     read_few_labels,
+    read_many_codes,
     read_served,
     read_survival,
 )
@@ -38,6 +39,7 @@ from rlrep.experiments.video_study.survival import (
     Claim,
     arrow_claims,
     arrow_shares,
+    code_claims,
     field_cells,
     kept,
     label_outcomes,
@@ -107,6 +109,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
         "arrow": partial(arrow_blocks, results),
         "served": partial(served_blocks, results, domain),
         "labels": partial(label_blocks, results),
+        "codes": partial(code_blocks, results),
     }
     blocks = []
     for name, (title, lines, picture) in parts.items():
@@ -181,7 +184,7 @@ def survival_blocks(results: Results, domain: str) -> list[Block]:
     return judged(rule, asked, cells, items)
 
 
-def judged(rule: str, asked: OverSeeds, cells: Iterable[Cell], items: list[str]) -> list[Block]:
+def judged(rule: str, asked: OverSeeds, cells: Iterable[Cell | LockCell], items: list[str]) -> list[Block]:
     """How results are judged, by which file, why cells are exploratory if some are, and the outcomes."""
     early = exploratory([c for c in cells if c.seed in asked.seeds], asked)
     status = f"Exploratory: {early}." if early else "They are older than all cells that they judge."
@@ -364,3 +367,15 @@ def code_lines(results: Results) -> list[Line]:
         line |= {f"H = {horizon}": median_episodes(select(own, horizon=horizon)) for horizon in horizons}
         lines.append(line | {"seeds": str(len({c.seed for c in own}))})
     return lines
+
+
+def code_blocks(results: Results) -> list[Block]:
+    """Whether the lower bound vanishes with room for both factors."""
+    asked = read_many_codes()
+    cells = select(results.codes, codes=asked.codes)
+    rule = (
+        f"With {asked.codes} codes there is room for both factors. It holds for a method if its episodes grow more "
+        f"slowly than H^{asked.degree:g}: a one-sided t test at {asked.level:g} over {asked.span}, of which each gives "
+        "one degree of growth."
+    )
+    return judged(rule, asked, cells, claim_texts(code_claims(results), f"below {asked.degree:g}"))

@@ -1,7 +1,7 @@
 """Which method of the field keeps the state under which noise, by the criteria of
 `reports/theory/field_criteria.yaml`; whether the arrow of time is why one does, by `arrow_criteria.yaml`; and whether
 that serves PPO, by `core_criteria.yaml`; and whether videos help where few actions are known, by
-`labels_criteria.yaml`.
+`labels_criteria.yaml`; and whether the lock's bound vanishes with more codes, by `codes_criteria.yaml`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rlrep.experiments.results.statistics import Estimate, contrast, holm, seed_mean
-from rlrep.experiments.video_study.cells import METHODS, Array, Cell, Results, select
+from rlrep.experiments.video_study.cells import METHODS, Array, Cell, Results, by, select
 from rlrep.experiments.video_study.criteria import (
     Arrow,
     FewLabels,
@@ -23,9 +23,11 @@ from rlrep.experiments.video_study.criteria import (
     Survival,
     read_arrow,
     read_few_labels,
+    read_many_codes,
     read_served,
     read_survival,
 )
+from rlrep.experiments.video_study.verdicts import growth_fits
 
 K = TypeVar("K", bound=Any)
 KEEPS, OPEN, LOSES, WORSE = "keeps the state", "open", "loses the state", "has less of it than a random encoder"
@@ -193,6 +195,17 @@ def served_claims(results: Results, domain: str) -> list[Claim]:
         claim(f"more than {asked.serves:g} of what {METHODS[asked.ceiling]} gives", own, asked.serves, asked),
         claim(f"more than {METHODS[asked.baseline]}", less(own, other), 0.0, asked),
     ]
+
+
+def code_claims(results: Results) -> list[Claim]:
+    """By how much the degree of growth lies below the bound, for encoders with room for both factors."""
+    asked, claims = read_many_codes(), []
+    for method in asked.methods:
+        own = by(select(results.codes, method=method, codes=asked.codes), "seed")
+        fits = {seed: growth_fits(cells) for seed, cells in own.items()}
+        below = {seed: asked.degree - fit[1].slope for seed, fit in fits.items() if fit}
+        claims.append(claim(f"{METHODS[method]}, {asked.codes} codes", below, 0.0, asked))
+    return claims
 
 
 def label_shares(results: Results, method: str, count: int, asked: FewLabels) -> dict[int, float]:

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
 from rlrep.experiments.video_study import field_report, survival
-from rlrep.experiments.video_study.cells import Cell, Results
+from rlrep.experiments.video_study.cells import Cell, LockCell, Results
 from rlrep.experiments.video_study.criteria import FIELD_FILE, read_arrow, read_survival
 from rlrep.experiments.video_study.pages import as_markdown
 from rlrep.experiments.video_study.survival import KEEPS, LOSES, OPEN, WORSE, kept, shares
@@ -92,7 +92,10 @@ def test_report_says_which_keep_it_by_what_and_whether_it_is_a_test(monkeypatch:
     assert "- iid noise" not in text and FIELD_FILE.name in text
     assert "Exploratory: 25 of 25 cells made before cells noted their date" in text
     (line,) = [line for line in field_report.field_lines(made, "gridworld") if line["method"] == "LAOM"]
-    assert line["more than contrastive, exogenous noise"].startswith("1.44 [") and line["more than contrastive, iid noise"] == ""
+    assert (
+        line["more than contrastive, exogenous noise"].startswith("1.44 [")
+        and line["more than contrastive, iid noise"] == ""
+    )
     date = datetime(2026, 11, 27, tzinfo=timezone.utc)
     frozen = replace(read_survival(), frozen=date, commit="abc123")
     for module in (survival, field_report):
@@ -146,6 +149,23 @@ def test_ppo_is_served_by_more_than_half_of_what_the_true_state_gives() -> None:
     poor = Results([*parts, *returned("curved", "exogenous", LOW, -0.1)], [])
     assert [each.outcome for each in survival.served_claims(poor, "gridworld")] == ["fails", "open"]
     assert field_report.served_lines(Results(parts, []), "gridworld") == []
+
+
+def test_with_room_for_both_factors_episodes_must_grow_slower_than_the_bound() -> None:
+    def opened(method: str, degree: float, codes: int = 4, seeds: int = 10) -> list[LockCell]:
+        rng = np.random.default_rng(0)
+        return [
+            LockCell(method, h, seed, int(100 * h ** (degree + rng.normal(0, 0.05))), True, 10**9, codes=codes)
+            for seed in range(seeds)
+            for h in range(2, 11)
+        ]
+
+    made = [*opened("temporal_contrastive", 1.5), *opened("forward_model", 4.0), *opened("autoencoder", 1.5, seeds=9)]
+    results = Results([], [], [*made, *opened("autoencoder", 1.5, codes=3)])
+    found = survival.code_claims(results)
+    assert [each.outcome for each in found] == ["holds", "fails", "open"]
+    assert found[0].estimate is not None and found[0].estimate.value == pytest.approx(1.5, abs=0.1)
+    assert "- contrastive, 4 codes: holds, 1.4" in as_markdown(field_report.code_blocks(results))
 
 
 def label_cells(method: str, count: int, states: tuple[float, ...]) -> list[Cell]:
