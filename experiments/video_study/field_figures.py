@@ -162,9 +162,10 @@ def temperatures(results: Results, colours: Mapping[str, str]) -> Figure | None:
     return figure
 
 
-def name_ends(panel: Axes, ends: list[tuple[float, str, str]], gap: float = 0.05) -> None:
+def name_ends(panel: Axes, ends: list[tuple[float, str, str]]) -> None:
     """Names beside the right edge, in the order of the lines' ends, spaced so that they do not touch."""
-    height = -inf
+    low, high = panel.get_ylim()
+    height, gap = -inf, 0.05 * (high - low)
     for end, name, colour in sorted(ends):
         height = max(end, height + gap)
         panel.annotate(name, (1.02, height), xycoords=("axes fraction", "data"), fontsize=13, color=colour, va="center")
