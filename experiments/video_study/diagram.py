@@ -72,7 +72,7 @@ def noise_examples() -> Figure:
     )
     for (name, persistence), panels in zip(SHOWN.items(), figure.subplots(len(SHOWN), FRAMES), strict=True):
         noise = "none" if persistence is None else "persistence"
-        world = VectorGridWorld(1, 0, Job("gridworld", "phase", "random", noise, 0, persistence or 0.0).noise_options)
+        world = VectorGridWorld(1, 0, Job(phase.DOMAIN, "phase", "random", noise, 0, persistence or 0.0).noise_options)
         for panel in panels:
             panel.imshow(world.observe()[0].transpose(1, 2, 0), interpolation="nearest")
             panel.set_xticks([])

@@ -423,12 +423,11 @@ def growths(method: str, lock: Sequence[LockCell]) -> tuple[list[tuple[Growth, G
     A seed is one lock, encoder and learner at each horizon, so seeds are what the intervals are over.
     """
     cells = select(lock, method=method)
-    fits = [growth_fits(own) for own in by(cells, "seed").values()]
-    if None in fits:
+    found = [growth_fits(own) for own in by(cells, "seed").values()]
+    fits = [fit for fit in found if fit]
+    if len(fits) < len(found):
         return [], ""
-    return [
-        fit for fit in fits if fit
-    ], f"{sum(not c.solved for c in cells)} of {len(cells)} runs unsolved, counted as lower bounds"
+    return fits, f"{sum(not c.solved for c in cells)} of {len(cells)} runs unsolved, counted as lower bounds"
 
 
 def growth_fits(cells: Sequence[LockCell]) -> tuple[Growth, Growth] | None:

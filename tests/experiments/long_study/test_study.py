@@ -404,7 +404,7 @@ def test_a_draft_runs_of_two_configurations_and_strange_runs_give_no_answer(stud
     path.write_text(json.dumps(json.loads(path.read_text()) | {"config": "other", "commit": "0123+changes"}))
     text = write_report(study)
     assert "taco on walk has runs of 2 configurations" in text and "runs of 2 commits (0123, 0123+changes)" in text
-    assert "**Answer.** None: of changes in no commit, or outside of git: taco/walk/1" in text
+    assert "**Answer.** None: runs of changes in no commit, or outside of git: taco/walk/1" in text
     table = study.kept / "plain" / "walk" / "1.csv"
     table.write_text(table.read_text().replace("100,", "90,"))
     assert "runs were not all evaluated at the same frames" in write_report(study)
