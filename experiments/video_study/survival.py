@@ -1,7 +1,7 @@
 """Which method of the field keeps the state under which noise, by the criteria of
 `reports/theory/field_criteria.yaml`; whether the arrow of time is why one does, by `arrow_criteria.yaml`; whether
-that serves PPO, by `core_criteria.yaml`; whether videos help where few actions are known, by `labels_criteria.yaml`; and
-whether the lock's bound vanishes with more codes, by `codes_criteria.yaml`.
+that serves PPO, by `core_criteria.yaml`; whether videos help where few actions are known, by `labels_criteria.yaml`;
+and whether the lock's bound vanishes with more codes, by `codes_criteria.yaml`.
 """
 
 from __future__ import annotations
