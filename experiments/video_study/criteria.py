@@ -27,6 +27,8 @@ ARROW_FILE = FOLDER / "arrow_criteria.yaml"
 LABELS_FILE = FOLDER / "labels_criteria.yaml"
 CORE_FILE = FOLDER / "core_criteria.yaml"
 CODES_FILE = FOLDER / "codes_criteria.yaml"
+TEMPERATURE_FILE = FOLDER / "temperature_criteria.yaml"
+TRANSFER_FILE = FOLDER / "transfer_criteria.yaml"
 # The criteria over seeds that name methods or noises.
 ROLES = {
     "method": ("floor", "ceiling", "reference", "method", "methods", "without", "baseline", "beside"),
@@ -190,6 +192,27 @@ class Served(OverSeeds):
 
 
 @dataclass(frozen=True)
+class Tempered(OverSeeds):
+    """The content of the file about temperatures, see its comments, and its origin."""
+
+    noise: str
+    methods: Sequence[str]
+    floor: str
+    ceiling: str
+    keeps: float
+
+
+@dataclass(frozen=True)
+class Transferred(OverSeeds):
+    """The content of the file about unseen noise, see its comments, and its origin."""
+
+    noise: str
+    methods: Sequence[str]
+    ceiling: str
+    serves: float
+
+
+@dataclass(frozen=True)
 class ManyCodes(OverSeeds):
     """The content of the file about the lock's encoders of more codes, see its comments, and its origin."""
 
@@ -255,6 +278,16 @@ def read_few_labels(path: Path = LABELS_FILE) -> FewLabels:
 @lru_cache
 def read_served(path: Path = CORE_FILE) -> Served:
     return read_over_seeds(Served, path)
+
+
+@lru_cache
+def read_tempered(path: Path = TEMPERATURE_FILE) -> Tempered:
+    return read_over_seeds(Tempered, path)
+
+
+@lru_cache
+def read_transferred(path: Path = TRANSFER_FILE) -> Transferred:
+    return read_over_seeds(Transferred, path)
 
 
 @lru_cache

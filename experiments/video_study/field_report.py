@@ -30,6 +30,8 @@ from rlrep.experiments.video_study.criteria import (
     read_many_codes,
     read_served,
     read_survival,
+    read_tempered,
+    read_transferred,
 )
 from rlrep.experiments.video_study.field_figures import ranked
 from rlrep.experiments.video_study.pages import Block, Line
@@ -46,6 +48,9 @@ from rlrep.experiments.video_study.survival import (
     label_shares,
     return_shares,
     served_claims,
+    state_kept,
+    temperature_claims,
+    transfer_claims,
 )
 from rlrep.experiments.video_study.verdicts import exploratory
 
@@ -109,6 +114,8 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
         "arrow": partial(arrow_blocks, results),
         "served": partial(served_blocks, results, domain),
         "labels": partial(label_blocks, results),
+        "temperature": partial(temperature_blocks, results),
+        "transfer": partial(transfer_blocks, results, domain),
         "codes": partial(code_blocks, results),
     }
     blocks = []
@@ -204,8 +211,12 @@ def arrow_lines(results: Results) -> list[Line]:
 
 def shares_line(name: str, found: Mapping[str, dict[int, float]]) -> Line:
     """A method's means over seeds, a column each."""
-    means = {n: seed_mean(np.array([*own.values()])).text(2) if own else "" for n, own in found.items()}
+    means = {n: mean_share(own) for n, own in found.items()}
     return {"method": name, **means, "seeds": str(max(map(len, found.values())))}
+
+
+def mean_share(own: dict[int, float]) -> str:
+    return seed_mean(np.array([*own.values()])).text(2) if own else ""
 
 
 def arrow_blocks(results: Results) -> list[Block]:
@@ -235,7 +246,7 @@ def served_lines(results: Results, domain: str) -> list[Line]:
     for method in METHODS if select(cells, method=asked.method) else ():
         if shares := return_shares(results, domain, method, asked):
             line = {"method": METHODS[method], "return": mean_of(select(cells, method=method), "final_return")}
-            line |= {"of the scale": seed_mean(np.array([*shares.values()])).text(2)}
+            line |= {"of the scale": mean_share(shares)}
             line |= {"state read": mean_of(select(cells, method=method), "state_linear")}
             lines.append(line | {"seeds": str(len(shares))})
     return lines
@@ -320,10 +331,25 @@ def temperature_lines(results: Results) -> list[Line]:
     cells = select(results.cells, study="temperature")
     return [
         {"method": METHODS[method], "noise": NOISES[noise], "τ": f"{temperature:g}"}
+        | {"state kept": mean_share(state_kept(own, results, read_tempered()))}
         | {name: mean_of(own, measure) for name, measure in measures.items()}
         | {"n": str(len(own))}
         for (method, noise, temperature), own in grouped(cells, "method", "noise", "temperature").items()
     ]
+
+
+def temperature_blocks(results: Results) -> list[Block]:
+    """Whether a temperature repairs contrast."""
+    asked = read_tempered()
+    ends = [c for m in (asked.floor, asked.ceiling) for c in field_cells(results, "gridworld", method=m)]
+    cells = [*select(results.cells, study="temperature"), *ends]
+    rule = (
+        f"State kept: as in the field, on a scale from 0, {METHODS[asked.floor]}, to 1, {METHODS[asked.ceiling]}. A "
+        f"temperature repairs a method if more than {asked.keeps:g} is kept under {NOISES[asked.noise]}: a one-sided t "
+        f"test at {asked.level:g} over {asked.span}."
+    )
+    items = claim_texts(temperature_claims(results), "kept")
+    return judged(rule, asked, select(cells, noise=asked.noise), items)
 
 
 def transfer_lines(results: Results) -> list[Line]:
@@ -335,6 +361,22 @@ def transfer_lines(results: Results) -> list[Line]:
         line |= {"state, own noise": mean_of(seen, "state_linear"), "return, own noise": mean_of(seen, "final_return")}
         lines.append(line | {"n": str(len(own))})
     return lines
+
+
+def transfer_blocks(results: Results, domain: str) -> list[Block]:
+    """Whether encoders carry over to unseen noise."""
+    asked = read_transferred()
+    cells = select(results.cells, domain=domain)
+    used = [
+        *select(cells, study="core", method=asked.ceiling),
+        *(c for m in asked.methods for c in select(cells, study="transfer", noise=asked.noise, method=m)),
+    ]
+    rule = (
+        f"PPO's return under the unseen noise on encoders that were trained under {NOISES[asked.noise]}, on a scale "
+        f"from 0, the random policy's, to 1, that of {METHODS[asked.ceiling]}, on the same map. An encoder carries "
+        f"over if it is more than {asked.serves:g}: one-sided t tests at {asked.level:g} over {asked.span}."
+    )
+    return judged(rule, asked, used, claim_texts(transfer_claims(results, domain), "of that scale"))
 
 
 def cloned_lines(results: Results, domain: str) -> list[Line]:

@@ -1,7 +1,8 @@
 """Which method of the field keeps the state under which noise, by the criteria of
 `reports/theory/field_criteria.yaml`; whether the arrow of time is why one does, by `arrow_criteria.yaml`; whether
 that serves PPO, by `core_criteria.yaml`; whether videos help where few actions are known, by `labels_criteria.yaml`;
-and whether the lock's bound vanishes with more codes, by `codes_criteria.yaml`.
+whether a temperature repairs contrast, by `temperature_criteria.yaml`; whether encoders carry over to unseen noise, by
+`transfer_criteria.yaml`; and whether the lock's bound vanishes with more codes, by `codes_criteria.yaml`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,22 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rlrep.experiments.results.statistics import Estimate, contrast, holm, seed_mean
-from rlrep.experiments.video_study.cells import METHODS, Array, Cell, Results, by, select
+from rlrep.experiments.video_study.cells import METHODS, Array, Cell, Results, by, grouped, select
 from rlrep.experiments.video_study.criteria import (
     Arrow,
     FewLabels,
     OverSeeds,
     Served,
     Survival,
+    Tempered,
+    Transferred,
     read_arrow,
     read_few_labels,
     read_many_codes,
     read_served,
     read_survival,
+    read_tempered,
+    read_transferred,
 )
 from rlrep.experiments.video_study.verdicts import growth_fits
 
@@ -63,13 +68,20 @@ def field_cells(results: Results, domain: str, **wanted: object) -> list[Cell]:
     return [c for c in {(c.method, c.noise, c.seed): c for c in found}.values() if np.isfinite(c.state_linear)]
 
 
-def shares(results: Results, domain: str, method: str, noise: str, asked: Survival) -> dict[int, float]:
+def shares(results: Results, domain: str, method: str, noise: str, asked: Survival | Tempered) -> dict[int, float]:
     """The state kept in each seed that has the method, the floor and the ceiling."""
-    own, low, high = (
-        {c.seed: c.state_linear for c in field_cells(results, domain, noise=noise, method=each)}
-        for each in (method, asked.floor, asked.ceiling)
+    return state_kept(field_cells(results, domain, noise=noise, method=method), results, asked)
+
+
+def state_kept(cells: list[Cell], results: Results, asked: Survival | Tempered) -> dict[int, float]:
+    """The state kept in each seed by cells of one noise, where it has the floor and the ceiling."""
+    if not cells:
+        return {}
+    low, high = (
+        {c.seed: c.state_linear for c in field_cells(results, cells[0].domain, noise=cells[0].noise, method=each)}
+        for each in (asked.floor, asked.ceiling)
     )
-    return on_scale(own, low, high)
+    return on_scale({c.seed: c.state_linear for c in cells}, low, high)
 
 
 def on_scale(own: dict[int, float], low: dict[int, float], high: dict[int, float]) -> dict[int, float]:
@@ -179,11 +191,13 @@ def arrow_claims(results: Results) -> list[Claim]:
     ]
 
 
-def return_shares(results: Results, domain: str, method: str, asked: Served) -> dict[int, float]:
+def return_shares(
+    results: Results, domain: str, method: str, asked: Served | Transferred, study: str = "core"
+) -> dict[int, float]:
     """PPO's return in each seed, from 0, the random policy's, to 1, the ceiling's."""
-    cells = select(results.cells, domain=domain, study="core")
-    own = select(cells, method=method, noise=asked.noise)
-    high = {c.seed: c.final_return for c in select(cells, method=asked.ceiling)}
+    cells = select(results.cells, domain=domain)
+    own = select(cells, study=study, method=method, noise=asked.noise)
+    high = {c.seed: c.final_return for c in select(cells, study="core", method=asked.ceiling)}
     return on_scale({c.seed: c.final_return for c in own}, {c.seed: c.random_return for c in own}, high)
 
 
@@ -194,6 +208,26 @@ def served_claims(results: Results, domain: str) -> list[Claim]:
     return [
         claim(f"more than {asked.serves:g} of what {METHODS[asked.ceiling]} gives", own, asked.serves, asked),
         claim(f"more than {METHODS[asked.baseline]}", less(own, other), 0.0, asked),
+    ]
+
+
+def temperature_claims(results: Results) -> list[Claim]:
+    """Whether each method keeps the state at each temperature."""
+    asked = read_tempered()
+    cells = select(results.cells, study="temperature", noise=asked.noise)
+    return [
+        claim(f"{METHODS[method]}, τ = {temperature:g}", state_kept(own, results, asked), asked.keeps, asked)
+        for (method, temperature), own in grouped(cells, "method", "temperature").items()
+        if method in asked.methods
+    ]
+
+
+def transfer_claims(results: Results, domain: str) -> list[Claim]:
+    """Whether PPO learns on encoders of each method under noise that they were not trained under."""
+    asked = read_transferred()
+    return [
+        claim(METHODS[method], return_shares(results, domain, method, asked, "transfer"), asked.serves, asked)
+        for method in asked.methods
     ]
 
 

@@ -151,6 +151,39 @@ def test_ppo_is_served_by_more_than_half_of_what_the_true_state_gives() -> None:
     assert field_report.served_lines(Results(parts, []), "gridworld") == []
 
 
+def test_a_temperature_repairs_contrast_if_it_keeps_more_than_half() -> None:
+    def tempered(temperature: float, states: tuple[float, ...], noise: str = "exogenous") -> list[Cell]:
+        made = cells("temporal_contrastive", states, noise, "temperature")
+        return [replace(c, temperature=temperature) for c in made]
+
+    lost = (0.5, 0.45, 0.52, 0.48, 0.5)
+    made = results(tempered(0.03, HIGH), tempered(0.3, lost), tempered(1.0, HIGH[1:]), tempered(0.1, HIGH, "iid"))
+    found = survival.temperature_claims(made)
+    assert [(each.name[-3:], each.outcome) for each in found] == [(".03", "holds"), ("0.3", "fails"), ("= 1", "open")]
+    kept = (np.array(HIGH) - FLOOR) / (CEILING - FLOOR)
+    assert found[0].estimate is not None and found[0].estimate.value == pytest.approx(kept.mean())
+    assert found[0].p == pytest.approx(ttest_1samp(kept, 0.5, alternative="greater").pvalue)
+    text = as_markdown(field_report.field_blocks(made, {}))
+    assert "### Temperature" in text and "τ = 0.03: holds, 0.88 [" in text
+    lines = {(line["noise"], line["τ"]): line["state kept"] for line in field_report.temperature_lines(made)}
+    assert lines["exogenous noise", "0.03"].startswith("0.88 [") and lines["iid noise", "0.1"] == ""  # no ends
+
+
+def test_encoders_carry_over_if_ppo_keeps_more_than_half_under_noise_they_never_saw() -> None:
+    def shown(method: str, noise: str, returns: tuple[float, ...], study: str = "transfer") -> list[Cell]:
+        made = cells(method, returns, noise, study)
+        return [replace(c, final_return=c.state_linear - 0.1, random_return=-0.1, unseen="pixels") for c in made]
+
+    parts = [*shown("oracle", "none", (0.8,) * 5, "core"), *shown("inverse_model", "none", LOW)]
+    parts += [*shown("inverse_model", "exogenous", (0.5, 0.6, 0.55, 0.52, 0.56)), *shown("curved", "exogenous", LOW)]
+    parts += shown("inverse_model", "exogenous", LOW, "core")  # under its own noise: another question
+    labelled, curved = survival.transfer_claims(Results(parts, []), "gridworld")
+    assert (labelled.outcome, curved.outcome) == ("holds", "fails")
+    assert labelled.estimate is not None and labelled.estimate.value == pytest.approx(0.546 / 0.8)
+    text = as_markdown(field_report.field_blocks(Results(parts, []), {}))
+    assert "### Unseen noise" in text and "- ACRO (actions): holds, 0.68 [" in text
+
+
 def test_with_room_for_both_factors_episodes_must_grow_slower_than_the_bound() -> None:
     def opened(method: str, degree: float, codes: int = 4, seeds: int = 10) -> list[LockCell]:
         rng = np.random.default_rng(0)
