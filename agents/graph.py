@@ -74,8 +74,10 @@ def compile_encoder(agent: Agent) -> None:
 class CudaGraph:
     """A body of an update, captured once and replayed on new batches without work of the host.
 
-    The first `WARM_UP` calls run normally. All batches must have the shapes of the first; if entries of the first batch
-    share one tensor, they must do so in all batches. The next call overwrites the metrics of a call.
+    The first `WARM_UP` calls run normally, on the tensors that the graph reads: a batch's own may be views with other
+    strides, for which the compiler would have to run again during the capture, where it can't. All batches must have
+    the shapes of the first; if entries of the first batch share one tensor, they must do so in all batches. The next
+    call overwrites the metrics of a call.
     """
 
     def __init__(self, body: Body, device: torch.device) -> None:
@@ -86,20 +88,29 @@ class CudaGraph:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.metrics: Metrics = {}
         self.inputs: dict[int, Tensor] = {}
+        self.static: TensorDict | None = None
 
     def __call__(self, batch: TensorDict, step: int) -> Metrics:
         self.step.fill_(step)
         self.calls += 1
+        static = self._copy(batch)
         if self.calls <= WARM_UP:
-            return self._warm_up(batch)
+            return self._warm_up(static)
         if self.graph is None:
-            self._capture(batch)
+            self.graph = self._capture(static)
+        self.graph.replay()
+        return self.metrics
+
+    def _copy(self, batch: TensorDict) -> TensorDict:
+        """Copies a batch to the tensors that the graph reads."""
+        if self.static is None:
+            self.inputs = {key: tensor.clone() for key, tensor in distinct(batch).items()}
+            self.static = batch.apply(lambda tensor: self.inputs[id(tensor)])
+            assert self.static is not None
         else:
             for target, source in zip(self.inputs.values(), distinct(batch).values(), strict=True):
                 target.copy_(source, non_blocking=True)
-        assert self.graph is not None
-        self.graph.replay()
-        return self.metrics
+        return self.static
 
     def _warm_up(self, batch: TensorDict) -> Metrics:
         current = torch.cuda.current_stream(self.device)
@@ -109,14 +120,11 @@ class CudaGraph:
         current.wait_stream(self.stream)
         return metrics
 
-    def _capture(self, batch: TensorDict) -> None:
-        self.inputs = {key: tensor.clone() for key, tensor in distinct(batch).items()}
-        static = batch.apply(lambda tensor: self.inputs[id(tensor)])
-        assert static is not None
+    def _capture(self, batch: TensorDict) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream):
-            self.metrics = self.body(static, self.step)  # type: ignore[arg-type]
-        self.graph = graph
+            self.metrics = self.body(batch, self.step)  # type: ignore[arg-type]
+        return graph
 
 
 def distinct(batch: TensorDict) -> dict[int, Tensor]:

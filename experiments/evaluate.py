@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             env = make_evaluation_env(config, film=True)
         with closing(env):
             if options.random:
-                policy, name = random_policy(env.action_space.shape[0], config.seed), "random"
+                policy, name = random_policy(env.action_space, config.seed), "random"
             else:
                 policy, trained_for = checkpoint_policy(config, checkpoint, env)
                 name = f"{config.agent['name']} after {trained_for}"

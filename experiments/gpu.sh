@@ -9,14 +9,15 @@ python=${PYTHON:-python3} out=${OUT:-.}
 failed=0
 "$python" -m rlrep.envs.check || failed=1
 if "$python" -c 'import pytest' 2>/dev/null; then
-  # First the tests without the compiler, which can be slow.
+  rm -f "$out/gpu_tests.txt"
+  # First the tests without the compiler, which is slow.
   for tests in "not accelerate" accelerate; do
-    timeout 80 "$python" -m pytest -q -rs -m cuda -k "$tests" -p no:cacheprovider tests/agents 2>&1 \
+    timeout 120 "$python" -m pytest -q -rs -m cuda -k "$tests" -p no:cacheprovider tests/agents 2>&1 \
       | tee -a "$out/gpu_tests.txt" || failed=1
   done
 else
   echo "pytest is not installed: the CUDA tests are skipped"
 fi
-"$python" -m rlrep.experiments.benchmark device="${DEVICE:-cuda}" minutes="${MINUTES:-5.5}" out="$out/gpu.json" "$@" \
+"$python" -m rlrep.experiments.benchmark device="${DEVICE:-cuda}" minutes="${MINUTES:-4.5}" out="$out/gpu.json" "$@" \
   2>"$out/gpu_progress.txt" | tee "$out/gpu_table.txt" || failed=1
 exit $failed

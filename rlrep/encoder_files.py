@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from rlrep.arguments import as_path
 from rlrep.registry import look_up
 
 Encoder = TypeVar("Encoder", bound=nn.Module)
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT = 1
 MAX_CONFIG_BYTES = 10_000
 # Encoders that come with this package: rlrep://NAME is a folder in this one.
@@ -46,7 +45,7 @@ def place_of(encoder: str | Path) -> Path:
 
 
 def write_encoder(folder: Path, options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
-    """Writes both files under temporary names, then renames them.
+    """Writes both files.
 
     Args:
         folder: an existing folder.
@@ -69,15 +68,8 @@ def write_encoder(folder: Path, options: Mapping[str, Any], weights: Mapping[str
         WEIGHTS: save(tensors, {"sha256": _weights_checksum(tensors)}),
         CONFIG: json.dumps(config, indent=2).encode(),
     }
-    partial = {name: folder / f".{name}.{os.getpid()}" for name in contents}
-    try:
-        for name, content in contents.items():
-            partial[name].write_bytes(content)
-        for name, path in partial.items():
-            os.replace(path, folder / name)
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
 
 
 def read_encoder(folder: Path, build: Callable[..., Encoder], names: Iterable[str], **changes: Any) -> Encoder:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +15,8 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
-from rlrep.arguments import checked_numbers
-from rlrep.encoder_files import CONFIG, WEIGHTS, place_of, read_encoder, write_encoder
+from rlrep.arguments import as_path, checked_numbers
+from rlrep.encoder_files import CARD, CONFIG, WEIGHTS, place_of, read_encoder, write_encoder
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STRIDES = (2, 1, 1, 1)
@@ -289,6 +291,31 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
     def options(self) -> dict[str, Any]:
         """The keyword arguments that rebuild this encoder; a subclass stores its own as attributes of their names."""
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
+        """Saves the encoder in a folder. One that is there already is replaced at the end, so that it stays if the new
+        one is refused or the process is killed.
+
+        Args:
+            save_directory: the folder, which need not exist.
+            options: of ``huggingface_hub.ModelHubMixin.save_pretrained``: `push_to_hub`, `repo_id` and so on.
+
+        Returns:
+            The address of the commit with `push_to_hub`, else None.
+
+        Raises:
+            ValueError: for weights that are not finite or not float32.
+        """
+        folder = as_path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        if options.get("push_to_hub"):
+            options = {"repo_id": folder.name} | options
+        with TemporaryDirectory(prefix=".", dir=folder) as temporary:
+            address = super().save_pretrained(temporary, **options)
+            for name in (CARD, WEIGHTS, CONFIG):
+                if name != CARD or not (folder / CARD).exists():  # it may have been edited
+                    os.replace(Path(temporary, name), folder / name)
+        return address
 
     def _save_pretrained(self, save_directory: Path) -> None:
         write_encoder(save_directory, self.options, self.state_dict())

@@ -38,7 +38,9 @@ class KeptEmbeddings(nn.Module):
         new = (self.names[place] != name).nonzero().flatten()
         if len(new):
             out[new] = embed(observation[new])
-            self.values[place[new]], self.names[place[new]] = out[new], name[new]
+            self.names[place[new]] = name[new]  # of two names with one place, either
+            stored = new[self.names[place[new]] == name[new]]
+            self.values[place[stored]] = out[stored]
         return out
 
     def forget(self) -> None:

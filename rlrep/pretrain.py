@@ -79,7 +79,7 @@ class Pretrainer:
         self.objectives = Objectives([objective])
         self.steps, self.batch_size, self.patience = steps, objective.batch_size or batch_size, patience
         self.validate_every, self.validation_batches = validate_every, validation_batches
-        self.optimizer = adam(objective.parameters(), lr)
+        self.optimizer = adam(objective.parameters(), lr, capturable=False)
         self.updates = 0
         self.best_loss, self.best_updates = math.inf, 0
         self._stale = 0

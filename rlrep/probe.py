@@ -223,7 +223,7 @@ def _trained(
 ) -> nn.Module:
     """A trained readout of standardised features, frozen."""
     with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, for all that follows
         readout = mlp(features.shape[1], [hidden_dim] if hidden_dim else [], out_dim).to(features.device)
     optimizer = torch.optim.AdamW(readout.parameters(), lr=lr, weight_decay=weight_decay)
     loss_of = F.mse_loss if target.is_floating_point() else F.cross_entropy
@@ -335,7 +335,7 @@ def reconstruction(
             raise ValueError(f"features must be finite, and those of {name} are not")
     features, test_features = standardised(features, test_features)
     with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, for all that follows
         decoder = PixelDecoder(features.shape[1], frames.shape[1:], channels).to(features.device)
         generator = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.Adam(decoder.parameters(), lr=lr)

@@ -45,7 +45,6 @@ class Pool:
         self.study, self.workers, self.command = study, workers, command
         self.children: set[subprocess.Popen[bytes]] = set()
         self.stopping = threading.Event()
-        self.commit = code_commit()
         self.machine = "{processor}, {cores} cores, torch {torch}".format(**describe_machine("cpu"))
 
     def make(self, jobs: Sequence[Job]) -> Generator[Record]:
@@ -71,7 +70,7 @@ class Pool:
         if self.stopping.is_set():
             return None
         attempts = Attempts(folder)
-        attempts.begin(self.commit, self.machine)
+        attempts.begin(code_commit(), self.machine)  # which may have changed since the last run
         log = folder.with_name(f"{folder.name}.log")
         with log.open("ab") as file:
             start = file.tell()

@@ -65,10 +65,16 @@ def write_report(study: Study) -> str:
     """
     study.check_folder(study.kept)
     records, published, out = read_records(study), read_published(study), study.file.parent
-    write_csv(out / "runs.csv", [row(study, record) for record in records])
+    hidden = dict.fromkeys(("final_return", "area", "score"), nan) if blind(study, records) else {}
+    write_csv(out / "runs.csv", [row(study, record) | hidden for record in records])
     text = "\n\n".join(parts(study, records, published)) + "\n"
     write_atomically(out / "report.md", text.encode())
     return text
+
+
+def blind(study: Study, records: Sequence[Record]) -> bool:
+    """Whether what the runs reached is not to be shown yet."""
+    return bool(study.comparisons) and any(record.state not in ENDED for record in records)
 
 
 def row(study: Study, record: Record) -> dict[str, object]:
@@ -106,14 +112,13 @@ def draw(study: Study, records: Sequence[Record], published: Sequence[Published]
 def parts(study: Study, records: Sequence[Record], published: Sequence[Published]) -> list[str]:
     """The paragraphs of report.md."""
     against = obstacles(study, records)
-    blind = study.comparisons and any(record.state not in ENDED for record in records)
     findings = [] if against else [compare(study, records, comparison) for comparison in study.comparisons]
     answers = [finding.answer for finding in findings] or [f"None: {'; '.join(against)}."]
     return [
         f"# {study.name}",
         "Written by `python -m rlrep.experiments.study`; the protocol is beside it, each run in [runs.csv](runs.csv).",
         "\n\n".join(f"**Answer.** {answer}" for answer in answers),
-        *([BLIND] if blind else measured(study, records, published)),
+        *([BLIND] if blind(study, records) else measured(study, records, published)),
         *([comparison_part(findings)] if findings else []),
         provenance(records),
         *sources(published),

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import Discrete
 from hydra.utils import to_absolute_path
 from omegaconf import MISSING, DictConfig, OmegaConf
 
@@ -206,7 +207,7 @@ class Collector:
 
     def policy(self, name: str) -> Policy:
         if name == "random":
-            return random_policy(self.env.action_space.shape[0], self.config.seed)
+            return random_policy(self.env.action_space, self.config.seed)
         snapshot = self.expert if name == "expert" else self.medium
         return checkpoint_policy(self.trained, snapshot.path, self.env)[0]
 
@@ -344,6 +345,11 @@ def collect(composed: DictConfig) -> Path:
         torch.manual_seed(config.seed)
         env = make_env(trained.task, seed=config.seed + COLLECTION_SEED, **environment_options(trained))
         with closing(env):
+            if isinstance(env.action_space, Discrete):
+                raise ConfigError(
+                    f"the actions of {trained.task} are {env.action_space.n} choices, and data are collected of "
+                    f"actions that are numbers: collect from a run of another task"
+                )
             collector = Collector(config, run, trained, env)
             provenance = Provenance(
                 task=trained.task,

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from gymnasium.spaces import Discrete
 from hydra.utils import to_absolute_path
 
 from rlrep.data import Dataset, open_dataset
@@ -94,12 +95,17 @@ def check_fit(data: Dataset, name: str, env: Any, config: Any, batch_size: int) 
             f"image_size={config.image_size} frame_stack={config.frame_stack}: choose the data's, "
             f"image_size={data.observation_shape[-1]}, or name another task"
         )
-    actions = env.action_space.shape
-    if data.discrete or actions != (data.action_dim,):
-        theirs = f"{data.action_dim} choices" if data.discrete else f"{data.action_dim} numbers"
+    discrete = isinstance(env.action_space, Discrete)
+    size = env.action_space.n if discrete else env.action_space.shape[0]
+    if data.discrete or discrete or size != data.action_dim:
+        theirs, ours = ("one of {} choices" if d else "{} numbers" for d in (data.discrete, discrete))
+        if data.discrete == discrete and size == data.action_dim:
+            advice = "agents do not learn from recorded choices yet, only from numbers"
+        else:
+            advice = "the data are of another task, name it with task=…"
         raise ConfigError(
-            f"an action of {name} is {theirs}, one of {config.task} is {actions[0]} numbers: the data are of another "
-            f"task, name it with task=…"
+            f"an action of {name} is {theirs.format(data.action_dim)}, one of {config.task} is {ours.format(size)}: "
+            f"{advice}"
         )
     try:
         data.sample(batch_size)

@@ -33,6 +33,7 @@ from rlrep.experiments.run.pretrained import settle_encoder
 from rlrep.experiments.run.stop import signals_blocked
 from rlrep.experiments.run.train_config import TrainConfig, complete, load
 from rlrep.replay import Mixture, ReplayBuffer
+from rlrep.replay.episodes import host
 
 GB = 1_000_000_000
 
@@ -170,10 +171,10 @@ class OnlineRun(AgentRun):
 
     def repeat(self, playing: dict[str, Any]) -> bool:
         """Plays the beginning of an episode again; if the result differs, starts the next episode and returns False."""
-        actions = playing["actions"].numpy()
+        actions = host(playing["actions"])  # a checkpoint is loaded on the agent's device
         for action in actions:
             self.observation = self.envs.step(action)[0]
-        if len(actions) and not np.array_equal(self.observation, playing["observation"].numpy()):
+        if len(actions) and not np.array_equal(self.observation, host(playing["observation"])):
             print(
                 f"the environment does not repeat the episode that the run was stopped in: the episode is cut at frame "
                 f"{self.count}, and the run continues with the next one",
@@ -314,8 +315,9 @@ class OnlineRun(AgentRun):
         self.step = state["step"]
         # Checkpoints follow ends of episodes; a stop inside an episode does not move them.
         played = 0 if self.playing is None else len(self.playing["actions"])
-        began = self.count - played * self.config.action_repeat
-        self.next_checkpoint = following(began, self.config.checkpoint_every_frames) if began else 0
+        began = self.count - played * self.config.num_envs * self.config.action_repeat
+        # All ranks write a checkpoint together, though their episodes have begun at different steps.
+        self.next_checkpoint = ranks.from_first(following(began, self.config.checkpoint_every_frames) if began else 0)
 
 
 def replay_storage(config: TrainConfig, observation_shape: tuple[int, ...]) -> str:

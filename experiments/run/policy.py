@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from gymnasium.spaces import Discrete, Space
 
 from rlrep.experiments.run.agent import build_agent
 from rlrep.experiments.run.checkpoint import fitting, load_checkpoint
@@ -24,7 +25,12 @@ def checkpoint_policy(config: RunConfig, checkpoint: Path, env: object) -> tuple
     return policy, f"{state['step']:,} updates" if offline else f"{state['step'] * config.action_repeat:,} frames"
 
 
-def random_policy(action_dim: int, seed: int) -> Policy:
-    """Uniform actions in [-1, 1]."""
+def random_policy(action_space: Space, seed: int) -> Policy:
+    """Uniform actions in [-1, 1], or of the choices."""
     rng = np.random.default_rng(seed)
+    if isinstance(action_space, Discrete):
+        first, choices = action_space.start, action_space.n
+        return lambda observation: rng.integers(first, first + choices, len(observation))
+    assert action_space.shape is not None
+    (action_dim,) = action_space.shape
     return lambda observation: rng.uniform(-1, 1, (len(observation), action_dim)).astype(np.float32)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import SpooledTemporaryFile, TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -183,21 +183,15 @@ def _in_part(source: Source) -> str:
 def _held(episodes: Iterator[Transitions]) -> Iterator[Transitions]:
     """Yields episodes after all of them were read without an error."""
     held: list[Transitions] = []
-    size = 0
-    with ExitStack() as stack:
-        file: Any = None
+    with SpooledTemporaryFile(HELD_IN_MEMORY) as file:
         for episode in episodes:
-            size += episode.frames.nbytes
-            if size > HELD_IN_MEMORY:
-                file = file or stack.enter_context(TemporaryFile())
-                at = file.tell()
-                file.write(episode.frames.data)
-                file.flush()
-                frames = np.memmap(file, np.uint8, "r", at, episode.frames.shape)
-                file.seek(0, os.SEEK_END)
-                episode = replace(episode, frames=frames)
-            held.append(episode)
-        yield from held
+            file.write(np.ascontiguousarray(episode.frames).data)
+            held.append(replace(episode, frames=np.broadcast_to(np.uint8(0), episode.frames.shape)))
+        file.seek(0)
+        for episode in held:
+            shape = episode.frames.shape
+            frames = np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)
+            yield replace(episode, frames=frames)
 
 
 def write_transitions(

@@ -165,7 +165,7 @@ class Attached:
             _check_data(model, features.pixel_key, window, size, name)
         owned = set(encoder.parameters())
         heads = [parameter for parameter in self.objectives.parameters() if parameter not in owned]
-        self.optimizers = [adam(heads, settings["lr"])]
+        self.optimizers = [adam(heads, settings["lr"], capturable=False)] if heads else []
         if settings["coefficient"] and features.frozen:
             warnings.warn(
                 "the encoder is frozen, so the objectives train only their own heads: pass coefficient=0 to say that "
@@ -173,7 +173,8 @@ class Attached:
                 stacklevel=4,
             )
         elif settings["coefficient"]:
-            self.optimizers.append(adam(encoder.parameters(), settings["lr"] * settings["coefficient"]))
+            rate = settings["lr"] * settings["coefficient"]
+            self.optimizers.append(adam(encoder.parameters(), rate, capturable=False))
         self.step_sizes = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
         # Not the first value, which is 0 with a warm-up.
         self.largest_rate = max(model.lr_schedule(step / SCHEDULE_POINTS) for step in range(SCHEDULE_POINTS + 1))

@@ -452,6 +452,11 @@ def total_loss(values: Mapping[str, Tensor] | TensorDict) -> Tensor:
     return torch.stack([value for name, value in values.items() if name.startswith("loss_")]).sum()
 
 
+def own_number(episode: Tensor) -> Tensor:
+    """The numbers of episodes in their own data; in a batch, `Mixture` makes those of its data negative."""
+    return torch.where(episode < 0, -1 - episode, episode)
+
+
 def check_frame_channels(encoder: PixelEncoder, frame_channels: int) -> int:
     if not hasattr(encoder, "observation_shape"):
         raise ValueError(

@@ -13,7 +13,7 @@ from rlrep.augment import RandomShift
 from rlrep.bounds import Count, NonNegative
 from rlrep.contrast import info_nce
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
-from rlrep.objectives.base import Objective
+from rlrep.objectives.base import Objective, own_number
 from rlrep.window import Gap, Window
 
 
@@ -75,7 +75,7 @@ class Invariance(Objective):
         pairs = ((early, late), (late, early))
         both = [info_nce(*pair, self.temperature, self.all_ranks, reduction="none") for pair in pairs]
         each, accuracy = (torch.stack(values).mean(0) for values in zip(*both, strict=True))
-        mean, variance = risk_over(episode % self.groups if self.groups else episode, each)
+        mean, variance = risk_over(own_number(episode) % self.groups if self.groups else episode, each)
         return {
             "loss_invariance": mean + self.penalty * variance,
             "invariance_variance": variance.detach(),

@@ -209,7 +209,8 @@ class LatentModel(Objective):
         valid = given.get("valid", none == 0)
         names = given["name"].flatten() if "name" in given else None
         targets = self.embed_target(following.flatten(0, 1), names).view(len(observation), self.horizon, -1)
-        self.end_seen.copy_(torch.maximum(self.end_seen, terminated.any().float()))
+        if self.training:
+            self.end_seen.copy_(torch.maximum(self.end_seen, terminated.any().float()))
         self._tell_of_rewards(reward)
         action = self.as_vector(action_sequence)
         state, steps = self.embed(observation, offset=0), []
@@ -232,7 +233,7 @@ class LatentModel(Objective):
         expected = two_hot(reward[..., 0], self.bins)
         return {
             "reward": -(expected * logits.log_softmax(2)).sum(2),
-            "termination": (ends - terminated.float()).square()[..., 0] * self.end_seen,
+            "termination": (ends - terminated.float()).square()[..., 0] * (self.end_seen if self.training else 1.0),
         }
 
     def contrast(self, predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

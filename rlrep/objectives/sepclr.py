@@ -13,7 +13,7 @@ from rlrep.augment import RandomShift
 from rlrep.bounds import NonNegative, Several
 from rlrep.contrast import gather
 from rlrep.encoders import PixelEncoder, orthogonal_init, projection
-from rlrep.objectives.base import Objective
+from rlrep.objectives.base import Objective, own_number
 from rlrep.window import Gap, Window
 
 SMALLEST = 1e-12  # mean of a kernel whose logarithm is taken
@@ -90,7 +90,8 @@ class SepCLR(Objective):
     ) -> dict[str, Tensor]:
         common, salient = self.parts(self.view(observation, offset=0))
         common_later, salient_later = self.parts(self.view(future_observation))
-        background = (gather(episode, self.all_ranks)[0] % self.background_every == 0).float()
+        number = own_number(gather(episode, self.all_ranks)[0])
+        background = (number % self.background_every == 0).float()
         data, everyone = 1 - background, torch.ones_like(background)
         apart = self.kernel(common)
         with_constant = torch.cat([salient, self.constant]), torch.cat([data, everyone[:1]])

@@ -130,7 +130,7 @@ class DiagonalStateSpace(nn.Module):
         """States (B, T, state_dim) complex64 of inputs (B, T, in_dim)."""
         rate = torch.complex(-self.decay.exp(), self.frequency)
         power = rate * self.step.exp()
-        given = torch.view_as_complex(self.inputs(sequence).unflatten(2, (-1, 2))) * ((power.exp() - 1) / rate)
+        given = torch.view_as_complex(self.inputs(sequence).float().unflatten(2, (-1, 2))) * ((power.exp() - 1) / rate)
         steps = torch.arange(sequence.shape[1], device=sequence.device)
         away = steps[:, None] - steps
         kernel = torch.exp(away.clamp(min=0)[:, :, None] * power) * (away >= 0)[:, :, None]

@@ -240,8 +240,9 @@ class ReplayBuffer(Episodes):
                 if name in self.files.arrays:
                     self.files.arrays[name][lane, at] = array[lane, at]
             if not self.mapped:
-                index = torch.from_numpy(at).to(self.frames.device)
-                self.files.arrays["frame"][lane, at] = self.frames[lane][index].cpu().numpy()
+                for part in np.array_split(at, len(at) // COPIED_AT_ONCE + 1):
+                    index = torch.from_numpy(part).to(self.frames.device)
+                    self.files.arrays["frame"][lane, part] = self.frames[lane][index].cpu().numpy()
             if self.length > self.kept or self.head[lane] < self.length:
                 # The files may contain rows of a killed run that resumed from an earlier state.
                 self.files.forget_row(lane, self.head[lane] % self.length)

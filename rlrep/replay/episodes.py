@@ -240,7 +240,7 @@ class Episodes:
             raise ReplayError("one of the saved and this replay is prioritised, the other is not: build both alike")
         self.rng.bit_generator.state = json.loads(state["rng"])
         if self.prioritized:
-            self.rows["priority"][:] = state["priority"].numpy()
+            self.rows["priority"][:] = host(state["priority"])
             self.largest_priority = state["largest_priority"]
             self._priority_sums = None
 

@@ -26,13 +26,13 @@ needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++
 Metrics = dict[str, Tensor]
 
 
-def replay(horizon: int, device: str = "cpu") -> ReplayBuffer:
-    """A replay with n_step = 3 and a few episodes of random pictures."""
-    made = ReplayBuffer(
-        SHAPE, BOX, 200, frame_stack=1, n_step=3, horizon=horizon, storage="memory" if device == "cpu" else device
-    )
+def replay(horizon: int, device: str = "cpu", frame_stack: int = 1) -> ReplayBuffer:
+    """A replay with a few episodes of random pictures."""
+    storage = "memory" if device == "cpu" else device
+    made = ReplayBuffer(SHAPE, BOX, 200, frame_stack=frame_stack, n_step=3, horizon=horizon, storage=storage)
     generator = np.random.default_rng(0)
-    pictures = generator.integers(0, 256, (61, 1, *SHAPE), dtype=np.uint8)
+    frames = generator.integers(0, 256, (61 + frame_stack, SHAPE[0] // frame_stack, *SHAPE[1:]), dtype=np.uint8)
+    pictures = [np.concatenate(frames[i : i + frame_stack])[None] for i in range(61)]
     for i in range(60):
         made.add(
             observation=pictures[i],
@@ -237,6 +237,23 @@ def test_batches_of_a_window_have_the_same_inputs_each_time() -> None:
     assert batch["gap"] is batch["steps", "3"] and batch["future_observation"] is batch["at", "3"]
 
 
+def test_all_calls_read_tensors_of_the_same_strides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacks that share frames are views: code compiled in the warm-up must fit the capture."""
+    agent, batches = build("drqv2", batch_size=4, n_step=1), replay(3, frame_stack=3)
+    learn, strides = agent.learn, []
+
+    def noting(batch: TensorDict, step: Any) -> Metrics:
+        strides.append([batch[name].stride() for name in ("observation", ("next", "observation"))])
+        return learn(batch, step)
+
+    monkeypatch.setattr(agent, "learn", noting)
+    Tape(agent, "learn", monkeypatch)
+    for step in range(WARM_UP + 2):
+        agent.update(batches, step)
+    assert not batches.sample(4, agent.window)["observation"].is_contiguous()
+    assert len(strides) == WARM_UP + 2 and all(each == strides[0] for each in strides)
+
+
 @pytest.mark.parametrize("body", ["learn", "step_objectives"])
 @pytest.mark.parametrize("own", [None, 6], ids=["one batch", "a batch of its own"])
 def test_a_graph_of_one_body_beside_the_other(body: str, own: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,6 +353,16 @@ def test_a_cuda_graph_makes_the_same_updates(
     for (key, ours), theirs in zip(agent.named_parameters(), plain.parameters(), strict=True):
         # For gradients near 0, the sign of Adam's steps may differ: 10 steps of 1e-4 each.
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=2e-3, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.cuda
+def test_stacks_that_share_frames_are_captured_with_compiled_encodings(dynamo: Any) -> None:
+    agent = build_on_cuda("drqv2", n_step=1)
+    accelerate(agent)
+    batches = replay(3, "cuda", frame_stack=3)
+    losses = [agent.update(batches, step)["critic_loss"].item() for step in range(WARM_UP + 3)]
+    assert isinstance(agent.learn, CudaGraph) and agent.learn.graph is not None
+    assert len(set(losses)) == WARM_UP + 3 and np.isfinite(losses).all()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from rlrep.experiments.run.sources import make
 from rlrep.experiments.run.train_config import complete
 from tests.envs.foreign import foreign, registered
 from tests.experiments.conftest import MRQ, run_in
-from tests.experiments.offline_data import run_offline
+from tests.experiments.offline_data import run_offline, write_data
 
 CONF = Path(__file__).parents[2] / "experiments" / "conf"
 TINY = "test/Tiny-v0"
@@ -207,6 +207,12 @@ def test_choices_are_learned_by_an_agent_that_takes_them(tmp_path: Path) -> None
     with registered(task, foreign(action_space=gym.spaces.Discrete(3)), max_episode_steps=8):
         folder = run_in(tmp_path / "run", *MRQ, f"task={task}", *SHORT)
         run_in(tmp_path / "run", *MRQ, f"task={task}", *SHORT, "num_train_frames=160", "resume=true")
+        assert evaluate([str(folder), "--random", "--episodes", "1", "--device", "cpu"]) == 0
+        with pytest.raises(ConfigError, match=r"Choices-v0 are 3 choices, and data are collected of actions that are"):
+            collect(composed("collect", f"run={folder}", "level=random", f"out={tmp_path}/out"))
+        data = f"offline.data={write_data(tmp_path / 'data')}"
+        with pytest.raises(ConfigError, match=r"is 1 numbers, one of test/Choices-v0 is one of 3 choices: "):
+            run_in(tmp_path / "mixed", *MRQ, f"task={task}", *SHORT, data)
     with (folder / "train.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[-1]["frame"] == "160" and float(rows[-1]["loss_model_prediction"]) > 0

@@ -249,3 +249,17 @@ def test_weights_that_are_not_float32_are_not_saved(tmp_path: Path) -> None:
 def test_an_encoder_beyond_memory_is_refused_before_it_is_allocated(options) -> None:
     with pytest.raises(ValueError, match=r"parameters .* make them smaller"):
         PixelEncoder((9, 84, 84), **options)
+
+
+def test_a_refused_save_leaves_what_was_saved_before(saved: Path) -> None:
+    encoder = PixelEncoder.from_pretrained(saved)
+    (saved / "README.md").write_text("edited")
+    with pytest.raises(ValueError, match=r"is torch\.bfloat16: call encoder\.float\(\) first"):
+        PixelEncoder.from_pretrained(saved).bfloat16().save_pretrained(saved)
+    assert torch.equal(PixelEncoder.from_pretrained(saved)(pixels()), encoder(pixels()))
+    with torch.no_grad():
+        encoder.convolutions[0].bias += 1
+    encoder.save_pretrained(saved)
+    assert torch.equal(PixelEncoder.from_pretrained(saved)(pixels()), encoder(pixels()))
+    assert sorted(path.name for path in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert (saved / "README.md").read_text() == "edited"

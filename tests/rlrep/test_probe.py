@@ -282,3 +282,15 @@ def test_tolerance_is_the_mean_cosine_of_pairs_of_one_label() -> None:
     assert tolerance(features, label) == pytest.approx(sum(cosines) / 4, abs=1e-6)
     with pytest.raises(ValueError, match="all 2 rows have different labels"):
         tolerance(features[:2], torch.tensor([0, 1]))
+
+
+def test_a_probe_in_the_middle_of_a_training_leaves_the_gpus_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seeded(seed: int) -> None:
+        raise AssertionError("the GPUs were seeded")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
+    before = torch.get_rng_state()
+    probe((X, CLASSES), (X, CLASSES), hidden_dim=4, steps=2)
+    frames = torch.zeros(8, 3, 16, 16, dtype=torch.uint8)
+    reconstruction((X, frames), (X, frames), steps=2)
+    assert torch.equal(torch.get_rng_state(), before)

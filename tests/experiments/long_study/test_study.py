@@ -188,8 +188,28 @@ def test_a_finished_run_without_readable_evaluations_is_tried_again(study: Study
     text = write_report(study)
     assert "failed: plain/walk/1 (" in text and "it has no eval.csv so far" in text
     assert "not shown before all runs have ended" in text and "| plain " not in text
+    assert shown_in_table(study) == {"final_return": 0, "area": 0, "score": 0, "seconds": 10}
     assert make_missing(study, 2, running(FINE)) == 0
     assert "| plain " in write_report(study)
+    assert shown_in_table(study) == {"final_return": 10, "area": 10, "score": 10, "seconds": 10}
+
+
+def shown_in_table(study: Study) -> dict[str, int]:
+    """How many rows of runs.csv have a number."""
+    with (study.file.parent / "runs.csv").open() as file:
+        rows = [*csv.DictReader(file)]
+    return {
+        name: sum(bool(row[name]) and float(row[name]) > 0 for row in rows)
+        for name in ("final_return", "area", "score", "seconds")
+    }
+
+
+def test_each_run_notes_the_code_that_it_was_made_by(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = (f"commit {number}" for number in range(20))
+    monkeypatch.setattr("rlrep.experiments.long_study.pool.code_commit", lambda: next(commits))
+    make_missing(study, 1, running(FINE))
+    assert len({record.commit for record in read_records(study)}) == 10
+    assert "runs of 10 commits" in write_report(study)
 
 
 def test_runs_outlive_a_study_that_was_killed_and_the_next_waits_for_them_and_resumes_the_others(

@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rlrep.agents import DrQV2
+from rlrep.experiments.run import agent as agent_runs
 from rlrep.experiments.run import driver, online
 from rlrep.experiments.run.checkpoint import load_checkpoint
 from rlrep.experiments.run.driver import Run as AnyRun
 from rlrep.experiments.run.offline import OfflineRun
 from rlrep.experiments.run.online import OnlineRun
 from rlrep.experiments.run.stop import EarlyStop, Stopped, StopRequest, StopRequested
-from tests.experiments.conftest import ROOT, TINY
+from tests.experiments.conftest import MRQ, ROOT, TINY
 from tests.experiments.offline_data import TINY_OFFLINE, run_offline, write_data
 from tests.experiments.run.test_resume import frames, live_rows, same, table
 from tests.experiments.test_pretrain import TINY as TINY_PRETRAIN
@@ -111,6 +113,41 @@ def test_a_run_with_distractors_of_every_kind_resumes_bit_for_bit(
     assert_equal(tmp_path / "run", whole)
     frames, expected = (live_rows(folder, 30, 30)["frame"] for folder in (tmp_path / "run", whole))
     assert (frames == expected).all() and (frames != frames[0]).any()
+
+
+class OnGpu(torch.Tensor):
+    """A tensor as on a GPU: it must be copied to the host before NumPy can read it."""
+
+    def cpu(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+    def numpy(self, *arguments: Any, **options: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    __array__ = numpy
+
+
+def on_gpu(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint whose replay and episode are on a GPU; torch itself copies all else to where it belongs."""
+    for own in state["ranks"]:
+        for part in (own["replay"], own["playing"]):
+            part |= {name: value.as_subclass(OnGpu) for name, value in part.items() if isinstance(value, torch.Tensor)}
+    return state
+
+
+@pytest.mark.parametrize("agent", [("agent=drqv2",), tuple(MRQ)], ids=["drqv2", "mrq"])
+def test_a_checkpoint_that_was_loaded_to_a_gpu_is_resumed(
+    run: Run, signal_at: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, agent: tuple[str, ...]
+) -> None:
+    overrides = (*agent, "num_train_frames=2000", "eval_every_frames=100000")
+    whole = run(*overrides, f"run_dir={tmp_path}/whole")
+    signal_at(OnlineRun, "make_step", 27)  # in the middle of an episode
+    with pytest.raises(Stopped):
+        run(*overrides)
+    load: Any = load_checkpoint
+    monkeypatch.setattr(agent_runs, "load_checkpoint", lambda *of: on_gpu(load(*of)))
+    run(*overrides, "resume=true")
+    assert_equal(tmp_path / "run", whole)
 
 
 def test_several_environments_that_are_stopped_before_the_first_step_resume_bit_for_bit(

@@ -18,7 +18,16 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlrep.data import Provenance, TransitionFiles, cache, open_dataset, open_video, replay_files, write_transitions
+from rlrep.data import (
+    Provenance,
+    TransitionFiles,
+    cache,
+    open_dataset,
+    open_video,
+    replay_files,
+    transition_files,
+    write_transitions,
+)
 from rlrep.replay import ReplayBuffer
 from rlrep.window import Gap, Window
 from tests.rlrep.data.transition_files import FORMATS, PROVENANCE, assert_equal, by_hand, episode, episodes, source_path
@@ -508,3 +517,14 @@ def test_a_file_whose_filter_is_missing_is_read_once_it_is_there(
             with pytest.warns(UserWarning, match=r"1\.hdf5: no decoder for it is installed"):
                 assert len(open_dataset(tmp_path / "data", skip_corrupt=True)) == 7
     assert len(open_dataset(tmp_path / "data", skip_corrupt=True)) == 14
+
+
+def test_episodes_of_one_file_that_are_held_back_need_one_file_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transition_files, "HELD_IN_MEMORY", 1)
+    before, opened = len(os.listdir("/proc/self/fd")), []
+    made = [episode(number) for number in range(20)]
+    for ours, theirs in zip(transition_files._held(iter(made)), made, strict=True):
+        opened.append(len(os.listdir("/proc/self/fd")) - before)
+        assert (ours.frames == theirs.frames).all() and ours.frames.shape == theirs.frames.shape
+        assert (ours.action == theirs.action).all()
+    assert max(opened) == 1

@@ -14,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
-from rlrep import CURL, OBJECTIVES, PixelEncoder, Window
+from rlrep import CURL, OBJECTIVES, Objective, PixelEncoder, Window
 from rlrep.integrations.sb3 import PixelFeatures, SequenceReplayBuffer, attach
 from tests.rlrep.integrations.sb3_environments import Counter
 
@@ -578,6 +578,24 @@ def test_steps_back_count_too(algorithm) -> None:
     assert np.isfinite(losses(model)["rlrep/loss_curl"])
     with pytest.raises(ValueError, match=r"LooksBack reads an observation 300 steps back, and"):
         attach(build(algorithm), {name: {"back": 300}})
+
+
+class Headless(Objective):
+    """Trains the encoder alone."""
+
+    def __init__(self, encoder, action_space=None, **options) -> None:
+        super().__init__(encoder, **options)
+        self.in_keys, self.out_keys = ["observation"], ["loss_small"]
+
+    def losses(self, observation):
+        return {"loss_small": self.view(observation).square().mean()}
+
+
+def test_an_objective_without_parameters_trains_the_encoder() -> None:
+    model = build(SAC)
+    attach(model, [f"{__name__}:Headless"])
+    model.learn(33)
+    assert np.isfinite(losses(model)["rlrep/loss_small"])
 
 
 @pytest.mark.parametrize("option", [{"channels": 4}, {"strides": (2, 2)}, {"precision": "float32"}])

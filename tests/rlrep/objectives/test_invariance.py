@@ -49,6 +49,8 @@ def test_the_loss_is_the_mean_risk_and_the_penalty(groups: int) -> None:
     both = [info_nce(*pair, 0.1, reduction="none")[0] for pair in (z, z[::-1])]
     each = (both[0] + both[1]) / 2
     recording = given["episode"] % 2 if groups else given["episode"]
+    own = objective(given.clone().update({"episode": -1 - given["episode"]}))  # as rows of a `Mixture`'s data
+    torch.testing.assert_close(own["loss_invariance"], objective(given)["loss_invariance"])
     risks = torch.stack([each[recording == number].mean() for number in recording.unique()])
     assert len(risks) == (2 if groups else 3)
     torch.testing.assert_close(objective(given)["loss_invariance"], risks.mean() + 0.7 * risks.var(correction=0))

@@ -247,3 +247,12 @@ def test_what_is_kept_is_saved() -> None:
     resumed.load_state_dict(model.state_dict())
     given["sequence", "observation"][:] = 0
     torch.testing.assert_close(resumed(given)["loss_model_prediction"], model(given)["loss_model_prediction"])
+
+
+def test_a_validation_leaves_the_model_and_counts_ends_that_were_not_seen_in_training() -> None:
+    objective, given = made(), batch(ends={0: 1})
+    objective.eval()
+    assert objective(given)["loss_model_termination"] > 0 and objective.end_seen == 0
+    objective.train()
+    objective(given)
+    assert objective.end_seen == 1

@@ -112,3 +112,11 @@ def test_what_it_lacks_is_named() -> None:
         sepclr(background_every=1)
     with pytest.raises(ValueError, match="joint must be at least 0"):
         sepclr(joint=-1)
+
+
+def test_episodes_of_offline_data_count_as_in_their_own_data() -> None:
+    """`Mixture` makes their numbers negative."""
+    objective, given = sepclr(), batch()
+    expected = objective(given)
+    other = objective(given.clone().update({"episode": -1 - given["episode"]}))
+    torch.testing.assert_close(dict(other), dict(expected))

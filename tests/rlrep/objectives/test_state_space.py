@@ -90,3 +90,12 @@ def test_what_it_lacks_is_named() -> None:
         state_space()(batch().select("observation"))
     with pytest.raises(ValueError, match="short must be at most horizon=3, got 4"):
         state_space(short=4)
+
+
+def test_it_trains_under_autocast() -> None:
+    objective, given = state_space(), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = objective(given)["loss_state_space"]
+    loss.backward()
+    gradients = [parameter.grad for parameter in objective.states.parameters()]
+    assert loss.isfinite() and all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
