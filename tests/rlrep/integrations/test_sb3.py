@@ -583,8 +583,9 @@ def test_steps_back_count_too(algorithm) -> None:
 class Headless(Objective):
     """Trains the encoder alone."""
 
-    def __init__(self, encoder, action_space=None, **options) -> None:
-        super().__init__(encoder, **options)
+    def __init__(self, encoder, action_space=None, augment=None) -> None:
+        super().__init__(encoder, augment)
+        self.window = Window()
         self.in_keys, self.out_keys = ["observation"], ["loss_small"]
 
     def losses(self, observation):
