@@ -17,13 +17,14 @@ from rlrep.experiments.long_study.findings import power_text
 from rlrep.experiments.long_study.make import make_missing
 from rlrep.experiments.long_study.protocol import read_study
 from rlrep.experiments.long_study.report import write_report
+from rlrep.experiments.run.device import resolve_device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m rlrep.experiments.study", description="Make and report a study.")
     parser.add_argument("study", type=as_path, metavar="STUDY.yaml", help="its protocol")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--jobs", type=int, default=processor_count(), help="runs side by side (default: the cores)")
+    where.add_argument("--jobs", type=int, help="runs side by side (default: the cores; on a GPU, one)")
     where.add_argument("--ray", action="store_true", help="make the runs on Ray instead")
     parser.add_argument("--report", action="store_true", help="only write the report of the runs that there are")
     parser.add_argument(
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--level", type=float, help="with --power: the mean score, for effects in percent")
     options = parser.parse_args(arguments)
+    if options.jobs is None:
+        options.jobs = 1 if resolve_device("auto") == "cuda" else processor_count()
     if options.jobs < 1:
         parser.error("--jobs must be at least 1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -16,7 +16,7 @@ from tensordict import TensorDict
 import rlrep.experiments.run.train_config  # noqa: F401  makes its options known to Hydra
 from rlrep import PixelEncoder
 from rlrep.agents import make_agent
-from rlrep.data import ActionScale
+from rlrep.data import ActionScale, open_dataset
 from tests.rlrep.data.lerobot_files import write_lerobot
 from tests.rlrep.integrations.sb3_environments import Counter
 
@@ -84,6 +84,15 @@ def test_a_policy_learns_from_a_robots_data(tmp_path: Path, monkeypatch: pytest.
     saved = torch.load("policy.pt")
     make_agent("bc", (9, 40, 40), found["actions"], batch_size=8).load_state_dict(saved["policy"])
     assert ActionScale(**saved["scale"]) == found["data"].action_scale
+
+
+def test_data_of_ones_own_are_written_and_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = [block for block in blocks(ROOT / "experiments" / "README.md") if "Transitions(" in block]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, "experiments/README.md", "exec"), {})
+    data = open_dataset("data/mine")
+    assert len(data) == 500 and data.observation_shape == (9, 84, 84)
+    assert (data.provenance.task, data.provenance.expert_return) == ("cheetah_run", 800.0)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -196,7 +196,8 @@ def summarize(results: Sequence[Result]) -> list[Line]:
     both; other data sets are left out, with a warning. The last rows are all agents together, as "all".
     """
     lines = []
-    kept = paired([result for result in results if not np.isnan(result.score)])
+    whole = paired(results)
+    kept = [result for result in whole if not np.isnan(result.score)]
     for data in unique(result.data for result in results):
         for agent, added in variants(results):
             here = [r for r in results if (r.data, r.agent, r.added) == (data, agent, added)]
@@ -211,9 +212,15 @@ def summarize(results: Sequence[Result]) -> list[Line]:
             ("IQM score", bootstrap(interquartile_mean, scores)),
         ):
             lines.append(Line(ALL, agent, added, statistic, sum(map(len, scores)), found))
-    agents = unique(result.agent for result in kept)
+    if lost := unique(result.data for result in results if np.isnan(result.score)):
+        log.warning(
+            "%s: no score, as the returns of the random policy and of the expert are unknown: give them to "
+            "`rlrep.experiments.data convert --random-return --expert-return`",
+            ", ".join(lost),
+        )
+    agents = unique(result.agent for result in whole)
     for agent, members in [*((agent, [agent]) for agent in agents), (ALL, agents)]:
-        plain, with_it = (scores_of(kept, members, added) for added in (False, True))
+        plain, with_it = (scores_of(whole, members, added, "episode_return") for added in (False, True))
         both = [key for key in plain if key in with_it]
         if both and (agent != ALL or len(agents) > 1):
             ours, theirs = [with_it[key] for key in both], [plain[key] for key in both]
@@ -252,10 +259,12 @@ def variants(results: Sequence[Result]) -> list[tuple[str, bool]]:
     return [(agent, added) for agent in agents for added in (False, True) if (agent, added) in present]
 
 
-def scores_of(results: Sequence[Result], agents: Sequence[str], added: bool) -> dict[tuple[str, str], Array]:
-    """The scores of some agents' runs, an array for each agent and data set."""
+def scores_of(
+    results: Sequence[Result], agents: Sequence[str], added: bool, value: str = "score"
+) -> dict[tuple[str, str], Array]:
+    """The scores or other values of some agents' runs, an array for each agent and data set."""
     found: dict[tuple[str, str], list[float]] = {}
     for result in results:
         if result.agent in agents and result.added == added:
-            found.setdefault((result.agent, result.data), []).append(result.score)
+            found.setdefault((result.agent, result.data), []).append(getattr(result, value))
     return {key: np.array(values) for key, values in found.items()}

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 import rlrep.envs  # noqa: F401, which registers the environments
 from rlrep import OBJECTIVES, PixelEncoder, RandomShift, ReplayBuffer, Window, make_objective
+from rlrep.registry import parameters_of
 
 FEATURES = 50
 
@@ -33,6 +34,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--task", default="cheetah_run")
     parser.add_argument("--objective", default="taco", choices=["none", *OBJECTIVES])
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--steps", type=int, default=6_000, help="of the agent, each `action_repeat` of the simulator")
     parser.add_argument("--learning-starts", type=int, default=500)
     parser.add_argument("--action-repeat", type=int, default=4)
@@ -99,11 +101,11 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
         run = wandb.init(project="rlrep", mode=args.wandb, dir=folder, config=vars(args), name=args.objective)
 
     shift = RandomShift(2)
-    encoder = PixelEncoder(shape, channels=args.channels, strides=(2, 2, 1, 1))
-    actor, critic, target = (cls(encoder.repr_dim, action_dim) for cls in (Actor, Critic, Critic))
+    encoder = PixelEncoder(shape, channels=args.channels, strides=(2, 2, 1, 1)).to(args.device)
+    actor, critic, target = (cls(encoder.repr_dim, action_dim).to(args.device) for cls in (Actor, Critic, Critic))
     target.load_state_dict(critic.state_dict())
     target.requires_grad_(False)
-    log_alpha = torch.tensor(np.log(0.1), dtype=torch.float32, requires_grad=True)
+    log_alpha = torch.full((), float(np.log(0.1)), device=args.device, requires_grad=True)
     critic_optimizer = torch.optim.Adam([*encoder.parameters(), *critic.parameters()], args.lr)
     actor_optimizer = torch.optim.Adam(actor.parameters(), args.lr)
     alpha_optimizer = torch.optim.Adam([log_alpha], args.lr)
@@ -112,11 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
     # read.
     objective, window = None, Window(n_step=1)
     if args.objective != "none":
-        options = {"horizon": args.horizon} if args.objective not in ("curl", "autoencoder") else {}
-        objective = make_objective(args.objective, encoder, action_space, augment=shift, **options)
+        options = {"horizon": args.horizon} if "horizon" in parameters_of(OBJECTIVES[args.objective]) else {}
+        objective = make_objective(args.objective, encoder, action_space, augment=shift, **options).to(args.device)
         objective_optimizer = torch.optim.Adam(objective.parameters(), args.lr)
         window = window.join(objective.window)
-    replay = ReplayBuffer(shape, action_space, args.steps, n_step=1, discount=args.gamma)
+    replay = ReplayBuffer(shape, action_space, args.steps, n_step=1, discount=args.gamma, device=args.device)
 
     rows: list[dict[str, float]] = []
     metrics: dict[str, Tensor] = {}
@@ -127,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
             action = action_space.sample()
         else:
             with torch.no_grad():
-                action = actor(encoder(torch.as_tensor(observation)[None]))[0][0].numpy()
+                action = actor(encoder(torch.as_tensor(observation, device=args.device)[None]))[0][0].cpu().numpy()
         next_observation, reward, terminated, truncated, _ = env.step(action)
         replay.add(
             observation=observation,
@@ -144,8 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
             print(f"{step} steps, {rows[-1]['seconds']:.0f} s: return {episode_return:.1f}")
             if run is not None:
                 run.log(rows[-1])
-            observation, _ = env.reset()
-            episode_return = 0.0
+            (observation, _), episode_return = env.reset(), 0.0
         if step < args.learning_starts:
             continue
 

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import torch
 
 from rlrep.experiments.run.options import ConfigError
 from rlrep.registry import look_up
 
+log = logging.getLogger(__name__)
+
 
 def resolve_device(device: str) -> str:
     """The device for "auto"; checks any other name."""
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        if torch.cuda.is_available():
+            return "cuda"
+        if Path("/dev/nvidia0").exists():
+            built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+            log.warning(
+                "there is an NVIDIA GPU, but PyTorch can't use it, so this runs on the CPU: PyTorch %s is built for "
+                "%s; update the GPU's driver, or install a build for an older CUDA (README, Install)",
+                torch.__version__,
+                built,
+            )
+        return "cpu"
     try:
         kind, index = torch.device(device).type, torch.device(device).index or 0
     except RuntimeError:

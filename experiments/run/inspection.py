@@ -146,7 +146,8 @@ def convert(files: TransitionFiles, target: str, format: str, known: dict[str, o
 
 def learning(folder: Path, *_: object, task: bool = True, rewards: bool = True, choices: bool = False) -> str:
     """The command that learns from a data set. ``task`` says whether its task is known."""
-    if choices or not task:  # the offline agents' actions are continuous, and they are evaluated in a task
+    if choices or not (task or rewards):  # the agents' actions are continuous, and a robot has no simulated task
         return f"python -m rlrep.experiments.pretrain source={shlex.quote(str(folder))}"
     agent = "td3_bc" if rewards else "bc"
-    return f"python -m rlrep.experiments.offline agent={agent} dataset={shlex.quote(str(folder))}"
+    named = "" if task else " task=TASK"
+    return f"python -m rlrep.experiments.offline agent={agent}{named} dataset={shlex.quote(str(folder))}"

@@ -83,7 +83,8 @@ def test_the_suggested_command_fits_the_data() -> None:
     assert learning(Path("x")).endswith("offline agent=td3_bc dataset=x")
     assert learning(Path("x"), rewards=False).endswith("offline agent=bc dataset=x")
     assert learning(Path("x"), choices=True).endswith("pretrain source=x")
-    assert learning(Path("x"), task=False).endswith("pretrain source=x")  # data of a robot
+    assert learning(Path("x"), task=False, rewards=False).endswith("pretrain source=x")  # data of a robot
+    assert learning(Path("x"), task=False).endswith("offline agent=td3_bc task=TASK dataset=x")  # V-D4RL's own
 
 
 def test_convert_does_not_write_into_the_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

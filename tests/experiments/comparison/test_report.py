@@ -113,7 +113,7 @@ def test_fewer_than_ten_seeds_have_t_intervals_or_none(runs: Path, tmp_path: Pat
         assert bool(row["chance_low"]) == (row["statistic"] == "P(improvement)")
 
 
-def test_without_returns_of_the_expert_there_are_no_scores(tmp_path: Path) -> None:
+def test_without_returns_of_the_expert_there_are_no_scores(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for seed, objectives in ((1, "[]"), (1, "[taco]"), (2, "[]")):
         write_run(
             tmp_path / "runs" / f"{seed}{len(objectives)}",
@@ -125,7 +125,10 @@ def test_without_returns_of_the_expert_there_are_no_scores(tmp_path: Path) -> No
             expert=None,
         )
     assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
-    assert {row["statistic"] for row in table(tmp_path / "out" / "report.csv")} == {"return"}
+    found = {(row["data"], row["statistic"]): row["value"] for row in table(tmp_path / "out" / "report.csv")}
+    assert {statistic for _, statistic in found} == {"return", "P(improvement)"}
+    assert float(found["all", "P(improvement)"]) == 0.5  # of returns
+    assert "cheetah_run medium: no score" in caplog.text and "--expert-return" in caplog.text
     assert "score +TACO" not in (tmp_path / "out" / "report.md").read_text()
 
 

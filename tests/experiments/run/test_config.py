@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from rlrep.agents import AGENTS
+from rlrep.experiments.run import device
 from rlrep.experiments.run.config import OF_THE_CHOICE
 from rlrep.experiments.run.learner_options import defaults_of
 from rlrep.experiments.run.train_config import TrainConfig, complete
@@ -25,6 +27,8 @@ def test_taco_has_the_papers_values() -> None:
     assert (config.feature_dim, config.hidden_dim, config.encoder.channels, config.shift) == (50, 1024, 32, 4)
     assert config.agent["latent_actions"] and config.objectives == ["taco"]
     assert config.agent["stddev_schedule"] == "linear(1.0,0.1,500000)"
+    hard = completed("task=manipulator_bring_ball", "agent=taco")
+    assert hard.agent["stddev_schedule"] == "linear(1.0,0.1,2000000)"
 
 
 def test_walker_has_drqv2s_values() -> None:
@@ -67,3 +71,14 @@ def test_all_options_of_an_agent_are_shown_and_its_file_repeats_no_default(name:
     assert isinstance(shown, dict) and shown.keys() == {*known, *OF_THE_CHOICE}
     written = OmegaConf.to_container(OmegaConf.load(CONF / "agent" / f"{name}.yaml").agent)
     assert isinstance(written, dict) and not {key for key, value in written.items() if known.get(key) == value}
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device.Path, "exists", lambda path: str(path) == "/dev/nvidia0")
+    assert device.resolve_device("auto") == "cpu"
+    assert "there is an NVIDIA GPU, but PyTorch can't use it, so this runs on the CPU" in caplog.text
+    caplog.clear()
+    assert device.resolve_device("cpu") == "cpu" and not caplog.text
