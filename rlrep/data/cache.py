@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -70,13 +70,17 @@ class GrowingArray:
     Args:
         path: of the file.
         leading: number of axes of size 1 before the axis of the rows.
+        rows: how many of a file that is there are kept; 0 begins a new one.
+        shape: of one of those rows.
     """
 
-    def __init__(self, path: Path, leading: int = 0) -> None:
-        self.file = path.open("wb")
+    def __init__(self, path: Path, leading: int = 0, rows: int = 0, shape: tuple[int, ...] = ()) -> None:
+        self.file = path.open("r+b" if rows else "wb")
         self.leading = leading
-        self.shape: tuple[int, ...] = ()
-        self.rows = 0
+        self.shape = shape
+        self.rows = rows
+        if rows:
+            self.cut(rows)
 
     def append(self, rows: np.ndarray) -> None:
         if self.rows == 0:
@@ -92,6 +96,10 @@ class GrowingArray:
         self._write_header()
         self.file.truncate(self.file.tell() + rows * int(np.prod(self.shape)))
         self.file.seek(0, os.SEEK_END)
+
+    def flush(self) -> None:
+        """Hands what was appended to the operating system, so that it survives this process."""
+        self.file.flush()
 
     def finish(self) -> None:
         self._write_header()
@@ -257,13 +265,37 @@ def replacing(folder: Path) -> Iterator[Path]:
     """
     with unwritable(folder), partial(folder) as temporary:
         yield temporary
-        old = _unused(folder)
+        _replace(folder, temporary)
+
+
+@contextmanager
+def continuing(folder: Path, keep: Callable[[Path], bool]) -> Iterator[Path]:
+    """The same with a folder that stays after an error, for the next call, if `keep` says so.
+
+    Raises:
+        OSError: if it can't be written, with what to do, and where the folder is.
+    """
+    unfinished = folder.with_name(f"{_hidden_name(folder)}.unfinished")
+    advice = f"free space, or name another folder as cache=; {unfinished} holds what is done, to go on from"
+    with unwritable(folder, advice):
+        unfinished.mkdir(exist_ok=True)
         try:
-            with suppress(FileNotFoundError):
-                folder.rename(old)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
+            yield unfinished
+        except BaseException:
+            if not keep(unfinished):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        _replace(folder, unfinished)
+
+
+def _replace(folder: Path, new: Path) -> None:
+    old = _unused(folder)
+    try:
+        with suppress(FileNotFoundError):
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

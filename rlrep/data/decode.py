@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.data.cache import GrowingArray, Index, write_index
+from rlrep.data.cache import GrowingArray, write_index
 from rlrep.data.episode import Episode
 from rlrep.data.formats import Wanted
 from rlrep.data.pictures import UNKNOWN, Layout, resize
 from rlrep.data.reading import FileProgress, Unavailable, Unreadable, untold
 from rlrep.data.sources import Source
+from rlrep.data.unfinished import ACTIONS, FRAMES, Decoded, Journal
 
 SAME_RATE = 0.01
 # Steps between pictures are uneven if they differ by this share from the usual or wanted step.
@@ -51,18 +52,26 @@ def decode(
     made_from: dict[str, Any],
     progress: FileProgress = untold,
 ) -> None:
-    """Writes a cache into `folder`; `progress` is called after each chunk of frames.
+    """Writes a cache into `folder`; `progress` is called after each chunk of frames. Goes on after the files that a
+    decoding into this folder had finished when it was stopped.
 
     Raises:
         ValueError: for a file that can't be used, unless `skip_corrupt`; for files that do not fit together.
         CanNotRead: for a file that can't be read now, even with `skip_corrupt`: it may be intact.
     """
-    index = Index(made_from)
-    action: list[np.ndarray] = []
-    alike = Alike(options)
-    with closing(GrowingArray(folder / "frames.npy")) as frames:
-        for number, source in enumerate(sources):
+    journal = Journal(folder, sources, asdict(options))
+    done = journal.resume(made_from)
+    index, action, alike = done.index, done.action, Alike(options, done.first)
+    with closing(GrowingArray(folder / FRAMES, rows=done.rows, shape=done.shape)) as frames:
+        for number, source in [*enumerate(sources)][done.sources :]:
             rows, episodes, first = frames.rows, len(index.lengths), dict(alike.first)
+
+            def undo(rows: int = rows, episodes: int = episodes, first: dict[str, Any] = first) -> None:
+                frames.cut(rows)
+                alike.first = first
+                for held in (index.lengths, index.checksums, index.files, action):
+                    del held[episodes:]
+
             remarks: list[str] = []
             try:
                 with source.named():
@@ -80,26 +89,33 @@ def decode(
                     raise Unreadable("it holds no frames")
                 if remarks:
                     index.remarks[str(source.path)] = "; ".join(remarks)
-            except Unreadable as error:
-                if not skip_corrupt:
-                    hint = "; skip_corrupt=True leaves it out" if len(sources) > 1 else ""
-                    raise ValueError(f"{source.path} can't be used: {error}{hint}") from error
-                index.skipped[str(source.path)] = str(error)
-                if isinstance(error, Unavailable):
-                    index.retry.append(str(source.path))
-                frames.cut(rows)
-                alike.first = first
-                for held in (index.lengths, index.checksums, index.files, action):
-                    del held[episodes:]
+            except BaseException as error:
+                undo()
+                if skip_corrupt and isinstance(error, Unreadable):
+                    index.skipped[str(source.path)] = str(error)
+                    if isinstance(error, Unavailable):
+                        index.retry.append(str(source.path))
+                else:
+                    with suppress(OSError):  # of a full disk: the last notes stay
+                        frames.flush()
+                        journal.note(Decoded(index, alike.first, action, frames.shape, number))
+                    if isinstance(error, Unreadable):
+                        hint = "; skip_corrupt=True leaves it out" if len(sources) > 1 else ""
+                        raise ValueError(f"{source.path} can't be used: {error}{hint}") from error
+                    raise
+            if journal.is_due:
+                frames.flush()
+                journal.note(Decoded(index, alike.first, action, frames.shape, number + 1))
         progress(len(sources), len(sources), frames.rows)
         frames.finish()
     if not index.lengths:
         path, reason = next(iter(index.skipped.items()))
         raise ValueError(f"none of the {len(sources)} files can be used; the first is {path}: {reason}")
     if options.actions:
-        np.save(folder / "action.npy", np.concatenate(action), allow_pickle=False)
-        index.action_checksum = zlib.crc32((folder / "action.npy").read_bytes())
+        np.save(folder / ACTIONS, np.concatenate(action), allow_pickle=False)
+        index.action_checksum = zlib.crc32((folder / ACTIONS).read_bytes())
     write_index(folder, index)
+    journal.remove()
 
 
 def _append(frames: GrowingArray, chunks: Iterator[np.ndarray], progress: Callable[[int], object]) -> tuple[int, int]:
@@ -121,9 +137,8 @@ class WithoutActions(ValueError):
 class Alike:
     """Makes all episodes alike; the first episode sets the form, and episodes that cannot take it are refused."""
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.first: dict[str, tuple[Any, Path]] = {}
+    def __init__(self, options: Options, first: dict[str, tuple[Any, Path]]) -> None:
+        self.options, self.first = options, first
 
     def chunks(self, path: Path, episode: Episode, remarks: list[str]) -> Iterator[np.ndarray]:
         """An episode's frames, (t, C, image_size, image_size) uint8; then `remarks` lists their problems."""

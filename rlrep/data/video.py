@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rlrep.data.formats import Format, make_format
 from rlrep.data.pictures import UNKNOWN, Layout
 from rlrep.data.reading import FileProgress, untold
 from rlrep.data.sources import CACHE_FOLDER, Source, each_once, find, locate
+from rlrep.data.unfinished import has_notes
 
 __all__ = ["open_video"]
 
@@ -48,7 +49,8 @@ def open_video(
     """Opens videos and episode files for learning without actions and rewards.
 
     The first call decodes everything into memory-mapped files; later calls with the same files and options open them
-    without decoding. Frames are resized to `image_size` square by bilinear interpolation with antialiasing; nothing is
+    without decoding. A call that is stopped or refused keeps the files that it has decoded, and the next one goes on
+    with the others. Frames are resized to `image_size` square by bilinear interpolation with antialiasing; nothing is
     cut off, and the aspect ratio may change.
 
     Args:
@@ -123,8 +125,8 @@ def open_video(
         with caches.locked(folder):
             stored = _load(folder, made_from, sources, options)  # another process may have made it
             if stored is None:
-                with caches.replacing(folder) as temporary:
-                    decode(sources, options, skip_corrupt, temporary, made_from, progress)
+                with caches.continuing(folder, has_notes) as unfinished:
+                    decode(sources, options, skip_corrupt, unfinished, made_from, progress)
                 stored = caches.load(folder, made_from)
         assert stored is not None
     short = _too_short(stored.index, max_gap)
@@ -150,6 +152,8 @@ def open_video(
 def _load(folder: Path, made_from: dict[str, Any], sources: Sequence[Source], options: Options) -> caches.Stored | None:
     """The frames stored in `folder`, unless a missing file can be read now."""
     stored = caches.load(folder, made_from)
+    if stored is None and options.mixed_sizes:  # those that had one size
+        stored = caches.load(folder, made_from | {"options": asdict(replace(options, mixed_sizes=False))})
     if stored is not None:
         retry = set(stored.index.retry)
         if any(one.is_supported(options.wanted) for one in sources if str(one.path) in retry):
@@ -158,10 +162,11 @@ def _load(folder: Path, made_from: dict[str, Any], sources: Sequence[Source], op
 
 
 def _cache_folder(roots: list[Path], options: Options, format: Format | None, cache: str | Path | None) -> Path:
-    """The folder of the frames of these sources with these options; each combination has its own folder."""
+    """The folder of the frames of these sources with these options; `mixed_sizes` makes no difference."""
     beside = roots[0] if roots[0].is_dir() else roots[0].parent
     parent = beside / CACHE_FOLDER if cache is None else as_path(cache)
     values = {name: value for name, value in asdict(options).items() if name != "layout" or options.layout != UNKNOWN}
+    values["mixed_sizes"] = False  # with it, a decoding goes on that was refused without it
     key = json.dumps([[str(root) for root in roots], values, *([] if format is None else [format.identity])])
     return parent / hashlib.sha256(key.encode()).hexdigest()[:16]
 

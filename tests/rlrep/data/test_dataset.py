@@ -114,20 +114,22 @@ def test_files_are_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 20
 
 
-@pytest.mark.parametrize("opener", [open_dataset, open_video])
-def test_several_that_open_at_once_convert_once(tmp_path: Path, opener: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("opener", "name"), [(open_dataset, "replacing"), (open_video, "continuing")])
+def test_several_that_open_at_once_convert_once(
+    tmp_path: Path, opener: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_transitions(episodes(), tmp_path / "data", format="drqv2")
     made = []
-    replacing = cache.replacing
+    writing = getattr(cache, name)
 
     @contextmanager
-    def slowly(folder: Path) -> Iterator[Path]:
+    def slowly(folder: Path, *rest: Any) -> Iterator[Path]:
         made.append(folder)
-        with replacing(folder) as temporary:
+        with writing(folder, *rest) as temporary:
             time.sleep(0.3)  # long enough for the other threads to find no cache
             yield temporary
 
-    monkeypatch.setattr(cache, "replacing", slowly)
+    monkeypatch.setattr(cache, name, slowly)
     with ThreadPoolExecutor(4) as pool:
         opened = list(pool.map(opener, [tmp_path / "data"] * 4))
     assert len(made) == 1

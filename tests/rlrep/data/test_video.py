@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import av
 import numpy as np
 import pytest
 
-from rlrep.data import EpisodeDataset, decode, open_video
+from rlrep.data import EpisodeDataset, decode, open_video, unfinished
+from rlrep.data.sources import Source
 
 WriteVideo = Callable[..., Path]
 SMALL: dict[str, Any] = dict(image_size=16, frame_stack=1, max_gap=2)
@@ -638,3 +640,122 @@ def test_a_file_is_read_once_whatever_links_lead_to_it(write_video: WriteVideo, 
     assert open_video(tmp_path / "v", **SMALL).lengths.tolist() == [6, 4, 5]
     again = [tmp_path / "v", tmp_path / "far", tmp_path / "v/a.mp4", tmp_path / "v/b.mp4"]
     assert sorted(open_video(again, **SMALL).lengths) == [4, 5, 6], "nor if a list names it again"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read, as they are."""
+    names: list[str] = []
+    read = Source.read
+
+    def noting(source: Source, *arguments: Any) -> Any:
+        names.append(source.path.name)
+        return read(source, *arguments)
+
+    monkeypatch.setattr(Source, "read", noting)
+    return names
+
+
+def stopped_at(number: int) -> Callable[[int, int, int], None]:
+    """Ctrl-C in the middle of a file."""
+
+    def progress(done: int, files: int, frames: int) -> None:
+        if done == number:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("kind", ["stopped", "killed"])
+def test_a_decoding_that_was_stopped_goes_on_after_the_files_that_it_had_finished(
+    write_video: WriteVideo, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    for number in range(4):
+        write_video(f"v/{number}.mp4", frames=5 + number, detail=30)
+    whole = open_video(tmp_path / "v", cache=tmp_path / "whole", **SMALL)
+    decoded.clear()
+    cache = tmp_path / "v" / ".rlrep-cache"
+    monkeypatch.setattr(unfinished, "INTERVAL", 0.0)
+
+    def progress(done: int, files: int, frames: int) -> None:
+        if done == 2:
+            (place,) = folders(cache, ".*.unfinished")
+            shutil.copytree(place, tmp_path / place.name)  # what a kill would leave
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_video(tmp_path / "v", progress=progress, **SMALL)
+    (place,) = folders(cache, ".*.unfinished")
+    if kind == "killed":
+        shutil.rmtree(place)
+        shutil.move(tmp_path / place.name, place)
+    data = open_video(tmp_path / "v", **SMALL)
+    assert decoded == ["0.mp4", "1.mp4", "2.mp4", "2.mp4", "3.mp4"]
+    assert data.lengths.tolist() == whole.lengths.tolist() and (data.frames == whole.frames).all()
+    assert not folders(cache, ".*")
+
+
+def test_what_was_decoded_is_used_as_far_as_files_and_options_are_the_same(
+    write_video: WriteVideo, tmp_path: Path, decoded: list[str]
+) -> None:
+    for number in range(4):
+        write_video(f"{number}.mp4", frames=5, size=(32, 32) if number < 3 else (48, 32))
+    with pytest.raises(ValueError, match=r"different pictures .*3\.mp4 has 48x32; with mixed_sizes=True"):
+        open_video(tmp_path, **SMALL)
+    write_video("1.mp4", frames=7)
+    decoded.clear()
+    with pytest.raises(ValueError, match="different pictures"):
+        open_video(tmp_path, **SMALL)
+    assert decoded == ["1.mp4", "2.mp4", "3.mp4"]  # the first has not changed
+    decoded.clear()
+    assert open_video(tmp_path, mixed_sizes=True, **SMALL).lengths.tolist() == [5, 7, 5, 5]
+    assert decoded == ["3.mp4"]
+    decoded.clear()
+    with pytest.raises(ValueError, match="different pictures"):  # the finished ones had permission
+        open_video(tmp_path, **SMALL)
+    assert decoded == ["0.mp4", "1.mp4", "2.mp4", "3.mp4"]
+
+
+def test_skipped_files_and_remarks_are_not_forgotten_by_a_stop(
+    write_video: WriteVideo, tmp_path: Path, decoded: list[str]
+) -> None:
+    (tmp_path / "0.mp4").write_bytes(b"no video")
+    write_video("1.mp4", frames=5)
+    write_video("2.mp4", frames=5)
+    with pytest.raises(KeyboardInterrupt):
+        open_video(tmp_path, skip_corrupt=True, progress=stopped_at(2), **SMALL)
+    decoded.clear()
+    with pytest.warns(UserWarning, match=r"skipped 1 of 3 files:\n.*0\.mp4"):
+        data = open_video(tmp_path, skip_corrupt=True, **SMALL)
+    assert decoded == ["2.mp4"] and data.lengths.tolist() == [5, 5] and len(data.skipped) == 1
+
+
+def test_frames_that_changed_after_a_stop_are_decoded_again(
+    write_video: WriteVideo, tmp_path: Path, decoded: list[str]
+) -> None:
+    for number in range(2):
+        write_video(f"{number}.mp4", frames=5)
+    with pytest.raises(KeyboardInterrupt):
+        open_video(tmp_path, progress=stopped_at(1), **SMALL)
+    (place,) = folders(tmp_path / ".rlrep-cache", ".*.unfinished")
+    content = bytearray((place / "frames.npy").read_bytes())
+    content[-1] ^= 1
+    (place / "frames.npy").write_bytes(content)
+    decoded.clear()
+    data = open_video(tmp_path, **SMALL)
+    assert decoded == ["0.mp4", "1.mp4"]
+    np.testing.assert_allclose(greys(data), [20.0 * i for i in range(5)] * 2, atol=6)
+
+
+def test_actions_outlive_a_stop(tmp_path: Path, decoded: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (3, 5, 2)).astype(np.float32)
+    for number in range(3):
+        frames = rng.integers(0, 256, (6, 16, 16, 3), np.uint8)
+        np.savez(tmp_path / f"{number}.npz", observation=frames, action=actions[number])
+    with pytest.raises(KeyboardInterrupt):
+        open_video(tmp_path, actions=True, progress=stopped_at(2), **SMALL)
+    decoded.clear()
+    data = open_video(tmp_path, actions=True, **SMALL)
+    assert decoded == ["2.npz"] and data.action is not None
+    np.testing.assert_array_equal(data.action.reshape(3, 6, 2)[:, :5], actions)
