@@ -210,6 +210,7 @@ class Transferred(OverSeeds):
     methods: Sequence[str]
     ceiling: str
     serves: float
+    baseline: str
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,7 @@ class ManyCodes(OverSeeds):
     methods: Sequence[str]
     codes: int
     degree: float
+    aic: float
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,8 @@ from rlrep.experiments.video_study.criteria import (
     Arrow,
     FewLabels,
     OverSeeds,
-    Served,
     Survival,
     Tempered,
-    Transferred,
     read_arrow,
     read_few_labels,
     read_many_codes,
@@ -191,20 +189,20 @@ def arrow_claims(results: Results) -> list[Claim]:
     ]
 
 
-def return_shares(
-    results: Results, domain: str, method: str, asked: Served | Transferred, study: str = "core"
-) -> dict[int, float]:
-    """PPO's return in each seed, from 0, the random policy's, to 1, the ceiling's."""
-    cells = select(results.cells, domain=domain)
-    own = select(cells, study=study, method=method, noise=asked.noise)
-    high = {c.seed: c.final_return for c in select(cells, study="core", method=asked.ceiling)}
-    return on_scale({c.seed: c.final_return for c in own}, {c.seed: c.random_return for c in own}, high)
+def return_shares(own: list[Cell], results: Results, ceiling: str) -> dict[int, float]:
+    """The return in each seed of cells of one domain, from 0, the random policy's, to 1, the ceiling's in the core."""
+    cells = select(results.cells, domain=own[0].domain, study="core", method=ceiling) if own else []
+    returns, low = ({c.seed: getattr(c, name) for c in own} for name in ("final_return", "random_return"))
+    return on_scale(returns, low, {c.seed: c.final_return for c in cells})
 
 
 def served_claims(results: Results, domain: str) -> list[Claim]:
     """Whether the method serves PPO, and whether better than the baseline."""
     asked = read_served()
-    own, other = (return_shares(results, domain, method, asked) for method in (asked.method, asked.baseline))
+    cells = select(results.cells, domain=domain, study="core", noise=asked.noise)
+    own, other = (
+        return_shares(select(cells, method=method), results, asked.ceiling) for method in (asked.method, asked.baseline)
+    )
     return [
         claim(f"more than {asked.serves:g} of what {METHODS[asked.ceiling]} gives", own, asked.serves, asked),
         claim(f"more than {METHODS[asked.baseline]}", less(own, other), 0.0, asked),
@@ -223,22 +221,34 @@ def temperature_claims(results: Results) -> list[Claim]:
 
 
 def transfer_claims(results: Results, domain: str) -> list[Claim]:
-    """Whether PPO learns on encoders of each method under noise that they were not trained under."""
+    """Whether PPO learns on encoders of each method under noise that they were not trained under, and better than on
+    one that was not trained at all.
+    """
     asked = read_transferred()
-    return [
-        claim(METHODS[method], return_shares(results, domain, method, asked, "transfer"), asked.serves, asked)
-        for method in asked.methods
-    ]
+    cells = select(results.cells, domain=domain, study="transfer")
+    untrained = return_shares(select(cells, method=asked.baseline), results, asked.ceiling)
+    claims = []
+    for method in asked.methods:
+        own = return_shares(select(cells, method=method, noise=asked.noise), results, asked.ceiling)
+        name = METHODS[method]
+        claims.append(claim(f"{name}, more than {asked.serves:g}", own, asked.serves, asked))
+        claims.append(claim(f"{name}, more than {METHODS[asked.baseline]}", less(own, untrained), 0.0, asked))
+    return claims
 
 
 def code_claims(results: Results) -> list[Claim]:
-    """By how much the degree of growth lies below the bound, for encoders with room for both factors."""
+    """By how much the degree of growth lies below the bound, and by how much polynomial growth fits better than
+    exponential, for encoders with room for both factors.
+    """
     asked, claims = read_many_codes(), []
     for method in asked.methods:
         own = by(select(results.codes, method=method, codes=asked.codes), "seed")
-        fits = {seed: growth_fits(cells) for seed, cells in own.items()}
-        below = {seed: asked.degree - fit[1].slope for seed, fit in fits.items() if fit}
-        claims.append(claim(f"{METHODS[method]}, {asked.codes} codes", below, 0.0, asked))
+        fits = {seed: fit for seed, cells in own.items() if (fit := growth_fits(cells))}
+        name = f"{METHODS[method]}, {asked.codes} codes"
+        below = {seed: asked.degree - power.slope for seed, (_, power) in fits.items()}
+        better = {seed: exponential.aic - power.aic for seed, (exponential, power) in fits.items()}
+        claims.append(claim(f"{name}, degree below {asked.degree:g}", below, 0.0, asked))
+        claims.append(claim(f"{name}, AIC of exponential growth above polynomial", better, asked.aic, asked))
     return claims
 
 
