@@ -419,7 +419,7 @@ def code_blocks(results: Results) -> list[Block]:
     cells = select(results.codes, codes=asked.codes)
     rule = (
         f"With {asked.codes} codes there is room for both factors. The bound vanishes for a method if its episodes "
-        f"grow more slowly than H^{asked.degree:g}, and polynomial growth fits better than exponential, by AIC: one-sided t "
-        f"tests at {asked.level:g} over {asked.span}, of which each gives one degree and one difference."
+        f"grow more slowly than H^{asked.degree:g}, and polynomial growth fits better than exponential, by AIC: "
+        f"one-sided t tests at {asked.level:g} over {asked.span}, of which each gives one degree and one difference."
     )
     return judged(rule, asked, cells, claim_texts(code_claims(results), "apart"))
