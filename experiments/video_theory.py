@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped: the same command runs the missing cells", file=sys.stderr)
         return 1
-    print(f"report: {options.out / 'report.md'}, {options.out / 'report.html'}")
+    print(f"report: {options.out / 'report.md'}")
     for line in failed:
         print(f"failed: {line}", file=sys.stderr)
     return int(bool(failed))

@@ -57,9 +57,9 @@ def markdown(lines: Sequence[Line], objective: str) -> str:
     if together:
         parts += [
             f"All data sets that an agent has both with and without {title}: mean score (t interval) and interquartile "
-            "mean (IQM), and the probability that a run is better with it than one without it on the same data. From "
-            "ten seeds on, the last two have a stratified bootstrap interval, as in rliable. By chance is where that "
-            f"probability ends in 95 of 100 such experiments if {title} changes nothing.",
+            "mean (IQM), and the probability that a run is better with it than one without it on the same data, with "
+            "Brunner and Munzel's t interval where runs overlap. By chance is where that probability ends in 95 of "
+            f"100 such experiments if {title} changes nothing.",
             tables.markdown(together),
         ]
     return "\n\n".join(parts) + "\n"

@@ -27,11 +27,10 @@ from rlrep.experiments.results.runs import (
 )
 from rlrep.experiments.results.statistics import (
     Estimate,
-    bootstrap,
     contrast,
+    improvement,
     improvement_by_chance,
     interquartile_mean,
-    probability_of_improvement,
     seed_mean,
 )
 
@@ -209,7 +208,7 @@ def summarize(results: Sequence[Result]) -> list[Line]:
         scores = list(scores_of(kept, [agent], added).values())
         for statistic, found in (
             ("mean score", contrast([(1 / len(scores), task) for task in scores])),
-            ("IQM score", bootstrap(interquartile_mean, scores)),
+            ("IQM score", Estimate(float(interquartile_mean(scores)))),
         ):
             lines.append(Line(ALL, agent, added, statistic, sum(map(len, scores)), found))
     if lost := unique(result.data for result in results if np.isnan(result.score)):
@@ -224,7 +223,7 @@ def summarize(results: Sequence[Result]) -> list[Line]:
         both = [key for key in plain if key in with_it]
         if both and (agent != ALL or len(agents) > 1):
             ours, theirs = [with_it[key] for key in both], [plain[key] for key in both]
-            found, runs = bootstrap(probability_of_improvement, ours, theirs), sum(map(len, [*ours, *theirs]))
+            found, runs = improvement(ours, theirs), sum(map(len, [*ours, *theirs]))
             chance = improvement_by_chance(ours, theirs)
             lines.append(Line(ALL, agent, None, "P(improvement)", runs, found, chance))
     return lines

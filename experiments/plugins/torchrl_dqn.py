@@ -26,6 +26,7 @@ from torchrl.record.loggers import CSVLogger
 import rlrep.envs  # noqa: F401, which registers the environments
 from rlrep import OBJECTIVES, PixelEncoder, RandomShift, make_objective
 from rlrep.integrations.torchrl import ObjectiveLoss
+from rlrep.registry import parameters_of
 
 HORIZON = 3
 
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parameters = set(loss.parameters())
     auxiliary = None
     if options.objective != "none":
-        looks_ahead = {} if options.objective in ("autoencoder", "curl") else {"horizon": HORIZON}
+        looks_ahead = {"horizon": HORIZON} if "horizon" in parameters_of(OBJECTIVES[options.objective]) else {}
         actions = gym.spaces.Discrete(env.action_spec.n)
         objective = make_objective(options.objective, encoder, actions, augment=RandomShift(0), **looks_ahead)  # (*)
         auxiliary = ObjectiveLoss(objective, slice_len=HORIZON, pixels="observation")  # (*)

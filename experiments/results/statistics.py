@@ -1,15 +1,14 @@
 """The statistics of every report: intervals over seeds, scores over tasks, power, and growth of censored counts.
 
-With fewer than `ENOUGH` seeds, intervals are t intervals or missing. A percentile bootstrap of three seeds ends at
-their minimum and maximum, and covers the mean in 76 of 100 cases, not in 95.
+Intervals are t intervals or missing. A percentile bootstrap of three seeds would end at their minimum and maximum, and
+cover the mean in 76 of 100 cases, not in 95.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isnan, nan, sqrt
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,6 @@ Array = NDArray[np.float64]
 Scores = Sequence[Array]
 """An array for each task, (..., runs): the last axis counts the runs of the task."""
 
-ENOUGH = 10
-"""The number of runs per task from which a bootstrap is used, for statistics without a t interval."""
 FEWEST = 3
 """The number of seeds from which a mean has an interval: for two seeds, it would be 25 times as wide as their
 spread."""
@@ -205,11 +202,6 @@ def detectable(spreads: Sequence[float], seeds: Sequence[int]) -> float:
     return float(brentq(lambda difference: power(difference, spreads, seeds) - 0.8, 0.0, high))
 
 
-def mean(scores: Scores) -> Array:
-    """The mean over tasks of the mean over their runs, (...)."""
-    return np.mean([task.mean(-1) for task in scores], axis=0)
-
-
 def interquartile_mean(scores: Scores) -> Array:
     """The mean of the middle half of all runs of all tasks, (...); a quarter, rounded down, is left out at each end."""
     ordered = np.sort(np.concatenate(scores, axis=-1), axis=-1)
@@ -252,26 +244,6 @@ def improvement_by_chance(ours: Scores, theirs: Scores) -> tuple[float, float]:
     sizes = [(x.shape[-1], y.shape[-1]) for x, y in zip(ours, theirs, strict=True)]
     width = float(ndtri(0.975)) * sqrt(sum((m + n + 1) / (12 * m * n) for m, n in sizes)) / len(sizes)
     return max(0.0, 0.5 - width), min(1.0, 0.5 + width)
-
-
-def bootstrap(statistic: Callable[..., Array], *groups: Scores) -> Estimate:
-    """A statistic of scores and its percentile bootstrap interval; the runs of each task are resampled separately, with
-    replacement, as in rliable (arXiv 2108.13264).
-
-    Args:
-        statistic: a function of all given groups of scores.
-        groups: scores with (runs,) for each task.
-
-    Returns:
-        Without an interval if a task has fewer than `ENOUGH` runs.
-    """
-    value = float(statistic(*groups))
-    if any(len(task) < ENOUGH for scores in groups for task in scores):
-        return Estimate(value)
-    rng: Any = np.random.default_rng(0)
-    resampled = [[task[rng.integers(len(task), size=(RESAMPLES, len(task)))] for task in scores] for scores in groups]
-    low, high = np.quantile(statistic(*resampled), [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
 
 
 @dataclass(frozen=True)

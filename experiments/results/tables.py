@@ -1,9 +1,8 @@
-"""Tables of results: as Markdown, as HTML and as CSV files."""
+"""Tables of results: as Markdown and as CSV files."""
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,32 +12,14 @@ from rlrep.experiments.files import write_atomically
 Line = Mapping[str, str]
 
 
-def columns(lines: Sequence[Line]) -> list[str]:
-    """The names of the columns that are not empty in every line."""
-    return [name for name in lines[0] if any(line[name] for line in lines)]
-
-
 def markdown(lines: Sequence[Line]) -> str:
     """An aligned Markdown table; a column that is empty in all lines is dropped."""
-    names = columns(lines)
+    names = [name for name in lines[0] if any(line[name] for line in lines)]
     widths = [max(3, len(name), *(len(line[name]) for line in lines)) for name in names]
     cells = [names, ["-" * width for width in widths], *([line[name] for name in names] for line in lines)]
     return "\n".join(
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in cells
     )
-
-
-def as_html(lines: Sequence[Line], classes: Sequence[str] = ()) -> str:
-    """The same as HTML; a cell whose text is one of `classes` has that class."""
-
-    def cell(value: str) -> str:
-        style = f' class="{value}"' if value in classes else ""
-        return f"<td{style}>{html.escape(value)}</td>"
-
-    names = columns(lines)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    body = "\n".join(f"<tr>{''.join(cell(line[name]) for name in names)}</tr>" for line in lines)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
 def rounded(value: float) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from rlrep.experiments.results.statistics import FEWEST
 from rlrep.experiments.video_study.cells import DOMAINS, METHODS, NOISES, Cell, LockCell
@@ -22,13 +22,6 @@ T = TypeVar("T")
 S = TypeVar("S", bound="OverSeeds")
 FOLDER = Path(__file__).parents[1] / "reports" / "theory"
 FILE = FOLDER / "criteria.yaml"
-FIELD_FILE = FOLDER / "field_criteria.yaml"
-ARROW_FILE = FOLDER / "arrow_criteria.yaml"
-LABELS_FILE = FOLDER / "labels_criteria.yaml"
-CORE_FILE = FOLDER / "core_criteria.yaml"
-CODES_FILE = FOLDER / "codes_criteria.yaml"
-TEMPERATURE_FILE = FOLDER / "temperature_criteria.yaml"
-TRANSFER_FILE = FOLDER / "transfer_criteria.yaml"
 # The criteria over seeds that name methods or noises.
 ROLES = {
     "method": ("floor", "ceiling", "reference", "method", "methods", "without", "baseline", "beside"),
@@ -139,6 +132,7 @@ class Phases:
 class OverSeeds(Frozen):
     """A file that says which seeds are judged, and at which level."""
 
+    file: ClassVar[Path]
     seeds: Sequence[int]
     level: float
 
@@ -151,6 +145,7 @@ class OverSeeds(Frozen):
 class Survival(OverSeeds):
     """The content of the field's file, see its comments, and its origin."""
 
+    file: ClassVar = FOLDER / "field_criteria.yaml"
     noises: Sequence[str]
     floor: str
     ceiling: str
@@ -163,6 +158,7 @@ class Survival(OverSeeds):
 class Arrow(OverSeeds):
     """The content of the file about the arrow of time, see its comments, and its origin."""
 
+    file: ClassVar = FOLDER / "arrow_criteria.yaml"
     floor: str
     ceiling: str
     method: str
@@ -174,6 +170,7 @@ class Arrow(OverSeeds):
 class FewLabels(OverSeeds):
     """The content of the file about few action labels, see its comments, and its origin."""
 
+    file: ClassVar = FOLDER / "labels_criteria.yaml"
     floor: str
     reference: str
     keeps: float
@@ -184,6 +181,7 @@ class FewLabels(OverSeeds):
 class Served(OverSeeds):
     """The content of the file about PPO on the encoders of one method, see its comments, and its origin."""
 
+    file: ClassVar = FOLDER / "core_criteria.yaml"
     noise: str
     method: str
     ceiling: str
@@ -195,6 +193,7 @@ class Served(OverSeeds):
 class Tempered(OverSeeds):
     """The content of the file about temperatures, see its comments, and its origin."""
 
+    file: ClassVar = FOLDER / "temperature_criteria.yaml"
     noise: str
     methods: Sequence[str]
     floor: str
@@ -206,6 +205,7 @@ class Tempered(OverSeeds):
 class Transferred(OverSeeds):
     """The content of the file about unseen noise, see its comments, and its origin."""
 
+    file: ClassVar = FOLDER / "transfer_criteria.yaml"
     noise: str
     methods: Sequence[str]
     ceiling: str
@@ -217,6 +217,7 @@ class Transferred(OverSeeds):
 class ManyCodes(OverSeeds):
     """The content of the file about the lock's encoders of more codes, see its comments, and its origin."""
 
+    file: ClassVar = FOLDER / "codes_criteria.yaml"
     methods: Sequence[str]
     codes: int
     degree: float
@@ -263,38 +264,9 @@ def read_criteria(path: Path = FILE) -> Criteria:
 
 
 @lru_cache
-def read_survival(path: Path = FIELD_FILE) -> Survival:
-    return read_over_seeds(Survival, path)
-
-
-@lru_cache
-def read_arrow(path: Path = ARROW_FILE) -> Arrow:
-    return read_over_seeds(Arrow, path)
-
-
-@lru_cache
-def read_few_labels(path: Path = LABELS_FILE) -> FewLabels:
-    return read_over_seeds(FewLabels, path)
-
-
-@lru_cache
-def read_served(path: Path = CORE_FILE) -> Served:
-    return read_over_seeds(Served, path)
-
-
-@lru_cache
-def read_tempered(path: Path = TEMPERATURE_FILE) -> Tempered:
-    return read_over_seeds(Tempered, path)
-
-
-@lru_cache
-def read_transferred(path: Path = TRANSFER_FILE) -> Transferred:
-    return read_over_seeds(Transferred, path)
-
-
-@lru_cache
-def read_many_codes(path: Path = CODES_FILE) -> ManyCodes:
-    return read_over_seeds(ManyCodes, path)
+def read(kind: type[S]) -> S:
+    """The criteria of a kind, from its file."""
+    return read_over_seeds(kind, kind.file)
 
 
 def read_over_seeds(kind: type[S], path: Path) -> S:

@@ -22,7 +22,7 @@ from rlrep.experiments.video_study.cells import (
     state_unit,
     values,
 )
-from rlrep.experiments.video_study.criteria import read_few_labels, read_survival
+from rlrep.experiments.video_study.criteria import FewLabels, Survival, read
 from rlrep.experiments.video_study.survival import field_cells, label_shares
 
 # What a method reads, and the colour of such methods.
@@ -55,7 +55,7 @@ def field(results: Results, domain: str) -> Figure | None:
     shown = f"{seeds} seed{'s' * (seeds > 1)}"
     figure.suptitle(f"{DOMAINS[domain]}: which method keeps the state under noise? ({shown})", fontsize=20)
     panels = figure.subplots(1, 2, sharey=True)
-    asked = read_survival()
+    asked = read(Survival)
     for panel, (measure, title) in zip(panels, TITLES.items(), strict=True):
         for end in (asked.floor, asked.ceiling):  # so that each row can be compared with them
             found = values(field_cells(results, domain, noise="exogenous", method=end), measure)
@@ -95,7 +95,7 @@ def dots(panel: Axes, results: Results, domain: str, method: str, measure: str, 
 
 def labels(results: Results, colours: Mapping[str, str]) -> Figure | None:
     """State kept against the recorded frames whose action is known."""
-    asked = read_few_labels()
+    asked = read(FewLabels)
     cells = select(results.cells, study="labels")
     counts = sorted({int(c.labels) for c in cells})
     if len(counts) < 2:

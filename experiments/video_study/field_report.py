@@ -24,14 +24,15 @@ from rlrep.experiments.video_study.cells import (
     values,
 )
 from rlrep.experiments.video_study.criteria import (
+    Arrow,
+    FewLabels,
+    ManyCodes,
     OverSeeds,
-    read_arrow,
-    read_few_labels,
-    read_many_codes,
-    read_served,
-    read_survival,
-    read_tempered,
-    read_transferred,
+    Served,
+    Survival,
+    Tempered,
+    Transferred,
+    read,
 )
 from rlrep.experiments.video_study.field_figures import ranked
 from rlrep.experiments.video_study.pages import Block, Line
@@ -102,7 +103,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
         "tuning": ("Step sizes", tuning_lines(results), ""),
         "field": ("Every method", field_lines(results, domain), f"field_{domain}"),
         "arrow": ("The arrow of time", arrow_lines(results), ""),
-        "served": (f"PPO on {METHODS[read_served().method]}", served_lines(results, domain), ""),
+        "served": (f"PPO on {METHODS[read(Served).method]}", served_lines(results, domain), ""),
         "labels": ("Action labels", label_lines(results), "labels"),
         "temperature": ("Temperature", temperature_lines(results), "temperature"),
         "transfer": ("Unseen noise", transfer_lines(results), ""),
@@ -160,7 +161,7 @@ def tuning_lines(results: Results) -> list[Line]:
 
 def survival_blocks(results: Results, domain: str) -> list[Block]:
     """Which methods keep the state under each noise, by what, and which differ from the baseline."""
-    asked, found = read_survival(), kept(results, domain)
+    asked, found = read(Survival), kept(results, domain)
     items = []
     for noise in asked.noises:
         for outcome in OUTCOMES:
@@ -200,7 +201,7 @@ def judged(rule: str, asked: OverSeeds, cells: Iterable[Cell | LockCell], items:
 
 def arrow_lines(results: Results) -> list[Line]:
     """A row for each method: the state kept under the usual noise and behaviour, and after each change."""
-    asked, lines = read_arrow(), []
+    asked, lines = read(Arrow), []
     columns = {"as in the field": USUAL, "noise drifts": (True, False), "random actions": (False, True)}
     for method in METHODS:
         found = {name: arrow_shares(results, method, where, asked) for name, where in columns.items()}
@@ -221,7 +222,7 @@ def mean_share(own: dict[int, float]) -> str:
 
 def arrow_blocks(results: Results) -> list[Block]:
     """Whether the claim holds, criterion by criterion."""
-    asked = read_arrow()
+    asked = read(Arrow)
     rule = (
         f"The claim is that {METHODS[asked.method]} keeps the state because the noise looks the same backwards in time "
         f"and the recorded behaviour does not: each of three changes alone must take more than {asked.falls:g} of it "
@@ -241,7 +242,7 @@ def claim_texts(claims: list[Claim], word: str) -> list[str]:
 
 def served_lines(results: Results, domain: str) -> list[Line]:
     """A row for each method that has PPO's returns; none without the method that is judged."""
-    asked, lines = read_served(), []
+    asked, lines = read(Served), []
     cells = select(results.cells, domain=domain, study="core", noise=asked.noise)
     for method in METHODS if select(cells, method=asked.method) else ():
         if shares := return_shares(select(cells, method=method), results, asked.ceiling):
@@ -254,7 +255,7 @@ def served_lines(results: Results, domain: str) -> list[Line]:
 
 def served_blocks(results: Results, domain: str) -> list[Block]:
     """Whether one method's encoders serve PPO."""
-    asked = read_served()
+    asked = read(Served)
     cells = select(results.cells, domain=domain, study="core")
     cells = [
         *select(cells, method=asked.ceiling),
@@ -284,7 +285,7 @@ def field_lines(results: Results, domain: str) -> list[Line]:
                 line |= {f"kept, {name}": share.estimate.text(2) if share else ""}
                 gap = share and share.difference
                 line |= {
-                    f"more than {METHODS[read_survival().baseline]}, {name}": f"{gap.text(2)}, {p_text(share.p)}"
+                    f"more than {METHODS[read(Survival).baseline]}, {name}": f"{gap.text(2)}, {p_text(share.p)}"
                     if share and gap
                     else ""
                 }
@@ -295,7 +296,7 @@ def field_lines(results: Results, domain: str) -> list[Line]:
 
 def label_lines(results: Results) -> list[Line]:
     """A row for each method: the state kept with each number of labels."""
-    asked, lines = read_few_labels(), []
+    asked, lines = read(FewLabels), []
     counts = sorted({int(c.labels) for c in select(results.cells, study="labels")})
     for method in (asked.reference, *asked.beside):
         found = {f"{n:,} labels": label_shares(results, method, n, asked) for n in counts}
@@ -306,7 +307,7 @@ def label_lines(results: Results) -> list[Line]:
 
 def label_blocks(results: Results) -> list[Block]:
     """With how many labels the state is back, and which methods for videos help."""
-    asked = read_few_labels()
+    asked = read(FewLabels)
     name = METHODS[asked.reference]
     rule = (
         f"State kept: a linear probe's accuracy on a scale from 0, {METHODS[asked.floor]}, to 1, {name} with all "
@@ -331,7 +332,7 @@ def temperature_lines(results: Results) -> list[Line]:
     cells = select(results.cells, study="temperature")
     return [
         {"method": METHODS[method], "noise": NOISES[noise], "τ": f"{temperature:g}"}
-        | {"state kept": mean_share(state_kept(own, results, read_tempered()))}
+        | {"state kept": mean_share(state_kept(own, results, read(Tempered)))}
         | {name: mean_of(own, measure) for name, measure in measures.items()}
         | {"n": str(len(own))}
         for (method, noise, temperature), own in grouped(cells, "method", "noise", "temperature").items()
@@ -340,7 +341,7 @@ def temperature_lines(results: Results) -> list[Line]:
 
 def temperature_blocks(results: Results) -> list[Block]:
     """Whether a temperature repairs contrast."""
-    asked = read_tempered()
+    asked = read(Tempered)
     ends = [c for m in (asked.floor, asked.ceiling) for c in field_cells(results, "gridworld", method=m)]
     cells = [*select(results.cells, study="temperature"), *ends]
     rule = (
@@ -365,7 +366,7 @@ def transfer_lines(results: Results) -> list[Line]:
 
 def transfer_blocks(results: Results, domain: str) -> list[Block]:
     """Whether encoders carry over to unseen noise."""
-    asked = read_transferred()
+    asked = read(Transferred)
     cells = select(results.cells, domain=domain)
     used = [
         *select(cells, study="core", method=asked.ceiling),
@@ -415,7 +416,7 @@ def code_lines(results: Results) -> list[Line]:
 
 def code_blocks(results: Results) -> list[Block]:
     """Whether the lower bound vanishes with room for both factors."""
-    asked = read_many_codes()
+    asked = read(ManyCodes)
     cells = select(results.codes, codes=asked.codes)
     rule = (
         f"With {asked.codes} codes there is room for both factors. The bound vanishes for a method if its episodes "

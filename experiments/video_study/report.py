@@ -36,7 +36,7 @@ from rlrep.experiments.video_study.cells import (
 from rlrep.experiments.video_study.criteria import Criteria, read_criteria
 from rlrep.experiments.video_study.figures import draw
 from rlrep.experiments.video_study.origin import stamp
-from rlrep.experiments.video_study.pages import Block, Line, as_html, as_markdown
+from rlrep.experiments.video_study.pages import Block, Line, as_markdown
 from rlrep.experiments.video_study.phase_report import phase_blocks
 from rlrep.experiments.video_study.study import TUNING_SEED
 from rlrep.experiments.video_study.verdicts import Part, Verdict, paired, percent, share_kept, verdicts
@@ -88,7 +88,7 @@ UNITS = (
 
 
 def write_report(cells_folder: Path, out_folder: Path, quick: bool = False) -> list[Verdict]:
-    """Writes `report.md`, `report.html`, `results.csv` (a row for each cell) and the pictures to `out_folder`.
+    """Writes `report.md`, `results.csv` (a row for each cell) and the pictures to `out_folder`.
 
     Args:
         cells_folder: the study's, with `cells/*.json` in it. Cells and studies may be missing: the report names them.
@@ -104,7 +104,6 @@ def write_report(cells_folder: Path, out_folder: Path, quick: bool = False) -> l
     pictures = draw(results, out_folder, criteria.P5, numbers)
     blocks = compose(results, judged, pictures, criteria, numbers, quick)
     tables.write_csv(out_folder / "results.csv", rows(results))
-    write_atomically(out_folder / "report.html", as_html(blocks).encode())
     write_atomically(out_folder / "report.md", as_markdown(blocks).encode())
     return judged
 

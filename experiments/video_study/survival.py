@@ -19,16 +19,13 @@ from rlrep.experiments.video_study.cells import METHODS, Array, Cell, Results, b
 from rlrep.experiments.video_study.criteria import (
     Arrow,
     FewLabels,
+    ManyCodes,
     OverSeeds,
+    Served,
     Survival,
     Tempered,
-    read_arrow,
-    read_few_labels,
-    read_many_codes,
-    read_served,
-    read_survival,
-    read_tempered,
-    read_transferred,
+    Transferred,
+    read,
 )
 from rlrep.experiments.video_study.verdicts import growth_fits
 
@@ -92,7 +89,7 @@ def kept(results: Results, domain: str) -> dict[tuple[str, str], Kept]:
     """What is kept by each method under each noise that has cells, by the seeds that are judged; where one of them is
     missing, by all seeds, and without an outcome.
     """
-    asked = read_survival()
+    asked = read(Survival)
     methods = [m for m in METHODS if m not in (asked.floor, asked.ceiling)]
     each = {(m, noise): shares(results, domain, m, noise, asked) for noise in asked.noises for m in methods}
     whole = complete(each, asked)
@@ -176,7 +173,7 @@ def less(own: dict[int, float], other: dict[int, float]) -> dict[int, float]:
 
 def arrow_claims(results: Results) -> list[Claim]:
     """How much less of the state is kept after each of the three changes."""
-    asked = read_arrow()
+    asked = read(Arrow)
     usual = arrow_shares(results, asked.method, USUAL, asked)
     changes = {
         "without its term about the past": (asked.without, USUAL),
@@ -198,7 +195,7 @@ def return_shares(own: list[Cell], results: Results, ceiling: str) -> dict[int, 
 
 def served_claims(results: Results, domain: str) -> list[Claim]:
     """Whether the method serves PPO, and whether better than the baseline."""
-    asked = read_served()
+    asked = read(Served)
     cells = select(results.cells, domain=domain, study="core", noise=asked.noise)
     own, other = (
         return_shares(select(cells, method=method), results, asked.ceiling) for method in (asked.method, asked.baseline)
@@ -211,7 +208,7 @@ def served_claims(results: Results, domain: str) -> list[Claim]:
 
 def temperature_claims(results: Results) -> list[Claim]:
     """Whether each method keeps the state at each temperature."""
-    asked = read_tempered()
+    asked = read(Tempered)
     cells = select(results.cells, study="temperature", noise=asked.noise)
     return [
         claim(f"{METHODS[method]}, τ = {temperature:g}", state_kept(own, results, asked), asked.keeps, asked)
@@ -224,7 +221,7 @@ def transfer_claims(results: Results, domain: str) -> list[Claim]:
     """Whether PPO learns on encoders of each method under noise that they were not trained under, and better than on
     one that was not trained at all.
     """
-    asked = read_transferred()
+    asked = read(Transferred)
     cells = select(results.cells, domain=domain, study="transfer")
     untrained = return_shares(select(cells, method=asked.baseline), results, asked.ceiling)
     claims = []
@@ -240,7 +237,7 @@ def code_claims(results: Results) -> list[Claim]:
     """By how much the degree of growth lies below the bound, and by how much polynomial growth fits better than
     exponential, for encoders with room for both factors.
     """
-    asked, claims = read_many_codes(), []
+    asked, claims = read(ManyCodes), []
     for method in asked.methods:
         own = by(select(results.codes, method=method, codes=asked.codes), "seed")
         fits = {seed: fit for seed, cells in own.items() if (fit := growth_fits(cells))}
@@ -283,7 +280,7 @@ class Labelled:
 
 def label_outcomes(results: Results) -> list[Labelled]:
     """For the reference with fewer labels than the most, and for the others; only where all seeds are there."""
-    asked = read_few_labels()
+    asked = read(FewLabels)
     cells = select(results.cells, study="labels", method=asked.reference)
     counts = sorted({int(c.labels) for c in cells})
     each = {(m, n): label_shares(results, m, n, asked) for m in (asked.reference, *asked.beside) for n in counts}

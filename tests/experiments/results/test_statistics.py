@@ -15,7 +15,6 @@ from scipy.stats import (
 )
 
 from rlrep.experiments.results.statistics import (
-    bootstrap,
     contrast,
     detectable,
     effects_needed,
@@ -24,7 +23,6 @@ from rlrep.experiments.results.statistics import (
     improvement,
     improvement_by_chance,
     interquartile_mean,
-    mean,
     over_seeds,
     power,
     probability_of_improvement,
@@ -60,35 +58,12 @@ def test_holm_rejects_none_of_many_true_hypotheses_in_most_tries() -> None:
     assert np.mean([holm(p).min() < 0.05 for p in tries]) == pytest.approx(0.05, abs=0.015)
 
 
-def test_a_task_counts_as_much_as_another_whatever_its_runs() -> None:
-    assert mean([np.array([0.0]), np.array([1.0, 1, 1])]) == 0.5
-
-
-def test_statistics_of_resamples_are_those_of_each() -> None:
+def test_statistics_of_several_experiments_are_those_of_each() -> None:
     stacked = [np.stack([task, task + 1]) for task in TASKS]
-    for statistic in (mean, interquartile_mean):
-        np.testing.assert_allclose(statistic(stacked), [statistic(TASKS), statistic([task + 1 for task in TASKS])])
+    expected = [interquartile_mean(TASKS), interquartile_mean([task + 1 for task in TASKS])]
+    np.testing.assert_allclose(interquartile_mean(stacked), expected)
     both = probability_of_improvement(stacked, stacked[::-1])
     assert both[0] == pytest.approx(probability_of_improvement(TASKS, TASKS[::-1]))
-
-
-def test_runs_are_resampled_within_their_task() -> None:
-    runs = np.linspace(0.0, 1, 10)
-    found = bootstrap(mean, [runs, runs + 1000])
-    assert 500 <= found.low < 500.5 < found.high <= 501  # mixed tasks would reach far beyond
-
-
-def test_a_bootstrap_needs_ten_runs_of_each_task() -> None:
-    rng = np.random.default_rng(1)
-    for runs, known in ((9, False), (10, True)):
-        found = bootstrap(interquartile_mean, [rng.normal(size=20), rng.normal(size=runs)])
-        assert np.isfinite([found.low, found.high]).all() == known
-
-
-def test_an_interval_of_the_mean_covers_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    found = [bootstrap(mean, [rng.normal(size=12), rng.normal(size=12)]) for _ in range(100)]
-    assert 0.85 < np.mean([(e.low < 0) & (e.high > 0) for e in found]) < 0.99
 
 
 def test_by_chance_improvement_ends_where_it_is_said_to() -> None:

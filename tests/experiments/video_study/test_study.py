@@ -368,7 +368,7 @@ def test_a_study_runs_what_is_missing_and_reports(tmp_path: Path, capsys: pytest
     assert video_theory.main([*command, "--seeds", "2"]) == 0
     assert kept.stat().st_mtime_ns == before
     assert len(list(kept.parent.iterdir())) == 2
-    assert "report.md" in capsys.readouterr().out and (tmp_path / "quick" / "report.html").exists()
+    assert "report.md" in capsys.readouterr().out
     assert not (tmp_path / "cells").exists()
     cell = json.loads(kept.read_text())
     assert cell["criteria"] == read_criteria().digest and datetime.fromisoformat(cell["made"]).tzinfo is not None

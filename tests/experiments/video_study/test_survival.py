@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
-from rlrep.experiments.video_study import field_report, survival
+from rlrep.experiments.video_study import criteria, field_report, survival
 from rlrep.experiments.video_study.cells import Cell, LockCell, Results
-from rlrep.experiments.video_study.criteria import FIELD_FILE, read_arrow, read_survival
+from rlrep.experiments.video_study.criteria import Arrow, Survival, read
 from rlrep.experiments.video_study.pages import as_markdown
 from rlrep.experiments.video_study.survival import KEEPS, LOSES, OPEN, WORSE, kept, shares
 
 FLOOR, CEILING = 0.4, 0.9
-SEEDS = (0, *read_survival().seeds)
+SEEDS = (0, *read(Survival).seeds)
 HIGH, LOW = (0.8, 0.85, 0.9, 0.82, 0.84), (0.1, 0.2, 0.05, 0.15, 0.1)
 
 
@@ -65,7 +65,7 @@ def test_ends_are_of_the_same_seed_and_noise_and_less_than_a_random_encoder_has_
     ends = [*cells("random", (0.2, 0.4)), *cells("supervised", (0.8, 0.6, 0.9))]
     others = results(noise="iid").cells
     found = Results([*ends, *others, *cells("spr", (0.7, 0.4, 0.3))], [])
-    assert shares(found, "gridworld", "spr", "exogenous", read_survival()) == pytest.approx({4: 0.5, 5: -0.2})
+    assert shares(found, "gridworld", "spr", "exogenous", read(Survival)) == pytest.approx({4: 0.5, 5: -0.2})
     assert kept(Results(cells("spr", (0.5,)), []), "gridworld") == {}
 
 
@@ -89,7 +89,7 @@ def test_report_says_which_keep_it_by_what_and_whether_it_is_a_test(monkeypatch:
     assert "- exogenous noise, keeps the state: LAOM 0.88 [" in text
     assert re.search(r"- exogenous noise, has less of it than a random encoder: contrastive .*, TACO -0\.56 \[", text)
     assert "- exogenous noise, clearly more than contrastive: LAOM.\n" in text and "clearly less" not in text
-    assert "- iid noise" not in text and FIELD_FILE.name in text
+    assert "- iid noise" not in text and Survival.file.name in text
     assert "Exploratory: 25 of 25 cells made before cells noted their date" in text
     (line,) = [line for line in field_report.field_lines(made, "gridworld") if line["method"] == "LAOM"]
     assert (
@@ -97,9 +97,9 @@ def test_report_says_which_keep_it_by_what_and_whether_it_is_a_test(monkeypatch:
         and line["more than contrastive, iid noise"] == ""
     )
     date = datetime(2026, 11, 27, tzinfo=timezone.utc)
-    frozen = replace(read_survival(), frozen=date, commit="abc123")
+    frozen = replace(read(Survival), frozen=date, commit="abc123")
     for module in (survival, field_report):
-        monkeypatch.setattr(module, "read_survival", lambda: frozen)
+        monkeypatch.setattr(module, "read", lambda kind: frozen)
     for later, said in ((1, "older than all cells"), (-1, "Exploratory: 25 of 25 cells made before the criteria were")):
         time = (date + timedelta(seconds=later)).isoformat()
         dated = Results([replace(cell, made=time) for cell in made.cells], [])
@@ -120,7 +120,7 @@ def test_the_arrow_of_time_must_explain_all_three_changes() -> None:
         (np.mean(HIGH) - np.mean(LOW)) / (CEILING - FLOOR)
     )
     gap = (np.array(HIGH) - LOW) / (CEILING - FLOOR)
-    assert falls[0].p == pytest.approx(ttest_1samp(gap, read_arrow().falls, alternative="greater").pvalue)
+    assert falls[0].p == pytest.approx(ttest_1samp(gap, read(Arrow).falls, alternative="greater").pvalue)
     assert falls[1].estimate is None and falls[2].estimate is not None and falls[2].estimate.value == 0
     text = as_markdown(field_report.arrow_blocks(Results(parts, [])))
     assert "- without its term about the past: holds, 1.44 [" in text
@@ -253,8 +253,8 @@ def test_few_labels_are_judged_alone_and_beside_videos() -> None:
 )
 def test_unusable_criteria_are_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "criteria.yaml"
-    text = FIELD_FILE.read_text()
+    text = Survival.file.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=f"{path} can't be used .*{message}"):
-        read_survival(path)
+        criteria.read_over_seeds(Survival, path)
