@@ -20,7 +20,7 @@ def cells() -> list[dict[str, Any]]:
 
 def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("minigrid")
-    monkeypatch.setattr("tempfile.mkdtemp", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     matplotlib.use("Agg")
     found: dict[str, Any] = {}
