@@ -10,6 +10,8 @@ NOISES = {"none": 0.0, "iid": 0.0, "exogenous": 1.0}
 # Methods that are an objective with other options, and those whose objective can read actions, and gets them here.
 VARIANTS = {"vq_autoencoder": "autoencoder", "spr_actions": "spr", "taco_alone": "taco", "curved_ahead": "curved"}
 GIVEN_ACTIONS = ("spr_actions",)
+# Weights of the losses for videos beside an inverse model's where few actions are known, chosen on a map of the tuning.
+BESIDE = {"temporal_contrastive": 0.01, "forward_model": 1.0, "curved": 10.0}
 UNSEEN = {"pixels": {"size": 0.25}}  # kinds of noise that no encoder is trained under, and their options
 
 

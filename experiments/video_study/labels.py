@@ -12,10 +12,12 @@ from rlrep.data import EpisodeDataset
 
 
 class SomeLabels(Objective):
-    """The sum of a video method's losses and an inverse model's, on one encoder, with batches of the same size.
+    """The sum of a video method's losses, times a weight, and an inverse model's, on one encoder, with batches of the
+    same size.
 
     Args:
         video: reads all recordings.
+        weight: of the video method's losses.
         inverse: reads the labelled ones.
         labelled, held_out: recordings with actions, for updates and for validations.
         batch_size: rows that the inverse model reads in an update.
@@ -24,13 +26,14 @@ class SomeLabels(Objective):
     def __init__(
         self,
         video: Objective,
+        weight: float,
         inverse: Objective,
         labelled: EpisodeDataset,
         held_out: EpisodeDataset,
         batch_size: int,
     ) -> None:
         super().__init__(video.encoder, video.augment)
-        self.video, self.inverse = video, inverse
+        self.video, self.weight, self.inverse = video, weight, inverse
         self.labelled, self.held_out, self.rows = labelled, held_out, batch_size
         self.horizon, self.window, self.in_keys = video.horizon, video.window, video.in_keys
         self.out_keys = [*video.out_keys, *inverse.out_keys]
@@ -42,7 +45,9 @@ class SomeLabels(Objective):
         batch = data.sample(self.rows, self.inverse.window)
         if not self.training:  # validations compare the same rows
             data.load_state_dict(before)
-        return self.video.losses(*values) | self.inverse.losses(*self.inverse.read(batch))
+        video = self.video.losses(*values)
+        video |= {name: self.weight * loss for name, loss in video.items() if name.startswith("loss_")}
+        return video | self.inverse.losses(*self.inverse.read(batch))
 
     def after_step(self) -> None:
         self.video.after_step()

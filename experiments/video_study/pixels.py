@@ -22,7 +22,7 @@ from rlrep.experiments.files import write_atomically
 from rlrep.experiments.video_study.cells import DOMAINS
 from rlrep.experiments.video_study.cloning import DEMONSTRATIONS, cloned_return
 from rlrep.experiments.video_study.domain import Domain, Samples, Settings, with_background
-from rlrep.experiments.video_study.jobs import GIVEN_ACTIONS, VARIANTS, Job
+from rlrep.experiments.video_study.jobs import BESIDE, GIVEN_ACTIONS, VARIANTS, Job
 from rlrep.experiments.video_study.labels import SomeLabels, first_frames
 from rlrep.experiments.video_study.ppo import Curve, FrozenEncoder, Schedule, learn, mean_return
 from rlrep.experiments.video_study.supervised import train_on_labels
@@ -33,6 +33,9 @@ from rlrep.registry import look_up, parameters_of
 
 MADE_BY = "made_by.json"
 VALIDATION = 0.1  # of the recordings, held out
+# Where few actions are known, the inverse model sees pictures that are shifted by up to so many pixels, as it overfits
+# without. Its loss on held-out actions rises all the same while a probe reads more: the last weights are taken.
+LABELLED_SHIFT = 8
 PRETRAINING = ("frames", "horizon", "steps", "batch_size", "lr", "encoder")
 # Options of the objectives that differ from their defaults. `shift` is the augmentation: objectives that predict or
 # compare views of one encoder's own features need one, as their papers have.
@@ -263,14 +266,15 @@ def train_on_video(
     """
     objective = build(job.method, encoder, place, settings, job)
     train, validation = recordings(objective, place, job, settings).split(VALIDATION, job.seed)
-    if job.labels is not None and job.method != "laom":  # which chooses its labels itself
+    if job.labels is not None:
         held = round(VALIDATION * job.labels)
         labelled, held_out = first_frames(train, job.labels - held), first_frames(validation, held)
         if job.method == "inverse_model":
             train, validation = labelled, held_out
         elif job.labels:
-            inverse = build("inverse_model", encoder, place, settings)
-            objective = SomeLabels(objective, inverse, labelled, held_out, settings.batch_size)
+            inverse = build("inverse_model", encoder, place, settings, job)
+            weight = BESIDE[job.method]
+            objective = SomeLabels(objective, weight, inverse, labelled, held_out, settings.batch_size)
     trainer = Pretrainer(objective, train, validation, steps=lengths[0], batch_size=settings.batch_size, lr=settings.lr)
     weights = first = weights_of(objective)
     diverged = None
@@ -287,7 +291,8 @@ def train_on_video(
             weights = weights_of(objective)
         else:
             objective.load_state_dict(first)
-        trainer.load_best()
+        if job.labels is None:
+            trainer.load_best()
         objective.eval()
         loss = trainer.best_loss if trainer.best_updates else None
         head = getattr(objective, HEADS.get(job.method, "state_projection"), None)
@@ -314,13 +319,12 @@ def build(method: str, encoder: PixelEncoder, place: Domain, settings: Settings,
     """
     name = VARIANTS.get(method, method)
     kind, options = find_objective(name), dict(OPTIONS.get(method, {}))
-    augment = RandomShift(options.pop("shift", 0))
+    few = job is not None and job.labels is not None and method == "inverse_model"
+    augment = RandomShift(LABELLED_SHIFT if few else options.pop("shift", 0))
     if "horizon" in parameters_of(kind):
         options.setdefault("horizon", settings.horizon)
     if job is not None and job.temperature is not None:
         options["temperature"] = job.temperature
-    if job is not None and job.labels is not None and method == "laom":
-        options["labelled"] = min(1.0, job.labels / settings.frames)
     space = place.action_space if method in GIVEN_ACTIONS or kind.reads_actions(options) else None
     return make_objective(name, encoder, space, augment=augment, **options)
 

@@ -19,7 +19,7 @@ from rlrep import OBJECTIVES
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import CORE_METHODS, METHODS, read_content
-from rlrep.experiments.video_study.jobs import NOISES, UNSEEN, Job, LockJob
+from rlrep.experiments.video_study.jobs import BESIDE, NOISES, UNSEEN, Job, LockJob
 from rlrep.experiments.video_study.origin import claim, stamp
 from rlrep.extras import install
 from rlrep.registry import look_up, parameters_of
@@ -28,8 +28,8 @@ SIZES = (0.15, 0.45)  # besides the core's size
 PERSISTENCES = (0.5, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
 HORIZONS = range(2, 11)
 LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder")
-LABELS = (0, 1_000, 4_000, 20_000)  # recorded frames whose action is known
-LABELLED = ("random", "inverse_model", "temporal_contrastive", "forward_model", "laom")
+LABELS = (0, 250, 1_000, 4_000, 20_000)  # recorded frames whose action is known
+LABELLED = ("random", "inverse_model", *BESIDE)
 TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
 LRS = (3e-4, 1e-3, 3e-3)
 TUNING_SEED = 100  # the first one of the tuning, whose maps nothing else is measured on
@@ -113,9 +113,7 @@ def labels(methods: Methods, seeds: int) -> Iterator[Job]:
     methods that read videos.
     """
     for seed, method, count in product(range(seeds), methods or LABELLED, LABELS):
-        kind = OBJECTIVES.get(method)
-        video = kind is not None and not (kind.needs_actions or kind.needs_background)
-        if video or (count > 0 if method == "inverse_model" else method == "random" and count == 0):
+        if method in BESIDE or (count > 0 if method == "inverse_model" else method == "random" and count == 0):
             yield Job("gridworld", "labels", method, "exogenous", seed, 1.0, only_probes=True, labels=count)
 
 

@@ -24,7 +24,7 @@ from rlrep.experiments.video_study.cloning import cloned_return, demonstrations
 from rlrep.experiments.video_study.criteria import read_criteria
 from rlrep.experiments.video_study.domain import with_background
 from rlrep.experiments.video_study.gridworld import GridDomain
-from rlrep.experiments.video_study.jobs import Job, LockJob
+from rlrep.experiments.video_study.jobs import BESIDE, Job, LockJob
 from rlrep.experiments.video_study.labels import SomeLabels, first_frames
 from rlrep.experiments.video_study.origin import FILE, FILES, claim
 from rlrep.experiments.video_study.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
@@ -160,21 +160,31 @@ def test_labels_train_the_encoder_beside_the_videos() -> None:
     batch = place.record(NOISE, sizes, 0).sample(8, objective.window)
     out = objective(batch)
     assert set(out.keys()) == {"loss_temporal", "temporal_accuracy", "loss_inverse", "inverse_accuracy"}
+    assert objective.inverse.augment.pad == pixels.LABELLED_SHIFT and objective.video.augment.pad == 0
+    objective.eval()
+    torch.testing.assert_close(
+        out["loss_temporal"], BESIDE["temporal_contrastive"] * objective.video(batch)["loss_temporal"]
+    )
+    objective.train()
     out["loss_inverse"].backward()
     assert objective.encoder.convolutions[0].weight.grad.abs().sum() > 0
     objective.eval()
     first, second = (objective.inverse.read(objective.held_out.sample(8, objective.inverse.window))[0] for _ in "ab")
     assert not torch.equal(first, second)
-    with torch.no_grad():
-        torch.manual_seed(0)
-        losses = [objective.losses(*objective.read(batch))["loss_inverse"] for _ in range(2)]
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(0)  # of the shifts
+        losses.append(objective(batch)["loss_inverse"].item())
     assert losses[0] == losses[1]  # validations compare the same rows
 
 
 @pytest.mark.parametrize("job", [job for job in study.labels(None, 1) if job.labels == 1_000], ids=lambda job: job.name)
 def test_jobs_with_labels_train_an_encoder(job: Job) -> None:
-    ((_, measured),) = pixels.train_encoder(small(GridDomain()), job, replace(TINY, steps=1), [1])
-    assert measured["held_out_loss"] > 0
+    taken = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pixels.Pretrainer, "load_best", lambda trainer: taken.append(trainer))
+        ((_, measured),) = pixels.train_encoder(small(GridDomain()), job, replace(TINY, steps=1), [1])
+    assert measured["held_out_loss"] > 0 and not taken  # the last weights
 
 
 def test_a_training_that_diverges_is_measured_at_its_best_before(monkeypatch: pytest.MonkeyPatch) -> None:
