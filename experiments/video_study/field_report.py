@@ -75,8 +75,8 @@ TEXTS = {
     "served": "PPO's returns on frozen encoders of the core, and what a linear probe reads of their state.",
     "labels": (
         "The state kept, with its 95 % t interval. A method reads all recordings, and an inverse model on the same "
-        "encoder the first ones, whose actions are known, in batches of its own. A tenth of either is held out. LAOM "
-        "spreads its labels over all recordings. ACRO alone reads the labelled recordings and no others."
+        "encoder the first ones, whose actions are known, in batches of its own, shifted by up to eight pixels. The "
+        "last weights are taken. ACRO alone reads the labelled recordings and no others."
     ),
     "temperature": (
         "Uniformity and tolerance are of the layer that the loss reads: log of the mean Gaussian potential of pairs, "
