@@ -212,30 +212,30 @@ def test_few_labels_are_judged_alone_and_beside_videos() -> None:
     few, more = (0.5, 0.45, 0.52, 0.48, 0.55), (0.8, 0.82, 0.85, 0.8, 0.82)
     parts = [*label_cells("random", 0, (FLOOR,) * 5), *label_cells("inverse_model", 20, (CEILING,) * 5)]
     parts += [*label_cells("inverse_model", 1, few), *label_cells("inverse_model", 4, more)]
-    parts += [*label_cells("laom", 1, more), *label_cells("laom", 0, LOW), *label_cells("laom", 4, few[1:])]
+    parts += [*label_cells("curved", 1, more), *label_cells("curved", 0, LOW), *label_cells("curved", 4, few[1:])]
     parts += [*label_cells("forward_model", 1, few), *label_cells("temporal_contrastive", 4, few)]
     found = {(each.method, each.count): each for each in survival.label_outcomes(Results(parts, []))}
     outcomes = {place: each.outcome for place, each in found.items()}
     assert outcomes == {
         ("inverse_model", 1): survival.NOT_BACK,
         ("inverse_model", 4): survival.BACK,
-        ("laom", 1): survival.HELPS,
+        ("curved", 1): survival.HELPS,
         ("forward_model", 1): survival.OPEN,
         ("temporal_contrastive", 4): survival.HURTS,
     }
     scale = CEILING - FLOOR
     assert found["inverse_model", 1].estimate.value == pytest.approx((np.mean(few) - FLOOR) / scale)
-    assert found["laom", 1].estimate.value == pytest.approx((np.mean(more) - np.mean(few)) / scale)
+    assert found["curved", 1].estimate.value == pytest.approx((np.mean(more) - np.mean(few)) / scale)
     p = [ttest_rel(more, few).pvalue, ttest_rel(few, more).pvalue]
-    assert found["laom", 1].p == pytest.approx(3 * p[0])  # Holm's, of three, and the other two are no less
+    assert found["curved", 1].p == pytest.approx(3 * p[0])  # Holm's, of three, and the other two are no less
     part = Results([cell for cell in parts if cell.labels < 20], [])  # where nothing tells what all labels give
     assert all(each.method != "inverse_model" or each.count < 4 for each in survival.label_outcomes(part))
     text = as_markdown(field_report.label_blocks(Results(parts, [])))
-    assert "- ACRO (actions) alone, 4 labels: has the state back, 0.84 [" in text and "LAOM, 4 labels" not in text
-    assert "- LAOM, 1 labels: helps, 0.64 [" in text
+    assert "- ACRO (actions) alone, 4 labels: has the state back, 0.84 [" in text and "Curved, 4 labels" not in text
+    assert "- Curved, 1 labels: helps, 0.64 [" in text
     lines = {line["method"]: line for line in field_report.label_lines(Results(parts, []))}
     assert (
-        lines["LAOM"]["0 labels"].startswith("-0.56 [")
+        lines["Curved"]["0 labels"].startswith("-0.56 [")
         and lines["ACRO (actions) alone"]["20 labels"] == "1.00 [1.00, 1.00]"
     )
 
