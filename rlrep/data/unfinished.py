@@ -81,8 +81,8 @@ class Journal:
             told = unsealed((self.folder / JOURNAL).read_text())
             if told["options"] not in (self.options, self.options | {"mixed_sizes": False}):
                 return fresh
-            ends = [i for i, (ours, theirs) in enumerate(zip(self.marks, told["marks"])) if ours != theirs]  # noqa: B905
-            count = ends[0] if ends else min(len(self.marks), len(told["marks"]))
+            same = [ours == theirs for ours, theirs in zip(self.marks, told["marks"], strict=False)]
+            count = [*same, False].index(False)
             decoded = Decoded(
                 Index(**told["index"] | {"made_from": made_from}),
                 {what: (value, Path(file)) for what, (value, file) in told["first"].items()},
