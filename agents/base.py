@@ -211,12 +211,17 @@ class Agent(nn.Module):
             (N, A) float32 in [-1, 1], or (N,) int64.
 
         Raises:
-            ValueError: for observations that are not uint8.
+            ValueError: for observations that are not uint8, or not a batch.
         """
         if observation.dtype != np.uint8:
             raise ValueError(
                 f"observations must be uint8 pixels in 0..255, got {observation.dtype}: multiply floats in [0, 1] by "
                 f"255, round them and convert them"
+            )
+        if observation.ndim != 4:
+            raise ValueError(
+                f"observations must be a batch (N, F·C, H, W), got {observation.shape}: of a single one, give "
+                f"observation[None]"
             )
         if step < self.num_expl_steps and not eval_mode:
             if self.discrete:

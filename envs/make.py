@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import math
+from collections.abc import Container
 from typing import Any
 
 import gymnasium as gym
@@ -163,7 +164,7 @@ def pixel_env(
     repeat = {} if action_repeat is None else {"action_repeat": at_least(1, action_repeat, "action_repeat")}
     takes = _parameters(spec)
     options |= _view(spec, takes, camera, rendering)
-    if {*frames, "action_repeat"} <= takes:
+    if {*frames, "action_repeat"} <= takes.keys():
         mode = {} if render_mode is None else {"render_mode": render_mode}
         env = _made(spec, **frames, **repeat, **mode, **options)
     else:
@@ -201,7 +202,13 @@ def _not_installed(task: str, source: object, error: Exception) -> ModuleNotFoun
     return ModuleNotFoundError(f"{task} needs a package that is not installed ({error}): {advice}")
 
 
-def _parameters(spec: EnvSpec) -> set[str]:
+def usual_action_repeat(task: str) -> int:
+    """The steps for which `pixel_env` holds an action if it is not told."""
+    parameter = _parameters(environment_spec(task)).get("action_repeat")
+    return 1 if parameter is None or parameter.default is parameter.empty else int(parameter.default)
+
+
+def _parameters(spec: EnvSpec) -> dict[str, inspect.Parameter]:
     """The keyword arguments of an environment; if its class passes on `**options`, its bases' arguments too."""
     if spec.entry_point is None:
         raise ValueError(f"{spec.id} is registered without an entry point")
@@ -212,16 +219,16 @@ def _parameters(spec: EnvSpec) -> set[str]:
     makers: list[Any] = [creator]
     if isinstance(creator, type):
         makers = [vars(each)["__init__"] for each in creator.__mro__ if "__init__" in vars(each)]
-    names: set[str] = set()
+    names: dict[str, inspect.Parameter] = {}
     for maker in makers:
         parameters = inspect.signature(maker).parameters
-        names |= set(parameters)
+        names = {**parameters, **names}
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             break
     return names
 
 
-def _view(spec: EnvSpec, takes: set[str], camera: int | str | None, rendering: str) -> dict[str, Any]:
+def _view(spec: EnvSpec, takes: Container[str], camera: int | str | None, rendering: str) -> dict[str, Any]:
     """`camera` and `rendering` under the environment's names."""
     options: dict[str, Any] = {}
     if camera is not None:

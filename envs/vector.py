@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from time import monotonic
 from typing import Any, cast
@@ -140,7 +140,30 @@ class ProcessVectorEnv(AsyncVectorEnv):
     def step_async(self, actions: npt.NDArray[Any]) -> None:
         """Begin a step; actions `(num_envs, *action_shape)`."""
         _check_shape(actions, self.action_space)
-        super().step_async(actions)
+        with self._sending():
+            super().step_async(actions)
+
+    def reset_async(self, *args: Any, **options: Any) -> None:
+        with self._sending():
+            super().reset_async(*args, **options)
+
+    def call_async(self, *args: Any, **options: Any) -> None:
+        with self._sending():
+            super().call_async(*args, **options)
+
+    def set_attr(self, *args: Any) -> None:
+        with self._sending():
+            super().set_attr(*args)
+
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """After an interruption only some environments have begun: their answers would be taken for later ones."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            for line in cast(list[Line], self.parent_pipes):
+                line.interrupted()
+            raise
 
     def _assert_is_running(self) -> None:
         super()._assert_is_running()

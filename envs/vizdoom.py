@@ -55,11 +55,11 @@ class DoomPixels(gym.Env[npt.NDArray[np.uint8], np.int64]):
     the last frame and state of such an episode repeat the previous ones. After `reset(seed=s)`, everything is a
     pure function of `s` and the actions, bit for bit, on one machine.
 
-    `info["simulator_steps"]` counts the tics in this episode. `info["state"]` is what the last pictures show of the
-    state, as the player sees it, float32 `(S,)`; `state_names` names its entries. It lacks what no picture shows:
-    monsters out of view, ammunition and health. A monster's side is where it stands in the picture, from 1 at the left
-    edge to -1 at the right edge. Lengths are in units of 512 map units: the room of Basic is about 1 wide, a new
-    monster of Defend the Center 1.5 away.
+    `info["simulator_steps"]` counts the tics in this episode, the last action's in full. `info["state"]` is what the
+    last pictures show of the state, as the player sees it, float32 `(S,)`; `state_names` names its entries. It lacks
+    what no picture shows: monsters out of view, ammunition and health. A monster's side is where it stands in the
+    picture, from 1 at the left edge to -1 at the right edge. Lengths are in units of 512 map units: the room of Basic
+    is about 1 wide, a new monster of Defend the Center 1.5 away.
 
     - "basic": `monster_side`, which keeps its last value while the monster is out of view; `player_y`, the player's
       place along the wall, positive to the left, which the other walls show; and `player_velocity_y`, in units per

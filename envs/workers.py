@@ -70,11 +70,15 @@ class Line:
         except (EOFError, OSError):
             raise self._ended() from None
         except KeyboardInterrupt:
-            self._died("was interrupted by Ctrl-C before it answered: close the environments, and make others")
+            self.interrupted()
             raise
         if isinstance(answer, LastWords):
             raise self._died(f"died: {answer.error}") from RuntimeError(f"\n{answer.trace}")
         return answer
+
+    def interrupted(self) -> None:
+        """Notes that a call was cut off, so that answers could be mistaken."""
+        self._died("was interrupted by Ctrl-C before it answered: close the environments, and make others")
 
     def _wait(self) -> None:
         """Waits for an answer."""

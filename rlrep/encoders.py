@@ -294,7 +294,7 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Saves the encoder in a folder. One that is there already is replaced at the end, so that it stays if the new
-        one is refused or the process is killed.
+        one is refused or the process is killed before.
 
         Args:
             save_directory: the folder, which need not exist.
@@ -312,6 +312,8 @@ class PixelEncoder(nn.Module, PyTorchModelHubMixin):
             options = {"repo_id": folder.name} | options
         with TemporaryDirectory(prefix=".", dir=folder) as temporary:
             address = super().save_pretrained(temporary, **options)
+            if (folder / CONFIG).exists() and (folder / CONFIG).read_bytes() != Path(temporary, CONFIG).read_bytes():
+                (folder / CONFIG).unlink()  # with the other's weights it would describe a third encoder
             for name in (CARD, WEIGHTS, CONFIG):
                 if name != CARD or not (folder / CARD).exists():  # it may have been edited
                     os.replace(Path(temporary, name), folder / name)
@@ -479,6 +481,7 @@ class PixelDecoder(nn.Module):
         update of `ForwardModel` 1.15 times slower on a CPU.
         """
         rows, columns, _ = self.grid
-        fours = image.contiguous().view(torch.int32)  # a patch's row, (B, C, H, columns)
+        flat = image.flatten(1).contiguous()  # of (B, 1, H, W) as well, where strides don't matter to contiguous()
+        fours = flat.view(torch.int32).view(*image.shape[:-1], columns)  # a patch's row, (B, C, H, columns)
         cut = fours.unflatten(2, (rows, self.PATCH)).permute(0, 2, 4, 1, 3).contiguous().view(torch.uint8)
         return F.mse_loss(self.patches(features), to_unit_scale(cut.view(len(image), rows * columns, -1)))

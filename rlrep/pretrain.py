@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,11 +14,10 @@ from torch import Tensor
 from rlrep.arguments import checked_numbers
 from rlrep.objectives import Objective, Objectives
 from rlrep.optimizers import adam
+from rlrep.replay import Episodes
 
 if TYPE_CHECKING:
     from tensordict import TensorDict
-
-    from rlrep.replay import Episodes
 
 __all__ = ["Pretrainer", "pretrain"]
 
@@ -44,7 +45,7 @@ class Pretrainer:
     Attributes:
         updates: made so far.
         best_loss, best_updates: of the best validation so far; inf and 0 before the first.
-        validation_start: state of `validation` that every validation starts from.
+        validation_start: state of the sampler of `validation` that every validation starts from.
 
     Raises:
         ValueError: for invalid numbers, data of another shape, and data that lack what the objective's window reads,
@@ -72,7 +73,7 @@ class Pretrainer:
         patience: int | None = None,
     ) -> None:
         for data in (train, validation):
-            check_data(objective, data)
+            check_data(objective, data, objective.batch_size or batch_size)
         if objective.all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
             raise ValueError("pre-training is one process's: set objective.all_ranks = False to train one in each rank")
         self.objective, self.train, self.validation = objective, train, validation
@@ -84,7 +85,7 @@ class Pretrainer:
         self.best_loss, self.best_updates = math.inf, 0
         self._stale = 0
         self._best: dict[str, Tensor] = {}
-        self.validation_start = validation.state_dict()
+        self.validation_start = Episodes.state_dict(validation)
         objective.train()
 
     @property
@@ -121,6 +122,21 @@ class Pretrainer:
         """A batch of the objective's window."""
         return data.sample(self.batch_size, self.objective.window).to(self.device, non_blocking=True)
 
+    @contextmanager
+    def held_out(self) -> Iterator[Episodes]:
+        """Yields `validation`, whose first samples are then those of every validation, with the objective in evaluation
+        mode. Afterwards both are as before."""
+        data = self.validation
+        # The sampler alone: a `ReplayBuffer` would load its rows, too. The training data may be the same object.
+        before = Episodes.state_dict(data)
+        Episodes.load_state_dict(data, self.validation_start)
+        self.objective.eval()
+        try:
+            yield data
+        finally:
+            self.objective.train()
+            Episodes.load_state_dict(data, before)
+
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The mean of losses and metrics on held-out pairs, and `loss`, the losses' sum; stores the weights if it is
@@ -129,15 +145,10 @@ class Pretrainer:
         Raises:
             FloatingPointError: if the loss is not finite.
         """
-        before = self.validation.state_dict()  # the training data may be the same object
-        self.validation.load_state_dict(self.validation_start)
-        self.objective.eval()
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
+        with self.held_out() as data, torch.random.fork_rng(devices):
             torch.manual_seed(VALIDATION_SEED)
-            rows = [self.losses(self.validation)[1] for _ in range(self.validation_batches)]
-        self.objective.train()
-        self.validation.load_state_dict(before)
+            rows = [self.losses(data)[1] for _ in range(self.validation_batches)]
         means = {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
         loss = sum(value for name, value in means.items() if name.startswith("loss_"))
         if not math.isfinite(loss):
@@ -197,7 +208,7 @@ def pretrain(objective: Objective, train: Episodes, validation: Episodes, *, ste
     return trainer
 
 
-def check_data(objective: Objective, data: Episodes) -> None:
+def check_data(objective: Objective, data: Episodes, batch_size: int) -> None:
     """Refuses data that the objective can't learn from, before anything is trained."""
     expected = objective.encoder.observation_shape
     if data.observation_shape != expected:
@@ -205,4 +216,4 @@ def check_data(objective: Objective, data: Episodes) -> None:
             f"the encoder reads observations of shape {expected}, the data has {data.observation_shape}: build both "
             f"with the same image_size and frame_stack"
         )
-    data.check(objective.window, type(objective).__name__)
+    data.check(objective.window, type(objective).__name__, batch_size=batch_size)

@@ -97,7 +97,7 @@ def probe(
             )
         if classes and y.amin() < 0:
             raise ValueError(f"classes are numbered from 0 on, {name} has {int(y.amin())}")
-    features, test_features = standardised(features, test_features)
+    features, test_features = (x.float() for x in standardised(features, test_features))
     if classes:
         known, number = target.unique(return_inverse=True)
         readout = _trained(features, number, len(known), hidden_dim, steps, lr, weight_decay, seed)
@@ -107,7 +107,7 @@ def probe(
     if not varies.any():
         raise ValueError("no target varies in both train and test, so there is nothing to read")
     center, scale = target[:, varies].mean(0), spread[varies]
-    target, test_target = ((part[:, varies] - center) / scale for part in (target, test_target))
+    target, test_target = (((part[:, varies] - center) / scale).float() for part in (target, test_target))
     if hidden_dim is None:
         prediction = _ridge(features, target, test_features)
     else:
@@ -333,7 +333,7 @@ def reconstruction(
             )
         if not x.isfinite().all():
             raise ValueError(f"features must be finite, and those of {name} are not")
-    features, test_features = standardised(features, test_features)
+    features, test_features = (x.float() for x in standardised(features, test_features))
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs, for all that follows
         decoder = PixelDecoder(features.shape[1], frames.shape[1:], channels).to(features.device)

@@ -100,7 +100,7 @@ def parameters_of(built: type) -> dict[str, inspect.Parameter]:
     for each in built.__mro__[:-1]:
         if "__init__" in vars(each):
             own = inspect.signature(each.__init__).parameters  # type: ignore[misc]
-            found = {name: parameter for name, parameter in own.items() if name != "self"} | found
+            found |= {name: value for name, value in own.items() if name != "self" and name not in found}
             hands_on = [name for name, parameter in own.items() if parameter.kind is parameter.VAR_KEYWORD]
             for name in hands_on:
                 found.pop(name, None)

@@ -9,6 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from rlrep import Objective, PixelEncoder, Window
+from rlrep.agents import MRQ
 from rlrep.agents.base import Agent, Metrics, Space
 from rlrep.encoders import flat, mlp
 from rlrep.optimizers import adam
@@ -41,3 +42,7 @@ class Own(Agent):
         error = F.mse_loss(self.policy(flat(features)).tanh(), batch["action_sequence"][:, 1])
         metrics = self.step_encoder("policy", error * batch["sequence", "valid"].float().mean(), batch, features)
         return metrics | {"policy_loss": error.detach()}
+
+
+class OwnMRQ(MRQ):
+    """One that waits for its exploration."""

@@ -176,6 +176,8 @@ def warn_of_mixtures(results: Iterable[Result]) -> None:
                     "%s: its data differ from those of %s, though both are %s", result.folder, other.folder, result.data
                 )
         other = by_agent.setdefault((result.data, result.agent), result)
+        if not (result.config and other.config):
+            continue  # of a runs.csv
         different = learned_differently(result.config, other.config, ("objectives", "objective", "agent.name"))
         if different:
             log.warning(

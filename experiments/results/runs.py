@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, nan
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +200,9 @@ def read_run(folder: Path) -> Run:
 
 
 def read_returns(path: Path) -> tuple[Array, Array]:
-    """`frame` (`update` in a run on offline data) and `episode_return` of a log, by frame. The last of several rows
-    with one frame counts: a resumed run repeats the rows after its checkpoint.
+    """`frame` (`update` in a run on offline data) and `episode_return` of a log, in order of the frames. Of several
+    evaluations at one frame the last counts: a resumed run repeats those after its checkpoint. Episodes that end at one
+    frame are of several environments, and all count.
 
     Raises:
         NotFinite: if a value is not a number.
@@ -223,7 +225,7 @@ def read_returns(path: Path) -> tuple[Array, Array]:
     if missing := {counter, "episode_return"} - set(rows.fieldnames or ()):
         columns = " and no ".join(sorted(missing))
         raise RunError(f"{folder}: {name} has no column {columns}; let the run write it, or leave it out")
-    returns: dict[float, float] = {}
+    returns: list[tuple[float, float]] = []
     try:
         for row in rows:
             frame, value = to_float(row[counter]), to_float(row["episode_return"])
@@ -232,13 +234,15 @@ def read_returns(path: Path) -> tuple[Array, Array]:
                     f"{folder}: line {rows.line_num} of {name} needs numbers for {counter} (from 0 on) and "
                     f"episode_return, not {row[counter]!r} and {row['episode_return']!r}; repair or remove that line"
                 )
-            returns[frame] = value
+            returns.append((frame, value))
     except csv.Error as error:
         raise RunError(f"{folder}: line {rows.line_num} of {name} is damaged ({error}); remove that line") from error
     if not returns:
         raise RunError(f"{folder}: {name} has no rows yet; let the run write its first, or leave it out")
-    frames = np.array(sorted(returns))
-    return frames, np.array([returns[frame] for frame in frames])
+    if path.name != EPISODES:  # several episodes may end at one frame, an evaluation is at one
+        returns = list(dict(returns).items())
+    frames, values = zip(*sorted(returns, key=itemgetter(0)), strict=True)
+    return np.array(frames), np.array(values)
 
 
 def read_text(path: Path) -> str:

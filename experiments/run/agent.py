@@ -22,7 +22,7 @@ from rlrep.experiments.run.checkpoint import (
     set_random_state,
 )
 from rlrep.experiments.run.config import RunConfig
-from rlrep.experiments.run.driver import Run, TrainingError, following, kept
+from rlrep.experiments.run.driver import NothingToDo, Run, TrainingError, following, kept
 from rlrep.experiments.run.evaluation import evaluate, make_evaluation_env, write_video
 from rlrep.experiments.run.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
 from rlrep.experiments.run.pretrained import load_weights
@@ -54,6 +54,10 @@ class AgentRun(Run):
         if state is not None:
             with fitting(checkpoint):
                 check_ranks(state)  # before the replay, which would refuse the files for their sizes
+                # Before anything is opened: a finished run's replay may be deleted.
+                if state["finished"] and (count := self.count_in(state)) >= self.total:
+                    raise NothingToDo(self, count)
+        self.resumes = state is not None
         torch.manual_seed(config.seed)
         with ExitStack() as opened:
             self.eval_env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
@@ -85,6 +89,10 @@ class AgentRun(Run):
     def eval_every(self) -> int:
         """The growth of `count` between two evaluations."""
         return int(getattr(self.config, f"eval_every_{self.counter}s"))
+
+    @abstractmethod
+    def count_in(self, state: dict[str, Any]) -> int:
+        """`count` in a checkpoint's state."""
 
     @property
     @abstractmethod
@@ -179,7 +187,6 @@ class AgentRun(Run):
         return {
             "step": self.step_of_agent,
             "updates": self.updates,
-            "next_eval": self.next_eval,
             "evaluated": self.evaluated,
             "agent": self.agent.state_dict(),
             "ranks": of_ranks,
@@ -189,7 +196,8 @@ class AgentRun(Run):
         super().restore(state)
         self.agent.load_state_dict(state["agent"])
         set_random_state(state["ranks"][self.rank]["random"])
-        self.updates, self.next_eval, self.evaluated = state["updates"], state["next_eval"], state["evaluated"]
+        self.updates, self.evaluated = state["updates"], state["evaluated"]
+        self.next_eval = following(self.evaluated, self.eval_every) if self.evaluated >= 0 else 0
 
 
 def build_agent(config: RunConfig, observation_space: Any, action_space: Any, batch_size: int | None = None) -> Agent:

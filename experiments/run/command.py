@@ -303,7 +303,8 @@ def tell(
 
 def evaluation(run: Path, composed: DictConfig) -> str:
     """The command that evaluates a run; it imports the run's import paths."""
-    names = [composed.get("task") or "", composed.agent.algorithm, *composed.objectives]
+    formats = (value_of(composed, "format"), value_of(composed, "offline.format"))
+    names = [composed.get("task") or "", composed.agent.algorithm, *composed.objectives, *filter(None, formats)]
     imported = [*composed.imports, *(name.partition(":")[0] for name in names if ":" in name)]
     imports = f" --imports {' '.join(dict.fromkeys(imported))}" if imported else ""
     return f"python -m rlrep.experiments.evaluate {shlex.quote(str(run))} --episodes 20{imports}"

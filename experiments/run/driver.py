@@ -28,6 +28,14 @@ class TrainingError(RuntimeError):
     """Something outside the program stopped a run; the message says what to do."""
 
 
+class NothingToDo(Exception):
+    """A run that resumes has made all its steps."""
+
+    def __init__(self, run: Run, count: int) -> None:
+        super().__init__(f"nothing to do: the run is at {run.counter} {count} already; to continue, raise {run.longer}")
+        self.folder = run.folder
+
+
 # Errors that users can fix; shown without a traceback.
 EXPECTED = (ConfigError, ReplayError, CheckpointError, NonFiniteLoss, OpenGLError, EnvironmentDied, TrainingError)
 
@@ -158,11 +166,14 @@ def conduct(open_run: Callable[[DictConfig, ExitStack], Run], composed: DictConf
         Stopped: after SIGTERM or Ctrl-C.
     """
     with ExitStack() as opened:
-        with refusals():
-            run = open_run(composed, opened)
-        if run.finished and run.at_end:
-            print(f"nothing to do: the run is at {run.counter} {run.count} already; to continue, raise {run.longer}")
-            return run.folder
+        try:
+            with refusals():
+                run = open_run(composed, opened)
+            if run.finished and run.at_end:
+                raise NothingToDo(run, run.count)
+        except NothingToDo as done:
+            print(done)
+            return done.folder
         with advising(run.folder, lambda: f"{run.counter} {run.count}"):
             if run.rank == 0:
                 write_config(run.config, run.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
@@ -18,7 +19,8 @@ from rlrep.experiments.run.offline_config import OfflineConfig, load
 from rlrep.experiments.run.options import ConfigError, options_of, value_of
 from rlrep.experiments.run.sections import ARCHITECTURE, FilesConfig
 from rlrep.experiments.run.train_config import TrainConfig
-from rlrep.experiments.yaml_files import flat
+from rlrep.experiments.yaml_files import differences, flat
+from rlrep.kept import KeptEmbeddings
 
 # Options that weights and optimizers depend on; all others may change.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")
@@ -39,14 +41,15 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
     if (schedule := config.agent.get("stddev_schedule")) is not None:
         config.agent["stddev_schedule"] = config.stddev_schedule = f"{parse_schedule(schedule)(inf):g}"
     if saved is not None and saved.init == config.init:  # the folder may be deleted now
-        if config.offline.data is None:
-            config.offline = replace(saved.offline, share=config.offline.share)
+        take_data(config, saved.offline.data, saved.offline)
         return
     initial = load(Path(config.init) / CONFIG)
-    if isinstance(initial, OfflineConfig) and config.offline.data is None:
-        given = {name: getattr(config.offline, name) for name in options_of(FilesConfig)}
-        read_alike = {name: value or getattr(initial, name) for name, value in given.items()}
-        config.offline = replace(config.offline, data=initial.dataset, **read_alike)
+    if isinstance(initial, OfflineConfig):
+        take_data(config, initial.dataset, initial)
+    there, here = ({"noise": each.noise.settings, "env": each.env} for each in (initial, config))
+    if changed := differences(there, here):
+        of_init, own = (" ".join(f"{name}={as_typed(pair[i])}" for name, pair in changed.items()) for i in (0, 1))
+        print(f"note: init={config.init} has {of_init}, this run {own}: its environment is another", file=sys.stderr)
     ours, theirs = described(config), described(initial)
     different = [name for name in ours if name in theirs and ours[name] != theirs[name]]
     if different:
@@ -55,6 +58,14 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
             f"{' '.join(f'{name}={as_typed(theirs[name])}' for name in different)}, this run "
             f"{' '.join(f'{name}={as_typed(ours[name])}' for name in different)}. Give the run the values of init"
         )
+
+
+def take_data(config: TrainConfig, data: str | None, source: FilesConfig) -> None:
+    """Gives a run without data of its own another run's, read with its options where none are given; in place."""
+    if config.offline.data is None:
+        given = {name: getattr(config.offline, name) for name in options_of(FilesConfig)}
+        read_alike = {name: value or getattr(source, name) for name, value in given.items()}
+        config.offline = replace(config.offline, data=data, **read_alike)
 
 
 def brings_data(plain: Mapping[str, Any]) -> bool:
@@ -84,7 +95,9 @@ def described(config: RunConfig) -> dict[str, object]:
 
 
 def as_typed(value: object) -> str:
-    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    return "null" if value is None else str(value)
 
 
 def load_agent(agent: Agent, folder: Path) -> None:
@@ -102,3 +115,6 @@ def load_agent(agent: Agent, folder: Path) -> None:
     groups = [group for optimizer in agent.optimizers.values() for group in optimizer.param_groups]
     for group, lr in zip(groups, step_sizes, strict=True):
         group["lr"] = lr
+    for module in agent.modules():
+        if isinstance(module, KeptEmbeddings):
+            module.forget()  # its names are of the other run's replay

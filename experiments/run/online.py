@@ -22,9 +22,9 @@ from rlrep.experiments.files import locked
 from rlrep.experiments.run import ranks
 from rlrep.experiments.run.agent import AgentRun
 from rlrep.experiments.run.allocator import keep_pages
-from rlrep.experiments.run.checkpoint import CONFIG, save_checkpoint
+from rlrep.experiments.run.checkpoint import CONFIG, CheckpointError, save_checkpoint
 from rlrep.experiments.run.config import settle_precision
-from rlrep.experiments.run.data import auto_storage, check_fit, open_data, resume_data
+from rlrep.experiments.run.data import auto_storage, check_fit, format_of, open_data, resume_data
 from rlrep.experiments.run.driver import TrainingError, claim, conduct, following, kept
 from rlrep.experiments.run.evaluation import environment_options, make_evaluation_envs
 from rlrep.experiments.run.initial_agent import load_agent, settle_agent
@@ -86,6 +86,11 @@ class OnlineRun(AgentRun):
         between_checkpoints = config.checkpoint_every_frames / config.action_repeat / config.num_envs
         reserve = 2 * int(between_checkpoints + self.episode_steps + 1)
         files = self.own_folder / "replay"
+        if self.resumes and not files.exists():
+            raise CheckpointError(
+                f"{files} is missing, from which the run would go on: put it back, or start a run in another run_dir "
+                f"with init={self.folder}, which goes on with its agent and an empty replay"
+            )
         size = (capacity + reserve * self.num_envs) * int(np.prod(shape)) // config.frame_stack
         if size >= GB and not files.exists():
             print(
@@ -122,6 +127,9 @@ class OnlineRun(AgentRun):
     def count(self) -> int:
         """Simulator steps so far."""
         return self.step * self.config.action_repeat
+
+    def count_in(self, state: dict[str, Any]) -> int:
+        return int(state["step"]) * self.config.action_repeat
 
     @property
     def step_of_agent(self) -> int:
@@ -353,6 +361,7 @@ def open_online(composed: DictConfig, opened: ExitStack) -> OnlineRun:
     if config.path == "fast":
         keep_pages()
     folder = Path(to_absolute_path(config.run_dir))
+    format_of(config.offline)  # imports the module that it may name, as typed
     saved = load(folder / CONFIG) if (folder / CONFIG).exists() else None
     settle_encoder(config, saved)
     settle_agent(config, saved)

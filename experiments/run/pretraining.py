@@ -251,7 +251,10 @@ def training(folder: Path, composed: DictConfig) -> str:
     ]
     task, repeat = "TASK", None
     if source.startswith(ENVIRONMENT):
-        task, repeat = source.removeprefix(ENVIRONMENT), composed.env.get("action_repeat")
+        from rlrep.envs.make import usual_action_repeat  # imports a simulator, which no other source needs
+
+        task = source.removeprefix(ENVIRONMENT)
+        repeat = composed.env.get("action_repeat") or usual_action_repeat(task)
     settings += [] if torch.cuda.is_available() else ["preset=cpu"]
     settings += [] if repeat is None else [f"action_repeat={repeat}"]
     return f"python -m rlrep.experiments.train {shlex.join([f'task={task}', *settings])}"

@@ -23,11 +23,10 @@ def draws(objective: Objective) -> bool:
 
 def draw_reconstructions(trainer: Pretrainer, path: Path, title: str) -> None:
     """A PNG of held-out frames and their reconstructions, or of targets and predictions."""
-    objective, data = trainer.objective, trainer.validation
-    data.load_state_dict(trainer.validation_start)
-    batch = data.sample(COLUMNS).to(trainer.device)
-    objective.eval()
-    drawn: Tensor = objective.reconstruct(batch)  # type: ignore[operator]
+    objective = trainer.objective
+    with trainer.held_out() as data:
+        batch = data.sample(COLUMNS).to(trainer.device)
+        drawn: Tensor = objective.reconstruct(batch)  # type: ignore[operator]
     channels = drawn.shape[1]
     newest = {key: batch[key][:, -channels:] for key in ("observation", "future_observation")}
     if "future_observation" in objective.in_keys:

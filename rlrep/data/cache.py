@@ -8,8 +8,9 @@ import json
 import os
 import re
 import shutil
+import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -135,6 +136,8 @@ def load(folder: Path, made_from: dict[str, Any]) -> Stored | None:
             if zlib.crc32((folder / "action.npy").read_bytes()) != index.action_checksum:
                 return None
             action = _mapped(folder / "action.npy")
+            if len(action) != len(frames):
+                return None
         if not is_verified(folder / "frames.npy"):
             ends = np.cumsum(index.lengths)
             for first, end, expected in zip(ends - index.lengths, ends, index.checksums, strict=True):
@@ -278,6 +281,7 @@ def continuing(folder: Path, keep: Callable[[Path], bool]) -> Iterator[Path]:
     unfinished = folder.with_name(f"{_hidden_name(folder)}.unfinished")
     advice = f"free space, or name another folder as cache=; {unfinished} holds what is done, to go on from"
     with unwritable(folder, advice):
+        _remove_unless_plain(unfinished)
         unfinished.mkdir(exist_ok=True)
         try:
             yield unfinished
@@ -286,6 +290,30 @@ def continuing(folder: Path, keep: Callable[[Path], bool]) -> Iterator[Path]:
                 shutil.rmtree(unfinished, ignore_errors=True)
             raise
         _replace(folder, unfinished)
+
+
+def _remove_unless_plain(folder: Path) -> None:
+    """Removes what is not a folder of plain files: it may come with someone's data, and writing through a link changes
+    another file."""
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink(missing_ok=True)
+    elif not all(stat.S_ISREG(found.st_mode) and found.st_nlink == 1 for found in map(Path.lstat, folder.iterdir())):
+        shutil.rmtree(folder)
+
+
+def check_apart(cache: Path, roots: Iterable[Path]) -> None:
+    """Refuses a cache inside of data, whose next reader would take it for a part of them; hidden folders are not read.
+
+    Raises:
+        ValueError: naming both.
+    """
+    inside = cache.resolve()
+    for root in (root.resolve() for root in roots if root.is_dir()):
+        if inside.is_relative_to(root) and not any(part[0] == "." for part in inside.relative_to(root).parts):
+            raise ValueError(
+                f"cache={cache} lies in {root}, and would be read as a part of it: name a folder elsewhere, or a "
+                f"hidden one, as {root / '.cache'}"
+            )
 
 
 def _replace(folder: Path, new: Path) -> None:

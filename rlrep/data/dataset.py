@@ -22,7 +22,7 @@ from rlrep.data.formats import Format, Wanted, make_format
 from rlrep.data.pictures import UNKNOWN, Layout
 from rlrep.data.reading import FileProgress, Unreadable, untold
 from rlrep.data.replay_files import DataSetFiles
-from rlrep.data.sources import CACHE_FOLDER, Source, find, locate
+from rlrep.data.sources import CACHE_FOLDER, Source, beside, find, locate
 from rlrep.data.transition_files import TransitionFiles
 from rlrep.data.transitions import ActionScale
 from rlrep.replay import Episodes, ReplayError
@@ -247,6 +247,7 @@ def _opened(folder: Path) -> DataSetFiles:
 def _cache_folder(root: Path, format: Format | None, cache: str | Path | None) -> Path:
     """The folder of the converted files."""
     parent = (root if root.is_dir() else root.parent) / CACHE_FOLDER if cache is None else as_path(cache)
+    caches.check_apart(parent, [root])
     key = os.fsencode(root) + (b"" if format is None else b"\0" + os.fsencode(format.identity))
     return parent / f"transitions-{hashlib.sha256(key).hexdigest()[:16]}"
 
@@ -256,6 +257,7 @@ def _converted(
 ) -> tuple[DataSetFiles, dict[str, str]]:
     """The converted files in `folder`, and what was left out; converts if necessary."""
     made_from = json.loads(json.dumps([entry for source in sources for entry in source.fingerprint()]))
+    made_from += [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in beside(sources)]
     made_from.append(sorted({source.format.identity for source in sources}))
     if layout != UNKNOWN:
         made_from.append(vars(layout))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 
@@ -62,8 +63,11 @@ class EpisodeDataset(Episodes):
                 f"lengths must be at least 1 and sum to the {len(frames)} frames, got {len(lengths)} that sum to "
                 f"{lengths.sum()}"
             )
-        if action is not None and len(action) != len(frames):
-            raise ValueError(f"action must have a row for each of the {len(frames)} frames, got {len(action)}")
+        if action is not None and (len(action) != len(frames) or action.dtype not in (np.float32, np.int64)):
+            raise ValueError(
+                f"action must be float32 or int64, with a row for each of the {len(frames)} frames, got "
+                f"{action.dtype} and {len(action)} rows"
+            )
         ends = np.cumsum(lengths)
         starts = ends - lengths
         rows: dict[str, np.ndarray] = {
@@ -103,6 +107,11 @@ class EpisodeDataset(Episodes):
 
     def _check_filled(self, batch_size: int) -> None:
         """No check: video is finished, so a batch may be larger than the data."""
+
+    @property
+    def most_transitions(self) -> int:
+        """No limit, as in `_check_filled`."""
+        return sys.maxsize
 
     @property
     def longest_episode(self) -> int:

@@ -46,8 +46,8 @@ def held(path: Path, wait: bool = True, remove: bool = True) -> Iterator[bool]:
 
 
 def _not_through_links(path: str, flags: int) -> int:
-    """Opens a lock file without following links, because it may come with someone's data."""
-    return os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW, 0o666)
+    """Opens a lock file without following links or waiting at a pipe, because it may come with someone's data."""
+    return os.open(path, flags & ~os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def _acquire(file: IO[str], wait: bool) -> bool:

@@ -157,6 +157,12 @@ def _endings(formats: Sequence[Format]) -> str:
     return ", ".join(dict.fromkeys(ending for each in formats for ending in each.endings))
 
 
+def beside(sources: Sequence[Source]) -> list[Path]:
+    """The files that the formats of `sources` read with them, see `Format.beside`."""
+    named = {source.path.with_name(name) for source in sources for name in source.format.beside}
+    return sorted(path for path in named if path.is_file())
+
+
 def is_dangling(path: Path) -> bool:
     """Whether it is a broken link."""
     return path.is_symlink() and not path.exists()

@@ -89,11 +89,13 @@ class Journal:
                 shape=tuple(told["shape"]),
             )
             if self.options["actions"] and decoded.rows:
-                action = np.load(self.folder / ACTIONS, allow_pickle=False)
+                action = np.load(self.folder / ACTIONS, allow_pickle=False)[: decoded.rows]  # written before the notes
+                if len(action) < decoded.rows:
+                    return fresh
                 decoded.action = np.split(action, np.cumsum(decoded.index.lengths)[:-1])
             decoded = decoded.of(self.sources[:count])
             return decoded if self.is_whole(decoded) else fresh
-        except (KeyError, OSError, TypeError, ValueError):
+        except (EOFError, KeyError, OSError, TypeError, ValueError):
             return fresh
 
     def is_whole(self, decoded: Decoded) -> bool:
@@ -116,7 +118,9 @@ class Journal:
             self.remove()
             return
         if decoded.action:
-            np.save(self.folder / ACTIONS, np.concatenate(decoded.action), allow_pickle=False)
+            partial = self.folder / "partial.npy"
+            np.save(partial, np.concatenate(decoded.action), allow_pickle=False)
+            partial.replace(self.folder / ACTIONS)
         told = {
             "options": self.options,
             "marks": self.marks[: decoded.sources],

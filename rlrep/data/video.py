@@ -165,6 +165,7 @@ def _cache_folder(roots: list[Path], options: Options, format: Format | None, ca
     """The folder of the frames of these sources with these options; `mixed_sizes` makes no difference."""
     beside = roots[0] if roots[0].is_dir() else roots[0].parent
     parent = beside / CACHE_FOLDER if cache is None else as_path(cache)
+    caches.check_apart(parent, roots)
     values = {name: value for name, value in asdict(options).items() if name != "layout" or options.layout != UNKNOWN}
     values["mixed_sizes"] = False  # with it, a decoding goes on that was refused without it
     key = json.dumps([[str(root) for root in roots], values, *([] if format is None else [format.identity])])

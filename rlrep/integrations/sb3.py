@@ -142,12 +142,13 @@ class Attached:
         self.settings = settings
         self.saved: bytes | None = None
         self.model: Any = None
+        self.told_of_rollouts = False
 
     def bind(self, model: BaseAlgorithm) -> None:
         """Builds the objectives around the model's encoder, with the saved state if there is one."""
         settings = self.settings
         network, features = _learner(model)
-        encoder = features.encoder
+        encoder = self.encoder = features.encoder
         self.randomness = OwnRandomness(settings["seed"], model.device)
         self.rng = np.random.default_rng(settings["seed"])
         with self.randomness.used():
@@ -164,7 +165,7 @@ class Attached:
         for name, window, size in readers:
             _check_data(model, features.pixel_key, window, size, name)
         owned = set(encoder.parameters())
-        heads = [parameter for parameter in self.objectives.parameters() if parameter not in owned]
+        heads = [each for each in self.objectives.parameters() if each.requires_grad and each not in owned]
         self.optimizers = [adam(heads, settings["lr"], capturable=False)] if heads else []
         if settings["coefficient"] and features.frozen:
             warnings.warn(
@@ -191,7 +192,8 @@ class Attached:
                 f"rlrep.integrations.sb3.attach(model) after loading it, or `del model.train` to go on without"
             )
         if isinstance(model, OnPolicyAlgorithm):
-            source: Any = RolloutSequences(model.rollout_buffer, model.action_space, self.pixel_key)
+            squashed = bool(getattr(model.policy, "squash_output", False))
+            source: Any = RolloutSequences(model.rollout_buffer, model.action_space, self.pixel_key, squashed)
         else:
             source = model.replay_buffer
         with _counted(self.agents_optimizer) as agents_steps:
@@ -205,11 +207,14 @@ class Attached:
                 batch = source.windows(self.batch_size, self.objectives.window, model.gamma, self.rng)
                 sizes = self.objectives.own_batches.items()
                 own = {size: source.windows(size, window, model.gamma, self.rng) for size, window in sizes}
-            except ReplayError:
-                # The replay of a loaded model starts empty.
-                if isinstance(source, SequenceReplayBuffer) and source.size() < self.largest_batch:
-                    break
-                raise
+            except ReplayError as error:
+                # The replay of a loaded model starts empty; a short rollout may consist of parts of episodes.
+                if isinstance(source, SequenceReplayBuffer) and source.size() >= self.largest_batch:
+                    raise
+                if isinstance(source, RolloutSequences) and not self.told_of_rollouts:
+                    self.told_of_rollouts = True
+                    warnings.warn(f"objectives leave out this rollout and those alike: {error}", stacklevel=2)
+                break
             for name, value in (self.step(batch, own) if own else self.step(batch)).items():
                 recorded[name].append(value)
         for name, values in recorded.items():
@@ -226,8 +231,12 @@ class Attached:
 
     def step(self, batch: TensorDict, own: Mapping[int, TensorDict] | None = None) -> dict[str, Tensor]:
         """One step of Adam on the sum of the objectives' losses; returns losses and metrics, detached."""
+        # With a coefficient of 0 nothing of the encoder changes, running averages of its layers included.
+        kept = [] if self.settings["coefficient"] else [(each, each.clone()) for each in self.encoder.buffers()]
         with self.randomness.used():
             loss, metrics = self.objectives(batch, own=own)
+        for buffer, before in kept:
+            buffer.copy_(before)
         self.objectives.zero_grad()
         loss.backward()
         for optimizer in self.optimizers:
@@ -240,7 +249,8 @@ class Attached:
         return max([self.batch_size, *self.objectives.own_batches])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"settings": self.settings, "saved": self.saved if self.model is None else self._state(), "model": None}
+        saved = self.saved if self.model is None else self._state()
+        return {"settings": self.settings, "saved": saved, "model": None, "told_of_rollouts": False}
 
     def _state(self) -> bytes:
         """All changing state except the encoder, which is in the policy."""

@@ -70,12 +70,13 @@ class PixelFeatures(BaseFeaturesExtractor):
         pixel_key: which key of ``Dict`` observations holds the pixels; None if only one does.
         encoder: a trained encoder to start from. It is copied and keeps its weights under every algorithm, and its own
             `channels`, `strides` and `precision`. To freeze it, call ``encoder.requires_grad_(False)`` before handing
-            it over. ("PixelPolicy" then has one encoder for all networks. Under another policy, the targets' copies
-            change in their last bits, since Stable-Baselines3 averages what is equal.)
+            it over, on the CPU; it then stays in evaluation mode. ("PixelPolicy" then has one encoder for all networks.
+            Under another policy, the targets' copies change in their last bits, since Stable-Baselines3 averages what
+            is equal.)
 
     Raises:
-        ValueError: without pixels, for an encoder that reads another shape, or options of a new one beside an encoder;
-            in `forward`, for pixels that the policy has scaled to 1 already.
+        ValueError: without pixels, for an encoder that reads another shape or is not on the CPU, or options of a new
+            one beside an encoder; in `forward`, for pixels that the policy has scaled to 1 already.
         TypeError: for an `encoder` that is no module with a `repr_dim` and an `observation_shape`.
     """
 
@@ -115,7 +116,15 @@ class PixelFeatures(BaseFeaturesExtractor):
         self.pixel_key, self.vector_keys = key, list(vectors)
         if encoder is None:
             encoder = PixelEncoder(pixels.shape, **{"precision": "float32", **given})  # type: ignore[arg-type]
+        elsewhere = {each.device.type for each in encoder.parameters()} - {"cpu"}
+        if elsewhere:
+            raise ValueError(
+                f"the encoder is on {elsewhere.pop()}, and the model's zip holds it as it was handed over: give "
+                f"encoder.cpu(), the model moves its copy"
+            )
         self.encoder = copy.deepcopy(encoder)
+        if self.frozen:
+            self.encoder.eval()
         self.trunk = projection(self.encoder.repr_dim, features_dim)
         self.trunk.apply(orthogonal_init)
         self.follows = False
@@ -124,6 +133,14 @@ class PixelFeatures(BaseFeaturesExtractor):
     def frozen(self) -> bool:
         """Whether no parameter of the encoder is trained."""
         return not any(parameter.requires_grad for parameter in self.encoder.parameters())
+
+    def train(self, mode: bool = True) -> PixelFeatures:
+        """As for any module, except that a frozen encoder stays in evaluation mode: its running averages are frozen,
+        too."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
 
     def follow(self, encoder: PixelEncoder) -> None:
         """From now on, reads another module's encoder without gradient; keeps its own trunk."""

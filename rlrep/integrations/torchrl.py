@@ -46,10 +46,12 @@ class ObjectiveLoss(TensorDictModuleBase):
         discount: γ of the reward that a window sums.
         action_space: the space of continuous actions, which are scaled to [-1, 1] for objectives: a Gymnasium ``Box``,
             or TorchRL's ``env.action_spec``. None for actions that are already in [-1, 1], or discrete.
+        agent: TorchRL's loss module of the agent, to check that it trains the same encoder.
 
     Raises:
-        ValueError: for a slice that is shorter than the objective's window, an objective with its own batch size,
-            a discount out of [0, 1], or an action space without finite bounds.
+        ValueError: for an `agent` that does not hold the encoder's parameters, for a slice that is shorter than the
+            objective's window, an objective with its own batch size, a discount out of [0, 1], or an action space
+            without finite bounds.
     """
 
     @checked_numbers
@@ -60,8 +62,11 @@ class ObjectiveLoss(TensorDictModuleBase):
         pixels: NestedKey = "pixels",
         discount: Share = 0.99,
         action_space: Any = None,
+        agent: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        if agent is not None:
+            check_shared(objective.encoder, agent)
         check_slice_len(slice_len, objective.window)
         if objective.batch_size is not None:
             raise ValueError(
@@ -102,6 +107,21 @@ class ObjectiveLoss(TensorDictModuleBase):
         self.objective.after_step()
 
 
+def check_shared(encoder: nn.Module, agent: nn.Module) -> None:
+    """Refuses an agent's loss that trains other parameters than the encoder's.
+
+    Raises:
+        ValueError: saying what to do.
+    """
+    known = set(map(id, agent.parameters()))
+    if any(id(parameter) not in known for parameter in encoder.parameters()):
+        raise ValueError(
+            f"{type(agent).__name__} does not hold the objective's encoder. Losses with several critics, such as "
+            f"SACLoss, train new copies of a critic's parameters: put the encoder into the actor as well, and give "
+            f"separate_losses=True"
+        )
+
+
 class Scale(nn.Module):
     """Continuous actions from the bounds of their space to [-1, 1].
 
@@ -119,8 +139,13 @@ class Scale(nn.Module):
         super().__init__()
         for name in ("low", "high"):
             bound = torch.as_tensor(getattr(action_space, name, torch.nan), dtype=torch.float32)
+            if bound.ndim > 1:  # of several environments side by side
+                rows = bound.flatten(0, -2)
+                bound = rows[0] if (rows == rows[0]).all() else bound.new_tensor(torch.nan)
             if not bound.isfinite().all():
-                raise ValueError(f"actions are scaled from a space with finite bounds, got {action_space}")
+                raise ValueError(
+                    f"actions are scaled from a space with finite bounds, equal in all environments, got {action_space}"
+                )
             self.register_buffer(name, bound, persistent=False)
         if not (self.low < self.high).all():
             raise ValueError(f"actions are scaled from a space whose bounds differ, got {action_space}")

@@ -79,18 +79,19 @@ class Autoencoder(Objective):
         out = {"loss_reconstruction": self.decoder.error(z, observation[:, -self.frame_channels :])}
         return out if commitment is None else out | {"loss_commitment": commitment}
 
-    def bottleneck(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The decoder's input z (B, feature_dim), and the commitment loss if it is quantised."""
+    def bottleneck(self, features: Tensor, learn: bool = True) -> tuple[Tensor, Tensor | None]:
+        """The decoder's input z (B, feature_dim), and the commitment loss if it is quantised. In training mode the
+        quantiser's codes move, if they are to `learn`."""
         z = self.projection(features)
         if self.quantizer is None:
             return z, None
-        quantized, _, commitment = self.quantizer(z[:, None])
+        quantized, _, commitment = self.quantizer(z[:, None], freeze_codebook=not learn)
         return quantized[:, 0], commitment.sum()
 
     @torch.no_grad()
     def reconstruct(self, batch: TensorDict) -> Tensor:
         """The decoder's reconstruction of each observation's newest frame, (B, frame_channels, H, W) uint8."""
-        z, _ = self.bottleneck(self.encoder(batch["observation"]))
+        z, _ = self.bottleneck(self.encoder(batch["observation"]), learn=False)
         return to_pixels(self.decoder(z))
 
 

@@ -468,4 +468,9 @@ def check_frame_channels(encoder: PixelEncoder, frame_channels: int) -> int:
             f"frame_channels must lie in 1..{encoder.observation_shape[0]}, the observation's channels, "
             f"got {frame_channels}"
         )
+    if encoder.observation_shape[0] % frame_channels:
+        raise ValueError(
+            f"the observation's {encoder.observation_shape[0]} channels are no whole number of frames of "
+            f"frame_channels={frame_channels}: give the channels of one frame, 1 for grey ones"
+        )
     return frame_channels

@@ -72,6 +72,6 @@ class InverseModel(Objective):
         states = [self.state_projection(view) for view in views]
         prediction = self.predictor(torch.cat([*states, self.gap_embedding(gap)], dim=1))
         if not self.discrete:
-            return {"loss_inverse": F.mse_loss(prediction, action)}
+            return {"loss_inverse": F.mse_loss(prediction, action.to(prediction.dtype))}
         accuracy = (prediction.detach().argmax(1) == action).float().mean()
-        return {"loss_inverse": F.cross_entropy(prediction, action), "inverse_accuracy": accuracy}
+        return {"loss_inverse": F.cross_entropy(prediction, action.long()), "inverse_accuracy": accuracy}

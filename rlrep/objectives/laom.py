@@ -117,7 +117,7 @@ class LAOM(Objective):
     def action_error(self, prediction: Tensor, action: Tensor) -> Tensor:
         """Of each row, (B,)."""
         if self.discrete:
-            return F.cross_entropy(prediction, action, reduction="none")
+            return F.cross_entropy(prediction, action.long(), reduction="none")
         return (prediction - action).square().mean(1)
 
 

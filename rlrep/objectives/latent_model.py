@@ -75,8 +75,8 @@ class LatentModel(Objective):
     - ``loss_model_contrast`` = κ Σ_k m_k InfoNCE of cos(ẑ_k+1, f̄(x_t+k+1)) / τ, the other rows as negatives.
 
     Each is a mean over the batch. The gradient goes through the whole unroll. With ρ = δ = 0 it reads no rewards, and
-    can be pre-trained on frames and actions. MR.Q's value and policy read `embed` and `state_action`; with other agents
-    it is a loss on their encoder, like other objectives.
+    can be pre-trained on frames and actions; m_k is then 1, and after an end the last observation stays. MR.Q's value
+    and policy read `embed` and `state_action`; with other agents it is a loss on their encoder, like other objectives.
 
     Args:
         encoder: the shared encoder; f is the encoder and one layer of size `state_dim`.
@@ -207,7 +207,8 @@ class LatentModel(Objective):
         none = torch.zeros(len(observation), self.horizon, 1, device=observation.device)
         reward, terminated = given.get("reward", none), given.get("terminated", none.bool())
         valid = given.get("valid", none == 0)
-        names = given["name"].flatten() if "name" in given else None
+        # A validation's names are of other data.
+        names = given["name"].flatten() if "name" in given and self.training else None
         targets = self.embed_target(following.flatten(0, 1), names).view(len(observation), self.horizon, -1)
         if self.training:
             self.end_seen.copy_(torch.maximum(self.end_seen, terminated.any().float()))

@@ -50,8 +50,9 @@ class ReplayBuffer(Episodes):
         storage: where the frames are stored: "memory" (host), "disk" (memory-mapped files in `path`), or a torch device
             such as "cuda".
         path: folder of the files. Needed for "disk"; with the others, `flush` copies new rows there.
-        reserve: additional rows per environment, which are not sampled. After a `flush`, this many rows can be written
-            without overwriting the flushed state. To resume after a kill, a run needs the rows between two checkpoints.
+        reserve: additional rows per environment, which are not sampled. After a `flush`, fewer rows than this can be
+            written and flushed without overwriting the flushed state. To resume after a kill, a run needs one more than
+            the rows between two checkpoints.
         device: of the samples; the frames' device if None.
         seed: of the sampler.
 

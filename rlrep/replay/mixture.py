@@ -26,11 +26,15 @@ class Mixture:
         share: the share of each batch that comes from `data`, in [0, 1], rounded to whole rows.
 
     Raises:
-        ValueError: for a share out of range.
+        ValueError: for a share out of range, and if both differ in the shape of observations or in the discount.
     """
 
     @checked_numbers
     def __init__(self, replay: Episodes, data: Episodes, share: Share) -> None:
+        for name in ("observation_shape", "discount"):
+            ours, theirs = getattr(replay, name), getattr(data, name)
+            if ours != theirs:
+                raise ValueError(f"{name} is {ours} in the replay and {theirs} in the data: build both alike")
         self.replay, self.data, self.share = replay, data, share
 
     def check(self, window: Window, learner: str, source: str = "this replay", batch_size: int = 1) -> None:

@@ -455,3 +455,5 @@ def test_an_encoder_can_be_brought_along() -> None:
         make_agent("drqv2", shape, BOX, encoder=encoder, encoder_options={"channels": 8})
     with pytest.raises(ValueError, match="must be uint8 pixels"):
         agent.act(np.ones((1, *shape), np.float32), step=0)
+    with pytest.raises(ValueError, match=r"batch \(N, F·C, H, W\), got \(9, 40, 40\): .* give observation\[None\]"):
+        agent.act(np.ones(shape, np.uint8), step=0)

@@ -299,6 +299,29 @@ def test_after_ctrl_c_has_cut_a_call_short_answers_are_not_mistaken(toys):
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda env: env.step_async(actions()),
+        lambda env: env.reset_async(),
+        lambda env: env.call_async("steps"),
+        lambda env: env.set_attr("steps", 3),
+    ],
+    ids=["step_async", "reset_async", "call_async", "set_attr"],
+)
+def test_after_ctrl_c_between_two_environments_none_is_asked_again(toys, call, monkeypatch):
+    def pressed(message):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(toys.parent_pipes[1], "send", pressed)
+        call(toys)
+    for again in (toys.reset, lambda: toys.step(actions())):
+        with pytest.raises(EnvironmentDied, match=r"environment 0 .* Ctrl-C .*: close the environments"):
+            again()
+
+
+@pytest.mark.timeout(60)
 def test_a_process_that_is_stopped_but_alive_is_named_after_the_timeout():
     env = vector.ProcessVectorEnv("toy_task", [toy(), toy()], timeout=2)
     try:

@@ -334,6 +334,26 @@ def test_an_online_run_starts_where_the_offline_one_ended(finished: Path, tmp_pa
     assert (config.agent["name"], config.agent["num_expl_steps"]) == ("td3_bc+taco+init", 0)
 
 
+def test_an_online_run_in_another_environment_than_its_initial_agent_says_so(
+    finished: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start = [*ONLINE, "objectives=[taco]", "num_seed_frames=500", f"init={finished}"]
+    run_in(tmp_path / "same", *start)
+    assert "its environment is another" not in capfd.readouterr().err
+    run_in(tmp_path / "noisy", *start, "noise.kind=shapes", "noise.persistence=0")
+    assert "note: init=" in (said := capfd.readouterr().err) and "this run noise.kind=shapes" in said
+
+
+def test_an_online_run_that_resumes_reads_its_data_as_it_is_told_now(
+    data: Path, finished: Path, tmp_path: Path
+) -> None:
+    start = [*ONLINE, "objectives=[taco]", "num_seed_frames=500", f"init={finished}"]
+    run_in(tmp_path / "run", *start)
+    folder = run_in(tmp_path / "run", *start, "resume=true", "num_train_frames=2000", f"offline.cache={tmp_path / 'c'}")
+    read = configuration.load(folder / "config.yaml").offline
+    assert (read.data, read.cache) == (str(data), str(tmp_path / "c")) and any((tmp_path / "c").iterdir())
+
+
 def test_an_online_run_keeps_learning_from_the_offline_data(data: Path, finished: Path, tmp_path: Path) -> None:
     start = [*ONLINE, "objectives=[taco]", "num_seed_frames=500"]
     mixed = run_in(tmp_path / "mixed", *start, f"init={finished}")

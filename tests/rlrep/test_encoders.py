@@ -254,6 +254,10 @@ def test_a_decoders_error_is_that_of_its_image() -> None:
         image = decoder(features)
         expected = (image - (frame / 255 - 0.5)).square().mean()
         torch.testing.assert_close(decoder.error(features, frame), expected)
+        grey = torch.randint(256, (5, 24, 16, 1), dtype=torch.uint8).permute(0, 3, 1, 2)  # strides as of a picture file
+        decoder = PixelDecoder(8, (1, 24, 16), channels=4)
+        expected = (decoder(features) - (grey / 255 - 0.5)).square().mean()
+        torch.testing.assert_close(decoder.error(features, grey), expected)
 
 
 def test_an_array_is_no_tensor() -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 
-from rlrep import Gap, Objective, PixelEncoder, Window
+from rlrep import Gap, Objective, PixelEncoder, ReplayBuffer, Window
 from rlrep.data import EpisodeDataset
 from rlrep.pretrain import Pretrainer, pretrain
 
@@ -78,6 +80,33 @@ def test_validations_are_comparable_and_change_nothing() -> None:
     ours = trainer.step()
     torch.manual_seed(1)
     assert torch.equal(ours["loss_brightness"], undisturbed.step()["loss_brightness"])
+
+
+def test_a_replay_validates_without_a_change_to_its_rows(tmp_path: Path) -> None:
+    """Its own state is that of its files: rows that are not flushed yet would be lost."""
+    rng, stores = np.random.default_rng(0), []
+    for name in ("train", "validation"):
+        store = ReplayBuffer(SHAPE, spaces.Box(-1, 1, (1,)), 100, frame_stack=1, path=str(tmp_path / name))
+        for step in range(20):
+            shades = rng.integers(0, 256, (2, 1, 1, 1), np.uint8)
+            before, after = np.broadcast_to(shades, (2, *SHAPE))
+            store.add(
+                observation=before,
+                action=np.zeros(1, np.float32),
+                reward=0.0,
+                next_observation=after,
+                terminated=False,
+                truncated=True,
+            )
+            if step == 10:
+                store.flush()
+        stores.append(store)
+    objective = Brightness(PixelEncoder(SHAPE, channels=4))
+    trainer = Pretrainer(objective, *stores, steps=2, batch_size=8, validate_every=1)
+    trainer.step()
+    assert trainer.validate() == trainer.validate() and len(stores[1]) == 20
+    with pytest.raises(ValueError, match="Brightness reads batches of 200, and this replay hold at most 99"):
+        Pretrainer(objective, *stores, steps=2, batch_size=200)
 
 
 def test_the_best_weights_are_kept() -> None:

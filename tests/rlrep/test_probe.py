@@ -50,6 +50,13 @@ def test_values_are_scored_by_r_squared() -> None:
     assert both == pytest.approx((known + unknown) / 2, abs=0.01)
 
 
+@pytest.mark.parametrize("hidden_dim", [None, 8])
+def test_numbers_of_double_precision_are_probed_too(hidden_dim: int | None) -> None:
+    x = torch.randn(300, 5, dtype=torch.float64)
+    for target, least in ((x[:, :1] * 3, 0.9), ((x[:, 0] > 0).long(), 0.9)):
+        assert probe((x[:200], target[:200]), (x[200:], target[200:]), hidden_dim=hidden_dim) > least
+
+
 def test_targets_that_never_change_do_not_count() -> None:
     torch.manual_seed(0)
     x = torch.randn(600, 5)

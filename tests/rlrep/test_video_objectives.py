@@ -87,6 +87,10 @@ def test_the_quantised_bottleneck_passes_codes_only(encoder: PixelEncoder) -> No
     assert commitment is not None and commitment >= 0
     for half in range(2):
         assert len(torch.unique(halves[:, half].round(decimals=4), dim=0)) <= 4
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.reconstruct(video())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_the_forward_model_of_video_reads_the_gap(encoder: PixelEncoder) -> None:
@@ -147,6 +151,7 @@ def test_the_inverse_model_learns_the_action(feature_dim: int | None) -> None:
         ("autoencoder", {"codes": 1}, "codes must be at least 2"),
         ("autoencoder", {"codes": 4, "codebooks": 7}, "codebooks must divide the features' 256 dimensions"),
         ("autoencoder", {"frame_channels": 7}, "frame_channels must lie in 1..6"),
+        ("autoencoder", {"frame_channels": 4}, "6 channels are no whole number of frames of frame_channels=4"),
         ("temporal_contrastive", {"temperature": 0.0}, "temperature must be greater than 0"),
         ("temporal_contrastive", {"horizon": 0}, "horizon must be at least 1"),
         ("forward_model", {"horizon": 0}, "horizon must be at least 1"),

@@ -270,6 +270,13 @@ def test_a_mixture_draws_its_share_and_keeps_what_is_shared() -> None:
     assert len(Mixture(store, data, 1.0).sample(8)) == len(Mixture(store, data, 0.0).sample(8)) == 8
 
 
+def test_a_mixture_of_other_pictures_or_discounts_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"discount is 0\.5 in the replay and 0\.99 in the data: build both alike"):
+        Mixture(replay(discount=0.5), replay(discount=0.99), 0.5)
+    with pytest.raises(ValueError, match=r"observation_shape is .* in the replay and .* in the data"):
+        Mixture(replay(frame_stack=2), replay(), 0.5)
+
+
 # Vector environments
 
 

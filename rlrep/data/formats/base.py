@@ -42,6 +42,8 @@ class Format(ABC):
     """The name that users type if the format is in the list, and the name in messages."""
     endings: ClassVar[tuple[str, ...]] = ()
     """The endings of its files' names, in lower case, if they identify the format."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """The names of further files in its files' folder that are read with them."""
     is_store: ClassVar[bool] = False
     """Whether its folders are opened without a conversion."""
 

@@ -38,6 +38,7 @@ class Npz(Format):
     of its end. V-D4RL's 64-pixel files and the episodes of DrQ-v2's replay are such files, too.
     """
 
+    beside = (PROVENANCE,)
     name = "npz"
     endings = (".npz",)
 
@@ -125,6 +126,8 @@ def load_array(member: IO[bytes], name: str, size: int) -> np.ndarray:
         shape, fortran_order, dtype = read_header[version](member)
     except MemoryError as error:  # too many brackets for Python's parser
         raise Unreadable(f"it is corrupt: its {name} has no header") from error
+    if not dtype.itemsize:  # which NumPy would make larger
+        raise Unreadable(f"it is corrupt: the values of its {name} have no size")
     if dtype.hasobject:
         raise Unreadable("it holds pickled objects, which can run any code: save plain arrays instead")
     # Checked before memory is allocated: a header may claim any shape.

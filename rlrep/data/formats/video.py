@@ -23,6 +23,7 @@ from rlrep.data.reading import (
 )
 
 LARGEST_PAGE = 27 + 255 + 255 * 255  # bytes of an Ogg page
+LARGEST_REST = 1_000_000  # bytes after the end of a GIF
 TRANSPORT_PACKETS = (188, 192, 204)  # bytes: plain, with time codes, with error correction
 
 
@@ -80,6 +81,7 @@ def _decode(container: Any, rate: Fraction | None, times: list[Fraction]) -> Ite
     _check_pixels(stream.codec_context.width, stream.codec_context.height)
     stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # later pictures may be larger
     pictures: list[np.ndarray] = []
+    shape: tuple[int, ...] = ()
     usual = 1 / rate if rate else Fraction(0)
     end = others_end = Fraction(0)
     with reported_as_unreadable():
@@ -91,8 +93,9 @@ def _decode(container: Any, rate: Fraction | None, times: list[Fraction]) -> Ite
                 if frame.is_corrupt:
                     raise Unreadable(f"the picture at {frame.time} s is corrupt")
                 picture = _as_shown(frame)
-                if pictures and picture.shape != pictures[0].shape:
-                    raise Unreadable(f"its pictures change from {_size(pictures[0])} to {_size(picture)}")
+                if shape and picture.shape != shape:
+                    raise Unreadable(f"its pictures change from {_size(shape)} to {_size(picture.shape)}")
+                shape = picture.shape
                 pictures.append(picture)
                 if frame.pts is None:
                     times.append(times[-1] + usual if times else Fraction(0))
@@ -146,8 +149,8 @@ def _check_pixels(width: int, height: int) -> None:
         raise Unreadable(f"its pictures of {width}x{height} are larger than the {MOST_PIXELS} pixels that are read")
 
 
-def _size(picture: np.ndarray) -> str:
-    return f"{picture.shape[1]}x{picture.shape[0]}"
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
 
 
 def _check_gif(path: Path) -> str:
@@ -191,7 +194,9 @@ def _check_gif(path: Path) -> str:
                 raise Unreadable(f"it is corrupt: no block of a GIF begins with {kind!r}")
             while size := read(1)[0]:
                 read(size)
-        after = file.read()
+        after = file.read(LARGEST_REST + 1)
+    if len(after) > LARGEST_REST:
+        raise Unreadable(f"more than {LARGEST_REST:,} bytes follow the byte that ends a GIF")
     if b"GIF87a" in after or b"GIF89a" in after:  # which FFmpeg would read as the same episode
         raise Unreadable("another GIF follows the byte that ends it: keep each in a file of its own")
     rest = len(after.strip(b"\0\r\n "))
@@ -253,7 +258,7 @@ def _check_is_whole(container: Any, rate: Fraction | None, seconds: Fraction, ot
 def _matroska_duration(tags: Mapping[str, str]) -> Fraction | None:
     """Seconds that a stream lasts, which Matroska's writers put into a tag, perhaps with a language after its name."""
     for name, text in tags.items():
-        found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", text.strip())
+        found = re.fullmatch(r"(\d{1,9}):(\d{1,9}):(\d{1,9}(?:\.\d{1,9})?)", text.strip())
         if found and re.fullmatch(r"DURATION(-\w+)?", name, re.IGNORECASE):
             hours, minutes, seconds = map(Fraction, found.groups())
             return 3600 * hours + 60 * minutes + seconds

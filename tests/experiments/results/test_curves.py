@@ -297,6 +297,8 @@ def test_the_random_policy_is_known_from_an_evaluation_the_data_or_the_explorati
     config.write_text(config.read_text() + "  num_expl_steps: 500\naction_repeat: 4\n")
     (online / "train.csv").write_text("frame,episode_return\n1000,10\n2000,20\n3000,700\n")
     assert read_run(online).random_return == 15
+    (online / "train.csv").write_text("frame,episode_return\n2000,10\n2000,20\n2000,60\n3000,700\n")
+    assert read_run(online).random_return == 30, "three environments may end at one frame"
     (online / "random.csv").write_text("episode,episode_return\n0,12\n1,14\n")
     assert read_run(online).random_return == 13
     assert read_run(write_offline(tmp_path / "offline", "medium", [1, 2])).random_return == 14

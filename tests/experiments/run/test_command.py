@@ -339,6 +339,10 @@ def test_a_runs_last_line_is_the_command_that_scores_it() -> None:
     assert evaluation(Path("run"), own).endswith(" --episodes 20 --imports more theirs my.file")
     offline = composed_as("offline", "dataset=data", conf="offline")
     assert evaluation(Path("run"), offline) == "python -m rlrep.experiments.evaluate run --episodes 20"
+    read = composed_as("offline", "dataset=data", "format=my.format:Mine", conf="offline")
+    assert evaluation(Path("run"), read).endswith(" --imports my.format")
+    online = composed_as("config", "agent=drqv2", "offline.data=data", "offline.format=my.format:Mine")
+    assert evaluation(Path("run"), online).endswith(" --imports my.format")
 
 
 def test_a_pretrainings_last_line_is_the_command_that_uses_the_encoder(tmp_path: Path) -> None:
@@ -352,5 +356,9 @@ def test_a_pretrainings_last_line_is_the_command_that_uses_the_encoder(tmp_path:
     assert (python, module) == ("python", "rlrep.experiments.train")
     config = complete_run(composed_as("config", *for_hydra(words, paths_of(TrainConfig))))
     settle_encoder(config, None)
-    assert (config.task, config.encoder.channels) == ("walker_walk", 4)
+    assert (config.task, config.encoder.channels, config.action_repeat) == ("walker_walk", 4, 2)
+    typed = composed_as("pretrain", "source=env:walker_walk", "objective=curl", "+env.action_repeat=8")
+    assert "action_repeat=8" in training(tmp_path, typed)
+    other = composed_as("pretrain", "source=env:CarRacing-v3", "objective=curl")
+    assert "action_repeat=1" in training(tmp_path, other)
     assert "task=TASK" in training(tmp_path, composed_as("pretrain", "source=videos", "objective=curl"))

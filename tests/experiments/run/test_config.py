@@ -42,6 +42,19 @@ def test_a_batch_fits_what_was_seen_before_the_first_update(action_repeat: int, 
     assert completed("agent=taco", f"action_repeat={action_repeat}").num_seed_frames == frames
 
 
+def test_an_agent_of_ones_own_may_wait_for_its_exploration() -> None:
+    ours, own = completed("agent=mrq"), completed("agent=tests.own_agent:OwnMRQ")
+    assert own.num_seed_frames == ours.num_seed_frames > 4000
+
+
+@pytest.mark.parametrize(("task", "rows"), [("walker_walk", 10_300), ("gridworld", 20_100), ("CarRacing-v3", 20_100)])
+def test_the_replay_holds_all_that_a_run_writes_also_if_episodes_are_short(task: str, rows: int) -> None:
+    assert (
+        completed(f"task={task}", "agent=mrq", "num_train_frames=20000", "num_seed_frames=4000").useful_replay_size
+        == rows
+    )
+
+
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [

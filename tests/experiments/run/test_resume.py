@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlrep.experiments.run.checkpoint import load_checkpoint
+from rlrep.experiments.run.checkpoint import CheckpointError, load_checkpoint
 from tests.experiments.conftest import MRQ
 
 Run = Callable[..., Path]
@@ -148,6 +148,27 @@ def test_a_finished_run_has_nothing_to_resume(
     run("agent=drqv2", "resume=true")
     assert "nothing to do: the run is at frame 3000 already" in capfd.readouterr().out
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_without_its_replay_has_nothing_to_resume_or_says_so(
+    run: Run, finished: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """README says to delete the replay of a run that has ended."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "replay")
+    run("agent=drqv2", "resume=true")
+    assert "nothing to do: the run is at frame 3000 already" in capfd.readouterr().out
+    with pytest.raises(CheckpointError, match=r"replay is missing, .* init="):
+        run("agent=drqv2", "resume=true", "num_train_frames=5000")
+    assert not (folder / "replay").exists()
+
+
+def test_a_resumed_run_evaluates_as_often_as_it_is_told_now(run: Run, finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    run("agent=drqv2", "resume=true", "num_train_frames=5000", "eval_every_frames=1000")
+    assert frames(folder, "eval.csv") == [0, 3000, 4000, 5000]
 
 
 def test_a_finished_run_goes_on_for_more_frames(run: Run, finished: Path, tmp_path: Path) -> None:

@@ -114,6 +114,14 @@ def test_files_are_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 20
 
 
+def test_files_are_converted_again_when_their_provenance_changes(tmp_path: Path) -> None:
+    write_transitions(episodes(), tmp_path / "data", PROVENANCE, format="drqv2")
+    open_dataset(tmp_path / "data")
+    changed = Provenance(**(vars(PROVENANCE) | {"task": "another"}))
+    (tmp_path / "data/provenance.json").write_text(changed.to_json())
+    assert open_dataset(tmp_path / "data").provenance == changed
+
+
 @pytest.mark.parametrize(("opener", "name"), [(open_dataset, "replacing"), (open_video, "continuing")])
 def test_several_that_open_at_once_convert_once(
     tmp_path: Path, opener: Any, name: str, monkeypatch: pytest.MonkeyPatch

@@ -119,7 +119,8 @@ def test_frames_may_be_mapped_from_a_file(tmp_path: Any) -> None:
         ({"max_gap": 0}, "max_gap must be at least 1, got 0"),
         ({"frame_stack": 0}, "frame_stack must be at least 1, got 0"),
         ({"max_gap": 10}, "no episode is longer than max_gap=10 frames.*the longest has 10"),
-        ({"action": np.zeros((3, 1), np.float32)}, "a row for each of the 20 frames, got 3"),
+        ({"action": np.zeros((3, 1), np.float32)}, "a row for each of the 20 frames, got float32 and 3 rows"),
+        ({"action": np.zeros((20, 1))}, "action must be float32 or int64, .* got float64 and 20 rows"),
     ],
 )
 def test_options_that_can_not_work_are_refused(options: dict[str, Any], message: str) -> None:

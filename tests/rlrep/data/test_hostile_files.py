@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import sys
 import zipfile
@@ -17,6 +18,8 @@ import pytest
 
 from rlrep import PixelEncoder
 from rlrep.data import Provenance, TransitionFiles, open_dataset, open_video, reading, write_transitions
+from rlrep.data import cache as caches
+from rlrep.data.formats import video
 from rlrep.data.safe_hdf5 import opened
 from rlrep.experiments import data
 from tests.rlrep.data.harm import HARM
@@ -234,6 +237,55 @@ def test_reading_writes_to_nothing_that_a_link_leads_to(tmp_path: Path, format: 
             (folder / "verified.json").symlink_to(target)
         reader(tmp_path / "data")
     assert target.read_text() == "mine" if there else not target.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "symlink", "hard link", "file"])
+def test_decoding_writes_to_nothing_that_a_link_leads_to(tmp_path: Path, kind: str) -> None:
+    """The name under which a decoding goes on is known beforehand, so that such a folder may come with the data."""
+    write_transitions(episodes(), tmp_path / "data", format="drqv2")
+    open_video(tmp_path / "data", **SMALL)
+    (made,) = (tmp_path / "data/.rlrep-cache").glob("[!.]*")
+    unfinished = made.with_name(f"{caches._hidden_name(made)}.unfinished")
+    shutil.rmtree(made)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "frames.npy").write_text("mine")
+    if kind == "folder":
+        unfinished.symlink_to(mine)
+    elif kind == "file":
+        unfinished.write_text("a file")
+    else:
+        unfinished.mkdir()
+        (os.symlink if kind == "symlink" else os.link)(mine / "frames.npy", unfinished / "frames.npy")
+    assert len(open_video(tmp_path / "data", **SMALL).lengths) == 4
+    assert [path.name for path in mine.iterdir()] == ["frames.npy"] and (mine / "frames.npy").read_text() == "mine"
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(tmp_path: Path) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="drqv2")
+    open_dataset(tmp_path / "data")
+    (made,) = (tmp_path / "data/.rlrep-cache").glob("[!.]*")
+    shutil.rmtree(made)
+    os.mkfifo(made.with_name(f"{caches._hidden_name(made)}.lock"))
+    with pytest.raises(OSError, match="can't write"):
+        open_dataset(tmp_path / "data")
+
+
+@pytest.mark.parametrize("dtype", ["|S0", "<U0", "|V0"])
+def test_an_array_whose_values_have_no_size_is_refused_before_memory_is_taken(tmp_path: Path, dtype: str) -> None:
+    header = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': ({2**40},)}}"
+    array = np.lib.format.magic(1, 0) + struct.pack("<H", 118) + header.ljust(117).encode() + b"\n"
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("observation.npy", array)
+    refused(tmp_path / "a.npz", "its observation", READERS[2:])
+
+
+def test_what_follows_a_gif_is_not_read_without_bound(write_video: Any) -> None:
+    path = write_video("a.gif")
+    with path.open("ab") as file:
+        file.truncate(path.stat().st_size + 2 * video.LARGEST_REST)
+    refused(path, "bytes follow the byte that ends a GIF", READERS[2:])
 
 
 @pytest.mark.parametrize("text", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXTINF:9,\nother.mp4\n"])

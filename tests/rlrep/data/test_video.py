@@ -759,3 +759,41 @@ def test_actions_outlive_a_stop(tmp_path: Path, decoded: list[str]) -> None:
     data = open_video(tmp_path, actions=True, **SMALL)
     assert decoded == ["2.npz"] and data.action is not None
     np.testing.assert_array_equal(data.action.reshape(3, 6, 2)[:, :5], actions)
+
+
+@pytest.mark.parametrize("left", ["longer", "shorter", "empty"])
+def test_actions_that_do_not_fit_the_notes_of_a_stop_do_not_stay(tmp_path: Path, left: str) -> None:
+    """A kill between the two, or a full disk."""
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        frames = rng.integers(0, 256, (6, 16, 16, 3), np.uint8)
+        np.savez(tmp_path / f"{number}.npz", observation=frames, action=np.full((5, 1), number, np.float32))
+    with pytest.raises(KeyboardInterrupt):
+        open_video(tmp_path, actions=True, progress=stopped_at(2), **SMALL)
+    (place,) = folders(tmp_path / ".rlrep-cache", ".*.unfinished")
+    action = np.load(place / "action.npy")
+    if left == "empty":
+        (place / "action.npy").write_bytes(b"")
+    else:
+        np.save(place / "action.npy", np.concatenate([action, action]) if left == "longer" else action[:-1])
+    data = open_video(tmp_path, actions=True, **SMALL)
+    assert data.action is not None
+    np.testing.assert_array_equal(data.action.reshape(3, 6)[:, :5], np.repeat([[0], [1], [2]], 5, 1))
+
+
+@pytest.mark.parametrize("frames", [10, 16, 17])
+def test_pictures_that_change_their_size_are_refused_wherever_they_do(write_video: WriteVideo, frames: int) -> None:
+    """Pictures are handed on 16 at a time."""
+    first, second = write_video("a.ts", frames=frames, step=10), write_video("b.ts", size=(64, 64))
+    first.write_bytes(first.read_bytes() + second.read_bytes())
+    second.unlink()
+    with pytest.raises(ValueError, match=r"a\.ts can't be used: its pictures change from 32x32 to 64x64"):
+        open_video(first, **SMALL)
+
+
+@pytest.mark.parametrize("place", ["", "cache", "cache/frames"])
+def test_a_cache_that_would_be_read_as_data_is_refused(write_video: WriteVideo, tmp_path: Path, place: str) -> None:
+    write_video("v/a.mp4")
+    with pytest.raises(ValueError, match=r"would be read as a part of it: name a folder elsewhere, or a hidden one"):
+        open_video(tmp_path / "v", cache=tmp_path / "v" / place, **SMALL)
+    open_video(tmp_path / "v", cache=tmp_path / "v/.cache" / place, **SMALL)

@@ -13,6 +13,7 @@ from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+from torch import nn
 
 from rlrep import CURL, OBJECTIVES, Objective, PixelEncoder, Window
 from rlrep.integrations.sb3 import PixelFeatures, SequenceReplayBuffer, attach
@@ -364,6 +365,56 @@ def test_a_frozen_encoder_stays_as_it_is_in_every_network(algorithm, tmp_path) -
     assert keeps(loaded, encoder)
 
 
+class Normalised(nn.Module):
+    """An encoder of someone else, with running averages."""
+
+    repr_dim, observation_shape = 8, (6, 20, 20)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(2400, 8), nn.BatchNorm1d(8))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.layers(pixels / 255)
+
+
+@pytest.mark.parametrize("algorithm", [SAC, DQN, PPO])
+def test_running_averages_of_a_frozen_encoder_are_frozen_too(algorithm) -> None:
+    torch.manual_seed(0)
+    encoder = Normalised().requires_grad_(False)
+    model = build(algorithm, features=dict(encoder=encoder))
+    attach(model, ["curl"], coefficient=0)
+    model.learn(40)
+    for features in extractors(model):
+        assert equal(features.encoder.state_dict(), encoder.state_dict()) and not features.encoder.training
+
+
+def test_with_coefficient_0_running_averages_are_those_of_the_agent_alone() -> None:
+    found = []
+    for objectives in ([], ["curl"]):
+        torch.manual_seed(0)
+        model = build(SAC, features=dict(encoder=Normalised()))
+        if objectives:
+            attach(model, objectives, coefficient=0)
+        model.learn(40)
+        found.append(encoder_of(model).state_dict())
+    assert equal(*found)
+
+
+def test_an_encoder_is_handed_over_on_the_cpu() -> None:
+    with pytest.raises(ValueError, match=r"the encoder is on meta, .*: give encoder\.cpu\(\)"):
+        build(SAC, features=dict(encoder=pretrained().to("meta")))
+
+
+@pytest.mark.parametrize("steps", [5, 7])
+def test_rollouts_without_a_window_are_left_out_with_one_warning(steps: int) -> None:
+    model = build(A2C, env=Counter(length=3), n_steps=steps)
+    attach(model, {"taco": {"horizon": 3}})
+    with pytest.warns(UserWarning, match="leave out this rollout") as told:
+        model.learn(8 * steps)
+    assert len([each for each in told if "leave out" in str(each.message)]) == 1
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_objectives_on_a_frozen_encoder_train_their_heads_and_say_so(algorithm) -> None:
     encoder = pretrained(frozen=True)
@@ -592,9 +643,24 @@ class Headless(Objective):
         return {"loss_small": self.view(observation).square().mean()}
 
 
-def test_an_objective_without_parameters_trains_the_encoder() -> None:
+class Copied(Headless):
+    """Its own parameters are a momentum copy alone. `action_space` is the second argument, of its own `__init__`."""
+
+    def __init__(self, encoder, action_space=None, horizon: int = 3, **options) -> None:
+        super().__init__(encoder, **options)
+        self.horizon = horizon
+        self.target = self.momentum_copy(encoder, 0.9)
+
+    def losses(self, observation):
+        with torch.no_grad():
+            target = self.view(observation, encoder=self.target)
+        return {"loss_small": (self.view(observation) - target).square().mean()}
+
+
+@pytest.mark.parametrize("objective", [Headless, Copied])
+def test_an_objective_without_parameters_to_train_trains_the_encoder(objective) -> None:
     model = build(SAC)
-    attach(model, [f"{__name__}:Headless"])
+    attach(model, [f"{__name__}:{objective.__name__}"])
     model.learn(33)
     assert np.isfinite(losses(model)["rlrep/loss_small"])
 

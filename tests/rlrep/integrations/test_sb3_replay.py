@@ -4,12 +4,13 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 
 from rlrep.integrations.sb3 import SequenceReplayBuffer
-from rlrep.integrations.sb3_replay import RolloutSequences
+from rlrep.integrations.sb3_replay import RolloutSequences, taken
 from rlrep.window import ANY_N_STEP, Window
 from tests.rlrep.integrations.sb3_environments import Counter
 
@@ -158,6 +159,80 @@ def test_observations_that_are_no_stacks_are_refused_and_kept_whole_with_frame_s
     assert (buffer.sample(1).next_observations.numpy() == seen[1]).all()
 
 
+def stacked(*counts: int) -> np.ndarray:
+    """One stack of frames whose pixels are `counts`, (1, 3·F, 4, 4)."""
+    return np.repeat(np.array(counts, np.uint8), 3)[None, :, None, None] + np.zeros((1, 1, 4, 4), np.uint8)
+
+
+def small(**options) -> SequenceReplayBuffer:
+    return SequenceReplayBuffer(50, spaces.Box(0, 255, (9, 4, 4), np.uint8), spaces.Discrete(2), **options)
+
+
+def store(buffer: SequenceReplayBuffer, before: np.ndarray, after: np.ndarray) -> None:
+    buffer.add(before, after, np.array([1]), np.array([0.5]), np.array([False]), [{}])
+
+
+@pytest.mark.parametrize("first", [(1, 2, 3), (1, 3, 3), (0, 2, 3)])
+def test_a_first_stack_with_earlier_frames_is_refused_and_kept_whole_with_frame_stack_1(first) -> None:
+    """As of a wrapper that steps inside of `reset`: formed anew, such stacks would show no motion."""
+    before, after = stacked(*first), stacked(*first[1:], 4)
+    with pytest.raises(ValueError, match="first observation of an episode is a stack with earlier frames"):
+        store(small(), before, after)
+    buffer = small(frame_stack=1)
+    store(buffer, before, after)
+    assert (buffer.sample(1).observations.numpy() == before).all()
+
+
+@pytest.mark.parametrize("first", [(3, 3, 3), (0, 0, 3), (0, 0, 0)])
+def test_first_stacks_that_repeat_a_frame_or_are_black_come_back(first) -> None:
+    buffer = small()
+    before, after = stacked(*first), stacked(*first[1:], 4)
+    store(buffer, before, after)
+    samples = buffer.sample(1)
+    assert (samples.observations.numpy() == before).all() and (samples.next_observations.numpy() == after).all()
+
+
+def test_a_step_that_stable_baselines_did_not_see_is_left_out() -> None:
+    """A callback that ends `learn` keeps the last step from the buffer, and the next `learn` goes on after it."""
+    buffer = small()
+    store(buffer, stacked(1, 1, 1), stacked(1, 1, 2))
+    store(buffer, stacked(1, 1, 2), stacked(2, 3, 4))  # from 2 to 4
+    assert buffer.size() == 1
+    for step in range(4, 8):
+        store(buffer, stacked(step - 2, step - 1, step), stacked(step - 1, step, step + 1))
+    assert buffer.size() == 5
+    samples = buffer.sample(200)
+    newest = {tuple(pixels[6, 0, 0].item() for pixels in pair) for pair in zip(*samples[::2][:2], strict=True)}
+    assert newest == {(1, 2), (4, 5), (5, 6), (6, 7), (7, 8)}
+
+
+def test_rewards_of_several_steps_are_summed_and_cut_at_real_ends_only() -> None:
+    env = environment(discrete=True)  # the reward counts the steps; odd episodes end by a time limit
+    buffer = build(SequenceReplayBuffer, env, n_steps=3, gamma=0.9)
+    fill(buffer, env, 40)
+    samples = buffer.sample(600)
+    first, last = (pixels.numpy()[:, -1, 0, 0] - 1 for pixels in (samples.observations, samples.next_observations))
+    step, steps, odd = first % 10, last - first, first // 10 % 2 == 1
+    done = samples.dones.numpy()[:, 0]
+    assert ((steps == 3) | ((done == 1) & ~odd & (steps < 3))).all() and set(steps) == {1, 2, 3}
+    assert not done[odd].any() and done.any()
+    expected = sum(np.where(k < steps, 0.9**k * (step + 1 + k), 0) for k in range(3))
+    np.testing.assert_allclose(samples.rewards.numpy()[:, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(samples.discounts.numpy()[:, 0], 0.9**steps, rtol=1e-6)
+    assert build(SequenceReplayBuffer, env, n_steps=1).n_steps == 1
+
+
+def test_pictures_of_a_batch_are_shifted_each_in_its_own_way() -> None:
+    space = spaces.Box(0, 255, (3, 8, 8), np.uint8)
+    buffer = SequenceReplayBuffer(50, space, spaces.Discrete(2), shift=2)
+    picture = np.broadcast_to(np.arange(64, dtype=np.uint8).reshape(8, 8), (1, 3, 8, 8)).copy()
+    store(buffer, picture, picture)
+    samples = buffer.sample(200)
+    for pixels in (samples.observations, samples.next_observations):
+        assert len(torch.unique(pixels, dim=0)) == 25
+    assert (samples.observations != samples.next_observations).any()
+
+
 @pytest.mark.parametrize(
     ("space", "options", "message"),
     [
@@ -195,3 +270,9 @@ def test_windows_of_a_rollout_stay_in_one_episode(discrete: bool) -> None:
         assert batch["action"].abs().max() == 1, "actions must be clipped as in the environment, then scaled"
     step = first % 10
     assert np.allclose(batch["next", "reward"].numpy()[:, 0], step + 1 + 0.9 * (step + 2) + 0.81 * (step + 3))
+
+
+def test_actions_of_a_rollout_are_scaled_once_and_one_that_can_not_vary_is_a_number() -> None:
+    space = spaces.Box(np.array([0, 3], np.float32), np.array([1, 3], np.float32))
+    np.testing.assert_allclose(taken(np.array([[0.25, 3.0]]), space, False), [[-0.5, -1]])
+    np.testing.assert_allclose(taken(np.array([[-0.5, 0.2]]), space, True), [[-0.5, 0.2]])

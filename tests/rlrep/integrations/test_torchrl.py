@@ -8,11 +8,12 @@ import pytest
 import torch
 from gymnasium import spaces
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.data import Bounded, LazyTensorStorage, RandomSampler, ReplayBuffer, SliceSampler
 from torchrl.data.replay_buffers.samplers import Sampler
 from torchrl.modules import QValueActor
-from torchrl.objectives import DQNLoss
+from torchrl.objectives import DQNLoss, LossModule
 
 from rlrep import PixelEncoder, make_objective
 from rlrep.integrations.torchrl import ObjectiveLoss, Scale, windows
@@ -213,6 +214,31 @@ def test_actions_are_scaled_from_the_space_that_is_given(space: Any) -> None:
 def test_a_space_without_finite_bounds_is_refused(space: Any) -> None:
     with pytest.raises(ValueError, match="finite bounds"):
         continuous_loss(action_space=space)
+
+
+def test_spaces_of_environments_side_by_side_are_those_of_one() -> None:
+    one = Bounded(low=torch.tensor([0.0, -3.0]), high=torch.tensor([1.0, 3.0]), shape=(2,), dtype=torch.float32)
+    action = torch.rand(4, 3, 2)
+    torch.testing.assert_close(Scale(one.expand(5, 2))(action), Scale(one)(action))
+    low = torch.tensor([[0.0, -3.0], [0.0, -2.0]])
+    with pytest.raises(ValueError, match="equal in all environments"):
+        Scale(Bounded(low=low, high=low + 4, shape=(2, 2), dtype=torch.float32))
+
+
+@pytest.mark.parametrize("critics", [1, 2])
+def test_a_loss_module_that_trains_copies_of_the_encoder_is_refused(critics: int) -> None:
+    """SACLoss replaces the parameters of a network that it needs several of."""
+    encoder = PixelEncoder(SHAPE, channels=4, strides=(2, 2))
+    network = nn.Sequential(encoder, nn.Linear(encoder.repr_dim, 4))
+    agent = LossModule()
+    module = TensorDictModule(network, in_keys=["pixels"], out_keys=["value"])
+    agent.convert_to_functional(module, "critic", expand_dim=None if critics == 1 else critics)
+    objective = make_objective("taco", encoder, spaces.Discrete(4), horizon=3)
+    if critics == 1:
+        ObjectiveLoss(objective, slice_len=3, agent=agent)
+        return
+    with pytest.raises(ValueError, match=r"LossModule does not hold the objective's encoder.* separate_losses=True"):
+        ObjectiveLoss(objective, slice_len=3, agent=agent)
 
 
 def test_gaps_of_one_kind_share_their_steps() -> None:

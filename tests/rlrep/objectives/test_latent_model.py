@@ -239,6 +239,20 @@ def test_kept_targets_are_those_of_the_same_observations_until_the_targets_move(
     assert encoded[3:] == [15]
 
 
+def test_a_validation_neither_reads_nor_keeps_embeddings_as_its_names_are_of_other_data() -> None:
+    model, other = made(keep=20), batch(seed=1)
+    given = batch()
+    given["sequence", "name"] = other["sequence", "name"] = torch.arange(15).view(5, 3)
+    expected = made()(given)["loss_model_prediction"]
+    for training in (False, True, False):
+        model.train(training)
+        model(given if training else other)
+    model.train()
+    torch.testing.assert_close(model(given)["loss_model_prediction"], expected)
+    model.eval()
+    torch.testing.assert_close(model(other)["loss_model_prediction"], made()(other)["loss_model_prediction"])
+
+
 def test_what_is_kept_is_saved() -> None:
     model, given = made(keep=20), batch()
     given["sequence", "name"] = torch.arange(15).view(5, 3)
