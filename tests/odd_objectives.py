@@ -41,6 +41,12 @@ class CURL(Odd):
     """Has the same name as an objective of the package."""
 
 
+class Weighed(Odd):
+    def __init__(self, encoder: PixelEncoder, action_space: Any = None, weight: float = 0.5, **options: Any) -> None:
+        super().__init__(encoder, action_space, **options)
+        self.weight = weight
+
+
 class TakesNoActionSpace(Objective):
     def __init__(self, encoder: PixelEncoder, augment: RandomShift | None = None) -> None:
         super().__init__(encoder, augment)

@@ -22,7 +22,7 @@ from rlrep.experiments.run.checkpoint import (
     set_random_state,
 )
 from rlrep.experiments.run.config import RunConfig
-from rlrep.experiments.run.driver import NothingToDo, Run, TrainingError, following, kept
+from rlrep.experiments.run.driver import Run, TrainingError, following, kept
 from rlrep.experiments.run.evaluation import evaluate, make_evaluation_env, write_video
 from rlrep.experiments.run.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
 from rlrep.experiments.run.pretrained import load_weights
@@ -54,10 +54,7 @@ class AgentRun(Run):
         if state is not None:
             with fitting(checkpoint):
                 check_ranks(state)  # before the replay, which would refuse the files for their sizes
-                # Before anything is opened: a finished run's replay may be deleted.
-                if state["finished"] and (count := self.count_in(state)) >= self.total:
-                    raise NothingToDo(self, count)
-        self.resumes = state is not None
+                self.check_files(state)
         torch.manual_seed(config.seed)
         with ExitStack() as opened:
             self.eval_env = opened.enter_context(closing(make_evaluation_env(config, film=config.save_video)))
@@ -90,9 +87,8 @@ class AgentRun(Run):
         """The growth of `count` between two evaluations."""
         return int(getattr(self.config, f"eval_every_{self.counter}s"))
 
-    @abstractmethod
-    def count_in(self, state: dict[str, Any]) -> int:
-        """`count` in a checkpoint's state."""
+    def check_files(self, state: dict[str, Any]) -> None:
+        """Refuses a checkpoint's state without the other files that it needs."""
 
     @property
     @abstractmethod

@@ -25,8 +25,8 @@ def objective_defaults() -> dict[str, dict[str, Any]]:
 def defaults_of(built: type) -> dict[str, Any]:
     """The options of an objective's or agent's class with their defaults; options in `SHARED` take the run's value."""
     hints = arguments_of(built)
-    # Without a size, an objective uses its owner's batch.
-    out: dict[str, Any] = {"batch_size": None} if issubclass(built, Objective) else {}
+    # Without a size, an objective uses its owner's batch; without a weight, it counts as it is.
+    out: dict[str, Any] = {"batch_size": None, "weight": None} if issubclass(built, Objective) else {}
     for name, parameter in parameters_of(built).items():
         if name in GIVEN_BY_US or name == "frame_channels" or parameter.default is parameter.empty:
             continue
@@ -48,7 +48,7 @@ def check_options(section: str, options: Mapping[str, Any], built: type) -> None
     """
     hints = {name: hint for name, hint in arguments_of(built).items() if name not in GIVEN_BY_US}
     if issubclass(built, Objective):
-        hints["batch_size"] = int | None
+        hints = {"weight": float | None, **hints, "batch_size": int | None}
     ours = built.__module__.startswith("rlrep.")
     for name, value in options.items():
         hint = look_up(f"option of {section}", name, hints)

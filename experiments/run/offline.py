@@ -53,9 +53,6 @@ class OfflineRun(AgentRun):
     def count(self) -> int:
         return self.updates
 
-    def count_in(self, state: dict[str, Any]) -> int:
-        return int(state["updates"])
-
     @property
     def step_of_agent(self) -> int:
         return self.updates

@@ -25,7 +25,7 @@ from rlrep.experiments.run.allocator import keep_pages
 from rlrep.experiments.run.checkpoint import CONFIG, CheckpointError, save_checkpoint
 from rlrep.experiments.run.config import settle_precision
 from rlrep.experiments.run.data import auto_storage, check_fit, format_of, open_data, resume_data
-from rlrep.experiments.run.driver import TrainingError, claim, conduct, following, kept
+from rlrep.experiments.run.driver import NothingToDo, TrainingError, claim, conduct, following, kept
 from rlrep.experiments.run.evaluation import environment_options, make_evaluation_envs
 from rlrep.experiments.run.initial_agent import load_agent, settle_agent
 from rlrep.experiments.run.options import ConfigError
@@ -86,11 +86,6 @@ class OnlineRun(AgentRun):
         between_checkpoints = config.checkpoint_every_frames / config.action_repeat / config.num_envs
         reserve = 2 * int(between_checkpoints + self.episode_steps + 1)
         files = self.own_folder / "replay"
-        if self.resumes and not files.exists():
-            raise CheckpointError(
-                f"{files} is missing, from which the run would go on: put it back, or start a run in another run_dir "
-                f"with init={self.folder}, which goes on with its agent and an empty replay"
-            )
         size = (capacity + reserve * self.num_envs) * int(np.prod(shape)) // config.frame_stack
         if size >= GB and not files.exists():
             print(
@@ -128,8 +123,16 @@ class OnlineRun(AgentRun):
         """Simulator steps so far."""
         return self.step * self.config.action_repeat
 
-    def count_in(self, state: dict[str, Any]) -> int:
-        return int(state["step"]) * self.config.action_repeat
+    def check_files(self, state: dict[str, Any]) -> None:
+        files, count = self.own_folder / "replay", state["step"] * self.config.action_repeat
+        if files.exists():
+            return
+        if state["finished"] and count >= self.total:
+            raise NothingToDo(self, count)
+        raise CheckpointError(
+            f"{files} is missing, from which the run would go on: put it back, or start a run in another run_dir with "
+            f"init={self.folder}, which goes on with its agent and an empty replay"
+        )
 
     @property
     def step_of_agent(self) -> int:

@@ -235,10 +235,10 @@ class Attached:
         kept = [] if self.settings["coefficient"] else [(each, each.clone()) for each in self.encoder.buffers()]
         with self.randomness.used():
             loss, metrics = self.objectives(batch, own=own)
-        for buffer, before in kept:
-            buffer.copy_(before)
         self.objectives.zero_grad()
         loss.backward()
+        for buffer, before in kept:
+            buffer.copy_(before)
         for optimizer in self.optimizers:
             optimizer.step()
         self.objectives.after_step()

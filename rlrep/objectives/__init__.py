@@ -90,6 +90,7 @@ def make_objective(
     *,
     augment: RandomShift | None = None,
     batch_size: int | None = None,
+    weight: float | None = None,
     **options: Any,
 ) -> Objective:
     """Builds the objective called `name` on `encoder`.
@@ -99,6 +100,7 @@ def make_objective(
         encoder: the shared encoder.
         action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None without actions.
         augment, batch_size: see `Objective`; a class without the argument `augment` gets it, too.
+        weight: `loss_weight` of `Objective`; None is 1. A class with an argument of this name gets it instead.
         options: keyword arguments of the objective's class.
 
     Raises:
@@ -112,6 +114,8 @@ def make_objective(
         )
     if augment is not None and "augment" in parameters_of(objective):
         options["augment"] = augment
+    if weight is not None and "weight" in parameters_of(objective):
+        options["weight"], weight = weight, None
     check_options("objective", name, objective, options)
     try:
         inspect.signature(objective).bind(encoder, action_space, **options)
@@ -125,6 +129,7 @@ def make_objective(
         raise ValueError(f"objective {name} can't be built with {options or 'its defaults'}: {error}") from error
     check_declared(made)
     made.batch_size = batch_size
+    made.loss_weight = 1.0 if weight is None else weight
     if augment is not None:
         made.augment = augment
     return made

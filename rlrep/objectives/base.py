@@ -60,6 +60,7 @@ class Objective(nn.Module):
         horizon: K, how many steps ahead it looks; 0 for the current observation only.
         batch_size: rows of a separate batch that the owner draws for it; None shares the owner's batch. A contrastive
             loss may need more negatives than a critic needs rows.
+        loss_weight: factor of its losses, > 0; set it before the training. Metrics have none.
         needs_actions: whether it needs an action space.
         needs_background: whether some episodes must show only a background, without the content to be learned.
         all_ranks: under torch.distributed, whether a contrastive loss takes negatives from all ranks. Then each rank
@@ -79,6 +80,7 @@ class Objective(nn.Module):
     out_keys: list[str]
     horizon: int = 0
     batch_size: int | None = None
+    loss_weight: float = 1.0
     needs_actions: bool = False
     needs_background: bool = False
     all_ranks: bool = True
@@ -214,6 +216,8 @@ class Objective(nn.Module):
             self._encoded = {}
         check_returned(self, out)
         self._remind()
+        if self.loss_weight != 1:
+            out = {name: self.loss_weight * value if name.startswith("loss_") else value for name, value in out.items()}
         return TensorDict(out)
 
     def _remind(self) -> None:
@@ -353,7 +357,7 @@ class Objectives(nn.ModuleList):
         encoded: Mapping[int, Tensor] | None = None,
         own: Mapping[int, TensorDict] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The unweighted sum of all losses, and all losses and metrics, detached.
+        """The sum of all losses, each with its objective's weight, and all losses and metrics, detached.
 
         Args:
             batch: the owner's batch, drawn for `window`.

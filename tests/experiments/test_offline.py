@@ -351,7 +351,7 @@ def test_an_online_run_that_resumes_reads_its_data_as_it_is_told_now(
     run_in(tmp_path / "run", *start)
     folder = run_in(tmp_path / "run", *start, "resume=true", "num_train_frames=2000", f"offline.cache={tmp_path / 'c'}")
     read = configuration.load(folder / "config.yaml").offline
-    assert (read.data, read.cache) == (str(data), str(tmp_path / "c")) and any((tmp_path / "c").iterdir())
+    assert (read.data, read.cache) == (str(data), str(tmp_path / "c"))
 
 
 def test_an_online_run_keeps_learning_from_the_offline_data(data: Path, finished: Path, tmp_path: Path) -> None:

@@ -505,6 +505,31 @@ def test_a_horizon_that_nothing_is_read_at_is_refused() -> None:
         make_objective("tests.rlrep.test_objectives:Wrong", PixelEncoder((3, 20, 20), channels=4), None, horizon=5)
 
 
+def test_a_weight_is_a_factor_of_the_losses_alone(encoder: PixelEncoder) -> None:
+    found = []
+    for weight in (None, 0.25):
+        torch.manual_seed(0)
+        objectives = Objectives([build("taco", encoder, weight=weight), build("inverse_model", encoder)])
+        encoder.zero_grad()
+        total, out = objectives(make_batch())
+        total.backward()
+        found.append((out, total.item()))
+    (plain, sum_of_plain), (weighted, sum_of_weighted) = found
+    for name, value in plain.items():
+        factor = 0.25 if name in ("loss_taco", "loss_curl", "loss_reward") else 1
+        torch.testing.assert_close(weighted[name], factor * value)
+    taken = 0.75 * sum(float(plain[name]) for name in ("loss_taco", "loss_curl", "loss_reward"))
+    assert sum_of_weighted == pytest.approx(sum_of_plain - taken)
+    with pytest.raises(ValueError, match="weight must be greater than 0, got 0"):
+        build("taco", encoder, weight=0)
+
+
+def test_a_class_with_an_argument_weight_gets_it_itself(encoder: PixelEncoder) -> None:
+    for options, weight in (({"weight": 3.0}, 3.0), ({}, 0.5)):
+        made: Any = build("tests.odd_objectives:Weighed", encoder, **options)
+        assert (made.weight, made.loss_weight) == (weight, 1)
+
+
 def test_an_objective_without_the_argument_gets_the_augmentation_too() -> None:
     shift = RandomShift(2)
     encoder = PixelEncoder((3, 20, 20), channels=4)

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from rlrep.agents import AGENTS
 from rlrep.experiments.run import device
+from rlrep.experiments.run.command import for_hydra
 from rlrep.experiments.run.config import OF_THE_CHOICE
 from rlrep.experiments.run.learner_options import defaults_of
 from rlrep.experiments.run.train_config import TrainConfig, complete
@@ -43,7 +44,7 @@ def test_a_batch_fits_what_was_seen_before_the_first_update(action_repeat: int, 
 
 
 def test_an_agent_of_ones_own_may_wait_for_its_exploration() -> None:
-    ours, own = completed("agent=mrq"), completed("agent=tests.own_agent:OwnMRQ")
+    ours, own = completed("agent=mrq"), completed(*for_hydra(["agent=tests.own_agent:OwnMRQ"]))
     assert own.num_seed_frames == ours.num_seed_frames > 4000
 
 

@@ -28,7 +28,7 @@ OPTIONS = (
 def test_a_run_trains_resumes_and_is_evaluated_with_an_objective_of_ones_own(run: Run, tmp_path: Path) -> None:
     folder = run("agent=drqv2", *OPTIONS, "num_train_frames=1000")
     config = configuration.load(folder / "config.yaml")
-    assert config.objective[NAME] == {"batch_size": None, "scales": [0.5, 2], "bias": 0}
+    assert config.objective[NAME] == {"batch_size": None, "weight": None, "scales": [0.5, 2], "bias": 0}
     assert config.agent["name"] == "drqv2+Own"
     run("agent=drqv2", *OPTIONS, "num_train_frames=2000", "resume=true")
     assert "loss_own" in (folder / "train.csv").read_text().splitlines()[0]
@@ -58,7 +58,7 @@ def test_its_options_are_checked_by_their_annotations() -> None:
     with pytest.raises(ValueError, match=r"unknown option of objective.*'scale': did you mean scales"):
         completed("agent=drqv2", OPTIONS[0], "++objective.Own.scale=[3]")
     config = completed("agent=drqv2", OPTIONS[0], "++objective.Own.batch_size=512", "++objective.Own.bias=-1.5")
-    assert config.objective[NAME] == {"scales": [1.0], "bias": -1.5, "batch_size": 512}
+    assert config.objective[NAME] == {"scales": [1.0], "bias": -1.5, "batch_size": 512, "weight": None}
 
 
 def test_a_file_that_names_a_module_imports_nothing(run: Run, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_imports_register_what_the_other_options_name(tmp_path: Path, monkeypatc
     monkeypatch.syspath_prepend(str(tmp_path))
     try:
         config = completed("agent=drqv2", "imports=[registers_one]", "objectives=[registered]")
-        assert config.objective["registered"] == {"batch_size": None, "scales": [1.0], "bias": 0.0}
+        assert config.objective["registered"] == {"batch_size": None, "weight": None, "scales": [1.0], "bias": 0.0}
         assert OBJECTIVES["registered"] is Own
     finally:
         OBJECTIVES.pop("registered", None)
