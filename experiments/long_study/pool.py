@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from rlrep.envs.workers import ONE_THREAD
 from rlrep.experiments.files import FolderInUse, locked, write_atomically
 from rlrep.experiments.long_study.protocol import Job, Study
 from rlrep.experiments.long_study.records import DIVERGED, FAILED, FINISHED, Record, code_commit, joined
@@ -22,7 +23,6 @@ from rlrep.experiments.speed.machine import describe_machine
 
 # The message of `rlrep.experiments.train` when a loss, an action or a reward was NaN or infinite.
 NOT_FINITE = re.compile(r"=(-?inf|nan)\b|\bnot finite\b|must be finite")
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 POLL = 2.0  # seconds between checks of a folder that another process uses
 
 Command = Callable[[Study, Job], list[str]]

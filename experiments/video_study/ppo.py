@@ -130,7 +130,7 @@ def mean_return(venv: VecEnv, act: Callable[[np.ndarray], np.ndarray], episodes:
     return float(returns.mean() / each)
 
 
-def learn(venv: VecEnv, test_venv: VecEnv, schedule: Schedule, seed: int, **options: Any) -> Curve:
+def learn(venv: VecEnv, test_venv: VecEnv, schedule: Schedule, seed: int) -> Curve:
     """PPO on `venv`, scored on `test_venv` with its best actions; both are standardised by what `venv` has shown.
 
     Some encoders' features differ little between states, others' much. Without standardisation, and with rollouts half
@@ -140,12 +140,16 @@ def learn(venv: VecEnv, test_venv: VecEnv, schedule: Schedule, seed: int, **opti
         venv, test_venv: of features.
         schedule: how long.
         seed: of PPO.
-        options: options of Stable-Baselines3's PPO that replace the study's.
 
     Returns:
         (environment steps, mean return), from before the first update to after the last.
     """
-    usual: dict[str, Any] = dict(
+    test_venv = VecNormalize(test_venv, training=False, norm_reward=False)
+    venv = VecNormalize(venv, norm_reward=False)
+    test_venv.obs_rms = venv.obs_rms
+    model = PPO(
+        "MlpPolicy",
+        venv,
         n_steps=2048 // venv.num_envs,
         batch_size=256,
         n_epochs=6,
@@ -154,11 +158,8 @@ def learn(venv: VecEnv, test_venv: VecEnv, schedule: Schedule, seed: int, **opti
         ent_coef=0.02,
         policy_kwargs=dict(net_arch=[128, 128]),
         device="cpu",
+        seed=seed,
     )
-    test_venv = VecNormalize(test_venv, training=False, norm_reward=False)
-    venv = VecNormalize(venv, norm_reward=False)
-    test_venv.obs_rms = venv.obs_rms
-    model = PPO("MlpPolicy", venv, seed=seed, **(usual | options))
     act = lambda observation: model.predict(observation, deterministic=True)[0]  # noqa: E731
     scores = _Scores(schedule, lambda _: mean_return(test_venv, act, schedule.episodes))
     model.learn(schedule.steps, callback=scores)
