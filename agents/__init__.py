@@ -79,7 +79,7 @@ def make_agent(
         observation_shape: (F·C, H, W).
         action_space: ``Box`` of one axis with values in [-1, 1]; also ``Discrete`` for agents with discrete actions.
         objectives: names or import paths, see `rlrep.objectives.find_objective`; the agent's own objectives come first.
-        objective_options: keyword arguments of each objective by name, `batch_size` included.
+        objective_options: keyword arguments of each objective by name, `batch_size` and `weight` included.
         encoder: a pre-trained one; None builds a new one. Parameters that require no gradient stay as they are.
         encoder_options: keyword arguments of `PixelEncoder`, for a new one.
         freeze_encoder: the encoder gets no gradient and no optimizer step.

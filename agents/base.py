@@ -260,7 +260,7 @@ class Agent(nn.Module):
         raise NotImplementedError
 
     def step_objectives(self, batches: TensorDict, step: int) -> Metrics:
-        """One step on the unweighted sum of the objectives' losses.
+        """One step on the sum of the objectives' losses.
 
         Args:
             batches: the agent's batch as `shared`, and the separate batches of objectives, by batch size.

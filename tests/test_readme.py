@@ -134,7 +134,7 @@ def test_the_objective_of_the_plugins_page_learns_and_reads_what_the_page_says()
 
 def test_an_encoder_is_probed_and_becomes_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = [each for each in blocks(ROOT / "experiments" / "plugins" / "README.md") if "probe_folds" in each]
-    short = block.replace("2_000", "40").replace("=84", "=40").replace("// 250", "// 8")
+    short = block.replace("5_000", "40").replace("=84", "=40").replace("// 500", "// 8")
     assert "range(40)" in short and "// 8" in short and "image_size=40" in short
     monkeypatch.chdir(tmp_path)
     PixelEncoder((9, 40, 40), channels=4).save_pretrained("my_encoder")

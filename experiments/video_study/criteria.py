@@ -24,7 +24,10 @@ FOLDER = Path(__file__).parents[1] / "reports" / "theory"
 FILE = FOLDER / "criteria.yaml"
 # The criteria over seeds that name methods or noises.
 ROLES = {
-    "method": ("floor", "ceiling", "reference", "method", "methods", "without", "baseline", "beside"),
+    "method": (
+        *("floor", "ceiling", "oracle", "reference", "method", "methods", "without"),
+        *("baseline", "baselines", "beside", "keep", "lose"),
+    ),
     "noise": ("noise", "noises"),
 }
 
@@ -187,6 +190,23 @@ class Served(OverSeeds):
     ceiling: str
     serves: float
     baseline: str
+
+
+@dataclass(frozen=True)
+class Replicated(OverSeeds):
+    """The content of the file about the main results on other maps, see its comments, and its origin."""
+
+    file: ClassVar = FOLDER / "replication_criteria.yaml"
+    noise: str
+    floor: str
+    ceiling: str
+    keeps: float
+    keep: Sequence[str]
+    lose: Sequence[str]
+    oracle: str
+    method: str
+    serves: float
+    baselines: Sequence[str]
 
 
 @dataclass(frozen=True)

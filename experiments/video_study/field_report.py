@@ -28,6 +28,7 @@ from rlrep.experiments.video_study.criteria import (
     FewLabels,
     ManyCodes,
     OverSeeds,
+    Replicated,
     Served,
     Survival,
     Tempered,
@@ -47,6 +48,7 @@ from rlrep.experiments.video_study.survival import (
     kept,
     label_outcomes,
     label_shares,
+    replicated_claims,
     return_shares,
     served_claims,
     state_kept,
@@ -73,6 +75,7 @@ TEXTS = {
         "exogenous noise. Drifting noise moves to the right and down only."
     ),
     "served": "PPO's returns on frozen encoders of the core, and what a linear probe reads of their state.",
+    "replicated": "What PPO returns on the encoders, its share of the true state's return, and what probes read.",
     "labels": (
         "The state kept, with its 95 % t interval. A method reads all recordings, and an inverse model on the same "
         "encoder the first ones, whose actions are known, in batches of its own, shifted by up to eight pixels. The "
@@ -104,6 +107,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
         "field": ("Every method", field_lines(results, domain), f"field_{domain}"),
         "arrow": ("The arrow of time", arrow_lines(results), ""),
         "served": (f"PPO on {METHODS[read(Served).method]}", served_lines(results, domain), ""),
+        "replicated": ("The main results on other maps", replicated_lines(results, domain), ""),
         "labels": ("Action labels", label_lines(results), "labels"),
         "temperature": ("Temperature", temperature_lines(results), "temperature"),
         "transfer": ("Unseen noise", transfer_lines(results), ""),
@@ -114,6 +118,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
         "field": partial(survival_blocks, results, domain),
         "arrow": partial(arrow_blocks, results),
         "served": partial(served_blocks, results, domain),
+        "replicated": partial(replicated_blocks, results, domain),
         "labels": partial(label_blocks, results),
         "temperature": partial(temperature_blocks, results),
         "transfer": partial(transfer_blocks, results, domain),
@@ -267,6 +272,36 @@ def served_blocks(results: Results, domain: str) -> list[Block]:
         f"{asked.level:g} over {asked.span}."
     )
     return judged(rule, asked, cells, claim_texts(served_claims(results, domain), "of that scale"))
+
+
+def replicated_lines(results: Results, domain: str) -> list[Line]:
+    """A row for each method, over the seeds that are judged; none while one of them is missing for the method."""
+    asked, lines = read(Replicated), []
+    cells = [c for c in select(results.cells, domain=domain, study="core") if c.seed in asked.seeds]
+    under = select(cells, noise=asked.noise)
+    if {c.seed for c in select(under, method=asked.method)} != {*asked.seeds}:
+        return []
+    for (method,), own in grouped(under, "method").items():
+        shares = {"kept": state_kept(own, results, asked), "of it": return_shares(own, results, asked.oracle)}
+        line = {"method": METHODS[method], "return": mean_of(own, "final_return")}
+        line |= {name: mean_share(share) if share else "" for name, share in shares.items()}
+        line |= {"state read": mean_of(own, "state_linear"), "noise read": mean_of(own, "noise_linear")}
+        lines.append(line | {"seeds": str(len(own))})
+    return lines
+
+
+def replicated_blocks(results: Results, domain: str) -> list[Block]:
+    """Whether the main results hold on other maps."""
+    asked = read(Replicated)
+    used = {asked.floor, asked.ceiling, *asked.keep, *asked.lose, asked.method, *asked.baselines}
+    cells = [c for c in select(results.cells, domain=domain, study="core") if c.seed in asked.seeds]
+    cells = [c for c in cells if c.method == asked.oracle or (c.method in used and c.noise == asked.noise)]
+    rule = (
+        f"The state kept under {NOISES[asked.noise]}, on a scale from 0, {METHODS[asked.floor]}, to 1, "
+        f"{METHODS[asked.ceiling]}; and PPO's return on frozen encoders, from 0, the random policy's, to 1, that of "
+        f"{METHODS[asked.oracle]}, on the same map; one-sided t tests at {asked.level:g} over {asked.span}."
+    )
+    return judged(rule, asked, cells, claim_texts(replicated_claims(results, domain), ""))
 
 
 def field_lines(results: Results, domain: str) -> list[Line]:

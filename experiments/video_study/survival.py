@@ -1,6 +1,7 @@
 """Which method of the field keeps the state under which noise, by the criteria of
 `reports/theory/field_criteria.yaml`; whether the arrow of time is why one does, by `arrow_criteria.yaml`; whether
-that serves PPO, by `core_criteria.yaml`; whether videos help where few actions are known, by `labels_criteria.yaml`;
+that serves PPO, by `core_criteria.yaml`; whether all this holds on other maps, by `replication_criteria.yaml`; whether
+videos help where few actions are known, by `labels_criteria.yaml`;
 whether a temperature repairs contrast, by `temperature_criteria.yaml`; whether encoders carry over to unseen noise, by
 `transfer_criteria.yaml`; and whether the lock's bound vanishes with more codes, by `codes_criteria.yaml`.
 """
@@ -21,6 +22,7 @@ from rlrep.experiments.video_study.criteria import (
     FewLabels,
     ManyCodes,
     OverSeeds,
+    Replicated,
     Served,
     Survival,
     Tempered,
@@ -63,12 +65,14 @@ def field_cells(results: Results, domain: str, **wanted: object) -> list[Cell]:
     return [c for c in {(c.method, c.noise, c.seed): c for c in found}.values() if np.isfinite(c.state_linear)]
 
 
-def shares(results: Results, domain: str, method: str, noise: str, asked: Survival | Tempered) -> dict[int, float]:
+def shares(
+    results: Results, domain: str, method: str, noise: str, asked: Survival | Tempered | Replicated
+) -> dict[int, float]:
     """The state kept in each seed that has the method, the floor and the ceiling."""
     return state_kept(field_cells(results, domain, noise=noise, method=method), results, asked)
 
 
-def state_kept(cells: list[Cell], results: Results, asked: Survival | Tempered) -> dict[int, float]:
+def state_kept(cells: list[Cell], results: Results, asked: Survival | Tempered | Replicated) -> dict[int, float]:
     """The state kept in each seed by cells of one noise, where it has the floor and the ceiling."""
     if not cells:
         return {}
@@ -204,6 +208,39 @@ def served_claims(results: Results, domain: str) -> list[Claim]:
         claim(f"more than {asked.serves:g} of what {METHODS[asked.ceiling]} gives", own, asked.serves, asked),
         claim(f"more than {METHODS[asked.baseline]}", less(own, other), 0.0, asked),
     ]
+
+
+def replicated_claims(results: Results, domain: str) -> list[Claim]:
+    """Whether the main results hold on maps that they were not found on."""
+    asked = read(Replicated)
+    cells = select(results.cells, domain=domain, study="core", noise=asked.noise)
+
+    def kept_by(method: str) -> dict[int, float]:
+        return state_kept(select(cells, method=method), results, asked)
+
+    def returned(method: str) -> dict[int, float]:
+        return return_shares(select(cells, method=method), results, asked.oracle)
+
+    keep = [claim(f"{METHODS[m]} keeps more than {asked.keeps:g}", kept_by(m), asked.keeps, asked) for m in asked.keep]
+    lose = [
+        claim(f"{METHODS[m]} keeps less than {asked.keeps:g}", less_than(kept_by(m), asked.keeps), 0.0, asked)
+        for m in asked.lose
+    ]
+    own, name = returned(asked.method), METHODS[asked.method]
+    return [
+        *keep,
+        *lose,
+        claim(f"PPO on {name}, more than {asked.serves:g}", own, asked.serves, asked),
+        *(
+            claim(f"PPO on {name}, more than on {METHODS[other]}", less(own, returned(other)), 0.0, asked)
+            for other in asked.baselines
+        ),
+    ]
+
+
+def less_than(own: dict[int, float], most: float) -> dict[int, float]:
+    """By how much each is less."""
+    return {seed: most - value for seed, value in own.items()}
 
 
 def temperature_claims(results: Results) -> list[Claim]:

@@ -46,7 +46,7 @@ class ObjectiveLoss(TensorDictModuleBase):
         discount: γ of the reward that a window sums.
         action_space: the space of continuous actions, which are scaled to [-1, 1] for objectives: a Gymnasium ``Box``,
             or TorchRL's ``env.action_spec``. None for actions that are already in [-1, 1], or discrete.
-        agent: TorchRL's loss module of the agent, to check that it trains the same encoder.
+        agent: TorchRL's loss module of the agent, to check that it holds the same encoder.
 
     Raises:
         ValueError: for an `agent` that does not hold the encoder's parameters, for a slice that is shorter than the

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.stats import ttest_1samp, ttest_rel
 
 from rlrep.experiments.video_study import criteria, field_report, survival
 from rlrep.experiments.video_study.cells import Cell, LockCell, Results
-from rlrep.experiments.video_study.criteria import Arrow, Survival, read
+from rlrep.experiments.video_study.criteria import Arrow, Replicated, Survival, read
 from rlrep.experiments.video_study.pages import as_markdown
 from rlrep.experiments.video_study.survival import KEEPS, LOSES, OPEN, WORSE, kept, shares
 
@@ -149,6 +150,34 @@ def test_ppo_is_served_by_more_than_half_of_what_the_true_state_gives() -> None:
     poor = Results([*parts, *returned("curved", "exogenous", LOW, -0.1)], [])
     assert [each.outcome for each in survival.served_claims(poor, "gridworld")] == ["fails", "open"]
     assert field_report.served_lines(Results(parts, []), "gridworld") == []
+
+
+def test_the_main_results_are_judged_anew_on_other_maps_alone() -> None:
+    seeds = read(Replicated).seeds
+
+    def made(method: str, states: tuple[float, ...], returns: tuple[float, ...], noise: str = "exogenous") -> list:
+        method: str, states: tuple[float, ...], returns: tuple[float, ...], noise: str = "exogenous"
+    ) -> list[Cell]:
+        found = cells(method, states, noise, "core")
+        return [
+            replace(cell, seed=seed, final_return=value, random_return=0.0)
+            for cell, seed, value in zip(found, seeds, returns, strict=True)
+        ]
+
+    low, high = (0.0, 0.02, 0.01, 0.0, 0.03), (0.8, 0.82, 0.79, 0.81, 0.8)
+    half = (0.5, 0.45, 0.52, 0.48, 0.5)
+    parts = [*made("oracle", (nan,) * 5, (0.9,) * 5, "none"), *made("random", (FLOOR,) * 5, low)]
+    parts += [*made("supervised", (CEILING,) * 5, high), *made("curved", HIGH, high), *made("autoencoder", half, half)]
+    parts += [*made("inverse_model", HIGH, high), *made("temporal_contrastive", LOW, low)]
+    whole = Results([*parts, *made("forward_model", HIGH, low)], [])
+    claims = {each.name: each.outcome for each in survival.replicated_claims(whole, "gridworld")}
+    assert [*claims.values()] == ["holds", "holds", "holds", "fails", "holds", "holds", "holds"]
+    assert claims["forward model keeps less than 0.5"] == "fails"
+    text = as_markdown(field_report.field_blocks(whole, {}))
+    assert "### The main results on other maps" in text and "PPO on Curved, more than on autoencoder: holds" in text
+    others = Results([replace(cell, seed=cell.seed - 5) for cell in whole.cells], [])
+    assert {each.outcome for each in survival.replicated_claims(others, "gridworld")} == {"open"}
+    assert field_report.replicated_lines(others, "gridworld") == []
 
 
 def test_a_temperature_repairs_contrast_if_it_keeps_more_than_half() -> None:
