@@ -122,6 +122,9 @@ def correlation_lines(results: Results, asked: Phases) -> list[Line]:
                 "p": f"{found.p_not_below:.2g}",
                 "of each seed": ", ".join(f"{value:.2f}" for value in each),
                 "with the other's": "",
+                "with persistence alone": rank_correlation(
+                    np.tile(asked.persistences, len(asked.sizes)).astype(float), state.ravel()
+                ).text(2),
             }
             if foreign:
                 numbers = np.mean([x for x, _ in foreign.values()], axis=0)

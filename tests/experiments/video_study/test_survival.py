@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,9 +156,7 @@ def test_ppo_is_served_by_more_than_half_of_what_the_true_state_gives() -> None:
 def test_the_main_results_are_judged_anew_on_other_maps_alone() -> None:
     seeds = read(Replicated).seeds
 
-    def made(method: str, states: tuple[float, ...], returns: tuple[float, ...], noise: str = "exogenous") -> list:
-        method: str, states: tuple[float, ...], returns: tuple[float, ...], noise: str = "exogenous"
-    ) -> list[Cell]:
+    def made(method: str, states: tuple[float, ...], returns: tuple[float, ...], noise: str = "exogenous") -> list[Any]:
         found = cells(method, states, noise, "core")
         return [
             replace(cell, seed=seed, final_return=value, random_return=0.0)
