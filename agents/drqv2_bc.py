@@ -35,7 +35,8 @@ def bc_weighted(q: Tensor, action: Tensor, data_action: Tensor, alpha: float) ->
 class DrQV2BC(DrQV2):
     """DrQ-v2 whose actor also imitates the data: `DrQV2`, except for the actor's loss.
 
-    - actor: -λ min_k Q_k(f, μ(f) + ε) + ‖μ(f) - a‖², λ = α / mean |min_k Q_k|, f detached.
+    - actor: -λ min_k Q_k(f, μ(f) + ε) + ‖μ(f) - a‖², λ = α / mean |min_k Q_k|, f detached. V-D4RL's code compares the
+      noisy action with the data's instead.
 
     Args:
         encoder, action_space, objectives: see `DrQV2`.

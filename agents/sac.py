@@ -64,7 +64,7 @@ class SAC(Agent):
     One update, with f = encoder(shifted pixels):
 
     - critic and encoder: (Q_k(f, a) - y)² for k = 1, 2,
-      with y = r + γ (min_k Q̄_k(f', a') - α log π(a'|f')), a' ~ π(f');
+      with y = r + γ (min_k Q̄_k(f', a') - α log π(a'|f')), a' ~ π(f'); with `n_step` above 1, y = Σ γⁱ r + γⁿ (…);
     - actor: α log π(a|f) - min_k Q_k(f, a), a ~ π(f), f detached;
     - temperature: α (-log π(a|f) - H̄), H̄ = -A;
     - target: Q̄ ← (1 - τ) Q̄ + τ Q;
@@ -78,6 +78,7 @@ class SAC(Agent):
         hidden_dim: width of the actor's and critic's hidden layers.
         critic_target_tau: τ.
         init_temperature: α at the start.
+        n_step: n ≥ 1.
         options: of `Agent`.
     """
 
@@ -92,9 +93,10 @@ class SAC(Agent):
         hidden_dim: int = 1024,
         critic_target_tau: Rate = 0.01,
         init_temperature: float = 0.1,
+        n_step: int = 1,
         **options: Any,
     ) -> None:
-        super().__init__(encoder, action_space, objectives, **options)
+        super().__init__(encoder, action_space, objectives, n_step=n_step, **options)
         self.critic_target_tau = critic_target_tau
         self.target_entropy = -float(self.action_dim)
 

@@ -29,7 +29,8 @@ class TD3BC(DrQV2BC):
       targets: Q̄ ← (1 - τ) Q̄ + τ Q, μ̄ ← (1 - τ) μ̄ + τ μ;
     - objectives: the sum of their losses, with a separate Adam (with `joint`, added to the critic's loss).
 
-    The paper standardises states; pixels are already on one scale.
+    The paper standardises states; pixels are already on one scale. It has τ = 0.005, single steps and a step size of
+    3e-4; the defaults here are DrQ-v2's.
 
     Args:
         encoder, action_space, objectives: see `DrQV2`.

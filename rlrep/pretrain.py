@@ -27,8 +27,9 @@ VALIDATION_SEED = 0
 class Pretrainer:
     """Minimises the sum of an objective's losses, and stores the weights of the best validation.
 
-    Validations are comparable: each draws the same pairs and the same augmentation, without dropout and running
-    averages, and does not change the training's random numbers. Augmentation uses torch's global generator: for an
+    Each validation draws the same pairs and the same augmentation, without dropout and running averages, and does not
+    change the training's random numbers. Where an objective's losses are not `comparable`, the last validation counts
+    as the best. Augmentation uses torch's global generator: for an
     exact resume, save that generator's state beside `state_dict`.
 
     Args:
@@ -40,7 +41,8 @@ class Pretrainer:
         lr: Adam's step size.
         validate_every: updates between two validations.
         validation_batches: batches that a validation averages over.
-        patience: training ends after this many validations in a row without a better one; None never stops early.
+        patience: training ends after this many validations in a row without a better one; None never stops early, nor
+            does an objective that is not `comparable`.
 
     Attributes:
         updates: made so far.
@@ -157,7 +159,7 @@ class Pretrainer:
         return {"loss": loss, **means}
 
     def _compare(self, loss: float) -> None:
-        if loss >= self.best_loss:
+        if self.objective.comparable and loss >= self.best_loss:
             self._stale += 1
             return
         self._stale = 0

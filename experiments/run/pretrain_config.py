@@ -50,7 +50,10 @@ class PretrainConfig(FilesConfig, AnyRunConfig):
     validate_every: int = option(200, "updates; each validation leaves a checkpoint", above=0)
     validation_batches: int = option(4, "batches that a validation averages over", above=0)
     patience: int | None = option(
-        10, "validations without a better one until training stops; null never stops early", above=0, free=True
+        10,
+        "validations without a better one until training stops; null never does, nor a loss whose targets move, as spr's",
+        above=0,
+        free=True,
     )
     encoder: EncoderConfig = section()
 

@@ -111,4 +111,8 @@ def vector_quantizer(dim: int, codes: Several, codebooks: int) -> nn.Module:
         separate_codebook_per_head=True,
         codebook_size=codes,
         threshold_ema_dead_code=1,
+        # The paper's, which are not the package's defaults.
+        rotation_trick=False,
+        commitment_weight=0.25,
+        decay=0.99,
     )

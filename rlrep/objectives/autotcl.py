@@ -30,7 +30,8 @@ class AutoTCL(Objective):
 
     - ``loss_autotcl`` = A + U trains the encoder, with views that are constants;
     - ``loss_autotcl_mask`` = A - β U trains the network that makes the views, with an encoder that is a constant: views
-      keep what pairs agree on, and lose as much else as they can (the paper's principle of relevant information).
+      keep what pairs agree on, and lose as much else as they can. (The paper's network follows its principle of
+      relevant information: it minimises the distance of the features of x and of its own view, without U.)
 
     Needs no actions. Negatives come from all ranks, see `Objective.all_ranks`. Simplified for small pictures: both are
     trained at the same time, while the paper trains them in turns; the paper's regularisers, of masks that are sparse
@@ -50,6 +51,8 @@ class AutoTCL(Objective):
     Raises:
         ValueError: for numbers out of range, and an encoder without `observation_shape`.
     """
+
+    comparable = False  # the sum of both is an opponent's
 
     @checked_numbers
     def __init__(

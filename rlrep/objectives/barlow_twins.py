@@ -21,7 +21,8 @@ class BarlowTwins(Objective):
 
     With z = MLP(φ(x)), each dimension standardised over the batch, and C_ij = 1/B Σ_b z_t,bi z_t+k,bj (equations 1 and
     2 of the paper): ``loss_barlow`` = Σ_i (1 - C_ii)² + λ Σ_i≠j C_ij². Two observations of one episode replace the
-    paper's two views of one picture.
+    paper's two views of one picture; the MLP has one hidden layer with layer normalisation, where the paper's has two
+    with batch normalisation; and the batch is a rank's own.
 
     Args:
         encoder: the shared encoder.

@@ -68,6 +68,8 @@ class Objective(nn.Module):
             alone.
         moves_copies: whether `after_step` moves the momentum copies; an owner that moves them itself, by
             `restart_copies`, sets it to False.
+        comparable: whether losses of the same data can be compared between updates. They can't where targets are
+            features that learn as well: early ones are easily predicted. `momentum_copy` sets it to False.
         same_every_update: whether each call runs the same operations and waits for no value, so that one CUDA graph can
             replay it. A method that calls ``item()``, or counts in Python, sets it to False.
 
@@ -85,6 +87,7 @@ class Objective(nn.Module):
     needs_background: bool = False
     all_ranks: bool = True
     moves_copies: bool = True
+    comparable: bool = True
     same_every_update: bool = True
 
     def __init__(self, encoder: PixelEncoder, augment: RandomShift | None = None) -> None:
@@ -137,7 +140,7 @@ class Objective(nn.Module):
         return cls.needs_actions
 
     def momentum_copy(self, online: M, momentum: float) -> M:
-        """A copy of a module without gradients; `after_step` moves it towards the module.
+        """A copy of a module without gradients; `after_step` moves it towards the module. Sets `comparable` to False.
 
         Args:
             online: the trained module. Its buffers, such as the means of batch normalisation, are copied whole.
@@ -150,6 +153,7 @@ class Objective(nn.Module):
             raise ValueError(f"momentum must be at least 0 and less than 1, got {momentum}")
         copy = momentum_copy(online)
         self._copies.append((copy, online, 1 - momentum))
+        self.comparable = False
         return copy
 
     def after_step(self) -> None:

@@ -49,6 +49,7 @@ class Bisimulation(Objective):
     """
 
     needs_actions = True
+    comparable = False
 
     @checked_numbers
     def __init__(
@@ -87,7 +88,7 @@ class Bisimulation(Objective):
         with torch.no_grad():
             following = self.state_projection(self.view(future_observation, offset=1))
         mean, std = self.predict(state, action)
-        likelihood = (0.5 * ((mean - following) / std).square() + std.log()).sum(1).mean()
+        likelihood = (0.5 * ((mean - following) / std).square() + std.log()).mean()
         target = bisimulation_target(reward, mean.detach(), std.detach(), self.discount)
         distance = (state - state.roll(1, 0)).abs().sum(1)
         return {

@@ -72,7 +72,7 @@ class ForwardModel(Objective):
             predict = "pixels" if action_space is None else "features"
         if predict not in TARGETS:
             raise ValueError(f"predict must be one of {', '.join(TARGETS)}, got {predict!r}")
-        self.horizon = horizon
+        self.horizon, self.comparable = horizon, predict == "pixels"
         self.out_keys = ["loss_forward"]
         self.frame_channels = frame_channels
         self.state_projection = projection(encoder.repr_dim, feature_dim)

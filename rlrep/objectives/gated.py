@@ -26,7 +26,7 @@ class Gated(Objective):
 
     Plain contrast demands that all features last K steps. Here, fast features may serve only short gaps. Needs no
     actions. Negatives come from all ranks, see `Objective.all_ranks`. Simplified for small pictures: each gap has one
-    learned gate, while the paper computes gates from the augmentations of the pair.
+    learned gate, while the paper's gates depend on the classes of the pair, and are drawn towards 0 and 1.
 
     Args:
         encoder: the shared encoder.

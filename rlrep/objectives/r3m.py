@@ -24,9 +24,10 @@ class R3M(Objective):
 
     ``loss_r3m`` = mean -log( e^S(x_t, x_t+k) / (e^S(x_t, x_t+k) + e^S(x_t, x_t+K) + e^S(x_t, x'_t+k)) ).
 
-    Needs no actions. Simplified for small pictures: this is only the time contrast of R3M's three losses, without
-    language and the L1 penalty; the farther observation is always K steps away; and x' is from the previous row,
-    which may have the same episode.
+    Needs no actions. Rows whose two later observations are one, as before a real end, are left out. Simplified for
+    small pictures: this is only the time contrast of R3M's three losses, without language and the L1 penalty; the
+    farther observation is always K steps away; and there is one negative x', of the previous row, which may have the
+    same episode, and as far ahead as the positive, where the paper compares the anchors of two videos.
 
     Args:
         encoder: the shared encoder.
@@ -62,5 +63,10 @@ class R3M(Objective):
         near, far = (self.state_projection(self.view(each)) for each in others.unbind(1))
         logits = torch.stack([value(start, each) for each in (near, far, near.roll(1, 0))], dim=1)
         nearest = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        accuracy = (logits.detach().argmax(1) == nearest).float().mean()
-        return {"loss_r3m": F.cross_entropy(logits, nearest), "r3m_accuracy": accuracy}
+        apart = (others[:, 0] != others[:, 1]).flatten(1).any(1).float()
+        count = apart.sum().clamp(min=1)
+        accuracy = ((logits.detach().argmax(1) == nearest) * apart).sum() / count
+        return {
+            "loss_r3m": (F.cross_entropy(logits, nearest, reduction="none") * apart).sum() / count,
+            "r3m_accuracy": accuracy,
+        }

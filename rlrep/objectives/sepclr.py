@@ -40,6 +40,9 @@ class SepCLR(Objective):
 
     Simplified for small pictures: one shared encoder with a projection for each part, while the paper has an encoder
     for each; and positives are observations of one episode, while the paper uses two augmentations of one picture.
+    Other differences: the paper's s has any length and its s̄ is 0; its exponents and distances have 2τ in the place of
+    τ; and it weighs uniformity by 2, the background by 100 to 1,000, and the joint term, over data and background, by
+    10.
 
     Args:
         encoder: the shared encoder.

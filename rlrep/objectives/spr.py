@@ -26,7 +26,9 @@ class SPR(Objective):
     ``loss_spr`` = -1/K Σ_k cos(q(g(ẑ_t+k)), ḡ(φ̄(x_t+k))), the mean over the batch.
 
     Without actions (video), h reads ẑ alone: BYOL over time. At a real end the last observation replaces all later
-    ones. Simplified for small pictures: z is a vector rather than a map, and h an MLP rather than convolutions.
+    ones, and later actions are 0. Simplified for small pictures: z is a vector rather than a map, and h an MLP rather
+    than convolutions. The paper sums over k = 1..5, and with augmentation its targets are the online encoder's
+    (`momentum=0`); 0.99 is its value without augmentation.
 
     Args:
         encoder: the shared encoder.

@@ -30,7 +30,9 @@ class SupReMix(Objective):
 
     Anchors whose label is the least or the largest of the batch have no positive and no part in the mean. It needs
     rewards, which video lacks. Rows of other ranks take no part. Simplified: labels are truncated returns, while the
-    paper's are given; μ is a constant, the mean of the paper's random one; and each anchor has one positive.
+    paper's are given; μ is a constant, the mean of the paper's random one; each anchor has one positive, of any two
+    labels around its own, and no unmixed rows beside it. The authors' code differs further: there, mixtures carry no
+    gradient, and the weight is |y_i - y_j| + 1.
 
     Args:
         encoder: the shared encoder.

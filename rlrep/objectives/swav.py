@@ -28,9 +28,10 @@ class SwAV(Objective):
     ``loss_swav`` = -½ mean (Σ_p q_t+k log p_t + Σ_p q_t log p_t+k).
 
     No gradient goes through q. After each step, prototypes are scaled to length 1. Batches of all ranks are assigned
-    together, see `Objective.all_ranks`. Simplified for small pictures: two views, no smaller crops and no queue of
-    earlier batches. The second view is another observation of the episode, as in Proto-RL. Proto-RL predicts in one
-    direction, with a separate head, and takes assignments from a momentum encoder.
+    together, see `Objective.all_ranks`. Simplified for small pictures: two views, no smaller crops, no queue of earlier
+    batches, layer normalisation, and prototypes that learn from the first step on. The second view is another
+    observation of the episode, as in Proto-RL. Proto-RL predicts in one direction, with a separate head, and takes
+    assignments from a momentum encoder.
 
     Args:
         encoder: the shared encoder.

@@ -20,14 +20,15 @@ from rlrep.window import Gap, Window
 class VIP(Objective):
     """Makes feature distances equal the discounted steps from one observation to another; needs no actions.
 
-    With z = W φ(x), the value V(x, g) = -‖z(x) - z(g)‖, the goal g = x_t+K, k in 1..K-1, and the reward r(x) = 0 at the
+    With z = W φ(x), the value V(x, g) = -‖z(x) - z(g)‖, the goal g = x_t+K, k in 0..K-1, and the reward r(x) = 0 at the
     goal, -1 elsewhere (equation 5 of the paper):
 
     ``loss_vip`` = (1 - γ) mean(-V(x_t, g)) + log( (1 - γᴷ) mean exp(V(x_t+k, g) - r(x_t+k) - γ V(x_t+k+1, g)) + γᴷ ).
 
     The first term pulls beginnings to their goals. The second, a step's temporal difference, pushes neighbours apart
-    until a step costs 1: at the optimum, -V is 1 + γ + … + γ^(steps - 1). The mean in the second term is over the rows
-    of all ranks, see `Objective.all_ranks`.
+    until a step costs 1: at the optimum, -V is 1 + γ + … + γ^(steps - 1). The mean in the second term is over all k and
+    the rows of all ranks, see `Objective.all_ranks`; of each row it reads the first step, k = 0, and one later step,
+    which counts for the K - 1 of them.
 
     Simplified for small pictures: all parts of an episode, from x_t to the goal, have K steps (if an episode really
     ends earlier, its last observation is the goal). Because K is small, the loss includes the steps at the goal,
@@ -57,19 +58,26 @@ class VIP(Objective):
     ) -> None:
         super().__init__(encoder, augment)
         self.horizon, self.discount = horizon, discount
-        self.window = Window(observations=(Gap(horizon - 1), Gap(horizon - 1, plus=1), horizon))
+        self.window = Window(observations=(1, Gap(horizon - 1), Gap(horizon - 1, plus=1), horizon))
         self.in_keys, self.out_keys = ["observation", ("sequence", "observation")], ["loss_vip"]
         self.state_projection = FeatureLinear(encoder.repr_dim, feature_dim, bias=False)
         self.state_projection.apply(orthogonal_init)
 
     def losses(self, observation: Tensor, others: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        """The losses of beginnings (B, C, H, W), two consecutive later observations and the goal (B, 3, C, H, W)."""
+        """The losses of beginnings (B, C, H, W), and of what follows each (B, 4, C, H, W): the next observation, two
+        consecutive later ones, and the goal."""
         start = self.state_projection(self.view(observation, offset=0))
-        before, after, goal = (self.state_projection(self.view(each)) for each in others.unbind(1))
-        under_way = (others[:, 0] != others[:, 2]).flatten(1).any(1).float()
-        difference, _ = gather(value(before, goal) + under_way - self.discount * value(after, goal), self.all_ranks)
+        first, before, after, goal = (self.state_projection(self.view(each)) for each in others.unbind(1))
+
+        def difference(here: Tensor, there: Tensor, pixels: Tensor) -> Tensor:
+            under_way = (pixels != others[:, 3]).flatten(1).any(1).float()
+            return value(here, goal) + under_way - self.discount * value(there, goal)
+
+        both = torch.stack([difference(start, first, observation), difference(before, after, others[:, 1])], 1)
+        both, _ = gather(both, self.all_ranks)
         stays = self.discount**self.horizon
-        steps = difference.logsumexp(0) + math.log((1 - stays) / len(difference))
+        share = torch.tensor([1.0, self.horizon - 1], device=both.device) * (1 - stays) / self.horizon / len(both)
+        steps = (both + share.log()).logsumexp((0, 1))
         apart = torch.logaddexp(steps, torch.full_like(steps, math.log(stays) if stays else -math.inf))
         return {"loss_vip": -(1 - self.discount) * value(start, goal).mean() + apart}
 

@@ -122,6 +122,16 @@ def test_the_best_weights_are_kept() -> None:
     assert all(torch.equal(old, new) for old, new in zip(kept, weights(trainer), strict=True))
 
 
+def test_losses_with_moving_targets_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = build(patience=1)
+    trainer.objective.momentum_copy(nn.Linear(1, 1), 0.9)
+    assert not trainer.objective.comparable
+    for loss in (1.0, 2.0, 3.0):
+        trainer.step()
+        trainer._compare(loss)
+        assert (trainer.best_loss, trainer.best_updates) == (loss, trainer.updates) and not trainer.finished
+
+
 @pytest.mark.parametrize(("patience", "updates"), [(2, 10), (3, 15), (None, 100)])
 def test_patience_ends_a_training_that_gets_no_better(
     monkeypatch: pytest.MonkeyPatch, patience: int | None, updates: int
