@@ -51,7 +51,7 @@ class PretrainConfig(FilesConfig, AnyRunConfig):
     validation_batches: int = option(4, "batches that a validation averages over", above=0)
     patience: int | None = option(
         10,
-        "validations without a better one until training stops; null never does, nor a loss whose targets move, as spr's",
+        "validations without a better one until training stops; null, or a loss whose targets move, never does",
         above=0,
         free=True,
     )

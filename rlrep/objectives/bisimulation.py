@@ -27,8 +27,8 @@ class Bisimulation(Objective):
 
     - ``loss_bisimulation`` = mean (‖z_i - z_j‖₁ - |r_i - r_j| - γ W₂)², with
       W₂² = ‖μ̄_i - μ̄_j‖² + ‖σ̄_i - σ̄_j‖², the distance of the predicted distributions;
-    - ``loss_bisimulation_model`` = mean (½ ‖(μ(z_t, a_t) - z̄_t+1) / σ‖² + Σ log σ), the model's likelihood up to a
-      constant;
+    - ``loss_bisimulation_model`` = mean (½ ((μ(z_t, a_t) - z̄_t+1) / σ)² + log σ), over rows and dimensions, the model's
+      negative log-likelihood up to a constant;
     - ``loss_bisimulation_reward`` = mean (R(μ(z_t, a_t)) - r_t)².
 
     All three train the encoder. Row i's partner j is the previous row. At a real end the last observation replaces the

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from tensordict import TensorDict
 from torch import Tensor, nn
@@ -402,6 +403,35 @@ def test_agent_and_objectives_shift_alike() -> None:
     agent = build("taco", shift=2)
     assert agent.augment is agent.objectives[0].augment
     assert agent.augment.pad == 2
+
+
+@pytest.mark.parametrize("name", ["drqv2", "sac", "td3_bc", "iql", "cql"])
+def test_every_update_reads_pictures_that_are_shifted_anew(name: str) -> None:
+    agent, batch = build(name, shift=2), make_batch()
+    seen: list[Tensor] = []
+    encode_view = agent.encoder.encode_view
+    agent.encoder.encode_view = lambda pixels, augment: encode_view(  # type: ignore[method-assign]
+        pixels, lambda given: seen.append(augment(given)) or seen[-1]
+    )
+    for step in range(2):
+        agent.update(Fixed(batch), step)
+    views = {
+        key: [
+            view for view in seen if all(is_crop(one, picture) for one, picture in zip(view, batch[key], strict=True))
+        ]
+        for key in ("observation", ("next", "observation"))
+    }
+    for key, found in views.items():
+        assert len(found) >= 2 and not any(torch.equal(view, batch[key]) for view in found)
+        assert not torch.equal(found[0], found[-1])
+
+
+def is_crop(view: Tensor, picture: Tensor, pad: int = 2) -> bool:
+    """Whether a view is the picture shifted by up to `pad` pixels, its edges repeated."""
+    padded = F.pad(picture[None].float(), (pad,) * 4, mode="replicate")[0].to(torch.uint8)
+    height, width = picture.shape[1:]
+    places = ((y, x) for y in range(2 * pad + 1) for x in range(2 * pad + 1))
+    return any(torch.equal(view, padded[:, y : y + height, x : x + width]) for y, x in places)
 
 
 @pytest.mark.parametrize("algorithm", AGENTS)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rlrep import PixelEncoder, RandomShift
-from rlrep.agents import Agent
+from rlrep.agents import Agent, make_agent
 from rlrep.agents.eager import EagerEncoder, GridSampleShift
-from tests.agents.test_agents import Fixed, build, make_batch
+from tests.agents.test_agents import BOX, SHAPE, Fixed, build, make_batch
 
 NAMES = ["drqv2", "taco", "sac with taco", "drqv2 with all"]
 
@@ -101,6 +101,31 @@ def test_every_acceleration_is_off(name: str) -> None:
         assert [p.shape for p in ours["params"]] == [p.shape for p in theirs["params"]]
     assert type(eager.encoder) is EagerEncoder and type(eager.augment) is GridSampleShift
     assert all(objective.augment is eager.augment for objective in eager.objectives)
+
+
+@pytest.mark.parametrize("path", ["fast", "eager"])
+def test_mrqs_weights_decay_on_either_path(path: str) -> None:
+    sizes = {"state_dim": 8, "state_action_dim": 8, "latent_action_dim": 4, "hidden_dim": 8}
+    agent = make_agent(
+        "mrq",
+        SHAPE,
+        BOX,
+        path=path,
+        hidden_dim=8,
+        lr=0.1,
+        value_lr=0.1,
+        weight_decay=0.25,
+        encoder_options={"channels": 4},
+        objective_options={"latent_model": sizes},
+    )
+    for optimizer in agent.optimizers.values():
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        before = [parameter.detach().clone() for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        for old, new in zip(before, parameters, strict=True):
+            torch.testing.assert_close(new.detach(), old * (1 - 0.1 * 0.25))
 
 
 @pytest.mark.parametrize(("saved_by", "read_by"), [("eager", "fast"), ("fast", "eager")])

@@ -426,7 +426,7 @@ def test_each_replay_of_a_graph_draws_its_own_shifts(
 ) -> None:
     """With one batch, and steps too small to matter: only the shifts differ."""
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # accelerate turns it on
-    agent = build_on_cuda("drqv2", shift=shift, lr=1e-12, critic_target_tau=0.0)
+    agent = build_on_cuda("drqv2", shift=shift, lr=1e-12, critic_target_tau=1e-12)
     accelerated(agent)
     batch = make_batch().to("cuda")
     losses = [agent.update(Fixed(batch), 0)["critic_loss"].item() for _ in range(WARM_UP + 6)][WARM_UP:]

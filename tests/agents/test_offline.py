@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlrep.agents import AGENTS, CQL, IQL, TD3BC, Agent
+from rlrep.agents import CQL, IQL, TD3BC, Agent
 from rlrep.agents.cql import conservative
 from rlrep.agents.drqv2_bc import bc_weighted
 from rlrep.agents.iql import Actor, expectile_loss
@@ -228,5 +228,49 @@ def test_impossible_options_are_refused(name: str, options: dict[str, Any], mess
         build(name, **options)
 
 
-def test_every_offline_agent_is_registered() -> None:
-    assert all(issubclass(AGENTS[name], Agent) for name in OFFLINE)
+def test_iqls_value_is_the_upper_expectile_and_the_critics_target() -> None:
+    agent = build("iql", expectile=0.9, lr=1e-2)
+    features = torch.zeros(2, agent.encoder.repr_dim)
+    data_q = torch.tensor([[0.0], [1.0]])
+    for _ in range(300):
+        agent.update_value(data_q, features)
+    assert agent.value(features).mean().item() == pytest.approx(0.9, abs=0.03)
+    batch = make_batch()
+    with torch.no_grad():
+        here, there = (agent.encoder(batch[key]) for key in ("observation", ("next", "observation")))
+        expected = (batch["next", "reward"] + batch["discount"] * agent.value(there)).mean().item()
+        assert expected != pytest.approx(
+            (batch["next", "reward"] + batch["discount"] * agent.value(here)).mean().item()
+        )
+    assert agent.update_critic(batch, here, there)["critic_target_q"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_td3s_target_has_the_target_actors_action_and_the_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = build("td3_bc", policy_noise=0.0, stddev_schedule=1.0)
+    with torch.no_grad():
+        for parameter in agent.actor_target.parameters():
+            parameter.mul_(-1)
+    seen: list[tuple[Tensor, Tensor]] = []
+    forward = agent.critic_target.forward
+    monkeypatch.setattr(
+        agent.critic_target,
+        "forward",
+        lambda *given: seen.append(given) or forward(*given),  # type: ignore[func-returns-value]
+    )
+    agent.update(Fixed(make_batch()), 0)
+    ((features, action),) = seen
+    target, online = agent.actor_target(features), agent.actor(features)
+    # Both have moved since: a little.
+    assert (action - target).abs().max() < 0.1 < (action - online).abs().max()
+
+
+@pytest.mark.parametrize("name", ["drqv2", "drqv2_bc", "td3_bc"])
+def test_a_penalty_on_pre_activations_makes_them_small(name: str) -> None:
+    features = torch.randn(32, build(name).encoder.repr_dim, generator=torch.Generator().manual_seed(0))
+    batch, sizes = make_batch(32), {}
+    for weight in (0.0, 1e3):
+        agent = build(name, pre_activation_weight=weight, lr=1e-2)
+        for _ in range(20):
+            agent.update_actor(batch, features, 0.0)
+        sizes[weight] = agent.actor.pre_activation(features).abs().mean().item()
+    assert sizes[1e3] < 0.5 * sizes[0.0]

@@ -5,9 +5,11 @@ import math
 import pytest
 import torch
 from gymnasium import spaces
+from tensordict import TensorDict
 from torch.distributions import Independent, Normal, TanhTransform, TransformedDistribution
 
 from rlrep import PixelEncoder
+from rlrep.agents import CQL
 from rlrep.agents.sac import LOG_STDDEV_RANGE, SAC, Actor
 
 
@@ -74,3 +76,41 @@ def test_target_entropy_is_minus_the_number_of_dimensions() -> None:
 def test_impossible_temperature_is_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="init_temperature must be greater than 0"):
         make_agent(temperature)
+
+
+def given() -> TensorDict:
+    pixels = torch.randint(0, 256, (2, 32, 3, 17, 17), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    action = torch.rand(32, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    after = {"observation": pixels[1], "reward": torch.arange(32.0)[:, None]}
+    entries = {"observation": pixels[0], "action": action, "next": after, "discount": torch.full((32, 1), 0.5)}
+    return TensorDict(entries, batch_size=[32])
+
+
+@pytest.mark.parametrize(("kind", "entropy"), [(SAC, 10.0), (CQL, 0.0)])
+def test_the_target_holds_the_entropy_of_the_next_action(kind: type[SAC], entropy: float) -> None:
+    torch.manual_seed(0)
+    encoder = PixelEncoder((3, 17, 17), channels=2)
+    agent = kind(encoder, spaces.Box(-1, 1, (3,)), feature_dim=8, hidden_dim=16, init_temperature=10.0)
+    batch = given()
+    with torch.no_grad():
+        features, following = (agent.encoder(batch[key]) for key in ("observation", ("next", "observation")))
+        for parameter in agent.critic_target.parameters():
+            parameter.mul_(1.5)
+        torch.manual_seed(1)
+        action, log_density = agent.actor(following)
+        value = torch.min(*agent.critic_target(following, action)) - entropy * log_density
+        expected = (batch["next", "reward"] + 0.5 * value).mean().item()
+    torch.manual_seed(1)
+    assert agent.update_critic(batch, features, following)["critic_target_q"].item() == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+def test_the_actor_seeks_entropy() -> None:
+    agent = make_agent(10.0)
+    for parameter in agent.critic.parameters():
+        parameter.data.zero_()
+    agent.optimizers["temperature"].param_groups[0]["lr"] = 0.0
+    features = torch.randn(64, agent.encoder.repr_dim)
+    entropies = [agent.update_actor_and_temperature(features)["entropy"].item() for _ in range(60)]
+    assert sum(entropies[-5:]) > sum(entropies[:5]) + 2.5

@@ -43,7 +43,7 @@ def test_the_losses_are_the_papers() -> None:
         target = (reward[i] - reward[j]).abs() + 0.9 * transport
         bisimulation_loss += ((state[i] - state[j]).abs().sum() - target).square() / 6
         log_prob = torch.distributions.Normal(mean[i], std[i]).log_prob(following[i]).sum()
-        likelihood -= (log_prob + 8 * 0.5 * torch.tensor(2 * torch.pi).log()) / 6
+        likelihood -= (log_prob / 8 + 0.5 * torch.tensor(2 * torch.pi).log()) / 6
     out = objective(given)
     torch.testing.assert_close(out["loss_bisimulation"], bisimulation_loss)
     torch.testing.assert_close(out["loss_bisimulation_model"], likelihood)
