@@ -10,9 +10,16 @@ import av
 import numpy as np
 import pytest
 
+from rlrep.envs import make_vector_env
 from rlrep.experiments.evaluate import main
 from rlrep.experiments.run import train_config as configuration
-from rlrep.experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, make_evaluation_envs
+from rlrep.experiments.run.evaluation import (
+    Evaluation,
+    environment_options,
+    evaluate,
+    make_evaluation_env,
+    make_evaluation_envs,
+)
 
 
 @pytest.fixture
@@ -105,6 +112,16 @@ def test_episodes_played_side_by_side_are_those_played_one_by_one(finished: Path
             ended: list[int] = []
             np.testing.assert_array_equal(evaluate(policy, env, 5, envs=envs, told=ended.append).returns, alone)
             assert ended == sorted(ended) and ended[0] == 0 and ended[-1] == 5
+
+
+def test_evaluations_play_other_episodes_than_the_training(finished: Path) -> None:
+    config = configuration.load(finished / "config.yaml")
+    config.num_envs, config.save_video = 2, False
+    trained = make_vector_env(config.task, 2, seed=config.seed, **environment_options(config))
+    with closing(trained), closing(make_evaluation_env(config)) as env, closing(make_evaluation_envs(config)) as envs:
+        seen = trained.reset()[1]["state"]
+        for first in (env.reset()[1]["state"], *envs.reset()[1]["state"]):
+            assert len(seen) == 2 and not any(np.allclose(first, other) for other in seen)
 
 
 def test_one_environment_is_evaluated_alone(finished: Path) -> None:

@@ -243,7 +243,6 @@ def test_mlp_has_a_relu_after_each_hidden_layer_only() -> None:
 
 
 def test_support_for_bfloat16_is_known_for_every_device() -> None:
-    assert isinstance(supports_bfloat16("cpu"), bool)
     assert not supports_bfloat16("meta")
 
 

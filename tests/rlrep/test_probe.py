@@ -237,6 +237,8 @@ def test_reconstructions_show_what_the_features_hold() -> None:
     unknown, _ = reconstruction((torch.rand(150, 1), frames[:150]), (torch.rand(50, 1), frames[150:]), 4, 150, 32, 3e-3)
     assert images.dtype == torch.uint8 and images.shape == (50, 1, 16, 16)
     assert known < 0.02 < 0.05 < unknown
+    error = ((images.float() - frames[150:].float()) / 255).square().mean().item()
+    assert error == pytest.approx(known, abs=0.005)
 
 
 @pytest.mark.parametrize(

@@ -407,9 +407,9 @@ def test_impossible_numbers_of_objectives_are_refused(name: str, options: dict[s
         make_objective(name, PixelEncoder((3, 20, 20), channels=4), None, **options)
 
 
-def test_a_sampler_state_is_plain(tmp_path: Any) -> None:
-    assert isinstance(json.dumps(replay().state_dict()), str)
-    assert isinstance(replay().sample(4), TensorDict)
+def test_a_sampler_state_is_plain() -> None:
+    state = replay().state_dict()
+    assert json.loads(json.dumps(state)) == state
 
 
 @pytest.mark.parametrize("terminated", [False, True])

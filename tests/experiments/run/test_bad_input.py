@@ -310,9 +310,13 @@ def test_weights_that_are_nan_never_replace_a_checkpoint(run: Run, monkeypatch: 
             agent.critic.q1[0].weight.fill_(torch.nan)
         return metrics
 
+    exploring = ("agent=drqv2", "agent.num_expl_steps=1000", "agent.update_every_steps=15")
+    good = run(*exploring, "num_train_frames=1000") / CHECKPOINT
+    before = good.read_bytes()
     monkeypatch.setattr(DrQV2, "update", broken)
     with pytest.raises(NonFiniteLoss):
-        run("agent=drqv2", "agent.update_every_steps=1000", "agent.num_expl_steps=1000")
+        run(*exploring, "num_train_frames=2000", "resume=true")
+    assert good.read_bytes() == before
 
 
 def test_a_checkpoint_with_one_bit_flipped_is_refused(tmp_path: Path) -> None:

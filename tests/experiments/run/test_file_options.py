@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from rlrep.data import Dataset, EpisodeDataset
+from rlrep.data import Dataset, EpisodeDataset, dataset
 from rlrep.experiments.run.command import for_hydra
 from rlrep.experiments.run.data import open_data
 from rlrep.experiments.run.offline_config import requested
@@ -80,6 +80,8 @@ def test_data_are_opened_once_wherever_their_frames_go(stacks: Path, monkeypatch
     open_dataset = data.open_dataset
     monkeypatch.setattr(data, "open_dataset", lambda *a, **k: opened.append(a) or open_dataset(*a, **k))
     monkeypatch.setattr(data, "auto_storage", lambda device, nbytes: "memory")
-    held = offline(stacks, "frame_channels=1", "replay_storage=auto")
-    assert len(opened) == 1
-    assert held.frames.numpy().flags.writeable, "the frames must be a copy in memory"
+    allocated: list[object] = []
+    plain = dataset.frame_memory
+    monkeypatch.setattr(dataset, "frame_memory", lambda *given: allocated.append(given) or plain(*given))
+    offline(stacks, "frame_channels=1", "replay_storage=auto")
+    assert len(opened) == 1 and len(allocated) == 1, "the frames must be a copy in memory"

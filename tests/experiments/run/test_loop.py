@@ -6,7 +6,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from os import kill
 from pathlib import Path
@@ -92,11 +91,13 @@ def test_impossible_ways_of_updating_are_refused(
 
 
 def test_a_run_in_bfloat16_can_be_read_where_the_processor_has_none(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configuration.load(finished / "config.yaml")
     monkeypatch.setattr("rlrep.experiments.run.config.supports_bfloat16", lambda device: False)
-    replace(config, encoder=replace(config.encoder, precision="bfloat16"))
+    text = (finished / "config.yaml").read_text()
+    assert text.count("precision: float32") == 1
+    (tmp_path / "config.yaml").write_text(text.replace("precision: float32", "precision: bfloat16"))
+    assert configuration.load(tmp_path / "config.yaml").encoder.precision == "bfloat16"
 
 
 def test_a_run_in_bfloat16_goes_on_where_the_processor_has_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

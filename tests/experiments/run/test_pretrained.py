@@ -17,10 +17,12 @@ from rlrep.experiments.evaluate import main as evaluate
 from rlrep.experiments.run import train_config as configuration
 from rlrep.experiments.run.checkpoint import load_checkpoint
 from rlrep.experiments.run.command import for_hydra
+from rlrep.experiments.run.data import open_data
 from rlrep.experiments.run.online import OnlineRun
 from rlrep.experiments.run.options import ConfigError
 from rlrep.experiments.run.pretrained import settle_encoder
 from tests.experiments.conftest import ROOT, TINY
+from tests.experiments.offline_data import write_data
 
 Run = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
@@ -69,6 +71,20 @@ def test_an_encoder_is_fine_tuned_from_its_weights(encoder: Path, tmp_path: Path
         assert all(equal(trainer.agent.encoder.state_dict(), pretrained))
         trainer.run()
         assert not any(equal(trainer.agent.encoder.state_dict(), pretrained))
+
+
+def test_options_reach_what_they_are_about(tmp_path: Path) -> None:
+    typed = ["agent=drqv2", "discount=0.5", "shift=2", "nstep=2", "lr=3e-3", "replay_storage=disk"]
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments" / "conf")):
+        config = configuration.complete(compose("config", [*TINY, *typed]))
+    with closing(OnlineRun(config, tmp_path / "run")) as trainer:
+        agent, replay = trainer.agent, trainer.replay
+        assert (replay.discount, replay.window.n_step) == (0.5, 2)
+        assert (agent.n_step, agent.augment.pad) == (2, 2)
+        rates = {group["lr"] for optimizer in agent.optimizers.values() for group in optimizer.param_groups}
+        assert rates == {3e-3}
+    data = open_data(str(write_data(tmp_path / "data")), config, files=config.offline)
+    assert (data.discount, data.window.n_step) == (0.5, 2)
 
 
 def test_an_encoder_that_comes_with_rlrep_is_taken_by_its_name(

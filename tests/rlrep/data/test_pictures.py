@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +57,14 @@ def test_still_pictures_and_grey_values_are_not_taken_for_stacks() -> None:
 
 @pytest.mark.parametrize("shape", [(9, 9, 9), (3, 8, 3), (48, 48, 48), (36, 40, 36), (1, 7, 1)])
 def test_a_shape_that_can_be_read_in_two_ways_needs_to_be_told(shape: tuple[int, ...]) -> None:
-    pictures = np.zeros((2, *shape), np.uint8)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, *shape), np.uint8)
     with pytest.raises(Unreadable, match="channels_last=True or False"):
         newest_frames(pictures)
     first, _, last = shape
     for channels_last, channels in ((True, last), (False, first)):
         frames = newest_frames(pictures, Layout(channels_last))
-        assert frames.shape[1] == (1 if channels == 1 else 3)
+        moved = np.moveaxis(pictures, 3, 1) if channels_last else pictures
+        np.testing.assert_array_equal(frames, moved[:, -(1 if channels == 1 else 3) :])
 
 
 def test_where_no_axis_is_the_smallest_the_only_one_that_can_holds_the_channels() -> None:
@@ -144,10 +144,11 @@ def test_every_reader_decides_alike(
 
 @pytest.mark.parametrize("ending", [".npz", ".hdf5"])
 def test_an_ambiguous_file_is_read_as_it_is_said_to_be(tmp_path: Path, ending: str) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (20, 9, 12, 9), np.uint8)
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 12, 12, 12), np.uint8)
     path = write(tmp_path / f"a{ending}", pictures)
     with pytest.raises(ValueError, match="channels_last"):
         open_video(path, image_size=12)
-    for channels_last, size in itertools.product((True, False), (12,)):
-        data = open_video(path, image_size=size, frame_stack=1, mixed_sizes=True, channels_last=channels_last)
-        assert data.frames.shape == (20, 3, 12, 12)
+    for channels_last in (True, False):
+        data = open_video(path, image_size=12, frame_stack=1, channels_last=channels_last)
+        moved = np.moveaxis(pictures, 3, 1) if channels_last else pictures
+        np.testing.assert_array_equal(data.frames, moved[:, -3:])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.buffers import ReplayBuffer, RolloutBuffer
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer, RolloutBuffer
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from rlrep.integrations.sb3 import SequenceReplayBuffer
 from rlrep.integrations.sb3_replay import RolloutSequences, taken
@@ -72,6 +72,21 @@ def test_batches_hold_the_transitions_of_stable_baselines_own_buffer(kind: str, 
     for name, value in samples._asdict().items():
         expected = getattr(reference, name)
         assert expected is None or (value.dtype, value.shape) == (expected.dtype, expected.shape), name
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_rewards_are_normalised_as_in_stable_baselines_own_buffer(n_steps: int) -> None:
+    """Each reward, before several are summed."""
+    env = VecNormalize(environment(discrete=True), norm_obs=False, norm_reward=True)
+    env.ret_rms.var = 9.0
+    theirs = NStepReplayBuffer if n_steps > 1 else ReplayBuffer
+    options = {"n_steps": n_steps, "gamma": 0.9} if n_steps > 1 else {}
+    buffers = build(SequenceReplayBuffer, env, **options), build(theirs, env, **options)
+    for buffer in buffers:
+        fill(buffer, environment(discrete=True), 30)
+    ours, reference = (rows(buffer.sample(3000, env)) for buffer in buffers)
+    assert ours <= reference if n_steps > 1 else ours == reference  # ours does not begin shortly before a time limit
+    assert len(ours) > 20
 
 
 def test_dict_observations_come_back_whole() -> None:

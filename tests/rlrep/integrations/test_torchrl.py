@@ -87,6 +87,22 @@ def test_windows_hold_what_follows_their_first_step(slice_len: int) -> None:
     assert torch.equal(batch["future_observation"], batch["next", "observation"])
 
 
+def test_windows_hold_rewards_ends_and_what_came_before() -> None:
+    window = Window(observations=(-1,), rewards=3, episode=True)
+    batch = windows(replay(slices(4)).sample(), 4, window)
+    ends = torch.tensor(EPISODES).cumsum(0)
+    rewards = batch["sequence", "reward"][..., 0]
+    assert len(batch) == 3 and batch["sequence", "valid"].all()
+    for i in range(3):
+        row = int(rewards[i, 0])
+        assert rewards[i].tolist() == [row, row + 1, row + 2]
+        pixel = row + int((row >= ends).sum())
+        assert (batch["observation"][i] == pixel).all() and (batch["at", "-1"][i] == pixel - 1).all()
+        real_ends = [row + k + 1 in ends[1:].tolist() for k in range(3)]
+        assert batch["sequence", "terminated"][i, :, 0].tolist() == real_ends
+    assert batch["episode"].tolist() == [0, 1, 2]
+
+
 def test_an_objective_that_looks_at_single_steps_reads_every_row() -> None:
     sample = replay(slices()).sample()
     batch = windows(sample, 3, Window(1))

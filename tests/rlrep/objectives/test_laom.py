@@ -43,7 +43,7 @@ def test_the_loss_is_the_squared_distance_to_the_copys_features_of_the_next_obse
     objective = laom()
     given = batch(objective)
     with torch.no_grad():
-        for parameter in objective.target_encoder.parameters():
+        for parameter in (*objective.target_encoder.parameters(), *objective.target_projection.parameters()):
             parameter.mul_(0.5)
     now, later = states(objective, given)
     prediction = objective.predictor(torch.cat([now, objective.inverse(torch.cat([now, later], 1))], 1))

@@ -81,6 +81,8 @@ def test_the_loss_is_the_mean_cosine_of_propagated_and_target_places() -> None:
     with torch.no_grad():
         for parameter in objective.target_encoder.parameters():
             parameter.mul_(0.5)
+        for layer in (objective.target_projection[0], objective.target_projection[3]):
+            layer.weight[:, 0].add_(0.3)
     cells = objective.encoder(given["observation"]).view(6, 8, 4, 4)
     x = F.normalize(objective.projection(cells.flatten(2).mT.reshape(96, 8)).view(6, 16, 8), dim=2)
     weights = F.cosine_similarity(x[:, :, None], x[:, None], dim=3).clamp(min=0) ** 2

@@ -33,6 +33,10 @@ def batch(seed: int = 0) -> TensorDict:
 def test_the_loss_is_the_mean_cosine_of_unrolled_predictions_and_targets(space: spaces.Space | None) -> None:
     spr, given = made(space), batch()
     spr.target_encoder.load_state_dict(PixelEncoder(SHAPE, channels=4, precision="float32").state_dict())
+    with torch.no_grad():
+        for parameter in spr.target_head.parameters():
+            parameter.mul_(0.5)
+            parameter[..., 0].add_(0.3)
 
     def target(k: int) -> Tensor:
         return spr.target_head(spr.target_encoder(given["sequence", "observation"][:, k]))
@@ -69,16 +73,19 @@ def test_learning_aligns_predictions_with_the_targets() -> None:
 
 def test_copies_follow_by_the_momentum() -> None:
     spr = made(momentum=0.75)
-    before = [parameter.clone() for parameter in spr.target_encoder.parameters()]
-    with torch.no_grad():
-        for parameter in spr.encoder.parameters():
-            parameter.add_(1)
-    spr.after_step()
-    for old, new in zip(before, spr.target_encoder.parameters(), strict=True):
-        torch.testing.assert_close(new, old + 0.25)
-    spr.restart_copies()  # as after loading the encoder
-    for new, online in zip(spr.target_encoder.parameters(), spr.encoder.parameters(), strict=True):
-        assert torch.equal(new, online)
+    for target, online in (
+        (spr.target_encoder, spr.encoder),
+        (spr.target_head, nn.Sequential(spr.state_projection, spr.head)),
+    ):
+        before = [parameter.clone() for parameter in target.parameters()]
+        with torch.no_grad():
+            for parameter in online.parameters():
+                parameter.add_(1)
+        spr.after_step()
+        for old, new in zip(before, target.parameters(), strict=True):
+            torch.testing.assert_close(new, old + 0.25)
+        spr.restart_copies()  # as after loading the encoder
+        assert all(map(torch.equal, target.parameters(), online.parameters()))
 
 
 def test_what_it_lacks_is_named() -> None:

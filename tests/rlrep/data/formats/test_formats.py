@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlrep.data import Provenance, TransitionFiles, Transitions, open_dataset, open_video, write_transitions
+from rlrep.data import Provenance, TransitionFiles, Transitions, dataset, open_dataset, open_video, write_transitions
 from rlrep.data.episode import Episode, Rows
 from rlrep.data.formats import FORMATS, WRITTEN, Format, Unreadable
 from rlrep.data.sources import find
@@ -205,12 +205,15 @@ def test_corrupt_files_are_left_out_as_a_whole_and_each_is_read_once(
     np.testing.assert_array_equal(opened.frames[0].numpy(), np.concatenate([each.frames for each in expected]))
 
 
-def test_the_storage_may_be_chosen_by_the_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_the_storage_may_be_chosen_by_the_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str) -> None:
     write_transitions(episodes(), tmp_path / "data")
     sizes: list[int] = []
-    opened = open_dataset(tmp_path / "data", storage=lambda size: sizes.append(size) or "memory")
-    assert sizes == [opened.nbytes]
-    assert opened.frames.untyped_storage().data_ptr() != 0 and opened.frames.numpy().flags.writeable
+    allocated: list[Any] = []
+    plain = dataset.frame_memory
+    monkeypatch.setattr(dataset, "frame_memory", lambda *given: allocated.append(given) or plain(*given))
+    opened = open_dataset(tmp_path / "data", storage=lambda size: sizes.append(size) or storage)
+    assert sizes == [opened.nbytes] and len(allocated) == (storage == "memory")
 
 
 @pytest.mark.parametrize("format", TESTED)
