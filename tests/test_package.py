@@ -74,7 +74,7 @@ def test_it_works_beside_folders_of_the_same_names(installed: Path, tmp_path: Pa
     assert ours.split() == [str(installed / path) for path in expected]
 
 
-@pytest.mark.parametrize("command", ["train", "study", "video_theory"])
+@pytest.mark.parametrize("command", ["study", "video_theory"])
 def test_the_commands_find_their_files(installed: Path, tmp_path: Path, command: str) -> None:
     done = run(installed, tmp_path, "-m", f"rlrep.experiments.{command}", "--help")
     assert done.returncode == 0 and f"rlrep.experiments.{command}" in done.stdout, done.stderr

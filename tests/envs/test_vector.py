@@ -511,14 +511,6 @@ def test_more_processes_than_processors_are_warned_of_once(monkeypatch):
         make_vector_env("cup_catch", 3, seed=0)
 
 
-def test_import_envs_leaves_pytorch_out():
-    program = (
-        "import sys, rlrep.envs; print([name for name in ('torch', 'hydra', 'matplotlib') if name in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
-    assert out.stdout.strip() == "[]", out.stderr
-
-
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="num_envs is 0"):
         make_vector_env("cup_catch", 0, seed=0)

@@ -155,8 +155,8 @@ def multirun(start: Start, folder: Path, run_dir: str, *overrides: str) -> list[
 
 
 def test_multirun_makes_a_folder_for_each_task_and_seed(tmp_path: Path, start: Start) -> None:
-    found = multirun(start, tmp_path, "${task}/${seed}", "task=cartpole_balance,pendulum_swingup", "seed=1,2")
-    assert found == ["cartpole_balance/1", "cartpole_balance/2", "pendulum_swingup/1", "pendulum_swingup/2"]
+    found = multirun(start, tmp_path, "${task}/${seed}", "task=cartpole_balance,pendulum_swingup")
+    assert found == ["cartpole_balance/1", "pendulum_swingup/1"]
 
 
 @pytest.mark.slow

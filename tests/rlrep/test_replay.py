@@ -131,8 +131,8 @@ class World:
         return drawn
 
 
-@pytest.mark.parametrize("horizon", range(6))
-@pytest.mark.parametrize("n_step", range(1, 6))
+@pytest.mark.parametrize("horizon", [0, 2, 5])
+@pytest.mark.parametrize("n_step", [1, 3, 5])
 def test_every_entry_of_every_sample(n_step: int, horizon: int) -> None:
     for frame_stack in range(1, 5):
         discrete = (n_step + horizon + frame_stack) % 2 == 0

@@ -211,7 +211,6 @@ def test_overrides_are_taken_as_people_type_them(typed: str, wanted: str) -> Non
     ("override", "variables", "message"),
     [
         ("num_train_frame=9", {}, r"error: unknown setting 'num_train_frame': did you mean num_train_frames.*\?\n"),
-        ("agent=tacoo", {}, r"error: unknown agent 'tacoo': did you mean taco or sac\?\n"),
         ("agent=drqv2", {"PYOPENGL_PLATFORM": "osmesa"}, "error: No picture can be drawn(.|\n)*apt-get install(.|\n)*"),
     ],
 )
