@@ -30,7 +30,6 @@ from rlrep.envs.episode_seeds import EpisodeSeeds
 from rlrep.envs.noise import Noise
 from rlrep.envs.resize import AreaResize
 from rlrep.extras import install
-from rlrep.registry import parameters_of
 
 Frames = npt.NDArray[np.uint8]
 
@@ -217,7 +216,16 @@ def _parameters(spec: EnvSpec) -> dict[str, inspect.Parameter]:
         creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     except (ImportError, gym.error.DependencyNotInstalled) as error:
         raise _not_installed(spec.id, spec.entry_point, error) from error
-    return parameters_of(creator) if isinstance(creator, type) else dict(inspect.signature(creator).parameters)
+    makers: list[Any] = [creator]
+    if isinstance(creator, type):
+        makers = [vars(each)["__init__"] for each in creator.__mro__ if "__init__" in vars(each)]
+    names: dict[str, inspect.Parameter] = {}
+    for maker in makers:
+        parameters = inspect.signature(maker).parameters
+        names = {**parameters, **names}
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return names
 
 
 def _view(spec: EnvSpec, takes: Container[str], camera: int | str | None, rendering: str) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def test_no_objectives_is_an_empty_list(name: str) -> None:
         agent.update(Fixed(make_batch()), 0)
     for ours, theirs in zip(without.parameters(), with_empty.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    assert without.window == without.own_window(3) and "objectives" not in without.optimizers
+    assert without.window == without.own_window(without.n_step) and "objectives" not in without.optimizers
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -116,7 +116,7 @@ def test_episodes_played_side_by_side_are_those_played_one_by_one(finished: Path
 
 def test_evaluations_play_other_episodes_than_the_training(finished: Path) -> None:
     config = configuration.load(finished / "config.yaml")
-    config.num_envs, config.save_video = 2, False
+    config.num_envs, config.num_eval_episodes, config.save_video = 2, 2, False
     trained = make_vector_env(config.task, 2, seed=config.seed, **environment_options(config))
     with closing(trained), closing(make_evaluation_env(config)) as env, closing(make_evaluation_envs(config)) as envs:
         seen = trained.reset()[1]["state"]

@@ -64,6 +64,7 @@ def objective(name: str, rows: slice) -> Result:
     torch.manual_seed(4)
     encoder = PixelEncoder(SHAPE, channels=4)
     built = make_objective(name, encoder, spaces.Box(-1, 1, (2,)), augment=RandomShift(0), **OBJECTIVES[name])
+    ahead = built.window.observations
     batch = TensorDict(
         {
             "observation": torch.randint(0, 256, (BATCH, *SHAPE), dtype=torch.uint8),
@@ -72,7 +73,7 @@ def objective(name: str, rows: slice) -> Result:
             "next": {"reward": torch.rand(BATCH, 1)},
             "gap": torch.arange(BATCH) % 3 + 1,
             "episode": torch.arange(BATCH) % 2,
-            "sequence": {"observation": torch.randint(0, 256, (BATCH, 3, *SHAPE), dtype=torch.uint8)},
+            "sequence": {"observation": torch.randint(0, 256, (BATCH, len(ahead), *SHAPE), dtype=torch.uint8)},
         },
         batch_size=[BATCH],
     )
