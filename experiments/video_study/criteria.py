@@ -210,6 +210,19 @@ class Replicated(OverSeeds):
 
 
 @dataclass(frozen=True)
+class Longer(OverSeeds):
+    """The content of the file about one method after longer training, see its comments, and its origin."""
+
+    file: ClassVar = FOLDER / "longer_criteria.yaml"
+    method: str
+    updates: int
+    size: float
+    persistence: float
+    keeps: float
+    baseline: str
+
+
+@dataclass(frozen=True)
 class Tempered(OverSeeds):
     """The content of the file about temperatures, see its comments, and its origin."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rlrep.experiments.results.statistics import seed_mean
+from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import (
     DOMAINS,
     FIELD,
@@ -26,6 +27,7 @@ from rlrep.experiments.video_study.cells import (
 from rlrep.experiments.video_study.criteria import (
     Arrow,
     FewLabels,
+    Longer,
     ManyCodes,
     OverSeeds,
     Replicated,
@@ -34,6 +36,7 @@ from rlrep.experiments.video_study.criteria import (
     Tempered,
     Transferred,
     read,
+    read_criteria,
 )
 from rlrep.experiments.video_study.field_figures import ranked
 from rlrep.experiments.video_study.pages import Block, Line
@@ -48,6 +51,7 @@ from rlrep.experiments.video_study.survival import (
     kept,
     label_outcomes,
     label_shares,
+    longer_claims,
     replicated_claims,
     return_shares,
     served_claims,
@@ -76,6 +80,7 @@ TEXTS = {
     ),
     "served": "PPO's returns on frozen encoders of the core, and what a linear probe reads of their state.",
     "replicated": "What PPO returns on the encoders, its share of the true state's return, and what probes read.",
+    "longer": "What a linear probe reads of the state, and what is kept of it on the diagram's scale.",
     "labels": (
         "The state kept, with its 95 % t interval. A method reads all recordings, and an inverse model on the same "
         "encoder the first ones, whose actions are known, in batches of its own, shifted by up to eight pixels. The "
@@ -108,6 +113,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
         "arrow": ("The arrow of time", arrow_lines(results), ""),
         "served": (f"PPO on {METHODS[read(Served).method]}", served_lines(results, domain), ""),
         "replicated": ("The main results on other maps", replicated_lines(results, domain), ""),
+        "longer": ("Longer training on further maps", longer_lines(results), ""),
         "labels": ("Action labels", label_lines(results), "labels"),
         "temperature": ("Temperature", temperature_lines(results), "temperature"),
         "transfer": ("Unseen noise", transfer_lines(results), ""),
@@ -119,6 +125,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
         "arrow": partial(arrow_blocks, results),
         "served": partial(served_blocks, results, domain),
         "replicated": partial(replicated_blocks, results, domain),
+        "longer": partial(longer_blocks, results),
         "labels": partial(label_blocks, results),
         "temperature": partial(temperature_blocks, results),
         "transfer": partial(transfer_blocks, results, domain),
@@ -288,6 +295,31 @@ def replicated_lines(results: Results, domain: str) -> list[Line]:
         line |= {"state read": mean_of(own, "state_linear"), "noise read": mean_of(own, "noise_linear")}
         lines.append(line | {"seeds": str(len(own))})
     return lines
+
+
+def longer_lines(results: Results) -> list[Line]:
+    """A row for each method after as many updates, over the seeds that are judged; none while one is missing."""
+    asked, ends, lines = read(Longer), read_criteria().P5, []
+    found = [c for c in select(results.cells, study="phase", updates=asked.updates) if c.seed in asked.seeds]
+    found = select(found, size=asked.size, persistence=asked.persistence)
+    if {c.seed for c in select(found, method=asked.method)} != {*asked.seeds}:
+        return []
+    for (method,), own in grouped(found, "method").items():
+        kept_by = phase.at(results, method, asked.updates, asked.size, asked.persistence, ends)
+        line = {"method": METHODS[method], "kept": mean_share(kept_by), "state read": mean_of(own, "state_linear")}
+        lines.append(line | {"noise read": mean_of(own, "noise_linear"), "seeds": str(len(own))})
+    return lines
+
+
+def longer_blocks(results: Results) -> list[Block]:
+    """Whether one method keeps the state after longer training."""
+    asked = read(Longer)
+    cells = [c for c in select(results.cells, study="phase") if c.seed in asked.seeds]
+    rule = (
+        f"The state kept of {METHODS[asked.method]} after {asked.updates:,} updates, at ρ = {asked.persistence:g} and "
+        f"shapes of {asked.size:g}; one-sided t tests at {asked.level:g} over {asked.span}."
+    )
+    return judged(rule, asked, cells, claim_texts(longer_claims(results), ""))
 
 
 def replicated_blocks(results: Results, domain: str) -> list[Block]:

@@ -1,8 +1,8 @@
-"""Which method of the field keeps the state under which noise, by the criteria of
-`reports/theory/field_criteria.yaml`; whether the arrow of time is why one does, by `arrow_criteria.yaml`; whether
-that serves PPO, by `core_criteria.yaml`; whether all this holds on other maps, by `replication_criteria.yaml`; whether
-videos help where few actions are known, by `labels_criteria.yaml`;
-whether a temperature repairs contrast, by `temperature_criteria.yaml`; whether encoders carry over to unseen noise, by
+"""Which method of the field keeps the state under which noise, by the criteria of `reports/theory/field_criteria.yaml`;
+whether the arrow of time is why one does, by `arrow_criteria.yaml`; whether that serves PPO, by `core_criteria.yaml`;
+whether all this holds on other maps, by `replication_criteria.yaml`, and after longer training, by
+`longer_criteria.yaml`; whether videos help where few actions are known, by `labels_criteria.yaml`; whether a
+temperature repairs contrast, by `temperature_criteria.yaml`; whether encoders carry over to unseen noise, by
 `transfer_criteria.yaml`; and whether the lock's bound vanishes with more codes, by `codes_criteria.yaml`.
 """
 
@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rlrep.experiments.results.statistics import Estimate, contrast, holm, seed_mean
+from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import METHODS, Array, Cell, Results, by, grouped, select
 from rlrep.experiments.video_study.criteria import (
     Arrow,
     FewLabels,
+    Longer,
     ManyCodes,
     OverSeeds,
     Replicated,
@@ -28,6 +30,7 @@ from rlrep.experiments.video_study.criteria import (
     Tempered,
     Transferred,
     read,
+    read_criteria,
 )
 from rlrep.experiments.video_study.verdicts import growth_fits
 
@@ -235,6 +238,20 @@ def replicated_claims(results: Results, domain: str) -> list[Claim]:
             claim(f"PPO on {name}, more than on {METHODS[other]}", less(own, returned(other)), 0.0, asked)
             for other in asked.baselines
         ),
+    ]
+
+
+def longer_claims(results: Results) -> list[Claim]:
+    """Whether the method keeps the state after longer training, on maps that nothing was chosen on."""
+    asked, ends = read(Longer), read_criteria().P5
+    own, other = (
+        phase.at(results, method, asked.updates, asked.size, asked.persistence, ends)
+        for method in (asked.method, asked.baseline)
+    )
+    name = f"{METHODS[asked.method]} after {asked.updates:,} updates"
+    return [
+        claim(f"{name} keeps more than {asked.keeps:g}", own, asked.keeps, asked),
+        claim(f"{name}, more than {METHODS[asked.baseline]}", less(own, other), 0.0, asked),
     ]
 
 

@@ -13,7 +13,7 @@ from scipy.stats import ttest_1samp, ttest_rel
 
 from rlrep.experiments.video_study import criteria, field_report, survival
 from rlrep.experiments.video_study.cells import Cell, LockCell, Results
-from rlrep.experiments.video_study.criteria import Arrow, Replicated, Survival, read
+from rlrep.experiments.video_study.criteria import Arrow, Longer, Replicated, Survival, read
 from rlrep.experiments.video_study.pages import as_markdown
 from rlrep.experiments.video_study.survival import KEEPS, LOSES, OPEN, WORSE, kept, shares
 
@@ -177,6 +177,26 @@ def test_the_main_results_are_judged_anew_on_other_maps_alone() -> None:
     others = Results([replace(cell, seed=cell.seed - 5) for cell in whole.cells], [])
     assert {each.outcome for each in survival.replicated_claims(others, "gridworld")} == {"open"}
     assert field_report.replicated_lines(others, "gridworld") == []
+
+
+def test_longer_training_is_judged_on_further_maps_alone() -> None:
+    asked = read(Longer)
+
+    def made(method: str, states: tuple[float, ...], updates: int = asked.updates, first: int = 0) -> list[Cell]:
+        found = cells(method, states, "persistence", "phase")
+        return [
+            replace(cell, seed=seed + first, size=asked.size, persistence=asked.persistence, updates=updates)
+            for cell, seed in zip(found, asked.seeds, strict=True)
+        ]
+
+    ends = [*made("random", (FLOOR,) * 5, 0), *made("supervised", (CEILING,) * 5, 1000)]
+    whole = Results([*ends, *made("curved", HIGH), *made("autoencoder", (0.6, 0.55, 0.62, 0.58, 0.6))], [])
+    assert [each.outcome for each in survival.longer_claims(whole)] == ["holds", "holds"]
+    assert "Curved after 3,000 updates keeps more than 0.5: holds" in as_markdown(field_report.field_blocks(whole, {}))
+    for parts in (made("curved", HIGH, 1000), made("curved", HIGH, first=-5)):
+        other = Results([*ends, *parts], [])
+        assert [each.outcome for each in survival.longer_claims(other)] == ["open", "open"]
+        assert field_report.longer_lines(other) == []
 
 
 def test_a_temperature_repairs_contrast_if_it_keeps_more_than_half() -> None:
