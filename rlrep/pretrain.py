@@ -29,8 +29,8 @@ class Pretrainer:
 
     Each validation draws the same pairs and the same augmentation, without dropout and running averages, and does not
     change the training's random numbers. Where an objective's losses are not `comparable`, the last validation counts
-    as the best. Augmentation uses torch's global generator: for an
-    exact resume, save that generator's state beside `state_dict`.
+    as the best. Augmentation uses torch's global generator: for an exact resume, save that generator's state beside
+    `state_dict`.
 
     Args:
         objective: the objective to minimise, on the training device; its encoder is `objective.encoder`.

@@ -76,9 +76,12 @@ class VIP(Objective):
         both = torch.stack([difference(start, first, observation), difference(before, after, others[:, 1])], 1)
         both, _ = gather(both, self.all_ranks)
         stays = self.discount**self.horizon
-        share = torch.tensor([1.0, self.horizon - 1], device=both.device) * (1 - stays) / self.horizon / len(both)
-        steps = (both + share.log()).logsumexp((0, 1))
-        apart = torch.logaddexp(steps, torch.full_like(steps, math.log(stays) if stays else -math.inf))
+        whole = (1 - stays) / self.horizon / len(both)
+        # Python's numbers, because a tensor of them would be copied from the host at each update.
+        shares = [math.log(part * whole) if part * whole else -math.inf for part in (1, self.horizon - 1)]
+        steps = [column.logsumexp(0) + share for column, share in zip(both.unbind(1), shares, strict=True)]
+        at_goal = torch.full_like(steps[0], math.log(stays) if stays else -math.inf)
+        apart = torch.stack([*steps, at_goal]).logsumexp(0)
         return {"loss_vip": -(1 - self.discount) * value(start, goal).mean() + apart}
 
 
