@@ -19,6 +19,7 @@ from rlrep import OBJECTIVES
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import CORE_METHODS, METHODS, read_content
+from rlrep.experiments.video_study.criteria import Longer, Replicated, read
 from rlrep.experiments.video_study.jobs import BESIDE, NOISES, UNSEEN, Job, LockJob
 from rlrep.experiments.video_study.origin import claim, stamp
 from rlrep.extras import install
@@ -48,6 +49,30 @@ def core(domain: str, methods: Methods, seeds: int) -> Iterator[Job]:
         if method == "oracle" and noise != "none":
             continue  # it sees no noise
         yield Job(domain, "core", method, noise, seed, persistence)
+
+
+def replication(methods: Methods, seeds: int) -> Iterator[Job]:
+    """The core's jobs that the criteria about the main results on other maps read, on the first of their seeds."""
+    asked = read(Replicated)
+    named = {asked.oracle, asked.floor, asked.ceiling, *asked.keep, *asked.lose, asked.method, *asked.baselines}
+    chosen = [method for method in methods or sorted(named) if method in named]
+    for job in core("gridworld", chosen, max(asked.seeds) + 1) if chosen else ():
+        if job.seed in asked.seeds[:seeds] and job.noise == ("none" if job.method == asked.oracle else asked.noise):
+            yield job
+
+
+def longer(methods: Methods, seeds: int) -> Iterator[Job]:
+    """What the criteria about one method after longer training read, on the first of their seeds."""
+    asked = read(Longer)
+    for seed in asked.seeds[:seeds]:
+        for method, persistence, updates in (
+            (asked.method, asked.persistence, asked.updates),
+            (asked.baseline, asked.persistence, asked.updates),
+            ("random", 0.0, None),
+            ("supervised", 0.0, 1_000),
+        ):
+            if not methods or method in methods:
+                yield Job("gridworld", "phase", method, "persistence", seed, persistence, 8, asked.size, updates, True)
 
 
 def under_noise(domain: str, methods: Methods, seeds: int) -> Iterator[Job]:
@@ -166,6 +191,8 @@ def tour(methods: Methods, seeds: int) -> Iterator[Job]:
 
 STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
     "core": partial(core, "gridworld"),
+    "replication": replication,
+    "longer": longer,
     "size": sizes,
     "persistence": persistences,
     "phase": phase.jobs,

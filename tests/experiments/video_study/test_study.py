@@ -21,7 +21,7 @@ from rlrep.experiments import video_theory
 from rlrep.experiments.video_study import jobs, pixels, study
 from rlrep.experiments.video_study.cells import METHODS, read_results
 from rlrep.experiments.video_study.cloning import cloned_return, demonstrations
-from rlrep.experiments.video_study.criteria import read_criteria
+from rlrep.experiments.video_study.criteria import FOLDER, Longer, read, read_criteria
 from rlrep.experiments.video_study.domain import with_background
 from rlrep.experiments.video_study.gridworld import GridDomain
 from rlrep.experiments.video_study.jobs import BESIDE, Job, LockJob
@@ -419,6 +419,17 @@ def test_cells_have_names_of_their_own() -> None:
     cells = {replace(job, ppo_runs=None) if isinstance(job, Job) else job for job in jobs}  # more runs make it anew
     assert len({job.name for job in jobs}) == len(cells)
     assert any(isinstance(job, LockJob) for job in jobs)
+
+
+@pytest.mark.parametrize("name", ["replication", "longer"])
+def test_a_study_of_its_own_seeds_makes_the_committed_cells(name: str) -> None:
+    """`longer` has exploratory cells of other seeds beside."""
+    jobs = list(study.STUDIES[name](None, 5))
+    committed = {path.stem for path in (FOLDER / name / "cells").glob("*.json")}
+    if name == "longer":
+        committed = {stem for stem in committed if int(stem.rpartition("seed")[2]) in read(Longer).seeds}
+    assert {job.name for job in jobs} == committed and len(jobs) == len(committed)
+    assert {job.seed for job in study.STUDIES[name](None, 1)} == {jobs[0].seed}
 
 
 @pytest.mark.parametrize("name", ["vizdoom_basic", "vizdoom_defend_the_center"])
