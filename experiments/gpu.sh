@@ -9,15 +9,13 @@ python=${PYTHON:-python3} out=${OUT:-.}
 failed=0
 "$python" -m rlrep.envs.check || failed=1
 if "$python" -c 'import pytest' 2>/dev/null; then
-  rm -f "$out/gpu_tests.txt"
-  # First the tests without the compiler, which is slow.
-  for tests in "not accelerate" accelerate; do
-    timeout 120 "$python" -m pytest -q -rs -m cuda -k "$tests" -p no:cacheprovider tests/agents 2>&1 \
-      | tee -a "$out/gpu_tests.txt" || failed=1
-  done
+  workers=()
+  "$python" -c 'import xdist' 2>/dev/null && workers=(-n 8)  # the compiler is slow
+  timeout 180 "$python" -m pytest -v -rs -m cuda -p no:cacheprovider "${workers[@]}" \
+    tests/agents tests/rlrep/test_replay_files.py 2>&1 | tee "$out/gpu_tests.txt" || failed=1
 else
   echo "pytest is not installed: the CUDA tests are skipped"
 fi
-"$python" -m rlrep.experiments.benchmark device="${DEVICE:-cuda}" minutes="${MINUTES:-4.5}" out="$out/gpu.json" "$@" \
+"$python" -m rlrep.experiments.benchmark device="${DEVICE:-cuda}" minutes="${MINUTES:-5.5}" out="$out/gpu.json" "$@" \
   2>"$out/gpu_progress.txt" | tee "$out/gpu_table.txt" || failed=1
 exit $failed

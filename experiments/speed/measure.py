@@ -25,7 +25,7 @@ from gymnasium.spaces import Box
 from rlrep import ReplayBuffer
 from rlrep.agents import Agent, accelerate, make_agent
 from rlrep.encoders import PRECISIONS, supports_bfloat16
-from rlrep.experiments.speed.roofline import ceilings, count_work, timed
+from rlrep.experiments.speed.roofline import busiest, ceilings, count_work, timed
 from rlrep.extras import install
 
 AGENTS: dict[str, dict[str, Any]] = {
@@ -272,7 +272,7 @@ def rendering(task: str, device: torch.device, image_size: int) -> list[Row]:
 def roofline(
     agent: str, batch_size: int, path: str, update: str, device: torch.device, image_size: int, channels: int
 ) -> list[Row]:
-    """The work of one update, the device's ceilings, and the time that the update takes next to them."""
+    """The work of one update, the device's ceilings, the time that the update takes next to them, and where it goes."""
     built = build(agent, batch_size, path, update, device, image_size, channels)
     replay = replay_of(built, image_size, device)
     run = lambda: built.update(replay, STEP)  # noqa: E731
@@ -298,6 +298,7 @@ def roofline(
             "memory_ceiling_seconds": limits["memory"],
             "bound_by": max(limits, key=lambda name: limits[name]),
             "share_of_roofline": max(limits.values()) / seconds,
+            "kernels": busiest(run, device),
             **facts(built),
         }
     ]

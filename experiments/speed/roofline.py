@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
@@ -66,6 +68,19 @@ def size(values: Iterable[Any]) -> int:
         if isinstance(leaf, Tensor)
     }
     return sum(tensors.values())
+
+
+def busiest(call: Callable[[], object], device: torch.device, most: int = 20) -> list[dict[str, Any]]:
+    """Where the time of one call goes: the `most` busiest kernels on CUDA, elsewhere torch's operations, the busiest
+    first, with the seconds of each in all its launches, without those of what it calls."""
+    cuda = device.type == "cuda"
+    synchronize(device)
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+        call()
+        synchronize(device)
+    microseconds = attrgetter("self_device_time_total" if cuda else "self_cpu_time_total")
+    events = sorted(found.key_averages(), key=microseconds, reverse=True)[:most]
+    return [{"name": event.key, "seconds": microseconds(event) / 1e6, "launches": event.count} for event in events]
 
 
 def ceilings(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:

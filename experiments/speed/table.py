@@ -137,6 +137,20 @@ def roofline_section(rows: list[Row]) -> list[Line]:
     ]
 
 
+def kernels_section(rows: list[Row]) -> list[Line]:
+    return [
+        {
+            "agent": row["agent"],
+            "batch": str(row["batch_size"]),
+            "ms": milliseconds(kernel),
+            "launches": str(kernel["launches"]),
+            "kernel": kernel["name"].replace("|", "\\|")[:100],
+        }
+        for row in rows
+        for kernel in row["kernels"]
+    ]
+
+
 def milliseconds(row: Row | None, name: str = "seconds") -> str:
     if row is None:
         return ""
@@ -170,4 +184,5 @@ SECTIONS: list[tuple[str, tuple[str, ...], Callable[[list[Row]], list[Line]]]] =
         ("roofline",),
         roofline_section,
     ),
+    ("**Busiest kernels** of one update; without a GPU, torch's operations.", ("roofline",), kernels_section),
 ]

@@ -22,7 +22,7 @@ from rlrep.replay import ReplayBuffer, ReplayError
 ROOT = Path(__file__).parents[2]
 SHAPE = (6, 3, 2)
 CAPACITY, RESERVE = 60, 16
-STORAGES = ["memory", "disk", *(["cuda"] if torch.cuda.is_available() else [])]
+STORAGES = ["memory", "disk", pytest.param("cuda", marks=pytest.mark.cuda)]
 
 
 def build(path: Path | None, storage: str = "memory", num_envs: int = 2, **options: Any) -> ReplayBuffer:
@@ -89,7 +89,8 @@ def assert_same(ours: ReplayBuffer, theirs: ReplayBuffer) -> None:
 
 
 def test_storages_give_the_same_samples(tmp_path: Path) -> None:
-    replays = [build(tmp_path / storage, storage) for storage in STORAGES]
+    storages = ["memory", "disk", *(["cuda"] if torch.cuda.is_available() else [])]
+    replays = [build(tmp_path / storage, storage) for storage in storages]
     for replay in replays:
         write(replay, 0, 70)
     for replay in replays[1:]:

@@ -25,6 +25,7 @@ from rlrep.experiments.speed.bench import Benchmark, with_shares
 from rlrep.experiments.speed.options import WHAT, Options, parse
 from rlrep.experiments.speed.points import Contender, Point, plan
 from rlrep.experiments.speed.roofline import count_work
+from rlrep.experiments.speed.table import kernels_section
 
 TINY = ["image_size=36", "channels=4", "batch=4", "threads=1", "seconds=0.01", "device=cpu", "agent=taco"]
 DOCUMENTED = {
@@ -151,6 +152,12 @@ def test_the_roofline_is_the_nearer_ceiling(monkeypatch: pytest.MonkeyPatch) -> 
     compute, memory = row["operations"] / 1e9, row["bytes_moved"] / 1e10
     assert row["share_of_roofline"] == pytest.approx(max(compute, memory) / row["seconds"])
     assert row["bound_by"] == ("compute" if compute > memory else "memory")
+    seconds = [kernel["seconds"] for kernel in row["kernels"]]
+    assert seconds == sorted(seconds, reverse=True) and seconds[0] > 0
+    launches = {kernel["name"]: kernel["launches"] for kernel in row["kernels"]}
+    assert launches["aten::convolution_backward"] == 4  # of one update: the encoder has four convolutions
+    asked = {"agent": "drqv2", "batch_size": 2}
+    assert "aten::convolution_backward" in [line["kernel"] for line in kernels_section([row | asked])]
 
 
 @pytest.mark.slow
