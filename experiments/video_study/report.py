@@ -33,7 +33,7 @@ from rlrep.experiments.video_study.cells import (
     sweep,
     values,
 )
-from rlrep.experiments.video_study.criteria import Criteria, read_criteria
+from rlrep.experiments.video_study.criteria import Criteria, Longer, Replicated, read, read_criteria
 from rlrep.experiments.video_study.figures import draw
 from rlrep.experiments.video_study.origin import stamp
 from rlrep.experiments.video_study.pages import Block, Line, as_markdown
@@ -164,16 +164,24 @@ def where(cell: Cell) -> str:
 
 
 def command(results: Results) -> str:
-    """The commands that make these cells, one line for each number of seeds; `tuning` has seeds of its own."""
+    """The commands that make these cells, one line for each number of seeds."""
     seeds: dict[str, set[int]] = {}
     for cell in results.every:
         seeds.setdefault(cell.study if cell.domain in ("gridworld", "lock") else cell.domain, set()).add(cell.seed)
     by_count: dict[int, list[str]] = {}
-    for name in (*STUDIES, *DOMAINS, "codes"):
-        if name in seeds:
-            first = TUNING_SEED if name == "tuning" else 0
-            by_count.setdefault(1 + max(seeds[name]) - first, []).append(name)
+    for study in (*STUDIES, *DOMAINS, "codes"):
+        if study in seeds:
+            name, first = with_own_seeds(study, min(seeds[study]))
+            by_count.setdefault(1 + max(seeds[study]) - first, []).append(name)
     return "\n".join(f"python -m rlrep.experiments.video_theory {' '.join(by_count[n])} --seeds {n}" for n in by_count)
+
+
+def with_own_seeds(study: str, least: int) -> tuple[str, int]:
+    """The study whose seeds begin where these cells' do, rather than at 0, and its first one."""
+    own = {"core": ("replication", min(read(Replicated).seeds)), "phase": ("longer", min(read(Longer).seeds))}
+    if study == "tuning":
+        return study, TUNING_SEED
+    return own[study] if study in own and least >= own[study][1] else (study, 0)
 
 
 def domain_blocks(results: Results, domain: str, pictures: dict[str, Path]) -> list[Block]:

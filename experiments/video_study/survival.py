@@ -68,9 +68,7 @@ def field_cells(results: Results, domain: str, **wanted: object) -> list[Cell]:
     return [c for c in {(c.method, c.noise, c.seed): c for c in found}.values() if np.isfinite(c.state_linear)]
 
 
-def shares(
-    results: Results, domain: str, method: str, noise: str, asked: Survival | Tempered | Replicated
-) -> dict[int, float]:
+def shares(results: Results, domain: str, method: str, noise: str, asked: Survival) -> dict[int, float]:
     """The state kept in each seed that has the method, the floor and the ceiling."""
     return state_kept(field_cells(results, domain, noise=noise, method=method), results, asked)
 
@@ -226,7 +224,7 @@ def replicated_claims(results: Results, domain: str) -> list[Claim]:
 
     keep = [claim(f"{METHODS[m]} keeps more than {asked.keeps:g}", kept_by(m), asked.keeps, asked) for m in asked.keep]
     lose = [
-        claim(f"{METHODS[m]} keeps less than {asked.keeps:g}", less_than(kept_by(m), asked.keeps), 0.0, asked)
+        claim(f"{METHODS[m]} keeps less than {asked.keeps:g}", {s: asked.keeps - k for s, k in kept_by(m).items()}, 0.0, asked)
         for m in asked.lose
     ]
     own, name = returned(asked.method), METHODS[asked.method]
@@ -253,11 +251,6 @@ def longer_claims(results: Results) -> list[Claim]:
         claim(f"{name} keeps more than {asked.keeps:g}", own, asked.keeps, asked),
         claim(f"{name}, more than {METHODS[asked.baseline]}", less(own, other), 0.0, asked),
     ]
-
-
-def less_than(own: dict[int, float], most: float) -> dict[int, float]:
-    """By how much each is less."""
-    return {seed: most - value for seed, value in own.items()}
 
 
 def temperature_claims(results: Results) -> list[Claim]:

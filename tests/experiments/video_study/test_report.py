@@ -191,6 +191,12 @@ def test_costs_maps_and_command_are_those_of_a_study_without_its_first_seed(
     assert not re.search("What was tried|The verdicts in detail|## Grid world", report)
 
 
+@pytest.mark.parametrize("name", ["replication", "longer"])
+def test_the_command_is_that_of_a_study_of_further_seeds(name: str, tmp_path: Path) -> None:
+    write_field(tmp_path, study_jobs(name, ("curved", "random"), 3))
+    assert report_module.command(read_results(tmp_path)) == f"python -m rlrep.experiments.video_theory {name} --seeds 3"
+
+
 def study_jobs(name: str, methods: tuple[str, ...], seeds: int) -> list[Job | LockJob]:
     return list(STUDIES[name](methods, seeds))
 
