@@ -41,6 +41,15 @@ def test_a_loop_of_ones_own_runs() -> None:
     assert found["loss"].item() > 0  # type: ignore[attr-defined]
 
 
+def test_a_loss_is_added_to_stable_baselines3() -> None:
+    (snippet,) = [block for block in blocks(ROOT / "README.md") if "attach(model" in block]
+    short = snippet.replace("buffer_size=100_000", "buffer_size=300").replace("100_000", "103").replace("=84", "=40")
+    assert "buffer_size=300" in short and "learn(103)" in short and "image_size=40" in short
+    found: dict[str, Any] = {}
+    exec(compile(short, "README.md", "exec"), found)
+    assert found["model"].logger.name_to_value["rlrep/loss_taco"] > 0  # SAC learns after 100 steps
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_pretrained_encoder_goes_into_stable_baselines3(
     frozen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

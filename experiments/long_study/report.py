@@ -214,10 +214,26 @@ def provenance(records: Sequence[Record]) -> str:
         if told:
             lines.append(f"- {name}{'s, not one' if len(kinds) > 1 else ''}: {told}")
     for state in dict.fromkeys(record.state for record in records if record.state != FINISHED):
-        named = [f"{r.job} ({r.reason})" if r.reason else str(r.job) for r in records if r.state == state]
+        left = [record for record in records if record.state == state]
+        named = [f"{r.job} ({r.reason})" for r in left if r.reason]
+        seeds: dict[str, list[int]] = {}
+        for job in (r.job for r in left if not r.reason):
+            seeds.setdefault(f"{job.arm}/{job.task}", []).append(job.seed)
+        named += [f"{place}/{spans(own)}" for place, own in seeds.items()]
         counted = ", counted as the random policy" if state == DIVERGED else ""
         lines.append(f"- {state}{counted}: {joined(named)}")
     return "\n".join([lines[0], "", *lines[1:]]) if lines[1:] else lines[0]
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Whole numbers, the consecutive ones together: 3 and 5 to 9."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return " and ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
 def sources(published: Sequence[Published]) -> list[str]:

@@ -224,7 +224,12 @@ def replicated_claims(results: Results, domain: str) -> list[Claim]:
 
     keep = [claim(f"{METHODS[m]} keeps more than {asked.keeps:g}", kept_by(m), asked.keeps, asked) for m in asked.keep]
     lose = [
-        claim(f"{METHODS[m]} keeps less than {asked.keeps:g}", {s: asked.keeps - k for s, k in kept_by(m).items()}, 0.0, asked)
+        claim(
+            f"{METHODS[m]} keeps less than {asked.keeps:g}",
+            {s: asked.keeps - k for s, k in kept_by(m).items()},
+            0.0,
+            asked,
+        )
         for m in asked.lose
     ]
     own, name = returned(asked.method), METHODS[asked.method]

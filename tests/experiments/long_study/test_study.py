@@ -34,7 +34,7 @@ from rlrep.experiments.long_study.records import (
     read_record,
     read_records,
 )
-from rlrep.experiments.long_study.report import read_published, write_report
+from rlrep.experiments.long_study.report import read_published, spans, write_report
 from rlrep.experiments.results.statistics import probability_of_improvement
 from rlrep.experiments.run.command import CONF, check_names, check_words, for_hydra, paths_of
 from rlrep.experiments.run.options import options_of
@@ -437,7 +437,8 @@ def test_a_draft_runs_of_two_configurations_and_strange_runs_give_no_answer(stud
 def test_the_report_of_no_runs_is_incomplete_and_names_them(study: Study) -> None:
     text = write_report(study)
     assert "None: incomplete: 10 of 10 runs have not finished" in text
-    assert "missing: plain/walk/1, taco/walk/1" in text
+    assert "missing: plain/walk/1 to 3, taco/walk/1 to 2, plain/run/1 to 3, taco/run/1 to 2\n" in text
+    assert spans([7, 3, 5, 6]) == "3 and 5 to 7"
 
 
 def test_published_returns_stand_beside_the_arms_and_a_damaged_table_is_refused(
