@@ -1,4 +1,4 @@
-"""Tables of results: as Markdown and as CSV files."""
+"""Results as Markdown: tables, lists and pictures; and as CSV files."""
 
 from __future__ import annotations
 
@@ -9,17 +9,28 @@ from pathlib import Path
 
 from rlrep.experiments.files import write_atomically
 
-Line = Mapping[str, str]
+Line = dict[str, str]
 
 
-def markdown(lines: Sequence[Line]) -> str:
-    """An aligned Markdown table; a column that is empty in all lines is dropped."""
+def markdown(lines: Sequence[Mapping[str, str]]) -> str:
+    """An aligned Markdown table; "" of no lines. A column that is empty in all lines is dropped."""
+    if not lines:
+        return ""
     names = [name for name in lines[0] if any(line[name] for line in lines)]
     widths = [max(3, len(name), *(len(line[name]) for line in lines)) for name in names]
     cells = [names, ["-" * width for width in widths], *([line[name] for name in names] for line in lines)]
     return "\n".join(
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in cells
     )
+
+
+def bullets(items: Sequence[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def picture(text: str, path: Path) -> str:
+    """A picture beside the page, with what it shows."""
+    return f"![{text}]({path.name})"
 
 
 def rounded(value: float) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rlrep.experiments.results.statistics import seed_mean
+from rlrep.experiments.results.tables import Line, bullets, markdown, picture
 from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import (
     DOMAINS,
@@ -39,7 +40,6 @@ from rlrep.experiments.video_study.criteria import (
     read_criteria,
 )
 from rlrep.experiments.video_study.field_figures import ranked
-from rlrep.experiments.video_study.pages import Block, Line
 from rlrep.experiments.video_study.survival import (
     OUTCOMES,
     USUAL,
@@ -104,7 +104,7 @@ CAPTIONS = {
 }
 
 
-def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
+def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[str]:
     """Empty without cells of these studies."""
     domain = "gridworld"
     parts = {
@@ -132,12 +132,12 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[Block]:
         "codes": partial(code_blocks, results),
     }
     blocks = []
-    for name, (title, lines, picture) in parts.items():
+    for name, (title, lines, drawn) in parts.items():
         if lines:
-            shown = [Block("picture", CAPTIONS[name], picture=pictures[picture])] if picture in pictures else []
+            shown = [picture(CAPTIONS[name], pictures[drawn])] if drawn in pictures else []
             said = judgements[name]() if name in judgements else []
-            blocks += [Block("h3", title), *shown, *said, Block("text", TEXTS[name]), Block("table", lines=lines)]
-    return [Block("h2", "The field"), *blocks] if blocks else []
+            blocks += [f"### {title}", *shown, *said, TEXTS[name], markdown(lines)]
+    return ["## The field", *blocks] if blocks else []
 
 
 def missing(results: Results) -> list[str]:
@@ -171,7 +171,7 @@ def tuning_lines(results: Results) -> list[Line]:
     return lines
 
 
-def survival_blocks(results: Results, domain: str) -> list[Block]:
+def survival_blocks(results: Results, domain: str) -> list[str]:
     """Which methods keep the state under each noise, by what, and which differ from the baseline."""
     asked, found = read(Survival), kept(results, domain)
     items = []
@@ -204,11 +204,11 @@ def survival_blocks(results: Results, domain: str) -> list[Block]:
     return judged(rule, asked, cells, items)
 
 
-def judged(rule: str, asked: OverSeeds, cells: Iterable[Cell | LockCell], items: list[str]) -> list[Block]:
+def judged(rule: str, asked: OverSeeds, cells: Iterable[Cell | LockCell], items: list[str]) -> list[str]:
     """How results are judged, by which file, why cells are exploratory if some are, and the outcomes."""
     early = exploratory([c for c in cells if c.seed in asked.seeds], asked)
     status = f"Exploratory: {early}." if early else "They are older than all cells that they judge."
-    return [Block("text", rule), Block("text", f"{asked.source} {status}"), Block("list", items=items)]
+    return [rule, f"{asked.source} {status}", bullets(items)]
 
 
 def arrow_lines(results: Results) -> list[Line]:
@@ -232,7 +232,7 @@ def mean_share(own: dict[int, float]) -> str:
     return seed_mean(np.array([*own.values()])).text(2) if own else ""
 
 
-def arrow_blocks(results: Results) -> list[Block]:
+def arrow_blocks(results: Results) -> list[str]:
     """Whether the claim holds, criterion by criterion."""
     asked = read(Arrow)
     rule = (
@@ -265,7 +265,7 @@ def served_lines(results: Results, domain: str) -> list[Line]:
     return lines
 
 
-def served_blocks(results: Results, domain: str) -> list[Block]:
+def served_blocks(results: Results, domain: str) -> list[str]:
     """Whether one method's encoders serve PPO."""
     asked = read(Served)
     cells = select(results.cells, domain=domain, study="core")
@@ -311,7 +311,7 @@ def longer_lines(results: Results) -> list[Line]:
     return lines
 
 
-def longer_blocks(results: Results) -> list[Block]:
+def longer_blocks(results: Results) -> list[str]:
     """Whether one method keeps the state after longer training."""
     asked = read(Longer)
     cells = [c for c in select(results.cells, study="phase") if c.seed in asked.seeds]
@@ -322,7 +322,7 @@ def longer_blocks(results: Results) -> list[Block]:
     return judged(rule, asked, cells, claim_texts(longer_claims(results), ""))
 
 
-def replicated_blocks(results: Results, domain: str) -> list[Block]:
+def replicated_blocks(results: Results, domain: str) -> list[str]:
     """Whether the main results hold on other maps."""
     asked = read(Replicated)
     used = {asked.floor, asked.ceiling, *asked.keep, *asked.lose, asked.method, *asked.baselines}
@@ -372,7 +372,7 @@ def label_lines(results: Results) -> list[Line]:
     return lines
 
 
-def label_blocks(results: Results) -> list[Block]:
+def label_blocks(results: Results) -> list[str]:
     """With how many labels the state is back, and which methods for videos help."""
     asked = read(FewLabels)
     name = METHODS[asked.reference]
@@ -406,7 +406,7 @@ def temperature_lines(results: Results) -> list[Line]:
     ]
 
 
-def temperature_blocks(results: Results) -> list[Block]:
+def temperature_blocks(results: Results) -> list[str]:
     """Whether a temperature repairs contrast."""
     asked = read(Tempered)
     ends = [c for m in (asked.floor, asked.ceiling) for c in field_cells(results, "gridworld", method=m)]
@@ -431,7 +431,7 @@ def transfer_lines(results: Results) -> list[Line]:
     return lines
 
 
-def transfer_blocks(results: Results, domain: str) -> list[Block]:
+def transfer_blocks(results: Results, domain: str) -> list[str]:
     """Whether encoders carry over to unseen noise."""
     asked = read(Transferred)
     cells = select(results.cells, domain=domain)
@@ -481,7 +481,7 @@ def code_lines(results: Results) -> list[Line]:
     return lines
 
 
-def code_blocks(results: Results) -> list[Block]:
+def code_blocks(results: Results) -> list[str]:
     """Whether the lower bound vanishes with room for both factors."""
     asked = read(ManyCodes)
     cells = select(results.codes, codes=asked.codes)

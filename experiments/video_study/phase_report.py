@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from rlrep.experiments.results.statistics import rank_correlation, seed_mean
+from rlrep.experiments.results.tables import Line, markdown, picture
 from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import METHODS, Array, Results, values
 from rlrep.experiments.video_study.criteria import Phases
 from rlrep.experiments.video_study.jobs import LENGTHS
-from rlrep.experiments.video_study.pages import Block, Line
 from rlrep.experiments.video_study.verdicts import percent
 
 ASKED = (
@@ -52,7 +52,7 @@ CAPTIONS = {
 
 def phase_blocks(
     results: Results, asked: Phases, numbers: Mapping[str, Array], pictures: Mapping[str, Path]
-) -> list[Block]:
+) -> list[str]:
     """Empty without cells of the diagram."""
     measured = phase.cells(results)
     if not measured:
@@ -60,16 +60,16 @@ def phase_blocks(
     ends = values(phase.cells(results, method=asked.ceiling), "state_linear")
     share = f"{100 * ends.mean():.1f} %" if len(ends) else "an unknown share"
     return [
-        Block("h2", "The phase diagram"),
-        Block("text", ASKED),
-        *(Block("picture", text, picture=pictures[name]) for name, text in CAPTIONS.items() if name in pictures),
-        Block("text", BEFORE),
-        Block("table", lines=number_lines(results, asked, numbers)),
-        Block("text", SCALE.format(share=share)),
-        Block("table", lines=state_lines(results, asked)),
-        Block("text", CORRELATION),
-        Block("table", lines=correlation_lines(results, asked)),
-        Block("table", lines=return_lines(results, asked)),
+        "## The phase diagram",
+        ASKED,
+        *(picture(text, pictures[name]) for name, text in CAPTIONS.items() if name in pictures),
+        BEFORE,
+        markdown(number_lines(results, asked, numbers)),
+        SCALE.format(share=share),
+        markdown(state_lines(results, asked)),
+        CORRELATION,
+        markdown(correlation_lines(results, asked)),
+        markdown(return_lines(results, asked)),
     ]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from rlrep.experiments.files import write_atomically
-from rlrep.experiments.results import tables
 from rlrep.experiments.results.statistics import seed_mean
+from rlrep.experiments.results.tables import Line, bullets, markdown, picture, write_csv
 from rlrep.experiments.video_study import field_report, phase
 from rlrep.experiments.video_study.cells import (
     DOMAINS,
@@ -36,7 +36,6 @@ from rlrep.experiments.video_study.cells import (
 from rlrep.experiments.video_study.criteria import Criteria, Longer, Replicated, read, read_criteria
 from rlrep.experiments.video_study.figures import draw
 from rlrep.experiments.video_study.origin import stamp
-from rlrep.experiments.video_study.pages import Block, Line, as_markdown
 from rlrep.experiments.video_study.phase_report import phase_blocks
 from rlrep.experiments.video_study.study import TUNING_SEED
 from rlrep.experiments.video_study.verdicts import Part, Verdict, paired, percent, share_kept, verdicts
@@ -95,8 +94,8 @@ def write_report(cells_folder: Path, out_folder: Path, quick: bool = False) -> l
     numbers = phase.numbers(results, criteria.P5)
     pictures = draw(results, out_folder, criteria.P5, numbers)
     blocks = compose(results, judged, pictures, criteria, numbers, quick)
-    tables.write_csv(out_folder / "results.csv", rows(results))
-    write_atomically(out_folder / "report.md", as_markdown(blocks).encode())
+    write_csv(out_folder / "results.csv", rows(results))
+    write_atomically(out_folder / "report.md", ("\n\n".join(blocks) + "\n").encode())
     return judged
 
 
@@ -107,41 +106,41 @@ def compose(
     criteria: Criteria,
     numbers: Mapping[str, Array],
     quick: bool = False,
-) -> list[Block]:
+) -> list[str]:
     early = {verdict.where: verdict.exploratory for verdict in judged if verdict.exploratory}
     ceilings = ", ".join(f"{METHODS[method]} in {DOMAINS[domain]}" for domain, method in criteria.ceiling.items())
     blocks = [
-        Block("h1", "Learning from video: what the theory predicts, and what was measured"),
-        Block("table", lines=[summary_line(v) for v in judged]),
-        Block("text", RULE.format(criteria, ceilings)),
-        Block("text", INTERVALS),
-        Block("text", f"{criteria.source} {EXPLORATORY}"),
-        Block("list", items=[f"{place}: {why}." for place, why in early.items()]),
+        "# Learning from video: what the theory predicts, and what was measured",
+        markdown([summary_line(v) for v in judged]),
+        RULE.format(criteria, ceilings),
+        INTERVALS,
+        f"{criteria.source} {EXPLORATORY}",
+        bullets([f"{place}: {why}." for place, why in early.items()]),
         *code_block(results),
-        Block("code", command(results)),
-        Block("table", lines=cost_lines(results)),
+        f"```\n{command(results)}\n```",
+        markdown(cost_lines(results)),
         *machine_block(results),
-        Block("h2", "What was run"),
-        Block("table", lines=setup_lines(results, quick)),
-        *(Block("text", line) for line in block_mdp(results, quick)),
+        "## What was run",
+        markdown(setup_lines(results, quick)),
+        *block_mdp(results, quick),
     ]
     if absent := [*missing(results), *phase.missing(results), *field_report.missing(results)]:
-        blocks += [Block("h2", "What is missing"), Block("list", items=absent)]
+        blocks += ["## What is missing", bullets(absent)]
     if broken := [*diverged_lines(results), *collapsed_lines(results)]:
-        blocks += [Block("h2", "What diverged or collapsed"), Block("list", items=broken)]
-    blocks += [Block("h2", "The verdicts in detail")] if judged else []
+        blocks += ["## What diverged or collapsed", bullets(broken)]
+    blocks += ["## The verdicts in detail"] if judged else []
     for verdict in judged:
-        blocks.append(Block("h3", f"{verdict.prediction}, {verdict.where}: {verdict.outcome}. {verdict.statement}."))
-        blocks.append(Block("table", lines=[part_line(part) for part in verdict.parts]))
+        blocks.append(f"### {verdict.prediction}, {verdict.where}: {verdict.outcome}. {verdict.statement}.")
+        blocks.append(markdown([part_line(part) for part in verdict.parts]))
     blocks += phase_blocks(results, criteria.P5, numbers, pictures)
     blocks += field_report.field_blocks(results, pictures)
     for domain in results.domains:
         if any(c.study in SWEEPS for c in select(results.cells, domain=domain)):
             blocks += domain_blocks(results, domain, pictures)
     if results.lock:
-        blocks += [Block("h2", DOMAINS["lock"]), *shown(pictures, "lock"), *(Block("text", line) for line in LOCK)]
-        blocks += [Block("table", lines=lock_lines(results))]
-    return [block for block in blocks if block.kind not in ("table", "list") or block.lines or block.items]
+        blocks += [f"## {DOMAINS['lock']}", *shown(pictures, "lock"), *LOCK]
+        blocks += [markdown(lock_lines(results))]
+    return [*filter(None, blocks)]
 
 
 def diverged_lines(results: Results) -> list[str]:
@@ -184,22 +183,22 @@ def with_own_seeds(study: str, least: int) -> tuple[str, int]:
     return own[study] if study in own and least >= own[study][1] else (study, 0)
 
 
-def domain_blocks(results: Results, domain: str, pictures: dict[str, Path]) -> list[Block]:
+def domain_blocks(results: Results, domain: str, pictures: dict[str, Path]) -> list[str]:
     return [
-        Block("h2", DOMAINS[domain]),
+        f"## {DOMAINS[domain]}",
         *shown(pictures, f"returns_{domain}"),
-        *(Block("text", line) for line in ranking(results, domain)),
-        Block("table", lines=core_lines(results, domain, READ)),
-        Block("text", UNITS[0]),
+        *ranking(results, domain),
+        markdown(core_lines(results, domain, READ)),
+        UNITS[0],
         *shown(pictures, f"probes_{domain}"),
-        Block("table", lines=core_lines(results, domain, GEOMETRY)),
-        Block("text", UNITS[1]),
+        markdown(core_lines(results, domain, GEOMETRY)),
+        UNITS[1],
         *shown(pictures, f"reconstructions_{domain}"),
         *shown(pictures, f"size_{domain}"),
-        Block("table", lines=size_lines(results, domain)),
+        markdown(size_lines(results, domain)),
         *shown(pictures, f"persistence_{domain}"),
-        *(Block("text", line) for line in first_to_break(results, domain)),
-        Block("table", lines=persistence_lines(results, domain)),
+        *first_to_break(results, domain),
+        markdown(persistence_lines(results, domain)),
     ]
 
 
@@ -284,8 +283,8 @@ def first_to_break(results: Results, domain: str) -> list[str]:
     return [f"Return of temporal contrast less that of forward modelling: {'; '.join(found)}."] if found else []
 
 
-def shown(pictures: dict[str, Path], name: str) -> list[Block]:
-    return [Block("picture", CAPTIONS[name.split("_")[0]], picture=pictures[name])] if name in pictures else []
+def shown(pictures: dict[str, Path], name: str) -> list[str]:
+    return [picture(CAPTIONS[name.split("_")[0]], pictures[name])] if name in pictures else []
 
 
 # Columns of the tables, and the measures in them.
@@ -442,15 +441,15 @@ def cost_lines(results: Results) -> list[Line]:
     return lines
 
 
-def code_block(results: Results) -> list[Block]:
+def code_block(results: Results) -> list[str]:
     """Which code made the cells, where they note it."""
     present, noted = stamp()["code"], [cell.code for cell in results.every if cell.code]
     counts_of = {digest: noted.count(digest) for digest in sorted(set(noted))}
     here = {True: "the present code", False: "other code"}
     lines = [f"{count:,} cells by {here[digest == present]} ({digest})" for digest, count in counts_of.items()]
-    return [Block("text", f"Made {', '.join(lines)}.")] if lines else []
+    return [f"Made {', '.join(lines)}."] if lines else []
 
 
-def machine_block(results: Results) -> list[Block]:
+def machine_block(results: Results) -> list[str]:
     machines = sorted({cell.machine for cell in results.every if cell.machine})
-    return [Block("text", f"Measured on: {'; '.join(machines)}.")] if machines else []
+    return [f"Measured on: {'; '.join(machines)}."] if machines else []

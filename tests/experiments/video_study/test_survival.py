@@ -14,7 +14,6 @@ from scipy.stats import ttest_1samp, ttest_rel
 from rlrep.experiments.video_study import criteria, field_report, survival
 from rlrep.experiments.video_study.cells import Cell, LockCell, Results
 from rlrep.experiments.video_study.criteria import Arrow, Longer, Replicated, Survival, read
-from rlrep.experiments.video_study.pages import as_markdown
 from rlrep.experiments.video_study.survival import KEEPS, LOSES, OPEN, WORSE, kept, shares
 
 FLOOR, CEILING = 0.4, 0.9
@@ -87,7 +86,7 @@ def test_differences_from_temporal_contrast_are_paired_and_corrected_over_all() 
 def test_report_says_which_keep_it_by_what_and_whether_it_is_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
     made = results(cells("taco", LOW), cells("laom", HIGH), cells("temporal_contrastive", LOW))
     blocks = field_report.survival_blocks(made, "gridworld")
-    text = as_markdown(blocks)
+    text = "\n\n".join(blocks) + "\n"
     assert "- exogenous noise, keeps the state: LAOM 0.88 [" in text
     assert re.search(r"- exogenous noise, has less of it than a random encoder: contrastive .*, TACO -0\.56 \[", text)
     assert "- exogenous noise, clearly more than contrastive: LAOM.\n" in text and "clearly less" not in text
@@ -105,7 +104,7 @@ def test_report_says_which_keep_it_by_what_and_whether_it_is_a_test(monkeypatch:
     for later, said in ((1, "older than all cells"), (-1, "Exploratory: 25 of 25 cells made before the criteria were")):
         time = (date + timedelta(seconds=later)).isoformat()
         dated = Results([replace(cell, made=time) for cell in made.cells], [])
-        assert said in as_markdown(field_report.survival_blocks(dated, "gridworld"))
+        assert said in "\n\n".join(field_report.survival_blocks(dated, "gridworld"))
 
 
 def arrow_cells(method: str, states: tuple[float, ...], **changed: bool) -> list[Cell]:
@@ -124,7 +123,7 @@ def test_the_arrow_of_time_must_explain_all_three_changes() -> None:
     gap = (np.array(HIGH) - LOW) / (CEILING - FLOOR)
     assert falls[0].p == pytest.approx(ttest_1samp(gap, read(Arrow).falls, alternative="greater").pvalue)
     assert falls[1].estimate is None and falls[2].estimate is not None and falls[2].estimate.value == 0
-    text = as_markdown(field_report.arrow_blocks(Results(parts, [])))
+    text = "\n\n".join(field_report.arrow_blocks(Results(parts, [])))
     assert "- without its term about the past: holds, 1.44 [" in text
     assert "- recordings of random actions: open, cells are missing" in text
     lines = {line["method"]: line for line in field_report.arrow_lines(Results(parts, []))}
@@ -144,7 +143,7 @@ def test_ppo_is_served_by_more_than_half_of_what_the_true_state_gives() -> None:
     assert half.p == pytest.approx(ttest_1samp(np.array(curved) / 0.8, 0.5, alternative="greater").pvalue)
     assert more.estimate is not None and more.estimate.value == pytest.approx((np.mean(curved) - np.mean(LOW)) / 0.8)
     assert (half.outcome, more.outcome) == ("holds", "holds")
-    text = as_markdown(field_report.field_blocks(made, {}))
+    text = "\n\n".join(field_report.field_blocks(made, {}))
     assert "### PPO on Curved" in text and "- more than 0.5 of what oracle state gives: holds, 0.68 [" in text
     few = Results([*parts, *returned("curved", "exogenous", LOW[1:], -0.1)], [])
     assert [each.outcome for each in survival.served_claims(few, "gridworld")] == ["open", "open"]
@@ -172,7 +171,7 @@ def test_the_main_results_are_judged_anew_on_other_maps_alone() -> None:
     claims = {each.name: each.outcome for each in survival.replicated_claims(whole, "gridworld")}
     assert [*claims.values()] == ["holds", "holds", "holds", "fails", "holds", "holds", "holds"]
     assert claims["forward model keeps less than 0.5"] == "fails"
-    text = as_markdown(field_report.field_blocks(whole, {}))
+    text = "\n\n".join(field_report.field_blocks(whole, {}))
     assert "### The main results on other maps" in text and "PPO on Curved, more than on autoencoder: holds" in text
     others = Results([replace(cell, seed=cell.seed - 5) for cell in whole.cells], [])
     assert {each.outcome for each in survival.replicated_claims(others, "gridworld")} == {"open"}
@@ -192,7 +191,7 @@ def test_longer_training_is_judged_on_further_maps_alone() -> None:
     ends = [*made("random", (FLOOR,) * 5, 0), *made("supervised", (CEILING,) * 5, 1000)]
     whole = Results([*ends, *made("curved", HIGH), *made("autoencoder", (0.6, 0.55, 0.62, 0.58, 0.6))], [])
     assert [each.outcome for each in survival.longer_claims(whole)] == ["holds", "holds"]
-    assert "Curved after 3,000 updates keeps more than 0.5: holds" in as_markdown(field_report.field_blocks(whole, {}))
+    assert "Curved after 3,000 updates keeps more than 0.5: holds" in "\n\n".join(field_report.field_blocks(whole, {}))
     for parts in (made("curved", HIGH, 1000), made("curved", HIGH, first=-5)):
         other = Results([*ends, *parts], [])
         assert [each.outcome for each in survival.longer_claims(other)] == ["open", "open"]
@@ -211,7 +210,7 @@ def test_a_temperature_repairs_contrast_if_it_keeps_more_than_half() -> None:
     kept = (np.array(HIGH) - FLOOR) / (CEILING - FLOOR)
     assert found[0].estimate is not None and found[0].estimate.value == pytest.approx(kept.mean())
     assert found[0].p == pytest.approx(ttest_1samp(kept, 0.5, alternative="greater").pvalue)
-    text = as_markdown(field_report.field_blocks(made, {}))
+    text = "\n\n".join(field_report.field_blocks(made, {}))
     assert "### Temperature" in text and "τ = 0.03: holds, 0.88 [" in text
     lines = {(line["noise"], line["τ"]): line["state kept"] for line in field_report.temperature_lines(made)}
     assert lines["exogenous noise", "0.03"].startswith("0.88 [") and lines["iid noise", "0.1"] == ""  # no ends
@@ -230,7 +229,7 @@ def test_encoders_carry_over_if_ppo_keeps_more_than_half_under_noise_they_never_
     assert [each.outcome for each in claims] == ["holds", "open", "fails", "fails"]
     labelled = claims[0]
     assert labelled.estimate is not None and labelled.estimate.value == pytest.approx(0.546 / 0.8)
-    text = as_markdown(field_report.field_blocks(Results(parts, []), {}))
+    text = "\n\n".join(field_report.field_blocks(Results(parts, []), {}))
     assert "### Unseen noise" in text and "- ACRO (actions), more than 0.5: holds, 0.68 [" in text
 
 
@@ -248,7 +247,7 @@ def test_with_room_for_both_factors_episodes_must_grow_slower_than_the_bound() -
     found = survival.code_claims(results)
     assert [each.outcome for each in found] == ["holds", "holds", "fails", "holds", "open", "open"]
     assert found[0].estimate is not None and found[0].estimate.value == pytest.approx(1.73 - 1.2, abs=0.1)
-    assert "- contrastive, 4 codes, degree below 1.73: holds, 0.5" in as_markdown(field_report.code_blocks(results))
+    assert "- contrastive, 4 codes, degree below 1.73: holds, 0.5" in "\n\n".join(field_report.code_blocks(results))
 
 
 def label_cells(method: str, count: int, states: tuple[float, ...]) -> list[Cell]:
@@ -278,7 +277,7 @@ def test_few_labels_are_judged_alone_and_beside_videos() -> None:
     assert found["curved", 1].p == pytest.approx(3 * p[0])  # Holm's, of three, and the other two are no less
     part = Results([cell for cell in parts if cell.labels < 20], [])  # where nothing tells what all labels give
     assert all(each.method != "inverse_model" or each.count < 4 for each in survival.label_outcomes(part))
-    text = as_markdown(field_report.label_blocks(Results(parts, [])))
+    text = "\n\n".join(field_report.label_blocks(Results(parts, [])))
     assert "- ACRO (actions) alone, 4 labels: has the state back, 0.84 [" in text and "Curved, 4 labels" not in text
     assert "- Curved, 1 labels: helps, 0.64 [" in text
     lines = {line["method"]: line for line in field_report.label_lines(Results(parts, []))}
