@@ -1,15 +1,9 @@
-"""Can this machine draw? `python -m rlrep.envs.check` prints one line, or says what to install and exits with 1.
+"""Can this machine draw? `python -m rlrep.envs.check` prints one line, or says what to install and exits with 1."""
 
-`python -m rlrep.envs.check TASK ...` compares the rendering `fast` with `exact` on tasks: the time of
-a frame, and the difference.
-"""
-
-import argparse
 import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +20,6 @@ class Comparison(NamedTuple):
     exact_seconds: float
     fast_seconds: float
     mean_difference: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster `fast` is."""
-        return self.exact_seconds / self.fast_seconds
 
 
 def compare(task: str, image_size: int, frames: int = _FRAMES) -> Comparison:
@@ -63,38 +52,19 @@ def compare(task: str, image_size: int, frames: int = _FRAMES) -> Comparison:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw a few frames and report the OpenGL backend, the milliseconds each took, and how the renderings compare."""
-    parser = argparse.ArgumentParser(prog="python -m rlrep.envs.check", description=__doc__)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help="compare the renderings on these")
-    parser.add_argument("--image-size", type=int, default=84)
-    options = parser.parse_args(arguments)
+def main() -> int:
+    """Draw a few frames, and report the OpenGL backend and the time of each."""
     try:
-        print(_backend(options.image_size))
-        comparisons = {}
-        for task in options.tasks:
-            comparisons[task] = compared = compare(task, options.image_size)
-            print(
-                f"{task}: exact {compared.exact_seconds * 1000:.1f} ms, fast {compared.fast_seconds * 1000:.1f} ms a "
-                f"frame, {compared.ratio:.2f} times faster; mean difference {compared.mean_difference:.3f} of 255",
-                flush=True,
-            )
-        if comparisons:
-            ratio = statistics.median(compared.ratio for compared in comparisons.values())
-            worst = max(comparisons, key=lambda task: comparisons[task].mean_difference)
-            print(
-                f"{len(comparisons)} tasks: {ratio:.2f} times faster in the median; mean difference at most "
-                f"{comparisons[worst].mean_difference:.3f} of 255 ({worst})"
-            )
-    except (ModuleNotFoundError, OpenGLError, ValueError) as error:
+        print(_backend())
+    except (ModuleNotFoundError, OpenGLError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def _backend(image_size: int) -> str:
+def _backend() -> str:
     """One line: the backend, OpenGL's renderer, and the median time of a frame."""
-    env = PixelControl("cartpole_swingup", frame_stack=1, image_size=image_size)
+    env = PixelControl("cartpole_swingup", frame_stack=1)
     from OpenGL import GL
 
     env.reset(seed=0)

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 import torch
 
 from rlrep.envs import OpenGLError
-from rlrep.experiments.files import as_path, check_writable, write_atomically
+from rlrep.experiments.files import as_path, check_writable
+from rlrep.experiments.results.tables import rounded, write_csv
 from rlrep.experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError
 from rlrep.experiments.run.device import resolve_device
-from rlrep.experiments.run.evaluation import Evaluation, evaluate, make_evaluation_env, write_video
+from rlrep.experiments.run.evaluation import evaluate, make_evaluation_env, write_video
 from rlrep.experiments.run.log import PATIENCE, Progress
 from rlrep.experiments.run.names import import_modules
 from rlrep.experiments.run.offline_config import load
 from rlrep.experiments.run.options import ConfigError, refusals
 from rlrep.experiments.run.policy import checkpoint_policy, random_policy
-
-
-def write_returns(path: Path, evaluation: Evaluation) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(("episode", "episode_return"))
-    writer.writerows(enumerate(f"{value:.6g}" for value in evaluation.returns))
-    write_atomically(path, text.getvalue().encode())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with closing(Progress(f"evaluating {name}", options.episodes, 0, "episode", PATIENCE)) as progress:
                 evaluation = evaluate(policy, env, options.episodes, film=True, told=progress.advance)
         with refusals():
-            write_returns(folder / f"{stem}.csv", evaluation)
+            returns = [{"episode": i, "episode_return": rounded(each)} for i, each in enumerate(evaluation.returns)]
+            write_csv(folder / f"{stem}.csv", returns)
             write_video(video, evaluation.film, evaluation.frames_per_second)
     except (ConfigError, CheckpointError, OpenGLError) as error:
         print(f"error: {error}", file=sys.stderr)
