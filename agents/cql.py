@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlrep import PixelEncoder
 from rlrep.agents.base import Metrics, Space
+from rlrep.agents.networks import critic_metrics
 from rlrep.agents.sac import SAC
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import NonNegative
@@ -67,14 +68,7 @@ class CQL(SAC):
         penalty = conservative(values[0], log_density, q1) + conservative(values[1], log_density, q2)
         loss = bellman + self.cql_weight * penalty
         objective_metrics = self.step_encoder("critic", loss, batch, features, next_features)
-        return objective_metrics | {
-            "critic_loss": bellman.detach(),
-            "cql_penalty": penalty.detach(),
-            "critic_q1": q1.detach().mean(),
-            "critic_q2": q2.detach().mean(),
-            "critic_target_q": target_q.mean(),
-            "batch_reward": batch["next", "reward"].mean(),
-        }
+        return objective_metrics | critic_metrics(bellman, q1, q2, target_q, batch) | {"cql_penalty": penalty.detach()}
 
     @torch.no_grad()
     def sample_actions(self, features: Tensor, next_features: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlrep import TACO, ActionEncoder, Objective, PixelEncoder
 from rlrep.agents.base import Agent, Metrics, Space
-from rlrep.agents.networks import Critic
+from rlrep.agents.networks import Critic, critic_metrics
 from rlrep.agents.schedule import parse_schedule
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import NonNegative, Rate
@@ -132,13 +132,7 @@ class DrQV2(Agent):
         q1, q2 = self.critic(features, self.encode_action(batch["action"]))
         loss = F.mse_loss(q1, target_q) + F.mse_loss(q2, target_q)
         objective_metrics = self.step_encoder("critic", loss, batch, features, next_features)
-        return objective_metrics | {
-            "critic_loss": loss.detach(),
-            "critic_q1": q1.detach().mean(),
-            "critic_q2": q2.detach().mean(),
-            "critic_target_q": target_q.mean(),
-            "batch_reward": batch["next", "reward"].mean(),
-        }
+        return objective_metrics | critic_metrics(loss, q1, q2, target_q, batch)
 
     def update_actor(self, batch: TensorDict, features: Tensor, stddev: float) -> Metrics:
         """One step of the actor on detached features."""

@@ -1,8 +1,9 @@
-"""Networks that several agents share."""
+"""The critic of several agents, and what they log of it."""
 
 from __future__ import annotations
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor, nn
 
 from rlrep.encoders import mlp, orthogonal_init, projection
@@ -28,3 +29,14 @@ class Critic(nn.Module):
         """Q₁ and Q₂, (…, 1) each, of the trunk's output (…, feature_dim) and actions (…, A)."""
         state_action = torch.cat([state, action], dim=-1)
         return self.q1(state_action), self.q2(state_action)
+
+
+def critic_metrics(loss: Tensor, q1: Tensor, q2: Tensor, target_q: Tensor, batch: TensorDict) -> dict[str, Tensor]:
+    """What agents log of a critic's step, each a scalar without a gradient."""
+    return {
+        "critic_loss": loss.detach(),
+        "critic_q1": q1.detach().mean(),
+        "critic_q2": q2.detach().mean(),
+        "critic_target_q": target_q.mean(),
+        "batch_reward": batch["next", "reward"].mean(),
+    }
