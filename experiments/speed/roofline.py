@@ -72,7 +72,7 @@ def size(values: Iterable[Any]) -> int:
 
 def busiest(call: Callable[[], object], device: torch.device, most: int = 20) -> list[dict[str, Any]]:
     """Where the time of one call goes: the `most` busiest kernels on CUDA, elsewhere torch's operations, the busiest
-    first, with the seconds of each in all its launches, without those of what it calls."""
+    first, with its launches and their total seconds, without what it calls."""
     cuda = device.type == "cuda"
     synchronize(device)
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:

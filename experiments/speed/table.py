@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rlrep.experiments.results.tables import markdown
+from rlrep.experiments.results.tables import Line, markdown
 
 Row = dict[str, Any]
-Line = dict[str, str]
 
 
 def report(machine: Row, rows: Sequence[Row], left_out: Mapping[str, str]) -> str:
@@ -144,7 +143,7 @@ def kernels_section(rows: list[Row]) -> list[Line]:
             "batch": str(row["batch_size"]),
             "ms": milliseconds(kernel),
             "launches": str(kernel["launches"]),
-            "kernel": kernel["name"].replace("|", "\\|")[:100],
+            "kernel": "`" + kernel["name"][:100].replace("|", r"\|") + "`",
         }
         for row in rows
         for kernel in row["kernels"]

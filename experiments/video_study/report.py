@@ -180,7 +180,8 @@ def with_own_seeds(study: str, least: int) -> tuple[str, int]:
     own = {"core": ("replication", min(read(Replicated).seeds)), "phase": ("longer", min(read(Longer).seeds))}
     if study == "tuning":
         return study, TUNING_SEED
-    return own[study] if study in own and least >= own[study][1] else (study, 0)
+    further = min(read(Replicated).seeds)  # `longer` was explored on these, too
+    return own[study] if study in own and least >= further else (study, 0)
 
 
 def domain_blocks(results: Results, domain: str, pictures: dict[str, Path]) -> list[str]:

@@ -88,13 +88,12 @@ def assert_same(ours: ReplayBuffer, theirs: ReplayBuffer) -> None:
             assert torch.equal(first[key], second[key]), key
 
 
-def test_storages_give_the_same_samples(tmp_path: Path) -> None:
-    storages = ["memory", "disk", *(["cuda"] if torch.cuda.is_available() else [])]
-    replays = [build(tmp_path / storage, storage) for storage in storages]
+@pytest.mark.parametrize("storage", STORAGES[1:])
+def test_storages_give_the_same_samples(storage: str, tmp_path: Path) -> None:
+    replays = [build(tmp_path / "memory"), build(tmp_path / "other", storage)]
     for replay in replays:
         write(replay, 0, 70)
-    for replay in replays[1:]:
-        assert_same(replay, replays[0])
+    assert_same(replays[1], replays[0])
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -157,7 +157,7 @@ def test_the_roofline_is_the_nearer_ceiling(monkeypatch: pytest.MonkeyPatch) -> 
     launches = {kernel["name"]: kernel["launches"] for kernel in row["kernels"]}
     assert launches["aten::convolution_backward"] == 4  # of one update: the encoder has four convolutions
     asked = {"agent": "drqv2", "batch_size": 2}
-    assert "aten::convolution_backward" in [line["kernel"] for line in kernels_section([row | asked])]
+    assert "`aten::convolution_backward`" in [line["kernel"] for line in kernels_section([row | asked])]
 
 
 @pytest.mark.slow

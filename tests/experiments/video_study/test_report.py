@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,9 @@ def test_costs_maps_and_command_are_those_of_a_study_without_its_first_seed(
 
 @pytest.mark.parametrize("name", ["replication", "longer"])
 def test_the_command_is_that_of_a_study_of_further_seeds(name: str, tmp_path: Path) -> None:
-    write_field(tmp_path, study_jobs(name, ("curved", "random"), 3))
+    jobs = study_jobs(name, ("curved", "random"), 3)
+    explored = [replace(job, seed=6) for job in jobs if name == "longer"]
+    write_field(tmp_path, [*jobs, *explored])
     assert report_module.command(read_results(tmp_path)) == f"python -m rlrep.experiments.video_theory {name} --seeds 3"
 
 
