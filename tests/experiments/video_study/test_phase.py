@@ -212,6 +212,6 @@ def test_the_page_has_what_was_known_and_what_was_measured(diagram: Path) -> Non
     assert len(states) == 2 * (4 + 4 + 1) + 2 * 2 and states[0]["method"] == "ACRO (actions)"
     assert states[0]["ρ = 0"] == "" and states[0]["ρ = 1"].startswith("0.80 [")
     assert len(return_lines(results, ASKED)) == 2 * len(phase.CROSS_SECTION)
-    text = " ".join(block.text for block in phase_blocks(results, ASKED, phase.numbers(results, ASKED), {}))
+    text = " ".join(phase_blocks(results, ASKED, phase.numbers(results, ASKED), {}))
     assert "known before training" in text and "bit for bit" in text
     assert phase_blocks(Results([], []), ASKED, {}, {}) == []
