@@ -176,7 +176,7 @@ def command(results: Results) -> str:
 
 
 def with_own_seeds(study: str, least: int) -> tuple[str, int]:
-    """The study whose seeds begin where these cells' do, rather than at 0, and its first one."""
+    """The study that makes cells whose least seed is this, and its own first seed; most begin at 0."""
     own = {"core": ("replication", min(read(Replicated).seeds)), "phase": ("longer", min(read(Longer).seeds))}
     if study == "tuning":
         return study, TUNING_SEED
