@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("studies", nargs="*", default=["tour"], help=f"any of {', '.join(STUDIES)}; tour by default")
     parser.add_argument("--seeds", type=int, default=1, help="how many, each with its own map; verdicts need several")
+    parser.add_argument("--first-seed", type=int, default=0, help="the least of them, for studies that count from 0")
     parser.add_argument("--methods", nargs="+", help=f"any of {', '.join(METHODS)}; default: each study's own")
     parser.add_argument("--source", type=as_path, help="your own videos instead of a study: a file or a folder")
     parser.add_argument("--out", type=as_path, default=Path("runs/theory"), help="folder of cells, pictures and report")
@@ -34,12 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--report", action="store_true", help="only write the report on the existing cells")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in OUT/quick, to check that everything runs")
     options = parser.parse_args(arguments)
-    if min(options.seeds, options.workers) < 1:
-        parser.error("--seeds and --workers must be at least 1")
-    if options.source and (options.report or options.ray or options.studies != ["tour"]):
-        parser.error("--source takes no studies, no --report and no --ray: its videos are measured in this process")
+    if min(options.seeds, options.workers) < 1 or options.first_seed < 0:
+        parser.error("--seeds and --workers must be at least 1, --first-seed at least 0")
+    if options.source and (options.report or options.ray or options.first_seed or options.studies != ["tour"]):
+        parser.error("--source takes no studies, --first-seed, --report or --ray: it measures videos in this process")
     try:
-        jobs = [] if options.report or options.source else chosen_jobs(options.studies, options.methods, options.seeds)
+        jobs = []
+        if not (options.report or options.source):
+            jobs = chosen_jobs(options.studies, options.methods, options.seeds, options.first_seed)
         if options.quick:  # so that its cells are not taken for cells of the study
             options.out /= "quick"
         with locked(options.out):

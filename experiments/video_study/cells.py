@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
+from itertools import product
 from math import isfinite, isinf, nan
 from pathlib import Path
 from typing import Any, TypeVar
@@ -334,22 +335,13 @@ def oracle(results: Results, domain: str, noise: str) -> list[Cell]:
 
 
 def missing(results: Results) -> list[str]:
-    """What this study lacks of a full one, one line each."""
-    lines = [f"{DOMAINS[domain]}: not run" for domain in DOMAINS if domain not in (*results.domains, "lock")]
-    for domain in results.domains:
-        for study in SWEEPS:
-            cells = select(results.cells, domain=domain, study=study)
-            name = f"{DOMAINS[domain]}, {study}"
-            if not cells:
-                # The other domains have a core only.
-                lines += [f"{name}: not run"] * (study == "core" or domain == "gridworld")
-                continue
-            # Under iid noise, sizes are swept for some methods only.
-            for own in by(cells, "noise").values() if study == "size" else [cells]:
-                lines += absent(name, [(c.method, condition(c), c.seed) for c in own])
-            lines += not_run(name, cells) if study == "core" else []
-    if not results.lock:
-        return [*lines, f"{DOMAINS['lock']}: not run"]
+    """The cells that the studies in a folder lack of whole ones, one line each; a study without any is left out."""
+    lines = []
+    for domain, study in product(results.domains, SWEEPS):
+        cells = select(results.cells, domain=domain, study=study)
+        # Under iid noise, sizes are swept for some methods only.
+        for own in by(cells, "noise").values() if study == "size" else [cells]:
+            lines += absent(f"{DOMAINS[domain]}, {study}", [(c.method, condition(c), c.seed) for c in own])
     return lines + absent(DOMAINS["lock"], [(c.method, f"H = {c.horizon}", c.seed) for c in results.lock])
 
 
@@ -361,14 +353,6 @@ def condition(cell: Cell) -> str:
     own += [f"τ = {cell.temperature:g}"] * isfinite(cell.temperature) + [f"step size {cell.lr:g}"] * isfinite(cell.lr)
     own += ["drifting"] * cell.drift + ["random actions"] * cell.random_actions
     return ", ".join([noise, *own])
-
-
-def not_run(name: str, cells: Sequence[Cell]) -> list[str]:
-    """The noises and the methods of the core without any cell; outside of the grid world all methods see noise."""
-    run = {c.noise for c in cells if c.method != "oracle" or c.domain != "gridworld"}
-    return [f"{name}: {label}: not run" for noise, label in NOISES.items() if noise not in run] + [
-        f"{name}: {METHODS[method]}: not run" for method in CORE_METHODS if not select(cells, method=method)
-    ]
 
 
 def absent(name: str, found: Sequence[tuple[str, str, int]]) -> list[str]:
@@ -387,10 +371,14 @@ def absent(name: str, found: Sequence[tuple[str, str, int]]) -> list[str]:
 
 
 def rows(results: Results) -> list[dict[str, object]]:
-    """A flat row for each cell, without its curve and pictures, under the names of the JSON files."""
+    """A flat row for each cell, without its curve and pictures, under the names of the JSON files; the returns of its
+    PPO runs are one field, with spaces between them.
+    """
     table: list[dict[str, object]] = []
     for cell in results.every:
-        row = {name: value for name, value in asdict(cell).items() if name not in ("curve", "returns", "pictures")}
+        row = {name: value for name, value in asdict(cell).items() if name not in ("curve", "pictures")}
+        if "returns" in row:
+            row["returns"] = " ".join(map(str, row["returns"]))
         renamed = {("return" if name == "final_return" else name): value for name, value in row.items()}
         table.append(renamed)
     return table

@@ -41,10 +41,10 @@ def phase_diagram(results: Results, asked: Phases, numbers: Mapping[str, Array])
     methods = [m for m in (*asked.methods, *others) if phase.cells(results, method=m)]
     states = {(m, n): phase.mean_state(results, m, n, asked) for m in methods for n in asked.updates}
     lengths = [n for n in asked.updates if any(np.isfinite(states[m, n]).any() for m in methods)]
-    if not lengths:
-        return None
+    if not any((np.isfinite(state).sum() > 1) for state in states.values()):
+        return None  # one setting is no diagram
     figure = Figure(figsize=(max(10, 7 * len(methods)), 10.5 if len(lengths) > 1 else 6.5))
-    seeds = len({cell.seed for cell in phase.cells(results)})
+    seeds = len({cell.seed for method in methods for cell in phase.cells(results, method=method)})
     shown = f"0: random encoder, 1: encoder of labels; {seeds} seed{'s' * (seeds > 1)}"
     figure.suptitle(f"State kept under noise ({shown})", fontsize=20)
     grid = figure.subplots(len(lengths), len(methods), squeeze=False)

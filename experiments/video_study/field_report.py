@@ -13,8 +13,6 @@ from rlrep.experiments.results.statistics import seed_mean
 from rlrep.experiments.results.tables import Line, bullets, markdown, picture
 from rlrep.experiments.video_study import phase
 from rlrep.experiments.video_study.cells import (
-    DOMAINS,
-    FIELD,
     METHODS,
     NOISES,
     Cell,
@@ -138,14 +136,6 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[str]:
             said = judgements[name]() if name in judgements else []
             blocks += [f"### {title}", *shown, *said, TEXTS[name], markdown(lines)]
     return ["## The field", *blocks] if blocks else []
-
-
-def missing(results: Results) -> list[str]:
-    """The studies of the field that were not run, one line each."""
-    have = {cell.study for cell in results.every}
-    return [f"{DOMAINS['gridworld']}, {name}: not run" for name in FIELD if name not in have] + (
-        [] if results.codes else [f"{DOMAINS['lock']}, codes: not run"]
-    )
 
 
 def p_text(p: float) -> str:

@@ -59,6 +59,7 @@ POLICY = "random policy"
 COLOUR[POLICY] = GREY
 NAMES = METHODS | {POLICY: POLICY}
 SAMPLES = 1
+LEGEND = "bar, number: linear probe; line: its 95 % interval; diamond: MLP probe; below 0, drawn at 0: nothing is read"
 MOST = 9  # how many methods one picture can show as lines or bars
 FEW = 5  # seeds: fewer are drawn one by one, as their intervals would be wider than the picture
 
@@ -121,7 +122,8 @@ def returns(results: Results, domain: str) -> Figure | None:
 
 def probes(results: Results, domain: str) -> Figure | None:
     """What can be read from the frozen features: the state above, the noise below; a column for each noise."""
-    noises = [noise for noise in NOISES if core(results, domain, noise=noise)]
+    measured = {cell.noise for cell in core(results, domain) if isfinite(cell.state_linear)}
+    noises = [noise for noise in NOISES if noise in measured]
     if not noises:
         return None
     figure = Figure(figsize=(16, 9))
@@ -132,9 +134,10 @@ def probes(results: Results, domain: str) -> Figure | None:
         cells = [*core(results, domain, noise=noise), *oracle(results, domain, noise)]
         bars(above, cells, "state", f"state read, {NOISES[noise]}", state_unit(domain))
         if noise == "none":
-            explain(below)
+            below.axis("off")
             continue
         bars(below, select(cells, noise=noise), "noise", f"noise read, {NOISES[noise]}", "R² (0: nothing)")
+    figure.supxlabel(LEGEND, fontsize=14)
     return figure
 
 
@@ -159,18 +162,6 @@ def bars(panel: Axes, cells: Sequence[Cell], what: str, title: str, unit: str) -
     panel.grid(axis="x", color="0.92")
     panel.set_xlim(-0.04, 1.22)
     panel.set_xticks([0, 0.5, 1])
-
-
-def explain(panel: Axes) -> None:
-    """A legend, shown instead of the noise probe if there is no noise."""
-    panel.axis("off")
-    lines = (
-        "bar and number: linear probe",
-        "black line: its 95 % interval",
-        "diamond: MLP probe",
-        "below 0, drawn at 0: nothing is read",
-    )
-    panel.text(0.0, 0.8, "\n".join(lines), fontsize=14, va="top", linespacing=1.7, transform=panel.transAxes)
 
 
 def reconstructions(results: Results, domain: str) -> Figure | None:

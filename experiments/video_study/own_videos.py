@@ -110,7 +110,9 @@ def cut(data: EpisodeDataset, sizes: Settings) -> EpisodeDataset:
 
 
 def measured(clips: EpisodeDataset, method: str, noise: str, seed: int, sizes: Settings) -> dict[str, float | None]:
-    """What probes read of one method's features, and the features' rank; `noise_read` is None without noise."""
+    """What probes read of one method's features, and the features' rank. `noise_read` is None without noise, and all
+    three are if the training diverges.
+    """
     shapes = None if noise == "none" else {**SHAPES, "persistence": PERSISTENCE[noise]}
     frames = under_noise(clips.frames, clips.lengths, shapes, seed)
     alone = under_noise(np.zeros_like(clips.frames), clips.lengths, shapes, seed)
@@ -120,7 +122,10 @@ def measured(clips: EpisodeDataset, method: str, noise: str, seed: int, sizes: S
     encoder = PixelEncoder(Videos.shape, **sizes.encoder)
     if method != "random":
         objective = pixels.build(method, encoder, Videos(), sizes)  # type: ignore[arg-type]
-        pretrain(objective, train, held_out, steps=sizes.steps, batch_size=sizes.batch_size, lr=sizes.lr)
+        try:
+            pretrain(objective, train, held_out, steps=sizes.steps, batch_size=sizes.batch_size, lr=sizes.lr)
+        except FloatingPointError:  # a result, and no reason to measure nothing else
+            return dict.fromkeys(MEASURES)
     encoder.requires_grad_(False).eval()
     rng = np.random.default_rng(seed)
     chosen = [
@@ -146,5 +151,6 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
         for measure in MEASURES:
             known = [row[measure] for row in own if row[measure] is not None]
             line[measure.replace("_", " ")] = f"{np.mean(known):.2f}" if known else ""
-        table.append(line | {"seeds": str(len(own))})
+        lost = sum(row["content"] is None for row in own)
+        table.append(line | {"seeds": f"{len(own)}, {lost} diverged" if lost else str(len(own))})
     return table

@@ -144,12 +144,11 @@ def coverages(results: Results, asked: Phases) -> Array:
 def missing(results: Results) -> list[str]:
     """What this diagram lacks of a whole one with as many seeds, one line each."""
     have = {(c.method, c.updates, c.seed, c.size, c.persistence) for c in cells(results)}
-    if not have:
-        return [f"{DOMAINS[DOMAIN]}, phase: not run"]
+    seeds = {cell.seed for method in read_criteria().P5.methods for cell in cells(results, method=method)}
     lacks: dict[tuple[str, int, int], dict[float, list[float]]] = {}
-    for job in jobs(None, 1 + max(seed for _, _, seed, *_ in have)):
+    for job in jobs(None, 1 + max(seeds, default=-1)):
         training = job.method, job.updates or 0, job.seed
-        if (*training, job.size, job.persistence) not in have:
+        if job.seed in seeds and (*training, job.size, job.persistence) not in have:
             lacks.setdefault(training, {}).setdefault(job.size, []).append(job.persistence)
     lines = []
     for (method, updates, seed), by_size in lacks.items():

@@ -124,7 +124,7 @@ def compose(
         markdown(setup_lines(results, quick)),
         *block_mdp(results, quick),
     ]
-    if absent := [*missing(results), *phase.missing(results), *field_report.missing(results)]:
+    if absent := [*missing(results), *phase.missing(results)]:
         blocks += ["## What is missing", bullets(absent)]
     if broken := [*diverged_lines(results), *collapsed_lines(results)]:
         blocks += ["## What diverged or collapsed", bullets(broken)]
@@ -163,16 +163,18 @@ def where(cell: Cell) -> str:
 
 
 def command(results: Results) -> str:
-    """The commands that make these cells, one line for each number of seeds."""
+    """The commands that make these cells, one line for each range of seeds."""
     seeds: dict[str, set[int]] = {}
     for cell in results.every:
         seeds.setdefault(cell.study if cell.domain in ("gridworld", "lock") else cell.domain, set()).add(cell.seed)
-    by_count: dict[int, list[str]] = {}
+    lines: dict[str, list[str]] = {}
     for study in (*STUDIES, *DOMAINS, "codes"):
         if study in seeds:
             name, first = with_own_seeds(study, min(seeds[study]))
-            by_count.setdefault(1 + max(seeds[study]) - first, []).append(name)
-    return "\n".join(f"python -m rlrep.experiments.video_theory {' '.join(by_count[n])} --seeds {n}" for n in by_count)
+            least = min(seeds[study]) if first == 0 else 0
+            asked = f"--seeds {1 + max(seeds[study]) - max(first, least)}" + f" --first-seed {least}" * (least > 0)
+            lines.setdefault(asked, []).append(name)
+    return "\n".join(f"python -m rlrep.experiments.video_theory {' '.join(lines[asked])} {asked}" for asked in lines)
 
 
 def with_own_seeds(study: str, least: int) -> tuple[str, int]:

@@ -315,8 +315,10 @@ def run_missing(jobs: Sequence[Job | LockJob], folder: Path, workers: int, quick
     return failed
 
 
-def chosen_jobs(studies: Sequence[str], methods: Sequence[str] | None, seeds: int) -> list[Job | LockJob]:
-    """The jobs of the requested studies.
+def chosen_jobs(
+    studies: Sequence[str], methods: Sequence[str] | None, seeds: int, first_seed: int = 0
+) -> list[Job | LockJob]:
+    """The jobs of the requested studies, on so many seeds from the first one on.
 
     Raises:
         ValueError: for an unknown study or method, a method that none of the studies has, or one that reads what a
@@ -326,7 +328,7 @@ def chosen_jobs(studies: Sequence[str], methods: Sequence[str] | None, seeds: in
         look_up("method", method, METHODS)
     jobs: list[Job | LockJob] = []
     for name in studies:
-        jobs += look_up("study", name, STUDIES)(methods, seeds)
+        jobs += (job for job in look_up("study", name, STUDIES)(methods, first_seed + seeds) if job.seed >= first_seed)
     if not jobs:
         raise ValueError(f"{' and '.join(studies)} has no job for {' or '.join(methods or ())}")
     if methods:

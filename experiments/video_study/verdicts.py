@@ -120,8 +120,8 @@ class Verdict:
 
 
 def verdicts(results: Results, criteria: Criteria | None = None) -> list[Verdict]:
-    """P1 to P3 for each domain that has cells, P4 for the lock, P5 for the phase diagram; missing cells leave a
-    criterion undecided.
+    """P1 to P3 for each domain that has cells, P4 for the lock, P5 for the phase diagram, if a cell bears on them;
+    missing cells leave a criterion undecided.
     """
     criteria = criteria or read_criteria()
     found = []
@@ -138,7 +138,7 @@ def verdicts(results: Results, criteria: Criteria | None = None) -> list[Verdict
     if measured := phase.cells(results):
         parts = decided(phase_parts(results, criteria), criteria)
         found.append(Verdict("P5", phase.DOMAIN, parts, exploratory(measured, criteria)))
-    return found
+    return [verdict for verdict in found if any(part.note != MISSING for part in verdict.parts)]
 
 
 def exploratory(cells: Sequence[Cell | LockCell], criteria: Frozen) -> str:

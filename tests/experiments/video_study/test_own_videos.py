@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rlrep import CURL, Objective
 from rlrep.data import EpisodeDataset
 from rlrep.experiments import video_theory
+from rlrep.experiments.video_study import own_videos
 from rlrep.experiments.video_study.domain import under_noise
 from rlrep.experiments.video_study.own_videos import CLIP, cut
 from rlrep.experiments.video_study.pixels import Settings
@@ -43,6 +45,21 @@ def test_videos_are_measured_under_each_noise_and_once(
     files[0].write_text(json.dumps(json.loads(files[0].read_text()) | {"source": "elsewhere"}))
     assert video_theory.main(command) == 1
     assert "is of other videos or sizes (source=elsewhere): choose another folder" in capsys.readouterr().err
+
+
+def test_a_training_that_diverges_is_a_row_and_the_others_are_measured(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(objective: Objective, *_: object, **__: object) -> None:
+        if isinstance(objective, CURL):
+            raise FloatingPointError("the validation loss is nan")
+
+    monkeypatch.setattr(own_videos, "pretrain", diverge)
+    command = ["--source", str(videos), "--quick", "--methods", "curl", "autoencoder", "--out", str(tmp_path)]
+    assert video_theory.main(command) == 0
+    rows = [line.split("|")[1:-1] for line in (tmp_path / "quick" / "videos.md").read_text().splitlines()[2:8]]
+    found = {(method.strip(), content.strip() == "", seeds.strip()) for method, _, content, *_, seeds in rows}
+    assert found == {("CURL", True, "1, 1 diverged"), ("autoencoder", False, "1")}
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,12 @@ def test_of_several_studies_jobs_for_one_cell_that_with_the_most_ppo_runs_is_mad
     assert [job.ppo_runs for job in study.chosen_jobs(["tour"], ["oracle"], 1) if isinstance(job, Job)] == [1]
 
 
+def test_a_first_seed_leaves_the_ones_before_it_out() -> None:
+    whole = study.chosen_jobs(["lock", "arrow"], None, 5)
+    assert study.chosen_jobs(["lock", "arrow"], None, 2, 3) == [job for job in whole if job.seed in (3, 4)]
+    assert {job.seed for job in study.chosen_jobs(["replication"], None, 2)} == {6, 7}  # it has seeds of its own
+
+
 def test_the_tour_shows_every_method_under_exogenous_noise_once() -> None:
     own = [job for job in study.chosen_jobs(["tour"], None, 1) if isinstance(job, Job) and job.study != "phase"]
     assert sorted(job.method for job in own if job.noise == "exogenous") == sorted({*study.FIELD_METHODS} - {"oracle"})
