@@ -87,7 +87,7 @@ def draw(results: Results, out: Path, asked: Phases, numbers: Mapping[str, Array
     figures["temperature"] = temperatures(results, COLOUR)
     figures["lock"] = lock(results.lock)
     figures[f"phase_{phase.DOMAIN}"] = phase_diagram(results, asked, numbers)
-    figures[f"noise_{phase.DOMAIN}"] = noise_examples() if phase.cells(results) else None
+    figures[f"noise_{phase.DOMAIN}"] = noise_examples() if figures[f"phase_{phase.DOMAIN}"] else None
     paths = {}
     for name, figure in figures.items():
         if figure is not None:
