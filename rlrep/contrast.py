@@ -37,6 +37,12 @@ def gather(local: Tensor, all_ranks: bool = True) -> tuple[Tensor, int]:
     return rows, torch.distributed.get_rank() * len(local)
 
 
+def check_negatives(rows: int) -> None:
+    """Raises ValueError for a batch in which a row has no others to be told from: its loss would be 0."""
+    if rows < 2:
+        raise ValueError("a contrastive loss needs a batch of at least two rows: each is told from the others")
+
+
 def info_nce(
     query: Tensor,
     key: Tensor,
@@ -62,6 +68,9 @@ def info_nce(
 
     Returns:
         The loss, a scalar or (B,), and the accuracy: the share of rows whose positive has the largest logit, detached.
+
+    Raises:
+        ValueError: for a single row.
     """
     keys, first = gather(key, all_ranks)
     logits = query @ keys.T / temperature
@@ -78,6 +87,7 @@ def info_nce_of(logits: Tensor, first: int = 0, reduction: str = "mean") -> tupl
         first: the index of query 0's positive key; query i has the key `first` + i.
         reduction: as of `info_nce`.
     """
+    check_negatives(logits.shape[1])
     labels = torch.arange(first, first + len(logits), device=logits.device)
     accuracy = (logits.detach().argmax(1) == labels).float().mean()
     return F.cross_entropy(logits, labels, reduction=reduction), accuracy
@@ -99,10 +109,14 @@ def temporal_contrastive(
 
     Returns:
         The loss, a scalar, and the accuracy, detached.
+
+    Raises:
+        ValueError: for a single pair.
     """
     if normalize:
         early, late = F.normalize(early, dim=1), F.normalize(late, dim=1)
     (all_early, first), (all_late, _) = gather(early, all_ranks), gather(late, all_ranks)
+    check_negatives(len(all_early))
     logits = torch.cat([early, late]) @ torch.cat([all_early, all_late]).T / temperature
     own = torch.arange(first, first + len(early), device=logits.device)
     own = torch.cat([own, own + len(all_early)])

@@ -212,7 +212,7 @@ def pretrain(objective: Objective, train: Episodes, validation: Episodes, *, ste
 
 def check_data(objective: Objective, data: Episodes, batch_size: int) -> None:
     """Refuses data that the objective can't learn from, before anything is trained."""
-    expected = objective.encoder.observation_shape
+    expected = getattr(objective.encoder, "observation_shape", data.observation_shape)  # an encoder of the user's
     if data.observation_shape != expected:
         raise ValueError(
             f"the encoder reads observations of shape {expected}, the data has {data.observation_shape}: build both "

@@ -22,7 +22,7 @@ from rlrep.experiments.files import locked
 from rlrep.experiments.run import ranks
 from rlrep.experiments.run.agent import AgentRun
 from rlrep.experiments.run.allocator import keep_pages
-from rlrep.experiments.run.checkpoint import CONFIG, CheckpointError, save_checkpoint
+from rlrep.experiments.run.checkpoint import CHECKPOINT, CONFIG, CheckpointError, save_checkpoint
 from rlrep.experiments.run.config import settle_precision
 from rlrep.experiments.run.data import auto_storage, check_fit, format_of, open_data, resume_data
 from rlrep.experiments.run.driver import NothingToDo, TrainingError, claim, conduct, following, kept
@@ -109,6 +109,8 @@ class OnlineRun(AgentRun):
             device=config.device,
             seed=self.seed,
         )
+        if not (self.folder / CHECKPOINT).exists():
+            self.replay.empty()  # of a run that was killed before its first checkpoint
         self.memory = self.replay if self.data is None else Mixture(self.replay, self.data, config.offline.share)
         self.agent.check(self.memory, "the replay")
         self.step = self.next_checkpoint = 0

@@ -157,7 +157,9 @@ class EpisodeDataset(Episodes):
                 the largest gap.
         """
         if self.num_episodes < 2:
-            raise ValueError("a data set of one episode can't be split by episodes: give more videos")
+            raise ValueError(
+                "a data set of one episode can't be split by episodes: give more videos, or cut this one into files"
+            )
         count = min(max(round(fraction * self.num_episodes), 1), self.num_episodes - 1)
         order = np.random.default_rng(seed).permutation(self.num_episodes)
         return self.select(np.sort(order[count:])), self.select(np.sort(order[:count]))

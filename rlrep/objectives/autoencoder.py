@@ -34,7 +34,8 @@ class Autoencoder(Objective):
         denoise: standard deviation of the noise that the encoder must remove, as a share of 255; 0 for none.
         codes: vectors of each codebook; 0 means no bottleneck. Needs the vector-quantize-pytorch package.
         codebooks: parts that the features are cut into; must divide the size of z.
-        frame_channels: channels of one frame; the newest frame is decoded.
+        frame_channels: channels of one frame (3 if None, or 1 if the observation's are no threes); the newest frame
+            is decoded.
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation; a random shift by 4 pixels if None. The target is not augmented.
 
@@ -52,7 +53,7 @@ class Autoencoder(Objective):
         denoise: Share = 0.0,
         codes: Count = 0,
         codebooks: int = 4,
-        frame_channels: int = 3,
+        frame_channels: int | None = None,
         decoder_channels: int = 32,
         augment: RandomShift | None = None,
     ) -> None:
@@ -62,7 +63,7 @@ class Autoencoder(Objective):
         self.denoise = denoise
         self.same_every_update = not codes  # the quantiser replaces unused codes
         self.frame_channels = check_frame_channels(encoder, frame_channels)
-        frame_shape = (frame_channels, *encoder.observation_shape[1:])
+        frame_shape = (self.frame_channels, *encoder.observation_shape[1:])
         self.projection: nn.Module = nn.Identity()
         if feature_dim is not None:
             self.projection = projection(encoder.repr_dim, feature_dim).apply(orthogonal_init)

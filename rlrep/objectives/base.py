@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ M = TypeVar("M", bound=nn.Module)
 PIXELS = ("observation", "future_observation")
 FORGOTTEN = 100  # calls with gradients, without `after_step`, until a warning
 AWAY = ("future_observation", "gap", ("sequence", "observation"), ("sequence", "name"))  # entries read by offset
+ROUNDING = 1e-3  # by which an action may lie out of [-1, 1]
 WHO_HAS = {
     "action": "data recorded with actions (a replay buffer, offline RL data), not video",
     "action_sequence": "a replay buffer built with horizon=K, or offline RL data, not video",
@@ -32,6 +34,21 @@ WHO_HAS = {
     "episode": "batches that are drawn for its window, sample(batch_size, objective.window), video's too",
     "gap": "a replay buffer built with horizon=K, offline RL data, and video sources",
     "reward": "a replay buffer or offline RL data, not video",
+}
+# What the entries of a batch hold, for those who make batches of their own; `rlrep.Window` explains them.
+SHAPES = {
+    "observation": "(B, C, H, W) uint8",
+    "action": "(B, A) float32 in [-1, 1], or (B,) int64",
+    "action_sequence": "(B, K, A) float32 in [-1, 1], or (B, K) int64: the actions from the observation on",
+    "future_observation": "(B, C, H, W) uint8: the observation `horizon` steps later",
+    "gap": "(B,) int64: the steps to the future observation",
+    ("next", "observation"): "(B, C, H, W) uint8",
+    ("next", "reward"): "(B, 1) float32: the discounted sum until the next observation",
+    ("next", "terminated"): "(B, 1) bool",
+    ("sequence", "observation"): "(B, T, C, H, W) uint8: the observations of its window, without the one at offset 0",
+    ("sequence", "reward"): "(B, T, 1) float32",
+    ("sequence", "terminated"): "(B, T, 1) bool",
+    ("sequence", "valid"): "(B, T, 1) bool",
 }
 
 
@@ -92,10 +109,11 @@ class Objective(nn.Module):
 
     def __init__(self, encoder: PixelEncoder, augment: RandomShift | None = None) -> None:
         super().__init__()
-        if not isinstance(getattr(encoder, "repr_dim", None), int):
+        if not isinstance(size := getattr(encoder, "repr_dim", None), Integral):
+            has = "none" if size is None else f"{size!r}, which is no whole number"
             raise ValueError(
                 f"{type(self).__name__} needs an encoder with the attribute repr_dim, the size of its features "
-                f"(B, repr_dim): {type(encoder).__name__} has none"
+                f"(B, repr_dim): {type(encoder).__name__} has {has}"
             )
         if augment is not None and not callable(augment):
             raise TypeError(
@@ -197,7 +215,7 @@ class Objective(nn.Module):
         reader: Any = self.encoder if encoder is None else encoder
         if hasattr(reader, "encode_view"):
             return reader.encode_view(observation, self.augment)
-        return reader(self.augment(observation))
+        return checked_features(reader, reader(self.augment(observation)))
 
     def clip_view(self, clips: Tensor) -> Tensor:
         """Clips (B, T, C, H, W) uint8 with one augmentation for all observations of each; they are not encoded."""
@@ -210,9 +228,14 @@ class Objective(nn.Module):
             batch: holds the entries `in_keys`.
             encoded: features (B, repr_dim) or feature maps to share, by offset: of observations that the encoder has
                 already read in this update. See `view`.
+
+        Raises:
+            KeyError, TypeError, ValueError: see `read`; and for features to share that are not by offset.
         """
         from tensordict import TensorDict  # takes over a second to import
 
+        if not all(isinstance(offset, int) for offset in encoded or ()):
+            raise TypeError(f"encoded has features by their offset, 0 for the observation's: got {list(encoded or ())}")
         self._encoded = dict(encoded or {})
         try:
             out = self.losses(*self.read(batch))
@@ -226,7 +249,8 @@ class Objective(nn.Module):
 
     def _remind(self) -> None:
         """Warns an owner that trains it without moving its momentum copies."""
-        if self._copies and self.moves_copies and torch.is_grad_enabled():
+        # A counter would make torch.compile compile an update again for each of its values.
+        if self._copies and self.moves_copies and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._calls += 1
             if self._calls == FORGOTTEN:
                 warnings.warn(
@@ -243,8 +267,8 @@ class Objective(nn.Module):
         Raises:
             KeyError: naming the missing entry and the kind of data that has it.
             TypeError: for a dictionary, which has no nested keys.
-            ValueError: for pixels that are not (B, C, H, W) uint8, an action sequence of another length than `horizon`,
-                or a larger gap (checked on the CPU only).
+            ValueError: for pixels that are not (B, C, H, W) uint8, observations or actions that are not as many as
+                the window has; on the CPU also for a larger gap than `horizon`, and actions out of [-1, 1].
         """
         if not hasattr(batch, "batch_size"):
             raise TypeError(
@@ -276,7 +300,8 @@ class Objective(nn.Module):
             has = WHO_HAS.get(name, "every batch of a replay buffer")
             if key[0] == "sequence":
                 has = "batches that are drawn for its window, sample(batch_size, objective.window), video's too"
-            raise KeyError(f"{type(self).__name__} reads {key!r}, which this batch lacks. It is in {has}.")
+            what = f": {SHAPES[key]}" if key in SHAPES else ""
+            raise KeyError(f"{type(self).__name__} reads {key!r}, which this batch lacks{what}. It is in {has}.")
         if key == "action_sequence" and (by_offset or not self.window.observations):
             value = value[:, : self.window.actions]
         if key in (("sequence", "reward"), ("sequence", "terminated"), ("sequence", "valid")):
@@ -289,7 +314,9 @@ class Objective(nn.Module):
                 f"{key} must be uint8 pixels (B, C, H, W) in 0..255, got {str(value.dtype).removeprefix('torch.')} "
                 f"of shape {tuple(value.shape)}: the encoder scales them itself"
             )
-        if key == "gap" and value.device.type == "cpu" and value.max() > self.horizon:
+        # To look at values costs a GPU's time, and breaks a compiled update in two.
+        looked_at = value.device.type == "cpu" and not torch.compiler.is_compiling()
+        if key == "gap" and looked_at and value.max() > self.horizon:
             raise ValueError(
                 f"{type(self).__name__} was built with horizon={self.horizon}, the batch holds a gap of "
                 f"{value.max()} steps: build both with the same number"
@@ -299,6 +326,18 @@ class Objective(nn.Module):
                 f"{type(self).__name__} was built with horizon={self.window.actions}, the batch holds sequences of "
                 f"{value.shape[1]} actions: build both with the same horizon"
             )
+        if key == ("sequence", "observation") and value.shape[1] != len(self.window.observations):
+            raise ValueError(
+                f"{type(self).__name__} reads {len(self.window.observations)} further observations, "
+                f"{self.window.observations} steps away, the batch holds {value.shape[1]}: {SHAPES[key]}"
+            )
+        if key in ("action", "action_sequence") and looked_at and value.is_floating_point() and value.numel():
+            most = value.detach().abs().max()
+            if not most <= 1 + ROUNDING:  # nan, too
+                raise ValueError(
+                    f"{type(self).__name__} reads actions in [-1, 1], the batch holds {most:.4g}: scale them by the "
+                    f"action space's bounds, as gymnasium.wrappers.RescaleAction(env, -1, 1) does"
+                )
         return value
 
 
@@ -396,6 +435,22 @@ class Objectives(nn.ModuleList):
             objective.restart_copies()
 
 
+def checked_features(encoder: nn.Module, features: Any) -> Tensor:
+    """What an encoder of the user's returned.
+
+    Raises:
+        ValueError: if it is not (B, repr_dim).
+    """
+    got = tuple(features.shape) if isinstance(features, Tensor) else f"a {type(features).__name__}"
+    wanted = getattr(encoder, "repr_dim", None)  # a momentum copy of several modules has none
+    if not isinstance(features, Tensor) or (wanted is not None and got[1:] != (wanted,)):
+        raise ValueError(
+            f"{type(encoder).__name__} returned {got}, and its repr_dim is {wanted}: an encoder maps pixels "
+            f"(B, C, H, W) to features (B, repr_dim)"
+        )
+    return features
+
+
 def check_declared(objective: Objective) -> None:
     """Refuses an objective that does not say what it takes and returns, or that returns no loss.
 
@@ -465,12 +520,19 @@ def own_number(episode: Tensor) -> Tensor:
     return torch.where(episode < 0, -1 - episode, episode)
 
 
-def check_frame_channels(encoder: PixelEncoder, frame_channels: int) -> int:
+def check_frame_channels(encoder: PixelEncoder, frame_channels: int | None) -> int:
+    """The channels of one frame; None: 3 if the observation's are threes, else 1.
+
+    Raises:
+        ValueError: if the observation's channels are unknown, or not so many times some number.
+    """
     if not hasattr(encoder, "observation_shape"):
         raise ValueError(
             f"what draws pixels needs an encoder with the attribute observation_shape, (C, H, W): "
             f"{type(encoder).__name__} has none"
         )
+    if frame_channels is None:
+        return 1 if encoder.observation_shape[0] % 3 else 3
     if not 1 <= frame_channels <= encoder.observation_shape[0]:
         raise ValueError(
             f"frame_channels must lie in 1..{encoder.observation_shape[0]}, the observation's channels, "

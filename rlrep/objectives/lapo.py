@@ -32,7 +32,8 @@ class LAPO(Objective):
         latent_action_dim: size of u.
         feature_dim: size of s.
         hidden_dim: width of both models' hidden layer.
-        frame_channels: channels of one frame; the newest frame is decoded.
+        frame_channels: channels of one frame (3 if None, or 1 if the observation's are no threes); the newest frame
+            is decoded.
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation; a random shift by 4 pixels if None. The target is not augmented.
 
@@ -48,7 +49,7 @@ class LAPO(Objective):
         latent_action_dim: int = 128,
         feature_dim: int = 256,
         hidden_dim: int = 256,
-        frame_channels: int = 3,
+        frame_channels: int | None = None,
         decoder_channels: int = 32,
         augment: RandomShift | None = None,
     ) -> None:
@@ -61,7 +62,9 @@ class LAPO(Objective):
         self.predictor = mlp(feature_dim + latent_action_dim, [hidden_dim], feature_dim)
         for part in (self.state_projection, self.inverse, self.predictor):
             part.apply(orthogonal_init)
-        self.decoder = PixelDecoder(feature_dim, (frame_channels, *encoder.observation_shape[1:]), decoder_channels)
+        self.decoder = PixelDecoder(
+            feature_dim, (self.frame_channels, *encoder.observation_shape[1:]), decoder_channels
+        )
 
     def latent_action(self, state: Tensor, following: Tensor) -> Tensor:
         """u (B, latent_action_dim) between states (B, feature_dim) one step apart."""

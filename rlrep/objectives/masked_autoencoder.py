@@ -42,7 +42,7 @@ class MaskedAutoencoder(Objective):
         feature_dim: size of s, g and g'.
         hidden_dim: width of the hidden layers of P, g and g'.
         temperature: τ > 0.
-        frame_channels: channels of one frame.
+        frame_channels: channels of one frame (3 if None, or 1 if the observation's are no threes).
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation, one for a whole clip; a random shift by 4 pixels if None.
 
@@ -61,7 +61,7 @@ class MaskedAutoencoder(Objective):
         feature_dim: int = 256,
         hidden_dim: int = 256,
         temperature: float = 0.1,
-        frame_channels: int = 3,
+        frame_channels: int | None = None,
         decoder_channels: int = 32,
         augment: RandomShift | None = None,
     ) -> None:
@@ -80,7 +80,7 @@ class MaskedAutoencoder(Objective):
         self.frame_head = mlp(feature_dim, [hidden_dim], feature_dim)
         for part in (self.state_projection, self.predictor, self.clip_head, self.frame_head):
             part.apply(orthogonal_init)
-        self.decoder = PixelDecoder(feature_dim, (frame_channels, height, width), decoder_channels)
+        self.decoder = PixelDecoder(feature_dim, (self.frame_channels, height, width), decoder_channels)
 
     def losses(self, observation: Tensor, *others: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
         """The losses of clips: the first observation (B, C, H, W) and the others (B, T - 1, C, H, W)."""

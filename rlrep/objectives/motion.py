@@ -59,7 +59,7 @@ class Motion(Objective):
         grid: G ≥ 2.
         feature_dim: size of an observation's projected features.
         hidden_dim: width of the head's hidden layer.
-        frame_channels: channels of one frame.
+        frame_channels: channels of one frame (3 if None, or 1 if the observation's are no threes).
         augment: the image augmentation, one for a whole clip; a random shift by 4 pixels if None.
 
     Raises:
@@ -75,7 +75,7 @@ class Motion(Objective):
         grid: Several = 4,
         feature_dim: int = 50,
         hidden_dim: int = 256,
-        frame_channels: int = 3,
+        frame_channels: int | None = None,
         augment: RandomShift | None = None,
     ) -> None:
         super().__init__(encoder, augment)
@@ -84,7 +84,7 @@ class Motion(Objective):
         self.in_keys = ["observation", ("sequence", "observation")]
         self.out_keys = ["loss_motion_place", "loss_motion_direction", "loss_colour_place", "loss_colour"]
         self.state_projection = projection(encoder.repr_dim, feature_dim)
-        self.sizes = (grid**2, DIRECTIONS, grid**2, frame_channels)
+        self.sizes = (grid**2, DIRECTIONS, grid**2, self.frame_channels)
         self.head = mlp(clip_length * feature_dim, [hidden_dim], sum(self.sizes))
         for part in (self.state_projection, self.head):
             part.apply(orthogonal_init)

@@ -46,7 +46,7 @@ class StateSpace(Objective):
         feature_dim: size of u and y.
         hidden_dim: width of the hidden layers of P and g.
         temperature: τ > 0.
-        frame_channels: channels of one frame.
+        frame_channels: channels of one frame (3 if None, or 1 if the observation's are no threes).
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation, one for a whole sequence; a random shift by 4 pixels if None. The targets have
             the same.
@@ -67,7 +67,7 @@ class StateSpace(Objective):
         feature_dim: int = 256,
         hidden_dim: int = 256,
         temperature: float = 0.1,
-        frame_channels: int = 3,
+        frame_channels: int | None = None,
         decoder_channels: int = 32,
         augment: RandomShift | None = None,
     ) -> None:
@@ -85,7 +85,9 @@ class StateSpace(Objective):
         self.head = mlp(feature_dim, [hidden_dim], feature_dim)
         for part in (self.state_projection, self.read_out, self.head):
             part.apply(orthogonal_init)
-        self.decoder = PixelDecoder(feature_dim, (frame_channels, *encoder.observation_shape[1:]), decoder_channels)
+        self.decoder = PixelDecoder(
+            feature_dim, (self.frame_channels, *encoder.observation_shape[1:]), decoder_channels
+        )
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """y (B, T, feature_dim) of u (B, T, feature_dim)."""

@@ -39,7 +39,7 @@ class TACO(Objective):
 
     Example:
         >>> taco = TACO(encoder, env.action_space, horizon=3)
-        >>> losses = taco(replay.sample(256))
+        >>> losses = taco(replay.sample(256, taco.window))
         >>> sum(v for k, v in losses.items() if k.startswith("loss_")).backward()
     """
 

@@ -25,6 +25,7 @@ __all__ = ["ReplayBuffer", "ReplayError"]
 COMPARED_AT_FIRST = 64
 # How many frames are read from files at once.
 COPIED_AT_ONCE = 4096
+NO_FILES = "this replay has no files: build it with path=FOLDER, that of the replay to be continued"
 
 
 class ReplayBuffer(Episodes):
@@ -49,7 +50,9 @@ class ReplayBuffer(Episodes):
             environment.
         storage: where the frames are stored: "memory" (host), "disk" (memory-mapped files in `path`), or a torch device
             such as "cuda".
-        path: folder of the files. Needed for "disk"; with the others, `flush` copies new rows there.
+        path: folder of the files. Needed for "disk"; with the others, `flush` copies new rows there. If it holds an
+            earlier replay, `load_state_dict` continues that one and `empty` overwrites it; before one of them, `add` is
+            refused.
         reserve: additional rows per environment, which are not sampled. After a `flush`, fewer rows than this can be
             written and flushed without overwriting the flushed state. To resume after a kill, a run needs one more than
             the rows between two checkpoints.
@@ -107,6 +110,7 @@ class ReplayBuffer(Episodes):
             "episode": ((), "int64"),  # within the environment
         }
         self.files = None if path is None else Files(as_path(path), fields, num_envs, length)
+        self.holds_another = self.files is not None and self.files.written
         self.mapped = storage == "disk"
         if self.mapped:
             assert self.files is not None
@@ -191,7 +195,13 @@ class ReplayBuffer(Episodes):
             ValueError: for other shapes or types, actions out of range, values that are not finite, an observation
                 that does not continue the last `next_observation` (checked in the first calls only), and a
                 `next_observation` that belongs to the next episode; nothing is added.
+            ReplayError: if `path` holds an earlier replay, which this would overwrite.
         """
+        if self.holds_another:
+            assert self.files is not None
+            raise ReplayError(
+                f"{self.files.folder} holds an earlier replay: load_state_dict(…) continues it, empty() overwrites it"
+            )
         vector = np.ndim(reward) > 0
         observation, next_observation = self._checked(observation), self._checked(next_observation)
         action, reward = self._checked_action(action), _numbers("reward", reward).astype(np.float32).reshape(-1)
@@ -229,10 +239,20 @@ class ReplayBuffer(Episodes):
             self._end_episode(int(lane))
         self.ended[:] = False
 
+    def empty(self) -> None:
+        """Begins anew, without a row; the files' rows, if any, will be overwritten."""
+        for counter in (self.head, self.flushed, self.episodes, self.running, self.ended):
+            counter[:] = 0
+        self.holds_another = False
+
     def flush(self) -> None:
-        """Copies rows that are new since the last call to the files of `path`, and waits until the disk has them."""
+        """Copies rows that are new since the last call to the files of `path`, and waits until the disk has them.
+
+        Raises:
+            ReplayError: if there are no files.
+        """
         if self.files is None:
-            return
+            raise ReplayError(NO_FILES)
         for lane in range(self.num_envs):
             # The last flushed row may now have its action.
             first = max(self.flushed[lane] - 1, self.head[lane] - self.length, 0)
@@ -251,7 +271,13 @@ class ReplayBuffer(Episodes):
         self.flushed = self.head.copy()
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters and the sampler's state; with the flushed files, they restore this replay."""
+        """Counters and the sampler's state; with the flushed files, they restore this replay.
+
+        Raises:
+            ReplayError: if the files lack rows.
+        """
+        if self.files is not None and (self.flushed != self.head).any():
+            raise ReplayError("the files lack rows that this state counts: call flush() before state_dict()")
         return super().state_dict() | {
             "head": self.head.tolist(),
             "episodes": self.episodes.tolist(),
@@ -265,7 +291,7 @@ class ReplayBuffer(Episodes):
             ReplayError: if there are no files, or they lack the rows that `state` counts.
         """
         if self.files is None:
-            raise ReplayError("this replay has no files: build it with the path that the saved one was flushed to")
+            raise ReplayError(NO_FILES)
         self._check_files(self.files, state)
         for name, array in self.rows.items():
             if name in self.files.arrays:
@@ -275,6 +301,7 @@ class ReplayBuffer(Episodes):
         self.flushed = self.head.copy()
         self.episodes = np.array(state["episodes"], np.int64)
         self.running = np.array(state["running"], bool)
+        self.holds_another = False
         if not self.mapped:
             for lane in range(self.num_envs):
                 held = self._held(lane) % self.length

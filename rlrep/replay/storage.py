@@ -61,6 +61,11 @@ class Files:
         """The frames, without copying."""
         return torch.from_numpy(self.arrays["frame"])
 
+    @property
+    def written(self) -> bool:
+        """Whether the files hold rows."""
+        return bool(self.arrays["step"].any())
+
     def forget_row(self, lane: int, at: int) -> None:
         """Marks a row, until it is rewritten, as continuing no other row: after a kill, its frame may be newer than the
         rest of the row.

@@ -28,7 +28,6 @@ NAMES = ["drqv2", "taco", "sac", "sac with taco", "drqv2 with all"]
 def build(
     name: str,
     objectives: Sequence[str] | None = None,
-    predict: str = "features",
     precision: str = "float32",
     **options: Any,
 ) -> Agent:
@@ -46,7 +45,7 @@ def build(
         objective_options={
             "taco": SMALL,
             "curl": {"feature_dim": 8},
-            "forward_model": SMALL | {"predict": predict},
+            "forward_model": SMALL,
             **options.pop("objective_options", {}),
         },
         encoder_options={"channels": 4, "precision": precision},

@@ -22,8 +22,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "drqv2 with curl": ("drqv2", {"objectives": ["curl"]}),
     "drqv2 with all": ("drqv2 with all", {}),
     "sac with taco": ("sac with taco", {}),
-    "sac with forward_model of features": ("sac", {"objectives": ["forward_model"]}),
-    "sac with forward_model of pixels": ("sac", {"objectives": ["forward_model"], "predict": "pixels"}),
+    "sac with forward_model": ("sac", {"objectives": ["forward_model"]}),
 }
 
 
@@ -56,8 +55,7 @@ def encodings(agent: Agent, batch: TensorDict) -> list[bool]:
         ("taco", 5, 4, 3),
         ("sac with taco", 5, 4, 3),
         ("drqv2 with curl", 4, 3, 3),
-        ("sac with forward_model of features", 4, 3, 2),
-        ("sac with forward_model of pixels", 3, 2, 2),
+        ("sac with forward_model", 3, 2, 2),
     ],
 )
 def test_the_observation_is_encoded_once_with_gradient(
@@ -238,6 +236,6 @@ def test_an_objective_of_ones_own_shares_the_view_and_is_trained(encoder: PixelE
 
 
 def test_every_objective_gets_the_owners_view() -> None:
-    # taco and forward_model: observation, next; taco's second view and future; forward_model's future
+    # taco and forward_model: observation, next; taco's second view and future
     passes = {n: encodings(build("drqv2 with all", joint=True, n_step=n), make_batch()) for n in (2, 3)}
-    assert passes == {2: [True, False, False, False, False], 3: [True, False, False]}
+    assert passes == {2: [True, False, False, False], 3: [True, False, False]}

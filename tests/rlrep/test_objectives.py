@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,7 +63,6 @@ VARIANTS = [
     *(pytest.param(name, {}, id=name) for name in OBJECTIVES),
     pytest.param("taco", {"curl": False}, id="taco without curl"),
     pytest.param("taco", {"reward": False}, id="taco without reward"),
-    pytest.param("forward_model", {"predict": "pixels"}, id="forward_model of pixels"),
     pytest.param("laom", {"labelled": 0.9}, id="laom with labels"),
     pytest.param("autoencoder", {"denoise": 0.1}, id="denoising autoencoder"),
     pytest.param("autoencoder", {"codes": 8}, id="vector-quantised autoencoder"),
@@ -205,7 +205,7 @@ class Recorder(RandomShift):
         return self.views[-1]
 
 
-@pytest.mark.parametrize(("name", "with_gradient"), [("taco", 1), ("curl", 1), ("forward_model", 1)])
+@pytest.mark.parametrize(("name", "with_gradient"), [("taco", 1), ("curl", 1)])
 def test_targets_carry_no_gradient(name: str, with_gradient: int, encoder: PixelEncoder) -> None:
     augment = Recorder()
     objective = build(name, encoder, augment=augment)
@@ -226,8 +226,8 @@ def test_taco_draws_a_view_for_each_use(encoder: PixelEncoder) -> None:
 
 
 def test_pixels_predicted_are_the_newest_frame_unshifted(encoder: PixelEncoder) -> None:
-    model = build("forward_model", encoder, predict="pixels")
-    assert isinstance(model, ForwardModel) and model.decoder is not None
+    model = build("forward_model", encoder)
+    assert isinstance(model, ForwardModel)
     batch = make_batch()
     for parameter in model.decoder.parameters():
         nn.init.zeros_(parameter)
@@ -235,23 +235,11 @@ def test_pixels_predicted_are_the_newest_frame_unshifted(encoder: PixelEncoder) 
     torch.testing.assert_close(model(batch)["loss_forward"], expected)
 
 
-def test_forward_model_of_features_measures_directions(encoder: PixelEncoder) -> None:
-    model = build("forward_model", encoder, augment=RandomShift(0))
-    assert isinstance(model, ForwardModel)
-    batch = make_batch()
-    state, target = (model.state_projection(encoder(batch[k])) for k in ("observation", "future_observation"))
-    sequence = model.path_encoder(batch["action_sequence"])
-    prediction = model.predictor(torch.cat([state, sequence], 1))
-    difference = nn.functional.normalize(prediction) - nn.functional.normalize(target)
-    torch.testing.assert_close(model(batch)["loss_forward"], difference.square().sum(1).mean())
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"predict": "rewards"}, "predict must be one of features, pixels, got 'rewards'"),
-        ({"predict": "pixels", "frame_channels": 10}, "frame_channels must lie in 1..9"),
-        ({"predict": "pixels", "frame_channels": 0}, "frame_channels must be at least 1, got 0"),
+        ({"frame_channels": 10}, "frame_channels must lie in 1..9"),
+        ({"frame_channels": 0}, "frame_channels must be at least 1, got 0"),
     ],
 )
 def test_impossible_forward_models_are_refused(options: dict[str, Any], message: str, encoder: PixelEncoder) -> None:
@@ -310,11 +298,11 @@ def test_taco_learns_what_actions_do() -> None:
         assert blind < 0.1
 
 
-def test_forward_model_of_pixels_learns_what_actions_do() -> None:
+def test_a_forward_model_learns_what_actions_do() -> None:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     encoder = PixelEncoder((1, 28, 28), channels=8)
-    model = ForwardModel(encoder, BOX, 2, "pixels", 1, 16, 64, augment=RandomShift(0))
+    model = ForwardModel(encoder, BOX, 2, 1, 16, 64, augment=RandomShift(0))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 
     def padded_dots() -> TensorDict:
@@ -347,12 +335,106 @@ class OwnEncoder(nn.Module):
         return self.layers(pixels.float() / 255)
 
 
-@pytest.mark.parametrize("name", ["taco", "curl", "forward_model", "temporal_contrastive", "inverse_model"])
+@pytest.mark.parametrize("name", ["taco", "curl", "temporal_contrastive", "inverse_model"])
 def test_an_encoder_of_ones_own_serves(name: str) -> None:
     encoder: Any = OwnEncoder()
     out = losses(build(name, encoder)(make_batch()))
     torch.stack(list(out.values())).sum().backward()
     assert encoder.layers[1].weight.grad.abs().sum() > 0
+
+
+class Returning(OwnEncoder):
+    """Returns something else than it says."""
+
+    def __init__(self, result: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.result = result
+
+    def forward(self, pixels: Tensor) -> Any:
+        return self.result(super().forward(pixels))
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda features: (features, None), "Returning returned a tuple, and its repr_dim is 6"),
+        (lambda features: features[:, :5], r"Returning returned \(5, 5\), and its repr_dim is 6"),
+        (lambda features: features[None], r"Returning returned \(1, 5, 6\), and its repr_dim is 6"),
+    ],
+)
+def test_an_encoder_that_returns_something_else_is_refused(result: Callable[[Tensor], Any], message: str) -> None:
+    encoder: Any = Returning(result)
+    with pytest.raises(ValueError, match=message):
+        build("curl", encoder)(make_batch())
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(6.0, "6.0, which is no whole number"), (None, "needs an encoder with.*: OwnEncoder has none")],
+)
+def test_the_size_of_features_is_a_whole_number(size: Any, message: str) -> None:
+    encoder: Any = OwnEncoder()
+    encoder.repr_dim = size
+    with pytest.raises(ValueError, match=message):
+        build("curl", encoder)
+    encoder.repr_dim = np.prod([2, 3])  # NumPy's
+    build("curl", encoder)(make_batch())
+
+
+@pytest.mark.parametrize(("factor", "message"), [(3.0, r"the batch holds 3\b"), (float("nan"), "the batch holds nan")])
+@pytest.mark.parametrize("name", ["taco", "forward_model", "inverse_model", "spr"])
+def test_actions_out_of_range_are_refused(name: str, factor: float, message: str, encoder: PixelEncoder) -> None:
+    objective = build(name, encoder)
+    batch = batch_for(objective)
+    for key in ("action", "action_sequence"):
+        if key in batch:
+            batch[key] = factor * batch[key].sign()
+    with pytest.raises(ValueError, match=rf"reads actions in \[-1, 1\], {message}"):
+        objective(batch)
+
+
+@pytest.mark.parametrize("name", ["taco", "curl", "temporal_contrastive", "cvrl", "gated"])
+def test_one_row_has_nothing_to_be_told_from(name: str, encoder: PixelEncoder) -> None:
+    objective = build(name, encoder)
+    with pytest.raises(ValueError, match="at least two rows"):
+        objective(batch_for(objective)[:1])
+
+
+def test_sequences_of_another_length_than_the_window_are_refused(encoder: PixelEncoder) -> None:
+    spr = build("spr", encoder, horizon=3)
+    batch = batch_for(spr)
+    first = batch["observation"][:, None]
+    batch["sequence", "observation"] = torch.cat([first, batch["sequence", "observation"]], 1)
+    with pytest.raises(ValueError, match=r"reads 3 further observations.*holds 4.*without the one at offset 0"):
+        spr(batch)
+
+
+def test_a_missing_entry_is_described(encoder: PixelEncoder) -> None:
+    with pytest.raises(KeyError, match=r"lacks: \(B, K, A\) float32 in \[-1, 1\].*the actions from the observation on"):
+        build("taco", encoder)(make_batch().exclude("action_sequence"))
+
+
+def test_features_to_share_are_by_offset(encoder: PixelEncoder) -> None:
+    wrong: Any = {"0": encoder(make_batch()["observation"])}
+    with pytest.raises(TypeError, match=r"by their offset, 0 for the observation's: got \['0'\]"):
+        build("taco", encoder)(make_batch(), wrong)
+
+
+def test_a_compiled_loss_is_not_compiled_for_each_call(encoder: PixelEncoder) -> None:
+    spr = build("spr", encoder, augment=RandomShift(0))
+    batch, compiled = batch_for(spr), []
+
+    def backend(graph: Any, _: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    update = torch.compile(lambda: spr(batch)["loss_spr"], backend=backend)
+    for _ in range(4):
+        update().backward()
+    first = len(compiled)
+    for _ in range(4):
+        update().backward()
+    assert first == len(compiled) > 0
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -433,8 +515,10 @@ def test_heads_of_no_size_are_refused(option: str, encoder: PixelEncoder) -> Non
         build("taco", encoder, **{option: 0})
 
 
-def test_features_can_be_predicted_of_grey_pictures() -> None:
-    ForwardModel(PixelEncoder((1, 20, 20), channels=4), BOX)
+@pytest.mark.parametrize(("channels", "expected"), [(1, 1), (4, 1), (3, 3), (9, 3)])
+def test_a_frame_of_pictures_without_threes_is_grey(channels: int, expected: int) -> None:
+    model = ForwardModel(PixelEncoder((channels, 20, 20), channels=4), BOX)
+    assert model.frame_channels == expected and model.decoder.grid[2] == expected
 
 
 class Actions(Objective):

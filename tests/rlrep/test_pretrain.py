@@ -52,6 +52,25 @@ def weights(trainer: Pretrainer) -> list[Tensor]:
     return [value.clone() for value in trainer.objective.state_dict().values()]
 
 
+class OwnEncoder(nn.Sequential):
+    """A user's encoder, which does not say what pictures it reads."""
+
+    repr_dim = 6
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(3 * 20 * 20, 6))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels.float() / 255)
+
+
+def test_an_encoder_of_ones_own_is_trained() -> None:
+    encoder: Any = OwnEncoder()
+    before = encoder[1].weight.clone()
+    pretrain(Brightness(encoder), *videos().split(0.25), steps=5, batch_size=8)
+    assert not torch.equal(encoder[1].weight, before)
+
+
 def test_training_moves_the_encoder_and_lowers_the_validation_loss() -> None:
     trainer = build(steps=60, lr=3e-3)
     at_first, before = trainer.validate()["loss"], weights(trainer)

@@ -18,6 +18,7 @@ import torch
 from gymnasium import spaces
 
 from rlrep.replay import ReplayBuffer, ReplayError
+from rlrep.replay.episodes import Episodes
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (6, 3, 2)
@@ -79,7 +80,9 @@ def content(replay: ReplayBuffer) -> dict[str, np.ndarray]:
 
 
 def assert_same(ours: ReplayBuffer, theirs: ReplayBuffer) -> None:
-    assert ours.state_dict() == theirs.state_dict()
+    assert Episodes.state_dict(ours) == Episodes.state_dict(theirs)
+    for name in ("head", "episodes", "running"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
     for name, array in content(ours).items():
         np.testing.assert_array_equal(array, content(theirs)[name], err_msg=name)
     for _ in range(3):
@@ -252,7 +255,10 @@ def test_files_that_are_not_those_of_the_state_are_refused(storage: str, tmp_pat
     replay.flush()
     old = replay.state_dict()
     write(replay, 40, RESERVE // 2)
-    state = replay.state_dict()
+    newer = build(tmp_path / "newer", storage)
+    write(newer, 0, 40 + RESERVE // 2)
+    newer.flush()
+    state = newer.state_dict()
     for resumed in (build(tmp_path / "empty", storage), build(tmp_path / "full", storage)):
         with pytest.raises(ReplayError, match="are not those of the saved replay"):
             resumed.load_state_dict(state)
@@ -266,11 +272,38 @@ def test_files_that_are_not_those_of_the_state_are_refused(storage: str, tmp_pat
             build(tmp_path / "full", storage).load_state_dict(old)
 
 
-def test_loading_without_files_is_refused() -> None:
+def test_loading_and_flushing_without_files_are_refused() -> None:
     replay = build(None)
-    replay.flush()  # nothing to do
-    with pytest.raises(ReplayError, match="build it with the path"):
+    with pytest.raises(ReplayError, match="no files: build it with path="):
         replay.load_state_dict(replay.state_dict())
+    with pytest.raises(ReplayError, match="no files: build it with path="):
+        replay.flush()
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_a_state_without_its_rows_is_not_given_away(storage: str, tmp_path: Path) -> None:
+    replay = build(tmp_path, storage)
+    write(replay, 0, 40)
+    with pytest.raises(ReplayError, match=r"call flush\(\) before state_dict"):
+        replay.state_dict()
+
+
+@pytest.mark.parametrize("storage", ["memory", "disk"])
+def test_an_earlier_replay_is_overwritten_only_if_that_is_asked_for(storage: str, tmp_path: Path) -> None:
+    first = build(tmp_path, storage)
+    write(first, 0, 40)
+    first.flush()
+    state = first.state_dict()
+    second = build(tmp_path, storage)
+    with pytest.raises(ReplayError, match=r"holds an earlier replay: load_state_dict\(…\) continues it, empty\(\)"):
+        write(second, 0, 1)
+    second.load_state_dict(state)
+    assert_same(second, first)  # nothing was lost
+    third, expected = build(tmp_path, storage), build(None)
+    third.empty()
+    for each in (third, expected):
+        write(each, 0, 40)
+    assert_same(third, expected)
 
 
 @pytest.mark.parametrize("after", [0, 3])

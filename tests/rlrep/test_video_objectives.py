@@ -161,8 +161,3 @@ def test_impossible_options_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make_objective(name, encoder, None, **options)
-
-
-def test_a_forward_model_of_features_draws_no_pictures(encoder: PixelEncoder) -> None:
-    with pytest.raises(ValueError, match='predict="pixels"'):
-        ForwardModel(encoder, None, predict="features").reconstruct(video())

@@ -27,21 +27,24 @@ from rlrep.data.reading import (
 
 NUMBERED = re.compile(r"(?s:.*?)(\d{1,18})\.(?:png|jpe?g)", re.IGNORECASE)
 ACTIONS = "actions.npy"
+BESIDE = (".txt", ".md", ".json", ".csv", ".yaml", ".yml", ".xml", ".log")  # notes, which are not read
 
 
 class ImageFolder(Format):
     """A folder of PNG or JPEG pictures whose names end in consecutive numbers (`frame_0001.png`, ...), and perhaps
-    `actions.npy`: (T, A) or (T,), row i taken at picture i, or T - 1 rows. Folders with other content do not count.
+    `actions.npy`: (T, A) or (T,), row i taken at picture i, or T - 1 rows. Most of its content must be such pictures.
+    Notes, such as text and JSON files, are passed over; anything else beside them is an error, which names it.
     """
 
     name = "image_folder"
 
     def matches(self, path: Path) -> bool:
         try:
-            names = [name for name in os.listdir(path) if not name.startswith(".") and name != ACTIONS]
+            names = _content(path)
         except OSError:  # not a folder, or not readable, which the search of folders reports
             return False
-        return len(names) > 1 and all(map(NUMBERED.fullmatch, names))
+        pictures = sum(bool(NUMBERED.fullmatch(name)) for name in names)
+        return pictures > 1 and 2 * pictures > len(names)
 
     def read(self, path: Path, wanted: Wanted) -> Iterator[Episode]:
         with reported_as_unreadable():
@@ -54,14 +57,22 @@ class ImageFolder(Format):
         yield episode
 
 
+def _content(folder: Path) -> list[str]:
+    """The names in a folder, without hidden files, actions and notes."""
+    names = (name for name in os.listdir(folder) if not name.startswith(".") and name != ACTIONS)
+    return sorted(name for name in names if not name.lower().endswith(BESIDE))
+
+
 def _in_order(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of their numbers."""
     found: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if (parts := NUMBERED.fullmatch(path.name)) and not path.name.startswith("."):
-            other = found.setdefault(int(parts[1]), path)
-            if other != path:
-                raise Unreadable(f"{other.name} and {path.name} have one number")
+    for name in _content(folder):
+        parts, path = NUMBERED.fullmatch(name), folder / name
+        if parts is None:
+            raise Unreadable(f"{name} is none of its numbered pictures: move it to another folder")
+        other = found.setdefault(int(parts[1]), path)
+        if other != path:
+            raise Unreadable(f"{other.name} and {name} have one number")
     for before, after in pairwise(sorted(found)):
         if after != before + 1:
             raise Unreadable(f"the pictures between {found[before].name} and {found[after].name} are missing")

@@ -67,12 +67,31 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path, harm: Any, message
         open_video(tmp_path / "a", actions=True, **SMALL)
 
 
-def test_pictures_beside_other_files_and_without_numbers_are_no_episode(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cover.png", "thumb.jpg", "clip.mp4", "masks/0001.png"])
+def test_a_file_among_the_pictures_is_named_and_takes_no_episode_away_in_silence(tmp_path: Path, name: str) -> None:
     write(tmp_path / "a")
-    (tmp_path / "a/readme.txt").touch()
-    write(tmp_path / "b")
-    (tmp_path / "b/frame_5.png").rename(tmp_path / "b/cover.png")
-    with pytest.raises(ValueError, match=r"holds no videos or episode files.*it holds \.png, \.txt"):
+    write(tmp_path / "b", 20)
+    (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "a" / name).touch()
+    wrong = name.split("/")[0]
+    with pytest.raises(ValueError, match=rf"a can't be used: {wrong} is none of its numbered pictures: move it"):
+        open_video(tmp_path, **SMALL)
+    with pytest.warns(UserWarning, match=wrong):
+        data = open_video(tmp_path, skip_corrupt=True, **SMALL)
+    np.testing.assert_array_equal(numbers(data), range(20, 31))
+    assert [wrong in reason for reason in data.skipped.values()] == [True]
+
+
+def test_notes_among_the_pictures_are_passed_over(tmp_path: Path) -> None:
+    for folder, name in enumerate(("readme.txt", "Meta.JSON", ".DS_Store")):
+        (write(tmp_path / str(folder)) / name).touch()
+    assert open_video(tmp_path, **SMALL).lengths.tolist() == [11, 11, 11]
+
+
+def test_pictures_without_numbers_are_no_episode(tmp_path: Path) -> None:
+    for path in write(tmp_path / "a").iterdir():
+        path.rename(path.with_stem(path.stem.translate(str.maketrans("0123456789", "abcdefghij"))))
+    with pytest.raises(ValueError, match=r"holds no videos or episode files.*it holds \.png"):
         open_video(tmp_path, **SMALL)
     with pytest.raises(ValueError, match="it holds no actions and no rewards: open_video is for such files"):
         open_dataset(write(tmp_path / "c"))

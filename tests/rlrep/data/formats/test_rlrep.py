@@ -153,6 +153,7 @@ def test_a_restarted_run_is_not_read_as_the_one_before(tmp_path: Path) -> None:
     for start, length in ((0, 30), (60, 9)):
         options: Any = dict(frame_stack=1, n_step=1, storage="disk", path=tmp_path / "replay", reserve=20)
         replay = ReplayBuffer((3, 8, 8), spaces.Box(-1, 1, (1,)), 40, **options)
+        replay.empty()
         play(replay, start, [length], frame_stack=1)
         replay.flush()
     with pytest.warns(UserWarning, match="left out 20 of the 30 rows"):
