@@ -34,7 +34,7 @@ MODULES = (
 )
 FIRST = "README.md"
 PAGES = (FIRST, "experiments/README.md", "experiments/plugins/README.md", "experiments/coming_from.md")
-PAGES += tuple(sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("experiments/reports/*/README.md")))
+PAGES += tuple(sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("experiments/reports/**/README.md")))
 PAGES += ("experiments/reports/dmc100k/protocol.md", "CONTRIBUTING.md", "CHANGELOG.md")
 LINK = re.compile(r"\]\((?!https?://|#)([^)\s#]+)(#[^)\s]*)?\)")
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 NAMES = ("README.md", "CONTRIBUTING.md", "experiments/README.md", "experiments/coming_from.md")
 NAMES += ("experiments/plugins/README.md",)
 PAGES = [ROOT / name for name in NAMES]
-PAGES += sorted((ROOT / "experiments" / "reports").glob("*/*.md"))
+PAGES += sorted((ROOT / "experiments" / "reports").glob("**/*.md"))
 
 
 def blocks(page: Path) -> list[str]:
