@@ -71,8 +71,8 @@ def open_video(
             Each file is read once, even if links lead to it.
         image_size: height and width of a frame, in pixels.
         frame_stack: frames in an observation.
-        max_gap: the most steps between the observations of a pair. A file whose episodes are all shorter can't be used;
-            short episodes beside longer ones in one file give smaller gaps.
+        max_gap: the most steps between the observations of a pair, for samples without their own window. A file whose
+            episodes are all shorter can't be used; short episodes beside longer ones in one file give smaller gaps.
         cache: folder of the memory-mapped files; None makes `.rlrep-cache` in the source's folder (beside a file). You
             may delete it when the data set is not in use.
         skip_corrupt: leave out files that are corrupt, truncated, without pictures or shorter than the largest gap,
