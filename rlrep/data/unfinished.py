@@ -89,7 +89,8 @@ class Journal:
                 shape=tuple(told["shape"]),
             )
             if self.options["actions"] and decoded.rows:
-                action = mapped(self.folder / ACTIONS)[: decoded.rows].copy()  # the file is rewritten; it is older than the notes
+                # A copy: the file is written again. It was written before the notes, so it may hold more rows.
+                action = mapped(self.folder / ACTIONS)[: decoded.rows].copy()
                 if len(action) < decoded.rows:
                     return fresh
                 decoded.action = np.split(action, np.cumsum(decoded.index.lengths)[:-1])
