@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from rlrep.experiments.plot import main
 from rlrep.experiments.results import pictures
 from rlrep.experiments.results.curves import draw_run, draw_runs, legend
-from rlrep.experiments.results.runs import RunError, find_runs, read_returns, read_run
+from rlrep.experiments.results.runs import RunError, find_runs, learned_differently, read_returns, read_run
 
 FRAMES = [0, 1000, 2000, 3000]
 SLOPES = (0.1, 0.2, 0.4)
@@ -392,3 +392,9 @@ def test_numbers_never_take_the_place_of_a_run_or_of_their_picture(
         assert main([str(runs), "--out", str(tmp_path / "a.png"), "--csv", str(path)]) == 1
         assert "which holds something else: name another file" in capsys.readouterr().err
     assert table.read_bytes() == whole and not (tmp_path / "a.png").exists()
+
+
+def test_where_a_run_keeps_its_cache_and_how_long_it_waits_is_not_what_it_learns() -> None:
+    ours = {"env_timeout": 60.0, "offline": {"cache": "a", "share": 0.5}}
+    theirs = {"env_timeout": 600.0, "offline": {"cache": "b", "share": 0.25}}
+    assert learned_differently(ours, theirs) == {"offline.share": (0.5, 0.25)}
