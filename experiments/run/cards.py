@@ -94,7 +94,7 @@ def write_card(name: str, run: Path, folder: Path, command: str, frames: int) ->
     for pictures in {in_words(noise): noise for noise in (clean, config.noise)}.values():
         asked_of = replace(config, noise=pictures, seed=config.seed + OTHER_EPISODES, num_frames=frames)
         with TemporaryDirectory() as played:
-            data = play(asked_of, Path(played))
+            data = play(asked_of, Path(played), state=True)
         question, target = asked(data)
         both = [knowledge(each, data, target) for each in (encoder, untrained)]
         scores.append(f"| {in_words(pictures)} | {' | '.join(map(str, both))} |")

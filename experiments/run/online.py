@@ -227,7 +227,10 @@ class OnlineRun(AgentRun):
         self.step += self.config.num_envs
         self.log.advance(self.count)
 
-        self.taken = [] if done[0] else [*self.taken, action]
+        if done[0]:
+            self.taken.clear()
+        elif self.num_envs == 1:
+            self.taken.append(action)
         self.episode_return += reward
         self.episode_length += 1
         metrics = self.metrics.mean() if done.any() else {}

@@ -126,11 +126,22 @@ def gathered(episodes: Iterable[Rows], num_frames: int, **options: Any) -> Episo
         episodes: results of `Recorder.episode`.
         num_frames: N.
         options: of `EpisodeDataset`.
+
+    Raises:
+        ValueError: if some episodes of more than one frame have entries that others lack.
     """
     rows: Rows = {}
     lengths: list[int] = []
+    names: set[str] = set()
     for episode in episodes:
         first, length = sum(lengths), len(episode["frame"])
+        if length > 1:  # an episode that was cut at its first frame has no action, and perhaps no state
+            names = names or set(episode)
+            if names != episode.keys():
+                raise ValueError(
+                    f"an episode has {', '.join(sorted(episode))}, and earlier ones have {', '.join(sorted(names))}: "
+                    f"the environment's info needs state and noise in all episodes, or in none"
+                )
         for name, values in episode.items():
             if name not in rows:
                 rows[name] = np.zeros((num_frames, *values.shape[1:]), values.dtype)
