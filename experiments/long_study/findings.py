@@ -46,16 +46,18 @@ class Finding:
     def answer(self) -> str:
         """The answer in one sentence."""
         c, found = self.comparison, self.difference
+        effect = f"is {found.text(3)}"
         if found.low > c.helps_above:
-            verdict = f"yes: {c.arm} scores higher than {c.than}"
+            verdict, effect = f"yes: {c.arm} scores higher than {c.than}", f"by {found.text(3)}"
         elif found.high < c.hurts_below:
-            verdict = f"no, it hurts: {c.arm} scores lower than {c.than}"
+            lower = Estimate(-found.value, -found.high, -found.low)
+            verdict, effect = f"no, it hurts: {c.arm} scores lower than {c.than}", f"by {lower.text(3)}"
         elif found.high < c.notable:
             verdict = f"no gain of {c.notable:g} or more: {c.arm} less {c.than}"
         else:
             verdict = f"undecided: {c.arm} less {c.than}"
-        effect = f"by {found.text(3)}" if "scores" in verdict else f"is {found.text(3)}"
-        return f"{c.question} {verdict} {effect} over {len(self.by_task)} tasks; {self.limit}"
+        tasks = f"{len(self.by_task)} tasks" if len(self.by_task) > 1 else "one task"
+        return f"{c.question} {verdict} {effect} over {tasks}; {self.limit}"
 
     @property
     def limit(self) -> str:
