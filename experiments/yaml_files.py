@@ -6,6 +6,7 @@ import io
 import re
 import stat
 from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 LARGEST = 1 << 17
 DEEPEST = 40
 OWN_KEY = re.compile(r"\$\{([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)\}")
+
+_ABSENT = object()
 
 
 class UnusableYaml(ValueError):
@@ -57,6 +60,18 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in nested.items():
         out |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return out
+
+
+def value_of(config: Any, key: str, default: Any = None) -> Any:
+    """The value of a dotted key in a configuration, nested mappings or dataclasses; `default` without such a key."""
+    for name in key.split("."):
+        if isinstance(config, Mapping):
+            config = config.get(name, _ABSENT)
+        else:
+            config = getattr(config, name, _ABSENT) if is_dataclass(config) else _ABSENT
+        if config is _ABSENT:
+            return default
+    return config
 
 
 def differences(

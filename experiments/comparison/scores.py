@@ -22,7 +22,6 @@ from rlrep.experiments.results.runs import (
     find_runs,
     learned_differently,
     read_run,
-    select,
     to_float,
 )
 from rlrep.experiments.results.statistics import (
@@ -33,6 +32,7 @@ from rlrep.experiments.results.statistics import (
     interquartile_mean,
     seed_mean,
 )
+from rlrep.experiments.yaml_files import value_of
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def read_result(folder: Path, objective: str) -> Result:
         added=objective in objectives,
         seed=seed,
         episode_return=float(returns[-1]),
-        score=score(returns[-1], *(select(config, f"data.{end}_return") for end in ("random", "expert"))),
+        score=score(returns[-1], *(value_of(config, f"data.{end}_return") for end in ("random", "expert"))),
         config=config,
     )
 
@@ -168,10 +168,10 @@ def warn_of_mixtures(results: Iterable[Result]) -> None:
     by_data: dict[str, Result] = {}
     by_agent: dict[tuple[str, str], Result] = {}
     for result in results:
-        fingerprint = select(result.config, "data.fingerprint")
+        fingerprint = value_of(result.config, "data.fingerprint")
         if fingerprint is not None:  # older runs did not record it
             other = by_data.setdefault(result.data, result)
-            if select(other.config, "data.fingerprint") != fingerprint:
+            if value_of(other.config, "data.fingerprint") != fingerprint:
                 log.warning(
                     "%s: its data differ from those of %s, though both are %s", result.folder, other.folder, result.data
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from omegaconf import MISSING
 
 from rlrep.bounds import Bounds
+from rlrep.experiments.yaml_files import value_of
 from rlrep.registry import look_up
 
 HELP_COLUMN = 34
@@ -122,15 +123,6 @@ def without_effect(typed: str, known: Option) -> ConfigError:
     return ConfigError(f"{typed} has no effect without {needed}: give that too, or leave {typed.partition('=')[0]} out")
 
 
-def value_of(config: Any, name: str) -> Any:
-    """The value of an option such as ``encoder.channels``; None if it does not exist."""
-    for part in name.split("."):
-        config = config.get(part) if isinstance(config, Mapping) else getattr(config, part, None)
-        if config is None:
-            return None
-    return config
-
-
 def describe(schema: type) -> Iterator[str]:
     """A line for each option: its text and its meaning."""
     indent = " " * HELP_COLUMN
@@ -145,7 +137,7 @@ def describe(schema: type) -> Iterator[str]:
 
 
 def shown(value: Any) -> str:
-    """A default as users type it."""
+    """A value as users type it."""
     if isinstance(value, dict):
         return "{…}" if value else "{}"
     if isinstance(value, list):
