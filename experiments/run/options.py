@@ -170,6 +170,3 @@ def is_a(value: Any, hint: Any) -> bool:
     if isinstance(value, list | tuple) and origin is tuple:
         return all(is_a(each, arguments[0]) for each in value)
     return not isinstance(origin or hint, type) or isinstance(value, origin or hint)
-
-
-__all__ = ["ConfigError", "Option", "check", "defaults", "describe", "is_a", "option", "options_of", "section"]
