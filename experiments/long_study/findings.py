@@ -13,7 +13,7 @@ from math import isnan, nan
 import numpy as np
 
 from rlrep.experiments.long_study.protocol import Comparison, Study
-from rlrep.experiments.long_study.records import ENDED, FINISHED, Record, joined, strangers
+from rlrep.experiments.long_study.records import ENDED, FINISHED, Record, strangers
 from rlrep.experiments.results.runs import Array
 from rlrep.experiments.results.statistics import Estimate, contrast, effects_needed, improvement, improvement_by_chance
 
@@ -106,7 +106,7 @@ def obstacles(study: Study, records: Sequence[Record]) -> list[str]:
         found.append(f"incomplete: {missing} of {len(records)} runs have not finished")
     finished = [record for record in records if record.run is not None]
     if changed := [str(r.job) for r in finished if "+changes" in r.commit or "unknown" in r.commit]:
-        found.append(f"runs of changes in no commit, or outside of git: {joined(changed)}")
+        found.append(f"runs of changes in no commit, or outside of git: {', '.join(changed)}")
     if len(commits := {record.commit for record in finished}) > 1:
         found.append(f"runs of {len(commits)} commits ({', '.join(sorted(commits))})")
     if len({tuple(record.run.frames) for record in finished if record.run is not None}) > 1:

@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import nan
 from pathlib import Path
 
 import numpy as np
 
-from rlrep.experiments.files import write_atomically
+from rlrep.experiments.files import git, write_atomically
 from rlrep.experiments.long_study.protocol import Job, Study
 from rlrep.experiments.results.runs import EVALUATIONS, Array, NotFinite, Run, RunError, read_config, read_returns
 from rlrep.experiments.yaml_files import flat
@@ -141,17 +140,8 @@ def config_hash(folder: Path) -> str:
 
 def code_commit() -> str:
     """The last commit that changed code, and whether files of it have changed since; "unknown" outside of git."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(ROOT), *words, "--", *CODE]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
     try:
-        return git("log", "-1", "--format=%h", "--abbrev=10") + ("+changes" if git("status", "--porcelain") else "")
+        commit = git(ROOT, "log", "-1", "--format=%h", "--abbrev=10", "--", *CODE)
+        return commit + ("+changes" if git(ROOT, "status", "--porcelain", "--", *CODE) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def joined(values: Sequence[str]) -> str:
-    """The distinct values in order."""
-    return ", ".join(dict.fromkeys(values))

@@ -12,7 +12,7 @@ import numpy as np
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.long_study.findings import Finding, compare, obstacles, scores_of
 from rlrep.experiments.long_study.protocol import Study, StudyError
-from rlrep.experiments.long_study.records import DIVERGED, ENDED, FINISHED, Record, joined, read_records
+from rlrep.experiments.long_study.records import DIVERGED, ENDED, FINISHED, Record, read_records
 from rlrep.experiments.results.curves import figure_of
 from rlrep.experiments.results.pictures import save
 from rlrep.experiments.results.runs import Array
@@ -229,7 +229,7 @@ def provenance(records: Sequence[Record]) -> str:
             seeds.setdefault(f"{job.arm}/{job.task}", []).append(job.seed)
         named += [f"{place}/{spans(own)}" for place, own in seeds.items()]
         counted = ", counted as the random policy" if state == DIVERGED else ""
-        lines.append(f"- {state}{counted}: {joined(named)}")
+        lines.append(f"- {state}{counted}: {', '.join(named)}")
     return "\n".join([lines[0], "", *lines[1:]]) if lines[1:] else lines[0]
 
 
@@ -248,5 +248,5 @@ def sources(published: Sequence[Published]) -> list[str]:
     named: dict[str, list[str]] = {}
     for each in published:
         named.setdefault(each.source, []).append(each.method)
-    told = "; ".join(f"{joined(methods)}: {source}" for source, methods in named.items())
+    told = "; ".join(f"{', '.join(dict.fromkeys(methods))}: {source}" for source, methods in named.items())
     return [f"Published returns ([{PUBLISHED}]({PUBLISHED})): {told}."] if told else []

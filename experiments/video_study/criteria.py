@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
+from rlrep.experiments.files import git
 from rlrep.experiments.results.statistics import FEWEST
 from rlrep.experiments.video_study.cells import DOMAINS, METHODS, NOISES, Cell, LockCell
 from rlrep.experiments.video_study.jobs import LENGTHS
@@ -386,17 +387,13 @@ def check(criteria: Criteria) -> None:
 
 def last_commit(path: Path) -> tuple[datetime | None, str]:
     """When the file was committed as it is now, and in which commit; (None, "") if that is unknown."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(path.parent), *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
+    folder, name = path.parent, path.name
     try:
         # In a shallow clone, every file seems to date from its oldest commit.
-        whole = git("rev-parse", "--is-shallow-repository") == "false"
-        if not whole or git("status", "--porcelain", "--", path.name):
+        whole = git(folder, "rev-parse", "--is-shallow-repository") == "false"
+        if not whole or git(folder, "status", "--porcelain", "--", name):
             return None, ""
-        date, _, commit = git("log", "-1", "--format=%cI %h", "--", path.name).partition(" ")
+        date, _, commit = git(folder, "log", "-1", "--format=%cI %h", "--", name).partition(" ")
         return (datetime.fromisoformat(date.replace("Z", "+00:00")), commit) if date else (None, "")
     except (OSError, ValueError, subprocess.CalledProcessError):
         return None, ""

@@ -220,7 +220,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     import torch
 
     from rlrep.experiments.run.allocator import keep_pages
-    from rlrep.experiments.speed.machine import describe_machine
+    from rlrep.experiments.speed.machine import machine_line
 
     torch.set_num_threads(1)
     keep_pages()
@@ -234,16 +234,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
 
         row = pixels.run(job, pixels.settings_of(job, quick), folder)
         row["settings"] = job_settings(job, quick)
-    machine = describe_machine("cpu")
-    row = (
-        job.description
-        | row
-        | stamp()
-        | {
-            "seconds": time.perf_counter() - started,
-            "machine": "{processor}, {cores} cores, torch {torch}".format(**machine),
-        }
-    )
+    row = job.description | row | stamp() | {"seconds": time.perf_counter() - started, "machine": machine_line()}
     path = folder / "cells" / f"{job.name}.json"
     write_atomically(path, json.dumps(row, indent=1).encode())
     return path
