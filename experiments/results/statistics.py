@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
 from scipy.special import log_ndtr, ndtri, stdtr, stdtrit
 
-Array = NDArray[np.float64]
+from rlrep.experiments.results.runs import Array
+
 Scores = Sequence[Array]
 """An array for each task, (..., runs): the last axis counts the runs of the task."""
 

@@ -12,7 +12,7 @@ from hydra.utils import to_absolute_path
 
 from rlrep.data import EpisodeDataset, open_video
 from rlrep.data.decode import WithoutActions
-from rlrep.data.record import Recorder, Rows, gathered
+from rlrep.data.record import Recorded, Recorder, gathered
 from rlrep.envs import EpisodeSeeds, make_env, task_name
 from rlrep.experiments.run.config import check_env
 from rlrep.experiments.run.data import format_of
@@ -108,7 +108,7 @@ def play(config: PretrainConfig, folder: Path, state: bool = False) -> EpisodeDa
     return gathered(episodes, config.num_frames, **options)
 
 
-def played(config: PretrainConfig, folder: Path) -> Iterator[Rows]:
+def played(config: PretrainConfig, folder: Path) -> Iterator[Recorded]:
     """Episodes with `num_frames` frames in total; the last one is cut."""
     name = task_name(config.source.removeprefix(ENVIRONMENT))
     settings = {"task": name, "num_frames": config.num_frames, "seed": config.seed, **arguments(config)}

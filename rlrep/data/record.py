@@ -15,7 +15,7 @@ from rlrep.data.episodes import EpisodeDataset
 from rlrep.data.pictures import UNKNOWN, Layout, newest_frames, resize
 from rlrep.data.reading import AT_ONCE
 
-Rows = dict[str, np.ndarray]
+Recorded = dict[str, np.ndarray]
 
 
 @checked_numbers
@@ -50,7 +50,7 @@ def record(
     """
     recorder = Recorder(env, policy, image_size, Layout(channels_last, frame_channels))
 
-    def episodes() -> Iterator[Rows]:
+    def episodes() -> Iterator[Recorded]:
         env.action_space.seed(seed)
         left, reset = num_frames, {"seed": seed}
         while left:
@@ -78,7 +78,7 @@ class Recorder:
         self.env, self.policy, self.image_size, self.layout = env, policy, image_size, layout
         self.early: list[np.ndarray] = []
 
-    def episode(self, most: int, **reset: Any) -> Rows:
+    def episode(self, most: int, **reset: Any) -> Recorded:
         """Plays an episode, or its first `most` frames; `reset` has the arguments of the environment's reset.
 
         Returns:
@@ -119,7 +119,7 @@ def _column(values: list[tuple[int, np.ndarray]], length: int) -> np.ndarray:
     return column
 
 
-def gathered(episodes: Iterable[Rows], num_frames: int, **options: Any) -> EpisodeDataset:
+def gathered(episodes: Iterable[Recorded], num_frames: int, **options: Any) -> EpisodeDataset:
     """A data set of episodes with `num_frames` in total; takes one episode at a time.
 
     Args:
@@ -130,7 +130,7 @@ def gathered(episodes: Iterable[Rows], num_frames: int, **options: Any) -> Episo
     Raises:
         ValueError: if some episodes of more than one frame have entries that others lack.
     """
-    rows: Rows = {}
+    rows: Recorded = {}
     lengths: list[int] = []
     names: set[str] = set()
     for episode in episodes:
