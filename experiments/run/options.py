@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
@@ -143,30 +142,3 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(str, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def is_a(value: Any, hint: Any) -> bool:
-    """Whether a value of a configuration file has an annotated type; whole numbers are also floats.
-
-    Types without values in configuration files always pass.
-    """
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return is_a(value, arguments[0])
-    if origin in (Union, UnionType):
-        return any(is_a(value, each) for each in arguments)
-    if hint is Any or hint is NoneType:
-        return hint is Any or value is None
-    if origin is Literal:
-        return value in arguments
-    if hint is bool or isinstance(value, bool):
-        return isinstance(value, bool) and hint is bool
-    if hint in (int, float):
-        return isinstance(value, int) or (hint is float and isinstance(value, float))
-    if hint is str or isinstance(value, str):
-        return hint is str and isinstance(value, str)
-    if isinstance(value, list | tuple) and isinstance(origin, type) and issubclass(list, origin):
-        return all(is_a(each, arguments[0]) for each in value) if arguments else True
-    if isinstance(value, list | tuple) and origin is tuple:
-        return all(is_a(each, arguments[0]) for each in value)
-    return not isinstance(origin or hint, type) or isinstance(value, origin or hint)

@@ -10,16 +10,15 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar
 
 from rlrep.experiments.files import git
 from rlrep.experiments.results.statistics import FEWEST
 from rlrep.experiments.video_study.cells import DOMAINS, METHODS, NOISES, Cell, LockCell
 from rlrep.experiments.video_study.jobs import LENGTHS
-from rlrep.experiments.yaml_files import read_yaml
-from rlrep.registry import look_up, unknown
+from rlrep.experiments.yaml_files import built, read_yaml
+from rlrep.registry import look_up
 
-T = TypeVar("T")
 S = TypeVar("S", bound="OverSeeds")
 FOLDER = Path(__file__).parents[1] / "reports" / "theory"
 FILE = FOLDER / "criteria.yaml"
@@ -292,7 +291,7 @@ def read_criteria(path: Path = FILE) -> Criteria:
         values = dict(read_yaml(path))
         for name, kind in {"P1": Iid, "P2": Exogenous, "P3": Drawn, "P4": Growths, "P5": Phases}.items():
             values[name] = built(kind, values.get(name), f"{name}.")
-        criteria = built(Criteria, values, "", ORIGIN)
+        criteria = built(Criteria, values, own=ORIGIN)
         check(criteria)
     return replace(criteria, **provenance(path))
 
@@ -308,7 +307,7 @@ def read_over_seeds(kind: type[S], path: Path) -> S:
     level that is no probability.
     """
     with only_usable(path):
-        criteria = built(kind, dict(read_yaml(path)), "", ORIGIN)
+        criteria = built(kind, read_yaml(path), own=ORIGIN)
         for what, known in (("method", METHODS), ("noise", NOISES)):
             for role in ROLES[what]:
                 named = getattr(criteria, role, ())
@@ -335,25 +334,6 @@ def provenance(path: Path) -> dict[str, Any]:
     frozen, commit = last_commit(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return dict(name=path.name, content=read_yaml(path), digest=digest, frozen=frozen, commit=commit)
-
-
-def built(kind: type[T], values: Any, prefix: str, own: set[str] = frozenset()) -> T:  # type: ignore[assignment]
-    """A dataclass from the file's values, each of the type that it is declared with."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{prefix.rstrip('.')} must be a mapping of names")
-    asked = {f.name for f in fields(kind)} - own  # type: ignore[arg-type]
-    if missing := sorted(asked - values.keys()):
-        raise ValueError(f"{prefix}{missing[0]} is missing")
-    for name in values:
-        if name not in asked:
-            raise unknown("criterion", f"{prefix}{name}", [f"{prefix}{each}" for each in asked])
-    types = get_type_hints(kind)
-    for name, value in values.items():
-        if types[name] in (float, int, str) and (
-            isinstance(value, bool) or not isinstance(value, (int, float) if types[name] is float else types[name])
-        ):
-            raise ValueError(f"{prefix}{name} is {value!r}, expected {types[name].__name__}")
-    return kind(**values)
 
 
 def check(criteria: Criteria) -> None:
