@@ -200,8 +200,9 @@ def check(study: Study) -> None:
     for name, task in study.tasks.items():
         if not task.best > task.random:
             raise ValueError(f"tasks.{name}: best={task.best:g} must be above random={task.random:g}")
-    for overrides in (study.overrides, *(each.overrides for each in (*study.arms.values(), *study.tasks.values()))):
-        for word in overrides:
+    parts: tuple[Study | Arm | Task, ...] = (study, *study.arms.values(), *study.tasks.values())
+    for part in parts:
+        for word in part.overrides:
             name, equals, _ = word.partition("=")
             if not equals:
                 raise ValueError(f"overrides: {word!r} is no override, KEY=VALUE")
