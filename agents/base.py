@@ -15,6 +15,7 @@ from rlrep import Objective, Objectives, PixelEncoder, RandomShift, Window
 from rlrep.actions import action_spec
 from rlrep.arguments import checked_numbers
 from rlrep.bounds import Count
+from rlrep.contrast import is_distributed
 from rlrep.optimizers import adam
 
 Metrics = dict[str, Tensor]
@@ -42,7 +43,7 @@ class Replay(Protocol):
 
 def mean_over_ranks(value: float, device: torch.device) -> float:
     """The mean of a number over all ranks of torch.distributed; itself without it."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not is_distributed():
         return value
     mean = torch.tensor(value, device=device)
     torch.distributed.all_reduce(mean)
@@ -51,7 +52,7 @@ def mean_over_ranks(value: float, device: torch.device) -> float:
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Averages gradients over all ranks of torch.distributed, in one message; without it, does nothing."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not is_distributed():
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])

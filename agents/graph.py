@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.distributed
 from tensordict import TensorDict
 from torch import Tensor
 
 from rlrep.agents.base import Agent, Metrics
+from rlrep.contrast import is_distributed
 
 Body = Callable[[TensorDict, int], Metrics]
 
@@ -51,11 +51,10 @@ def accelerate(agent: Agent) -> None:
 def can_capture(agent: Agent, body: str) -> bool:
     """Whether one CUDA graph can replay all calls of a body: no message to other ranks, no value that the host waits
     for."""
-    ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
     objectives = all(objective.same_every_update for objective in agent.objectives)
     computes_objectives = agent.joint or body == "step_objectives"
     same = agent.same_every_update or body == "step_objectives"
-    return not ranks and same and (objectives or not computes_objectives)
+    return not is_distributed() and same and (objectives or not computes_objectives)
 
 
 def can_compile(device: torch.device) -> bool:

@@ -1,34 +1,22 @@
 """Checks of arguments that several environments share."""
 
-import operator
+from rlrep.arguments import whole
 
 SMALLEST_IMAGE = 8
 
 
-def at_least(smallest: int, value: int, name: str) -> int:
+def at_least(smallest: int, value: int, name: str, largest: int | None = None) -> int:
     """`value` as an int.
 
     Raises:
-        ValueError: if it is not a whole number, or smaller than `smallest`.
+        ValueError: if it is not a whole number, smaller than `smallest`, or larger than `largest`.
     """
-    number = whole(value, name)
+    number = whole(name, value)
     if number < smallest:
         raise ValueError(f"{name} is {number}; expected at least {smallest}")
+    if largest is not None and number > largest:
+        raise ValueError(f"{name} is {number}; expected at most {largest}")
     return number
-
-
-def whole(value: int, name: str) -> int:
-    """`value` as an int; True and False are not allowed.
-
-    Raises:
-        ValueError: if it is not a whole number.
-    """
-    if isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; expected a whole number")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} is {value!r}; expected a whole number") from None
 
 
 def known_render_mode(render_mode: str | None) -> str | None:

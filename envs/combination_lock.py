@@ -31,7 +31,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from rlrep.envs.arguments import whole
+from rlrep.envs.arguments import at_least
 
 Place = Literal["left", "right"]
 Bits = npt.NDArray[np.bool_]
@@ -69,8 +69,8 @@ class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012  (as gymnasium)
 
     def __init__(self, horizon: int, *, instance: int = 0, controlled_place: Place | None = None) -> None:
-        self.horizon = _whole_number("horizon", horizon, 1, LARGEST_HORIZON)
-        rng = np.random.default_rng(_whole_number("instance", instance, 0))
+        self.horizon = at_least(1, horizon, "horizon", LARGEST_HORIZON)
+        rng = np.random.default_rng(at_least(0, instance, "instance"))
         if controlled_place not in (None, "left", "right"):
             raise ValueError(f"controlled_place is {controlled_place!r}; expected 'left', 'right' or None")
         drawn: Place = "left" if rng.random() < 0.5 else "right"
@@ -96,10 +96,11 @@ class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
         start = {"level": 0, "controlled": 1, "exogenous": 1} | (options or {})
         if unknown := set(start) - {"level", "controlled", "exogenous"}:
             raise ValueError(f"unknown reset options {sorted(unknown)}; known: level, controlled, exogenous")
-        self._level = _whole_number("level", start["level"], 0, self.horizon - 1)
-        self._controlled, self._exogenous = (
-            np.array(bool(_whole_number(name, _bit(start[name]), 0, 1))) for name in ("controlled", "exogenous")
-        )
+        self._level = at_least(0, start["level"], "level", self.horizon - 1)
+        for name in ("controlled", "exogenous"):
+            if start[name] not in (0, 1):
+                raise ValueError(f"{name} is {start[name]!r}; expected 0 or 1")
+        self._controlled, self._exogenous = (np.array(bool(start[name])) for name in ("controlled", "exogenous"))
         return self._observe()
 
     def step(self, action: np.int64) -> tuple[npt.NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
@@ -152,16 +153,3 @@ class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
         (picture,) = self.draw(np.array([self._level]), self._controlled[None], self._exogenous[None], self.np_random)
         state = np.array([self._level, self._controlled], np.int64)
         return picture, {"state": state, "noise": np.array([self._exogenous], np.float32)}
-
-
-def _bit(value: Any) -> Any:
-    """Converts True and False to 1 and 0."""
-    return int(value) if isinstance(value, bool) else value
-
-
-def _whole_number(name: str, value: int, low: int, high: int | None = None) -> int:
-    expected = f"a whole number of at least {low}" if high is None else f"a whole number in {low}..{high}"
-    number = whole(value, name)
-    if number < low or (high is not None and number > high):
-        raise ValueError(f"{name} is {number}; expected {expected}")
-    return number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import logging
 import math
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from rlrep.envs.arguments import SMALLEST_IMAGE, at_least, known_render_mode
 from rlrep.envs.opengl import draw_fewer_triangles, has_gpu, opening_opengl
 from rlrep.extras import install
+from rlrep.registry import unknown
 
 _SUITE: dict[str, tuple[str, ...]] = {
     "acrobot": ("swingup", "swingup_sparse"),
@@ -241,8 +241,7 @@ class PixelControl(gym.Env[npt.NDArray[np.uint8], npt.NDArray[np.float32]]):
 def _known_task(task: str) -> str:
     name = _ALIASES.get(task, task)
     if name not in TASKS:
-        near = difflib.get_close_matches(str(task), TASKS) or ["walker_walk", "cartpole_swingup"]
-        raise ValueError(f"no task is called {task!r}; did you mean {' or '.join(near)}? See rlrep.envs.TASKS")
+        raise unknown("task", str(task), TASKS)
     return name
 
 

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from rlrep.envs.arguments import at_least
+from rlrep.envs.arguments import at_least, known_render_mode
 from rlrep.envs.noise import Frames, NoiseProcess
 from rlrep.extras import install
 
@@ -153,10 +153,8 @@ class GridWorld(gym.Env[Frames, np.int64]):
     max_episode_steps = MAX_STEPS
 
     def __init__(self, layout: int = 0, render_mode: str | None = None) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}; expected None or 'rgb_array'")
         self.table = grid_table(at_least(0, layout, "layout"))
-        self.render_mode = render_mode
+        self.render_mode = known_render_mode(render_mode)
         self._state, self._steps = 0, MAX_STEPS
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frames, dict[str, Any]]:

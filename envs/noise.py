@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from rlrep.channels import are_last
 from rlrep.envs.arguments import at_least
 from rlrep.envs.distractors import KINDS, Frames
 
@@ -126,7 +127,12 @@ class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
             raise ValueError(f"noise needs pixels (channels, height, width) of uint8, this environment gives {space}")
         frame_channels = at_least(1, frame_channels, "frame_channels")
         if channels_last is None:
-            channels_last = _is_last(space.shape, frame_channels)
+            channels_last = are_last(space.shape, frame_channels)
+            if channels_last is None:
+                raise ValueError(
+                    f"observations of shape {space.shape} may be (channels, height, width) or (height, width, "
+                    f"channels): set channels_last=True or False"
+                )
         self._axis = 2 if channels_last else 0
         channels = space.shape[self._axis]
         if channels % frame_channels:
@@ -163,19 +169,3 @@ class Noise(gym.Wrapper[Frames, Any, Frames, Any]):
 
     def _told(self, info: dict[str, Any]) -> dict[str, Any]:
         return info | {"noise": self._process.state[0].ravel().copy()}
-
-
-def _is_last(shape: tuple[int, ...], frame_channels: int) -> bool:
-    """Whether the channels of pictures are on the last axis, not the first: on the smallest of all three axes, or else
-    on the only one that fits up to 16 frames. `rlrep.data` decides in the same way.
-    """
-    first, middle, last = shape
-    if min(first, last) < min(middle, max(first, last)):
-        return last < first
-    first_can, last_can = (n % frame_channels == 0 and n <= 16 * frame_channels for n in (first, last))
-    if first_can == last_can:
-        raise ValueError(
-            f"observations of shape {shape} may be (channels, height, width) or (height, width, channels): set "
-            f"channels_last=True or False"
-        )
-    return last_can

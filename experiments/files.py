@@ -7,11 +7,14 @@ import errno
 import io
 import os
 import re
+import subprocess
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from rlrep import arguments
 
 # The name of an unfinished file, with the number of its process.
 TEMPORARY = re.compile(r"\..+\.partial-(\d+)", re.DOTALL)
@@ -19,8 +22,6 @@ TEMPORARY = re.compile(r"\..+\.partial-(\d+)", re.DOTALL)
 
 def as_path(text: str) -> Path:
     """An argument of a command that is a file or folder."""
-    from rlrep import arguments  # it imports torch, which takes a second or two
-
     try:
         return arguments.as_path(text)
     except ValueError as error:
@@ -96,6 +97,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def git(folder: Path, *words: str) -> str:
+    """What a git command prints in a folder.
+
+    Raises:
+        OSError, subprocess.CalledProcessError: without git, or outside of a repository.
+    """
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def check_writable(folder: Path) -> None:

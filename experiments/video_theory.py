@@ -17,7 +17,7 @@ from rlrep.envs.vector import processor_count
 from rlrep.experiments.files import as_path, locked
 from rlrep.experiments.video_study.cells import METHODS
 from rlrep.experiments.video_study.report import write_report
-from rlrep.experiments.video_study.study import STUDIES, chosen_jobs, run_missing, run_on_ray
+from rlrep.experiments.video_study.study import STUDIES, chosen_jobs, run_missing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,14 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", type=as_path, help="your own videos instead of a study: a file or a folder")
     parser.add_argument("--out", type=as_path, default=Path("runs/theory"), help="folder of cells, pictures and report")
     parser.add_argument("--workers", type=int, default=processor_count(), help="parallel processes, one thread each")
-    parser.add_argument("--ray", action="store_true", help="run the cells on Ray instead")
     parser.add_argument("--report", action="store_true", help="only write the report on the existing cells")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in OUT/quick, to check that everything runs")
     options = parser.parse_args(arguments)
     if min(options.seeds, options.workers) < 1 or options.first_seed < 0:
         parser.error("--seeds and --workers must be at least 1, --first-seed at least 0")
-    if options.source and (options.report or options.ray or options.first_seed or options.studies != ["tour"]):
-        parser.error("--source takes no studies, --first-seed, --report or --ray: it measures videos in this process")
+    if options.source and (options.report or options.first_seed or options.studies != ["tour"]):
+        parser.error("--source takes no studies, --first-seed or --report: it measures videos in this process")
     try:
         jobs = []
         if not (options.report or options.source):
@@ -52,10 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 study(options.source, options.methods, options.seeds, options.out, options.quick)
                 print((options.out / "videos.md").read_text())
                 return 0
-            if options.ray:
-                failed = run_on_ray(jobs, options.out, options.quick)
-            else:
-                failed = run_missing(jobs, options.out, options.workers, options.quick)
+            failed = run_missing(jobs, options.out, options.workers, options.quick)
             write_report(options.out, options.out, options.quick)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

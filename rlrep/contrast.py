@@ -10,6 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def is_distributed() -> bool:
+    """Whether this process is a rank of torch.distributed, which some builds of PyTorch lack."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
@@ -31,7 +36,7 @@ def gather(local: Tensor, all_ranks: bool = True) -> tuple[Tensor, int]:
     average of the ranks' parameter gradients equals the gradient of one process on the joined batch. Without
     torch.distributed, or with `all_ranks=False`, the result is `local` itself and 0.
     """
-    if not (all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not (all_ranks and is_distributed()):
         return local, 0
     rows: Tensor = _Gather.apply(local.contiguous())
     return rows, torch.distributed.get_rank() * len(local)

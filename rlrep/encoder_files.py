@@ -1,8 +1,6 @@
 """Encoders on disk: ``config.json`` holds the constructor's arguments, ``model.safetensors`` the weights.
 
 Each file has a checksum of its content, so that a changed bit is detected and each file can be replaced separately.
-Folders of rlrep 0.1.0 without a format number have no checksums; they are read too, if every entry, shape and number is
-valid.
 """
 
 from __future__ import annotations
@@ -28,8 +26,6 @@ FORMAT = 1
 MAX_CONFIG_BYTES = 10_000
 # Encoders that come with this package: rlrep://NAME is a folder in this one.
 SHIPPED, SHIPPED_FOLDER = "rlrep://", Path(__file__).parent / "pretrained"
-# Arguments that older folders lack, with their values at that time.
-ADDED = {"activation": "relu"}
 
 
 def place_of(encoder: str | Path) -> Path:
@@ -91,22 +87,21 @@ def read_encoder(folder: Path, build: Callable[..., Encoder], names: Iterable[st
                 f"no encoder at {folder}, which {what}: name a folder that encoder.save_pretrained(folder) wrote, "
                 f"hf://OWNER/NAME for one on the Hugging Face Hub, or {SHIPPED}NAME for one that comes with rlrep"
             )
-    arguments, has_checksum = _read_config(folder / CONFIG, set(names))
-    arguments |= changes
+    arguments = _read_config(folder / CONFIG, set(names)) | changes
     try:
         with torch.device("meta"):  # allocates nothing
             expected = {name: tuple(value.shape) for name, value in build(**arguments).state_dict().items()}
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{folder / CONFIG} describes no encoder ({_first_line(error)}): save it again") from error
-    weights = _read_weights(folder / WEIGHTS, expected, has_checksum)
+    weights = _read_weights(folder / WEIGHTS, expected)
     with torch.random.fork_rng([]):  # the weights are replaced, so the initialisation must not use up random numbers
         encoder = build(**arguments)
     encoder.load_state_dict(weights)
     return encoder
 
 
-def _read_config(path: Path, names: set[str]) -> tuple[dict[str, Any], bool]:
-    """The constructor's arguments, and whether the files have checksums."""
+def _read_config(path: Path, names: set[str]) -> dict[str, Any]:
+    """The constructor's arguments."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_CONFIG_BYTES + 1)
@@ -118,22 +113,22 @@ def _read_config(path: Path, names: set[str]) -> tuple[dict[str, Any], bool]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} describes no encoder ({_first_line(error)}): save it again") from error
     checksum, version = config.pop("sha256", None), config.get("format")
-    if version is not None and version != FORMAT:
-        raise ValueError(f"{path} has format {version!r}, this version of rlrep reads format {FORMAT}: update rlrep")
-    if (version is not None or checksum is not None) and checksum != _config_checksum(config):
+    if version != FORMAT:
+        advice = "save the encoder again" if version is None else "update rlrep"
+        raise ValueError(f"{path} has format {version!r}, this version of rlrep reads format {FORMAT}: {advice}")
+    if checksum != _config_checksum(config):
         raise ValueError(f"{path}: checksum mismatch, it was changed after it was saved: save the encoder again")
-    config.pop("format", None)
-    config = {name: value for name, value in ADDED.items() if name in names} | config
+    del config["format"]
     if config.keys() != names:
         unknown, missing = sorted(config.keys() - names), sorted(names - config.keys())
         raise ValueError(
             f"{path} must hold {', '.join(sorted(names))}; missing: {', '.join(missing) or 'none'}; unknown: "
             f"{', '.join(map(repr, unknown)) or 'none'}: save the encoder again with this version of rlrep"
         )
-    return config, version is not None
+    return config
 
 
-def _read_weights(path: Path, expected: Mapping[str, tuple[int, ...]], has_checksum: bool) -> dict[str, Tensor]:
+def _read_weights(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The weights, if they are exactly of the `expected` shapes, finite and unchanged."""
     largest = 8 * sum(map(math.prod, expected.values())) + MAX_CONFIG_BYTES
     if path.stat().st_size > largest:  # a sparse file may state any size
@@ -154,7 +149,7 @@ def _read_weights(path: Path, expected: Mapping[str, tuple[int, ...]], has_check
             weights = {name: file.get_tensor(name) for name in found}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({_first_line(error)}): save the encoder again") from error
-    if (has_checksum or checksum is not None) and checksum != _weights_checksum(weights):
+    if checksum != _weights_checksum(weights):
         raise ValueError(f"{path}: checksum mismatch, it was changed after it was saved: save the encoder again")
     for name, value in weights.items():
         if value.dtype != torch.float32 or not value.isfinite().all():

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed
 from torch import Tensor
 
 from rlrep.arguments import checked_numbers
+from rlrep.contrast import is_distributed
 from rlrep.objectives import Objective, Objectives
 from rlrep.optimizers import adam
 from rlrep.replay import Episodes
@@ -76,7 +76,7 @@ class Pretrainer:
     ) -> None:
         for data in (train, validation):
             check_data(objective, data, objective.batch_size or batch_size)
-        if objective.all_ranks and torch.distributed.is_available() and torch.distributed.is_initialized():
+        if objective.all_ranks and is_distributed():
             raise ValueError("pre-training is one process's: set objective.all_ranks = False to train one in each rank")
         self.objective, self.train, self.validation = objective, train, validation
         self.objectives = Objectives([objective])

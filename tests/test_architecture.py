@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LINKED = ("agents", "envs", "experiments")
 ROOMS = {"rlrep", *(f"rlrep.{name}" for name in LINKED)}
 # Modules of the library that environments may import: they need no PyTorch, so environment processes do not load it.
-LIGHT = {"rlrep.extras"}
+LIGHT = {"rlrep.arguments", "rlrep.bounds", "rlrep.channels", "rlrep.extras", "rlrep.registry"}
 MAY_IMPORT: dict[str, set[str]] = {
     "rlrep": set(),
     "rlrep.envs": LIGHT,

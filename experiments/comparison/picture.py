@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rlrep.experiments.comparison.scores import ALL, Line, unique
+from rlrep.experiments.comparison.scores import ALL, Line
 from rlrep.experiments.results.pictures import COLOURS, GREY, save, styled
 
 PLAIN, ADDED = COLOURS[0], COLOURS[1]
@@ -27,8 +27,8 @@ def draw(lines: Sequence[Line], out: Path, objective: str) -> None:
     """Draws the results of `scores.summarize`: scores, or returns without scores."""
     title = objective.upper()
     statistic = "score" if any(line.statistic == "score" for line in lines) else "return"
-    agents = unique(line.agent for line in lines if line.agent != ALL)
-    sets = unique(line.data for line in lines if line.data != ALL)
+    agents = list(dict.fromkeys(line.agent for line in lines if line.agent != ALL))
+    sets = list(dict.fromkeys(line.data for line in lines if line.data != ALL))
     shown = [(data, data, statistic) for data in sets]
     if len(sets) > 1 and statistic == "score":
         shown.append((ALL, "all data, mean", "mean score"))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlrep.experiments.comparison.picture import draw
-from rlrep.experiments.comparison.scores import ALL, Line, Result, summarize, unique
+from rlrep.experiments.comparison.scores import ALL, Line, Result, summarize
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.results import tables
 
@@ -23,7 +23,7 @@ def markdown(lines: Sequence[Line], objective: str) -> str:
         found = [x.chance for x in lines if (x.data, x.agent) == (ALL, agent) and x.chance]
         return "{:.2f} to {:.2f}".format(*found[0]) if found else ""
 
-    agents = unique(line.agent for line in lines if line.agent != ALL)
+    agents = list(dict.fromkeys(line.agent for line in lines if line.agent != ALL))
     each = [
         {
             "data": data,
@@ -33,7 +33,7 @@ def markdown(lines: Sequence[Line], objective: str) -> str:
             "score": cell(data, agent, False, "score"),
             f"score +{title}": cell(data, agent, True, "score"),
         }
-        for data in unique(line.data for line in lines if line.data != ALL)
+        for data in dict.fromkeys(line.data for line in lines if line.data != ALL)
         for agent in agents
     ]
     together = [

@@ -22,7 +22,6 @@ from rlrep.experiments.results.runs import (
     find_runs,
     learned_differently,
     read_run,
-    select,
     to_float,
 )
 from rlrep.experiments.results.statistics import (
@@ -33,6 +32,7 @@ from rlrep.experiments.results.statistics import (
     interquartile_mean,
     seed_mean,
 )
+from rlrep.experiments.yaml_files import value_of
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def read_result(folder: Path, objective: str) -> Result:
         added=objective in objectives,
         seed=seed,
         episode_return=float(returns[-1]),
-        score=score(returns[-1], *(select(config, f"data.{end}_return") for end in ("random", "expert"))),
+        score=score(returns[-1], *(value_of(config, f"data.{end}_return") for end in ("random", "expert"))),
         config=config,
     )
 
@@ -168,10 +168,10 @@ def warn_of_mixtures(results: Iterable[Result]) -> None:
     by_data: dict[str, Result] = {}
     by_agent: dict[tuple[str, str], Result] = {}
     for result in results:
-        fingerprint = select(result.config, "data.fingerprint")
+        fingerprint = value_of(result.config, "data.fingerprint")
         if fingerprint is not None:  # older runs did not record it
             other = by_data.setdefault(result.data, result)
-            if select(other.config, "data.fingerprint") != fingerprint:
+            if value_of(other.config, "data.fingerprint") != fingerprint:
                 log.warning(
                     "%s: its data differ from those of %s, though both are %s", result.folder, other.folder, result.data
                 )
@@ -199,7 +199,7 @@ def summarize(results: Sequence[Result]) -> list[Line]:
     lines = []
     whole = paired(results)
     kept = [result for result in whole if not np.isnan(result.score)]
-    for data in unique(result.data for result in results):
+    for data in dict.fromkeys(result.data for result in results):
         for agent, added in variants(results):
             here = [r for r in results if (r.data, r.agent, r.added) == (data, agent, added)]
             for statistic, name in (("return", "episode_return"), ("score", "score")):
@@ -213,13 +213,13 @@ def summarize(results: Sequence[Result]) -> list[Line]:
             ("IQM score", Estimate(float(interquartile_mean(scores)))),
         ):
             lines.append(Line(ALL, agent, added, statistic, sum(map(len, scores)), found))
-    if lost := unique(result.data for result in results if np.isnan(result.score)):
+    if lost := dict.fromkeys(result.data for result in results if np.isnan(result.score)):
         log.warning(
             "%s: no score, as the returns of the random policy and of the expert are unknown: give them to "
             "`rlrep.experiments.data convert --random-return --expert-return`",
             ", ".join(lost),
         )
-    agents = unique(result.agent for result in whole)
+    agents = list(dict.fromkeys(result.agent for result in whole))
     for agent, members in [*((agent, [agent]) for agent in agents), (ALL, agents)]:
         plain, with_it = (scores_of(whole, members, added, "episode_return") for added in (False, True))
         both = [key for key in plain if key in with_it]
@@ -234,7 +234,7 @@ def summarize(results: Sequence[Result]) -> list[Line]:
 def paired(results: Sequence[Result]) -> list[Result]:
     """Removes data sets that an agent has only with or only without the objective, if it has runs of both kinds."""
     kept = []
-    for agent in unique(result.agent for result in results):
+    for agent in dict.fromkeys(result.agent for result in results):
         plain, added = (
             {r.data for r in results if (r.agent, r.added) == (agent, with_it)} for with_it in (False, True)
         )
@@ -249,14 +249,10 @@ def paired(results: Sequence[Result]) -> list[Result]:
     return kept
 
 
-def unique(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
-
-
 def variants(results: Sequence[Result]) -> list[tuple[str, bool]]:
     """Every agent, without and with the objective, in the order of the runs."""
     present = {(result.agent, result.added) for result in results}
-    agents = unique(result.agent for result in results)
+    agents = dict.fromkeys(result.agent for result in results)
     return [(agent, added) for agent in agents for added in (False, True) if (agent, added) in present]
 
 

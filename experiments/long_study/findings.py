@@ -13,7 +13,7 @@ from math import isnan, nan
 import numpy as np
 
 from rlrep.experiments.long_study.protocol import Comparison, Study
-from rlrep.experiments.long_study.records import ENDED, FINISHED, Record, joined, strangers
+from rlrep.experiments.long_study.records import ENDED, FINISHED, Record, strangers
 from rlrep.experiments.results.runs import Array
 from rlrep.experiments.results.statistics import Estimate, contrast, effects_needed, improvement, improvement_by_chance
 
@@ -46,16 +46,18 @@ class Finding:
     def answer(self) -> str:
         """The answer in one sentence."""
         c, found = self.comparison, self.difference
+        effect = f"is {found.text(3)}"
         if found.low > c.helps_above:
-            verdict = f"yes: {c.arm} scores higher than {c.than}"
+            verdict, effect = f"yes: {c.arm} scores higher than {c.than}", f"by {found.text(3)}"
         elif found.high < c.hurts_below:
-            verdict = f"no, it hurts: {c.arm} scores lower than {c.than}"
+            lower = Estimate(-found.value, -found.high, -found.low)
+            verdict, effect = f"no, it hurts: {c.arm} scores lower than {c.than}", f"by {lower.text(3)}"
         elif found.high < c.notable:
             verdict = f"no gain of {c.notable:g} or more: {c.arm} less {c.than}"
         else:
             verdict = f"undecided: {c.arm} less {c.than}"
-        effect = f"by {found.text(3)}" if "scores" in verdict else f"is {found.text(3)}"
-        return f"{c.question} {verdict} {effect} over {len(self.by_task)} tasks; {self.limit}"
+        tasks = f"{len(self.by_task)} tasks" if len(self.by_task) > 1 else "one task"
+        return f"{c.question} {verdict} {effect} over {tasks}; {self.limit}"
 
     @property
     def limit(self) -> str:
@@ -104,7 +106,7 @@ def obstacles(study: Study, records: Sequence[Record]) -> list[str]:
         found.append(f"incomplete: {missing} of {len(records)} runs have not finished")
     finished = [record for record in records if record.run is not None]
     if changed := [str(r.job) for r in finished if "+changes" in r.commit or "unknown" in r.commit]:
-        found.append(f"runs of changes in no commit, or outside of git: {joined(changed)}")
+        found.append(f"runs of changes in no commit, or outside of git: {', '.join(changed)}")
     if len(commits := {record.commit for record in finished}) > 1:
         found.append(f"runs of {len(commits)} commits ({', '.join(sorted(commits))})")
     if len({tuple(record.run.frames) for record in finished if record.run is not None}) > 1:

@@ -17,9 +17,9 @@ from typing import Any
 from rlrep.envs.workers import ONE_THREAD
 from rlrep.experiments.files import FolderInUse, locked, write_atomically
 from rlrep.experiments.long_study.protocol import Job, Study
-from rlrep.experiments.long_study.records import DIVERGED, FAILED, FINISHED, Record, code_commit, joined
+from rlrep.experiments.long_study.records import DIVERGED, FAILED, FINISHED, Record, code_commit
 from rlrep.experiments.results.runs import EPISODES
-from rlrep.experiments.speed.machine import describe_machine
+from rlrep.experiments.speed.machine import machine_line
 
 # The message of `rlrep.experiments.train` when a loss, an action or a reward was NaN or infinite.
 NOT_FINITE = re.compile(r"=(-?inf|nan)\b|\bnot finite\b|must be finite")
@@ -45,7 +45,7 @@ class Pool:
         self.study, self.workers, self.command = study, workers, command
         self.children: set[subprocess.Popen[bytes]] = set()
         self.stopping = threading.Event()
-        self.machine = "{processor}, {cores} cores, torch {torch}".format(**describe_machine("cpu"))
+        self.machine = machine_line()
 
     def make(self, jobs: Sequence[Job]) -> Generator[Record]:
         """Makes runs, and yields the outcome of each. If the caller stops early, all runs stop with a checkpoint."""
@@ -147,7 +147,7 @@ class Attempts:
         write_atomically(self.file, json.dumps(self.rows, indent=1).encode())
 
     def joined(self, name: str) -> str:
-        return joined([row[name] for row in self.rows])
+        return ", ".join(dict.fromkeys(row[name] for row in self.rows))
 
     @property
     def seconds(self) -> float:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from math import isfinite
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from rlrep.experiments.files import write_atomically
-from rlrep.experiments.yaml_files import UnusableYaml, differences, read_yaml
+from rlrep.experiments.yaml_files import UnusableYaml, built, differences, read_yaml
 from rlrep.registry import look_up
-
-T = TypeVar("T")
 
 PROTOCOL = "protocol.yaml"  # in a folder of runs: the protocol that they follow
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # becomes a folder
@@ -36,7 +33,7 @@ class Arm:
     """
 
     seeds: int
-    overrides: list[str]
+    overrides: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Task:
 
     random: float
     best: float
-    overrides: list[str]
+    overrides: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -107,9 +104,9 @@ class Study:
     arms: Mapping[str, Arm]
     tasks: Mapping[str, Task]
     comparisons: list[Comparison]
-    file: Path
-    content: Mapping[str, Any]
     first_seed: int = 1
+    file: Path = Path()
+    content: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def jobs(self) -> Iterator[Job]:
@@ -172,73 +169,42 @@ def read_study(file: Path) -> Study:
     """
     try:
         content = read_yaml(file)
-        return Study(**checked(content), file=file, content=content)
+        values = dict(content)
+        for part, kind in (("arms", Arm), ("tasks", Task)):
+            if not (isinstance(named := content.get(part), dict) and named):
+                raise ValueError(f"{part} must be a mapping of at least one name, not {named!r}")
+            values[part] = {name: built(kind, each, f"{part}.{name}.") for name, each in named.items()}
+        if not isinstance(asked := content.get("comparisons"), list):
+            raise ValueError(f"comparisons must be a list, not {asked!r}")
+        values["comparisons"] = [built(Comparison, each, "comparisons.") for each in asked]
+        study = replace(built(Study, values, own=("file", "content")), file=file, content=content)
+        check(study)
     except (OSError, UnusableYaml, ValueError) as error:
         raise StudyError(f"{file}: {error}") from error
+    return study
 
 
-def checked(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `Study` in a file's content."""
-    names = {field.name for field in fields(Study)} - {"file", "content"}
-    for name in content:
-        look_up("entry", name, dict.fromkeys(names))
-    for name in sorted(names - {"first_seed"}):
-        if name not in content:
-            raise ValueError(f"it has no entry {name}")
-    arms = {name: made(Arm, f"arms.{name}", each) for name, each in mapping("arms", content["arms"]).items()}
-    tasks = {name: made(Task, f"tasks.{name}", each) for name, each in mapping("tasks", content["tasks"]).items()}
-    if not isinstance(content["comparisons"], list):
-        raise ValueError(f"comparisons must be a list, not {content['comparisons']!r}")
-    comparisons = [made(Comparison, "comparisons", each) for each in content["comparisons"]]
-    for comparison in comparisons:
-        look_up("arm", comparison.arm, arms)
-        look_up("arm", comparison.than, arms)
-    for name in (content["name"], *arms, *tasks):
+def check(study: Study) -> None:
+    """Raises ValueError for names and numbers that make no study."""
+    if study.first_seed < 1:
+        raise ValueError(f"first_seed must be at least 1, not {study.first_seed}")
+    for name, arm in study.arms.items():
+        if arm.seeds < 1:
+            raise ValueError(f"arms.{name}.seeds must be at least 1, not {arm.seeds}")
+    for comparison in study.comparisons:
+        look_up("arm", comparison.arm, study.arms)
+        look_up("arm", comparison.than, study.arms)
+    for name in (study.name, *study.arms, *study.tasks):
         if not (isinstance(name, str) and NAME.fullmatch(name)):
             raise ValueError(f"{name!r} becomes a folder: write it with letters, digits, _, - and .")
-    for name, task in tasks.items():
+    for name, task in study.tasks.items():
         if not task.best > task.random:
             raise ValueError(f"tasks.{name}: best={task.best:g} must be above random={task.random:g}")
-    return {
-        "name": content["name"],
-        "frozen": typed(bool, "frozen", content["frozen"]),
-        "first_seed": typed(int, "first_seed", content.get("first_seed", 1)),
-        "overrides": typed(list[str], "overrides", content["overrides"]),
-        "arms": arms,
-        "tasks": tasks,
-        "comparisons": comparisons,
-    }
-
-
-def mapping(name: str, value: Any) -> Mapping[str, Any]:
-    if not (isinstance(value, dict) and value):
-        raise ValueError(f"{name} must be a mapping of at least one name, not {value!r}")
-    return value
-
-
-def made(kind: type[T], name: str, values: Any) -> T:
-    """Builds a dataclass from the values at `name`."""
-    hints = get_type_hints(kind)
-    values = mapping(name, values)
-    for key in values:
-        look_up(f"entry of {name}", key, hints)
-    if missing := [key for key in hints if key not in values and key != "overrides"]:
-        raise ValueError(f"{name} has no {' and no '.join(missing)}")
-    return kind(**{key: typed(hint, f"{name}.{key}", values.get(key, [])) for key, hint in hints.items()})
-
-
-def typed(kind: Any, name: str, value: Any) -> Any:
-    """A value of an entry: a whole number from 1 on, a finite number, a text, a switch or a list of overrides."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int and number and isinstance(value, int) and value >= 1:
-        return value
-    if kind is float and number and isfinite(value):
-        return float(value)
-    if (kind is str and isinstance(value, str)) or (kind is bool and isinstance(value, bool)):
-        return value
-    if kind == list[str] and isinstance(value, list) and all(isinstance(each, str) and "=" in each for each in value):
-        if own := [each for each in value if each.partition("=")[0].lstrip("+") in OWN]:
-            raise ValueError(f"{name}: {own[0]} is for the study itself to say; leave it out")
-        return value
-    wanted = {int: "a whole number from 1 on", float: "a finite number", str: "a text", bool: "true or false"}
-    raise ValueError(f"{name} must be {wanted.get(kind, 'a list of overrides, KEY=VALUE')}, not {value!r}")
+    parts: tuple[Study | Arm | Task, ...] = (study, *study.arms.values(), *study.tasks.values())
+    for part in parts:
+        for word in part.overrides:
+            name, equals, _ = word.partition("=")
+            if not equals:
+                raise ValueError(f"overrides: {word!r} is no override, KEY=VALUE")
+            if name.lstrip("+") in OWN:
+                raise ValueError(f"overrides: {word} is for the study itself to say; leave it out")

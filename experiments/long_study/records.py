@@ -8,16 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import nan
 from pathlib import Path
 
 import numpy as np
 
-from rlrep.experiments.files import write_atomically
+from rlrep.experiments.files import git, write_atomically
 from rlrep.experiments.long_study.protocol import Job, Study
-from rlrep.experiments.results.runs import EVALUATIONS, NotFinite, Run, RunError, read_config, read_returns
+from rlrep.experiments.results.runs import EVALUATIONS, Array, NotFinite, Run, RunError, read_config, read_returns
 from rlrep.experiments.yaml_files import flat
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +66,13 @@ class Record:
         """The return of the last evaluation; the random policy's if it diverged."""
         return study.tasks[self.job.task].random if self.run is None else float(self.run.returns[-1])
 
+    def curve(self, study: Study, frames: Array) -> Run:
+        """Its evaluations; if it diverged, the random policy's return at all `frames`."""
+        if self.run is not None:
+            return self.run
+        returns = np.full(len(frames), study.tasks[self.job.task].random)
+        return evaluated(study, self.job, frames, returns)
+
     def score(self, study: Study) -> float:
         """The area on a scale from the random policy, 0, or less, to the best published return, 1; 0 if it diverged."""
         if self.state == DIVERGED:
@@ -77,6 +83,10 @@ class Record:
 
 def path_of(study: Study, job: Job, ending: str) -> Path:
     return study.kept / job.arm / job.task / f"{job.seed}.{ending}"
+
+
+def evaluated(study: Study, job: Job, frames: Array, returns: Array) -> Run:
+    return Run(path_of(study, job, "csv").parent, {"task": job.task, "seed": job.seed}, frames, returns)
 
 
 def read_record(study: Study, job: Job) -> Record:
@@ -92,7 +102,7 @@ def read_record(study: Study, job: Job) -> Record:
         return record
     table = path_of(study, job, "csv")
     try:
-        return replace(record, run=Run(table.parent, {"task": job.task, "seed": job.seed}, *read_returns(table)))
+        return replace(record, run=evaluated(study, job, *read_returns(table)))
     except RunError as error:
         return replace(record, state=MISSING, reason=str(error))
 
@@ -130,17 +140,8 @@ def config_hash(folder: Path) -> str:
 
 def code_commit() -> str:
     """The last commit that changed code, and whether files of it have changed since; "unknown" outside of git."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(ROOT), *words, "--", *CODE]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
     try:
-        return git("log", "-1", "--format=%h", "--abbrev=10") + ("+changes" if git("status", "--porcelain") else "")
+        commit = git(ROOT, "log", "-1", "--format=%h", "--abbrev=10", "--", *CODE)
+        return commit + ("+changes" if git(ROOT, "status", "--porcelain", "--", *CODE) else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def joined(values: Sequence[str]) -> str:
-    """The distinct values in order."""
-    return ", ".join(dict.fromkeys(values))

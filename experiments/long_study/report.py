@@ -12,11 +12,11 @@ import numpy as np
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.long_study.findings import Finding, compare, obstacles, scores_of
 from rlrep.experiments.long_study.protocol import Study, StudyError
-from rlrep.experiments.long_study.records import DIVERGED, ENDED, FINISHED, Record, joined, read_records
+from rlrep.experiments.long_study.records import DIVERGED, ENDED, FINISHED, Record, read_records
 from rlrep.experiments.results.curves import figure_of
 from rlrep.experiments.results.pictures import save
 from rlrep.experiments.results.runs import Array
-from rlrep.experiments.results.seeds import curve
+from rlrep.experiments.results.seeds import Curve, curve
 from rlrep.experiments.results.statistics import contrast, interquartile_mean, seed_mean
 from rlrep.experiments.results.tables import markdown, rounded, write_csv
 
@@ -95,14 +95,22 @@ def row(study: Study, record: Record) -> dict[str, object]:
     }
 
 
-def draw(study: Study, records: Sequence[Record], published: Sequence[Published]) -> bool:
-    """Draws the curves of all arms, a panel for each task; returns whether there are any."""
+def curves_of(study: Study, records: Sequence[Record]) -> list[Curve]:
+    """The curve of each arm on each task that has a finished run."""
     curves = []
     for name, task in study.tasks.items():
+        frames = next((r.run.frames for r in records if r.run is not None and r.job.task == name), None)
         for arm in study.arms:
-            runs = [r.run for r in records if r.run is not None and (r.job.arm, r.job.task) == (arm, name)]
-            if runs:
+            ended = [r for r in records if r.state in ENDED and (r.job.arm, r.job.task) == (arm, name)]
+            if ended and frames is not None:
+                runs = [record.curve(study, frames) for record in ended]
                 curves.append(replace(curve(name, arm, runs), random_return=task.random))
+    return curves
+
+
+def draw(study: Study, records: Sequence[Record], published: Sequence[Published]) -> bool:
+    """Draws the curves of all arms, a panel for each task; returns whether there are any."""
+    curves = curves_of(study, records)
     if curves:
         points = [(p.task, p.method, p.frame, p.value) for p in published]
         save(figure_of(curves, study.name, points), study.file.parent / "curves.png")
@@ -221,7 +229,7 @@ def provenance(records: Sequence[Record]) -> str:
             seeds.setdefault(f"{job.arm}/{job.task}", []).append(job.seed)
         named += [f"{place}/{spans(own)}" for place, own in seeds.items()]
         counted = ", counted as the random policy" if state == DIVERGED else ""
-        lines.append(f"- {state}{counted}: {joined(named)}")
+        lines.append(f"- {state}{counted}: {', '.join(named)}")
     return "\n".join([lines[0], "", *lines[1:]]) if lines[1:] else lines[0]
 
 
@@ -240,5 +248,5 @@ def sources(published: Sequence[Published]) -> list[str]:
     named: dict[str, list[str]] = {}
     for each in published:
         named.setdefault(each.source, []).append(each.method)
-    told = "; ".join(f"{joined(methods)}: {source}" for source, methods in named.items())
+    told = "; ".join(f"{', '.join(dict.fromkeys(methods))}: {source}" for source, methods in named.items())
     return [f"Published returns ([{PUBLISHED}]({PUBLISHED})): {told}."] if told else []

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 import numpy as np
 
 from rlrep.experiments.results.runs import RunError, read_text, to_float
 from rlrep.experiments.results.seeds import Curve
-from rlrep.experiments.results.statistics import Means, detectable, power
+from rlrep.experiments.results.statistics import Means, effects_needed
 from rlrep.experiments.results.tables import markdown, rounded
 
 EXAMPLE = 0.4  # of the mean: the effect whose power is reported, large for a paper
@@ -72,13 +73,18 @@ def summary(curves: Sequence[Curve], key: str) -> str:
 
 def sensitivity(curves: Sequence[Curve]) -> str:
     """The detectable difference between the ends of two of these curves, in a sentence; empty if unknown."""
-    seeds, spreads = [int(c.means.seeds[-1]) for c in curves], [float(c.means.spread[-1]) for c in curves]
+    seeds, spreads = (np.array([getattr(c.means, name)[-1] for c in curves]) for name in ("seeds", "spread"))
     level = float(np.mean([c.means.mean[-1] for c in curves]))
-    least, found = detectable(spreads, seeds), power(EXAMPLE * level, spreads, seeds)
-    if np.isnan([least, found]).any() or level <= 0:
+    if len(curves) < 2 or seeds.min() < 2 or not 0 < level < inf:
         return ""
+    weights = (seeds - 1) / (seeds - 1).sum()
+    spread, n = float(np.sqrt(weights @ spreads**2)), round(len(seeds) / float((1 / seeds).sum()))
+    if not 0 < spread < inf:
+        return ""
+    needed = effects_needed([(1, spread, n), (-1, spread, n)])
+    least, found = float(np.quantile(needed, 0.8)), float(np.mean(needed <= EXAMPLE * level))
     return (
         f"{curves[0].task}: as much as seeds vary, such an experiment finds a difference of {100 * EXAMPLE:.0f} % "
         f"({EXAMPLE * level:.1f}) between two of these means in {100 * found:.0f} of 100 tries, and one of "
-        f"{100 * least / level:.0f} % ({least:.1f}) in 80 (t test at 5 %)."
+        f"{100 * least / level:.0f} % ({least:.1f}) in 80 (Welch's t test at 5 %)."
     )

@@ -42,10 +42,10 @@ from rlrep.experiments.results.runs import (
     read_config,
     read_returns,
     read_run,
-    select,
 )
 from rlrep.experiments.results.seeds import Curve, group_runs, renamed
 from rlrep.experiments.results.tables import write_csv
+from rlrep.experiments.yaml_files import value_of
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def draw_run(folder: Path, out: Path) -> None:
     with suppress(RunError):
         config = read_config(folder)
     draw_random_policy(panel, [random_return(folder, config)])
-    title = f"{config.get('task')}, {select(config, 'agent.name')}, seed {config.get('seed')}"
+    title = f"{config.get('task')}, {value_of(config, 'agent.name')}, seed {config.get('seed')}"
     panel.set_title(shortened(title if config else folder.name))
     figure.supylabel("episode return")
     finish(panel, counted(config), min(least))

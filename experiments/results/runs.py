@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlrep.experiments.yaml_files import UnusableYaml, differences, read_yaml
+from rlrep.experiments.yaml_files import UnusableYaml, differences, read_yaml, value_of
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,11 @@ INCIDENTAL = {
     "resume",
     "imports",
     "device",
+    "env_timeout",
     "dataset",
     "data",
     "cache",
+    "offline.cache",
     "skip_corrupt",
     "replay_storage",
     "rendering",
@@ -103,7 +105,7 @@ class Run:
         Raises:
             RunError: the configuration has no such key.
         """
-        value = select(self.config, key, _ABSENT)
+        value = value_of(self.config, key, _ABSENT)
         if value is _ABSENT:
             known = ", ".join(map(str, self.config))
             raise RunError(f"{self.folder}: {CONFIG} has no value at {key}; its keys are: {known}")
@@ -127,7 +129,7 @@ def counted(config: Config) -> str:
 
 def data_name(config: Config) -> str:
     """The level of a run's offline data, else the last distinctive part of their path."""
-    if (level := select(config, "data.level")) is not None:
+    if (level := value_of(config, "data.level")) is not None:
         return str(level)
     path = Path(str(config["dataset"]))
     return telling_part(Path(path.parent, path.stem))
@@ -179,16 +181,6 @@ def read_config(folder: Path) -> Config:
         return read_yaml(folder / CONFIG, resolve=False)
     except (OSError, UnusableYaml) as error:
         raise RunError(f"{folder}: cannot read {CONFIG} ({error}); every run writes it at its start") from error
-
-
-def select(config: Config, key: str, default: Any = None) -> Any:
-    """The value of a dotted key."""
-    value: Any = config
-    for name in key.split("."):
-        if not isinstance(value, Mapping) or name not in value:
-            return default
-        value = value[name]
-    return value
 
 
 def read_run(folder: Path) -> Run:
@@ -283,9 +275,9 @@ def random_return(folder: Path, config: Config) -> float | None:
     """
     if (scored := read_column(folder / RANDOM, "episode_return")).size:
         return float(scored.mean())
-    if isinstance(recorded := select(config, "data.random_return"), int | float):
+    if isinstance(recorded := value_of(config, "data.random_return"), int | float):
         return float(recorded)
-    steps, repeat = (select(config, key) for key in ("agent.num_expl_steps", "action_repeat"))
+    steps, repeat = (value_of(config, key) for key in ("agent.num_expl_steps", "action_repeat"))
     if "dataset" in config or not (isinstance(steps, int) and isinstance(repeat, int)):
         return None
     try:

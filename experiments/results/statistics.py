@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, isnan, nan, sqrt
+from math import isnan, nan, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import OptimizeResult, brentq, minimize
-from scipy.special import log_ndtr, nctdtr, ndtri, stdtr, stdtrit
+from scipy.optimize import OptimizeResult, minimize
+from scipy.special import log_ndtr, ndtri, stdtr, stdtrit
 
-Array = NDArray[np.float64]
+from rlrep.experiments.results.runs import Array
+
 Scores = Sequence[Array]
 """An array for each task, (..., runs): the last axis counts the runs of the task."""
 
@@ -168,38 +169,6 @@ def seed_mean(values: Array) -> Estimate:
     """The mean of (seeds,) values, with its t interval from `FEWEST` seeds on; nan of none."""
     found = over_seeds(np.asarray(values, float)[:, None])
     return Estimate(float(found.mean[0]), float(found.low[0]), float(found.high[0]))
-
-
-def power(difference: float, spreads: Sequence[float], seeds: Sequence[int]) -> float:
-    """The probability that such an experiment finds a difference between two of its means, by a t test at 5 %.
-
-    Args:
-        difference: the true difference of the two means.
-        spreads: standard deviation over seeds of each of at least two groups.
-        seeds: in each group, at least two.
-
-    Returns:
-        nan for fewer groups or seeds, or where no group varies.
-    """
-    freedom = sum(seeds) - len(seeds)
-    if len(seeds) < 2 or min(seeds) < 2:
-        return nan
-    spread = sqrt(sum((n - 1) * deviation**2 for deviation, n in zip(spreads, seeds, strict=True)) / freedom)
-    if not 0 < spread < inf:
-        return nan
-    shift = abs(difference) / (spread * sqrt(2 * sum(1 / n for n in seeds) / len(seeds)))
-    critical = float(stdtrit(freedom, 0.975))
-    return float(1 - nctdtr(freedom, shift, critical) + nctdtr(freedom, shift, -critical))
-
-
-def detectable(spreads: Sequence[float], seeds: Sequence[int]) -> float:
-    """The difference between two means that such an experiment finds in 80 of 100 tries; nan where `power` is."""
-    high = 1.0
-    while (found := power(high, spreads, seeds)) < 0.8:
-        high *= 2
-    if isnan(found):
-        return nan
-    return float(brentq(lambda difference: power(difference, spreads, seeds) - 0.8, 0.0, high))
 
 
 def interquartile_mean(scores: Scores) -> Array:

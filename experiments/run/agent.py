@@ -150,7 +150,7 @@ class AgentRun(Run):
             self.stop.check()  # an evaluation takes minutes; a resumed run repeats it
             return self.act(observation, eval_mode=True)
 
-        told = self.log.progress.during("evaluating", config.num_eval_episodes)
+        told = self.log.progress.evaluating(config.num_eval_episodes)
         evaluation = evaluate(policy, self.eval_env, config.num_eval_episodes, config.save_video, envs, told)
         if not np.isfinite(evaluation.returns).all():
             raise TrainingError(

@@ -12,6 +12,7 @@ import torch
 from rlrep import PixelEncoder
 from rlrep.data import EpisodeDataset
 from rlrep.encoder_files import SHIPPED, WEIGHTS
+from rlrep.envs.noise import options_of as noise_options
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.results.runs import read_column
 from rlrep.experiments.run.checkpoint import CONFIG
@@ -19,7 +20,7 @@ from rlrep.experiments.run.config_file import load_as
 from rlrep.experiments.run.options import options_of
 from rlrep.experiments.run.pretrain_config import ENVIRONMENT, PretrainConfig
 from rlrep.experiments.run.pretrained import DESCRIPTION
-from rlrep.experiments.run.pretraining import ENCODER
+from rlrep.experiments.run.pretraining import ENCODER, action_repeat
 from rlrep.experiments.run.sections import NoiseConfig
 from rlrep.experiments.run.sources import play
 from rlrep.objectives import find_objective
@@ -93,7 +94,7 @@ def write_card(name: str, run: Path, folder: Path, command: str, frames: int) ->
     for pictures in {in_words(noise): noise for noise in (clean, config.noise)}.values():
         asked_of = replace(config, noise=pictures, seed=config.seed + OTHER_EPISODES, num_frames=frames)
         with TemporaryDirectory() as played:
-            data = play(asked_of, Path(played))
+            data = play(asked_of, Path(played), state=True)
         question, target = asked(data)
         both = [knowledge(each, data, target) for each in (encoder, untrained)]
         scores.append(f"| {in_words(pictures)} | {' | '.join(map(str, both))} |")
@@ -101,13 +102,12 @@ def write_card(name: str, run: Path, folder: Path, command: str, frames: int) ->
     best = losses.argmin()
     for file in (WEIGHTS, DESCRIPTION):
         write_atomically(folder / file, (run / ENCODER / file).read_bytes())
-    stack, repeat = config.frame_stack, config.env.get("action_repeat", 1)
     card = CARD.format(
         name=name,
         task=config.source.removeprefix(ENVIRONMENT),
         address=SHIPPED + name,
         shape=encoder.observation_shape,
-        frames_in_words=f"{stack} RGB frames, {repeat} steps apart, oldest first" if stack > 1 else "one RGB frame",
+        frames_in_words=frames_in_words(config),
         repr_dim=encoder.repr_dim,
         parameters=sum(parameter.numel() for parameter in encoder.parameters()),
         size=(folder / WEIGHTS).stat().st_size / 1000,
@@ -143,9 +143,29 @@ def knowledge(encoder: PixelEncoder, data: EpisodeDataset, target: torch.Tensor)
     return probe_folds(features, target, groups=torch.from_numpy(episode), folds=FOLDS)
 
 
+def frames_in_words(config: PretrainConfig) -> str:
+    """The frames of an observation, in words."""
+    if config.frame_stack == 1:
+        return "one RGB frame"
+    apart = action_repeat(config.source.removeprefix(ENVIRONMENT), config.env)
+    return f"{config.frame_stack} RGB frames, {apart} step{'s' * (apart != 1)} apart, oldest first"
+
+
 def in_words(noise: NoiseConfig) -> str:
     """The noise on the pictures, in words."""
     if noise.kind is None:
         return "clean"
-    how = " that drift on by themselves" if noise.persistence else ", drawn anew in each frame"
-    return f"covered by {noise.num_shapes} coloured shapes of {noise.size:.0%} of the picture's side{how}"
+    shapes = f"covered by {noise.num_shapes} coloured shapes of {noise.size:.0%} of the picture's side"
+    what, moving = {
+        "shapes": (shapes, "that drift on by themselves"),
+        "drift": (shapes, "that drift to the right and down by themselves"),
+        "pixels": (f"with offsets of up to {noise.size:.0%} on all values", "that change by themselves"),
+        "camera": (f"seen by a camera of strength {noise.strength:g}", "that moves by itself"),
+        "color": (f"in a light of strength {noise.strength:g}", "that changes by itself"),
+        "video": (f"mixed with videos, at most {noise.strength:.0%} of a pixel,", "that play by themselves"),
+    }[noise.kind]
+    where = " in the background" if noise.background_only and "background_only" in noise_options(noise.kind) else ""
+    if noise.persistence == 0:
+        return f"{what}{where}, drawn anew in each frame"
+    anew = f", drawn anew in {100 * (1 - noise.persistence):.3g}% of the frames" if noise.persistence < 1 else ""
+    return f"{what}{where} {moving}{anew}"

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlrep.experiments.run.options import ConfigError, Option, describe, options_of, refusals, value_of, without_effect
+from rlrep.experiments.run.options import ConfigError, Option, describe, options_of, refusals, without_effect
 from rlrep.experiments.run.stop import EarlyStop, end_by_signals
+from rlrep.experiments.yaml_files import value_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -14,8 +14,9 @@ from rlrep.experiments.run.config_file import register
 from rlrep.experiments.run.device import check_storage, resolve_device
 from rlrep.experiments.run.learner_options import check_options, defaults_of, objective_defaults
 from rlrep.experiments.run.names import short_name
-from rlrep.experiments.run.options import ConfigError, check, option, section, value_of
+from rlrep.experiments.run.options import ConfigError, check, option, section
 from rlrep.experiments.run.sections import ARCHITECTURE, AgentEncoderConfig, NoiseConfig, WandbConfig, idle_noise
+from rlrep.experiments.yaml_files import value_of
 from rlrep.objectives import find_objective
 
 # Entries of an agent's configuration besides its options: its name in plots, its class, and its purpose.

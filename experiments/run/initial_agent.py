@@ -16,10 +16,10 @@ from rlrep.agents.schedule import parse_schedule
 from rlrep.experiments.run.checkpoint import CHECKPOINT, CONFIG, fitting, load_checkpoint
 from rlrep.experiments.run.config import RunConfig
 from rlrep.experiments.run.offline_config import OfflineConfig, load
-from rlrep.experiments.run.options import ConfigError, options_of, value_of
+from rlrep.experiments.run.options import ConfigError, options_of, shown
 from rlrep.experiments.run.sections import ARCHITECTURE, FilesConfig
 from rlrep.experiments.run.train_config import TrainConfig
-from rlrep.experiments.yaml_files import differences, flat
+from rlrep.experiments.yaml_files import differences, flat, value_of
 from rlrep.kept import KeptEmbeddings
 
 # Options that weights and optimizers depend on; all others may change.
@@ -48,15 +48,15 @@ def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:
         take_data(config, initial.dataset, initial)
     there, here = ({"noise": each.noise.settings, "env": each.env} for each in (initial, config))
     if changed := differences(there, here):
-        of_init, own = (" ".join(f"{name}={as_typed(pair[i])}" for name, pair in changed.items()) for i in (0, 1))
+        of_init, own = (" ".join(f"{name}={shown(pair[i])}" for name, pair in changed.items()) for i in (0, 1))
         print(f"note: init={config.init} has {of_init}, this run {own}: its environment is another", file=sys.stderr)
     ours, theirs = described(config), described(initial)
     different = [name for name in ours if name in theirs and ours[name] != theirs[name]]
     if different:
         raise ConfigError(
             f"init={config.init} holds another agent than this run's: it has "
-            f"{' '.join(f'{name}={as_typed(theirs[name])}' for name in different)}, this run "
-            f"{' '.join(f'{name}={as_typed(ours[name])}' for name in different)}. Give the run the values of init"
+            f"{' '.join(f'{name}={shown(theirs[name])}' for name in different)}, this run "
+            f"{' '.join(f'{name}={shown(ours[name])}' for name in different)}. Give the run the values of init"
         )
 
 
@@ -92,12 +92,6 @@ def described(config: RunConfig) -> dict[str, object]:
     observation = {name: getattr(config, name) for name in OBSERVATION}
     agent = {"agent": config.agent["algorithm"], "objectives": config.objectives, "update": config.update}
     return observation | agent | encoder | shapes
-
-
-def as_typed(value: object) -> str:
-    if isinstance(value, list):
-        return f"[{','.join(map(str, value))}]"
-    return "null" if value is None else str(value)
 
 
 def load_agent(agent: Agent, folder: Path) -> None:

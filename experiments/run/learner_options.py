@@ -7,7 +7,8 @@ from typing import Any, get_type_hints
 
 from rlrep import OBJECTIVES, Objective, bounds
 from rlrep.bounds import Bounds
-from rlrep.experiments.run.options import ConfigError, is_a
+from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.yaml_files import is_a
 from rlrep.registry import look_up, parameters_of
 
 # Arguments of agents and objectives that are not options.

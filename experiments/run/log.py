@@ -38,7 +38,7 @@ class UpdateMetrics:
         counter: the unit of an update's number.
     """
 
-    def __init__(self, counter: str = "frame") -> None:
+    def __init__(self, counter: str) -> None:
         self.counter = counter
         self.frames: list[int] = []
         # Updates with metrics of the same names, and their positions in `frames`.
@@ -143,15 +143,15 @@ class Progress:
         if self.bar.disable and time.monotonic() >= self.next_line:
             self.print_line()
 
-    def during(self, name: str, total: int) -> Callable[[int], None]:
-        """A progress callback for a subtask of `total` units; a call with `total` ends it.
+    def evaluating(self, total: int) -> Callable[[int], None]:
+        """A progress callback for an evaluation of `total` episodes; a call with `total` ends it.
 
-        A log shows no line for a short subtask: the next line has its result."""
+        A log shows no line for a short evaluation: the next line has its result."""
         since = time.monotonic()
 
         def told(count: int) -> None:
-            self.shown.pop(name, None)
-            self.show({name: f"{count} of {total}"} if count < total else {})
+            self.shown.pop("evaluating", None)
+            self.show({"evaluating": f"{count} of {total}"} if count < total else {})
             if not self.bar.disable or time.monotonic() >= since + SECONDS_BETWEEN_LINES / 3:
                 self.tell(self.count)
 
@@ -215,9 +215,7 @@ class Log:
         counter: the unit of the count, and the name of its column.
     """
 
-    def __init__(
-        self, config: RunConfig, folder: Path, count: int, evaluated: int, total: int, counter: str = "frame"
-    ) -> None:
+    def __init__(self, config: RunConfig, folder: Path, count: int, evaluated: int, total: int, counter: str) -> None:
         self.counter = counter
         self.tables = {
             "train": CsvLog(folder / "train.csv", count, counter),
@@ -239,14 +237,6 @@ class Log:
             from torch.utils.tensorboard import SummaryWriter
 
             self.tensorboard = SummaryWriter(folder / "tensorboard", purge_step=count + 1)
-
-    @property
-    def rate(self) -> float:
-        """Counts per second."""
-        return self.progress.rate
-
-    def advance(self, count: int) -> None:
-        self.progress.advance(count)
 
     def row(self, table: str, row: dict[str, Any], note: str = "") -> None:
         """Adds a row to `train` or `eval`; it has at least the counter, and in `eval` also `episode_return`.
@@ -289,7 +279,7 @@ class Log:
             self.wandb.finish()
 
 
-def start_wandb(config: Any, folder: Path, counter: str = "frame") -> Any:
+def start_wandb(config: Any, folder: Path, counter: str) -> Any:
     """A run of Weights & Biases; the folder stores its id, so that a resumed run continues it.
 
     Raises:

@@ -74,13 +74,13 @@ class OfflineRun(AgentRun):
         self.updates += 1
         if self.checkpoint_due or self.updates % self.config.log_every_updates == 0:
             self.write_row()
-        self.log.advance(self.updates)
+        self.log.progress.advance(self.updates)
 
     def write_row(self) -> None:
         """Writes the means of the metrics since the last row, if there were updates since."""
         means = self.metrics.mean()
         if means:
-            self.log.row("train", {"update": self.updates, "updates_per_second": self.log.rate, **means})
+            self.log.row("train", {"update": self.updates, "updates_per_second": self.log.progress.rate, **means})
 
     def finish(self) -> None:
         self.write_row()

@@ -18,10 +18,10 @@ from rlrep.experiments.run.checkpoint import CONFIG
 from rlrep.experiments.run.config import RunConfig, settle
 from rlrep.experiments.run.config_file import explanation, load_as, register, typed_as
 from rlrep.experiments.run.names import as_folder, import_modules, located
-from rlrep.experiments.run.options import ConfigError, defaults, option, value_of
+from rlrep.experiments.run.options import ConfigError, defaults, option
 from rlrep.experiments.run.sections import FilesConfig
 from rlrep.experiments.run.train_config import TrainConfig
-from rlrep.experiments.yaml_files import UnusableYaml, read_yaml
+from rlrep.experiments.yaml_files import UnusableYaml, read_yaml, value_of
 
 if TYPE_CHECKING:
     from rlrep.data import Provenance

@@ -227,9 +227,12 @@ class OnlineRun(AgentRun):
         )
         self.observation = next_observation
         self.step += self.config.num_envs
-        self.log.advance(self.count)
+        self.log.progress.advance(self.count)
 
-        self.taken = [] if done[0] else [*self.taken, action]
+        if done[0]:
+            self.taken.clear()
+        elif self.num_envs == 1:
+            self.taken.append(action)
         self.episode_return += reward
         self.episode_length += 1
         metrics = self.metrics.mean() if done.any() else {}
@@ -280,7 +283,7 @@ class OnlineRun(AgentRun):
             "episode_length": length,
             "updates": self.updates,
             "steps_per_update": self.steps_with_updates / self.updates if self.updates else 0.0,
-            "frames_per_second": self.log.rate,
+            "frames_per_second": self.log.progress.rate,
         }
         self.log.row("train", row | metrics)
         self.log.name_random_policy(self.agent.num_expl_steps * self.config.action_repeat)

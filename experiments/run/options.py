@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING
 
 from rlrep.bounds import Bounds
+from rlrep.experiments.yaml_files import value_of
 from rlrep.registry import look_up
 
 HELP_COLUMN = 34
@@ -122,15 +122,6 @@ def without_effect(typed: str, known: Option) -> ConfigError:
     return ConfigError(f"{typed} has no effect without {needed}: give that too, or leave {typed.partition('=')[0]} out")
 
 
-def value_of(config: Any, name: str) -> Any:
-    """The value of an option such as ``encoder.channels``; None if it does not exist."""
-    for part in name.split("."):
-        config = config.get(part) if isinstance(config, Mapping) else getattr(config, part, None)
-        if config is None:
-            return None
-    return config
-
-
 def describe(schema: type) -> Iterator[str]:
     """A line for each option: its text and its meaning."""
     indent = " " * HELP_COLUMN
@@ -145,39 +136,9 @@ def describe(schema: type) -> Iterator[str]:
 
 
 def shown(value: Any) -> str:
-    """A default as users type it."""
+    """A value as users type it."""
     if isinstance(value, dict):
         return "{…}" if value else "{}"
     if isinstance(value, list):
         return f"[{','.join(map(str, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def is_a(value: Any, hint: Any) -> bool:
-    """Whether a value of a configuration file has an annotated type; whole numbers are also floats.
-
-    Types without values in configuration files always pass.
-    """
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return is_a(value, arguments[0])
-    if origin in (Union, UnionType):
-        return any(is_a(value, each) for each in arguments)
-    if hint is Any or hint is NoneType:
-        return hint is Any or value is None
-    if origin is Literal:
-        return value in arguments
-    if hint is bool or isinstance(value, bool):
-        return isinstance(value, bool) and hint is bool
-    if hint in (int, float):
-        return isinstance(value, int) or (hint is float and isinstance(value, float))
-    if hint is str or isinstance(value, str):
-        return hint is str and isinstance(value, str)
-    if isinstance(value, list | tuple) and isinstance(origin, type) and issubclass(list, origin):
-        return all(is_a(each, arguments[0]) for each in value) if arguments else True
-    if isinstance(value, list | tuple) and origin is tuple:
-        return all(is_a(each, arguments[0]) for each in value)
-    return not isinstance(origin or hint, type) or isinstance(value, origin or hint)
-
-
-__all__ = ["ConfigError", "Option", "check", "defaults", "describe", "is_a", "option", "options_of", "section"]

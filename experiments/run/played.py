@@ -12,7 +12,7 @@ import numpy as np
 
 from rlrep.data.formats.npz import load_arrays
 from rlrep.data.reading import Unreadable, read_json
-from rlrep.data.record import Rows
+from rlrep.data.record import Recorded
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.yaml_files import differences
 
@@ -50,7 +50,7 @@ class PlayedEpisodes:
         write_atomically(self.folder / SETTINGS, json.dumps(self.settings, indent=1).encode())
         self.are_others = False
 
-    def read(self, number: int, most: int) -> Rows | None:
+    def read(self, number: int, most: int) -> Recorded | None:
         """An episode of up to `most` frames, see `Recorder.episode`; None if it is missing or damaged."""
         if self.are_others:
             return None
@@ -65,7 +65,7 @@ class PlayedEpisodes:
             {"action": np.concatenate([action, np.zeros_like(action[:1])])} if len(action) else {}
         )
 
-    def write(self, number: int, rows: Rows) -> None:
+    def write(self, number: int, rows: Recorded) -> None:
         """Writes an episode in a format that `open_video` also reads: without the action at the last frame."""
         if self.are_others:
             self._begin_anew()

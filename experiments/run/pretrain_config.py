@@ -15,8 +15,9 @@ from rlrep.experiments.run.config_file import register, typed_as
 from rlrep.experiments.run.device import resolve_device
 from rlrep.experiments.run.learner_options import check_options
 from rlrep.experiments.run.names import as_folder, import_modules, short_name
-from rlrep.experiments.run.options import ConfigError, defaults, option, options_of, section, value_of
+from rlrep.experiments.run.options import ConfigError, defaults, option, options_of, section
 from rlrep.experiments.run.sections import EncoderConfig, FilesConfig, idle_noise
+from rlrep.experiments.yaml_files import value_of
 from rlrep.objectives import find_objective
 from rlrep.registry import parameters_of
 

@@ -8,6 +8,7 @@ that draw, reconstructions.png.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from pathlib import Path
@@ -241,6 +242,13 @@ def pretrain(composed: DictConfig) -> Path:
     return conduct(open_pretraining, composed)
 
 
+def action_repeat(task: str, env: Mapping[str, Any]) -> int:
+    """The steps between two frames of an environment with the options `env`."""
+    from rlrep.envs.make import usual_action_repeat  # imports a simulator, which no other source needs
+
+    return int(env.get("action_repeat") or usual_action_repeat(task))
+
+
 def training(folder: Path, composed: DictConfig) -> str:
     """The command that trains an agent on the encoder in a run's folder."""
     source = str(composed.source)
@@ -251,10 +259,8 @@ def training(folder: Path, composed: DictConfig) -> str:
     ]
     task, repeat = "TASK", None
     if source.startswith(ENVIRONMENT):
-        from rlrep.envs.make import usual_action_repeat  # imports a simulator, which no other source needs
-
         task = source.removeprefix(ENVIRONMENT)
-        repeat = composed.env.get("action_repeat") or usual_action_repeat(task)
+        repeat = action_repeat(task, composed.env)
     settings += [] if torch.cuda.is_available() else ["preset=cpu"]
     settings += [] if repeat is None else [f"action_repeat={repeat}"]
     return f"python -m rlrep.experiments.train {shlex.join([f'task={task}', *settings])}"

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from rlrep.contrast import is_distributed
+
 # Ranks wait for the first one's evaluations.
 PATIENCE = timedelta(hours=2)
 
@@ -44,11 +46,11 @@ def joined(device: str) -> Iterator[str]:
 
 
 def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if is_distributed() else 1
 
 
 def share(name: str, total: int) -> int:

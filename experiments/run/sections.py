@@ -10,7 +10,8 @@ from rlrep.encoders import ACTIVATIONS, PRECISIONS
 from rlrep.envs.distractors import KINDS
 from rlrep.envs.noise import options_of
 from rlrep.experiments.run.clips import read_clips
-from rlrep.experiments.run.options import option, value_of
+from rlrep.experiments.run.options import option
+from rlrep.experiments.yaml_files import value_of
 
 # The keyword arguments of `PixelEncoder` that determine its weights.
 ARCHITECTURE = ("channels", "strides", "out_dim", "activation")

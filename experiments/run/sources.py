@@ -12,7 +12,7 @@ from hydra.utils import to_absolute_path
 
 from rlrep.data import EpisodeDataset, open_video
 from rlrep.data.decode import WithoutActions
-from rlrep.data.record import Recorder, Rows, gathered
+from rlrep.data.record import Recorded, Recorder, gathered
 from rlrep.envs import EpisodeSeeds, make_env, task_name
 from rlrep.experiments.run.config import check_env
 from rlrep.experiments.run.data import format_of
@@ -94,14 +94,21 @@ def split(data: EpisodeDataset, config: PretrainConfig) -> tuple[EpisodeDataset,
     return cut.select(np.array([0])), cut.select(np.array([1]))
 
 
-def play(config: PretrainConfig, folder: Path) -> EpisodeDataset:
+def play(config: PretrainConfig, folder: Path, state: bool = False) -> EpisodeDataset:
     """Plays `num_frames` frames of an environment under random actions, with noise if configured. `folder` stores whole
-    episodes, which are not played again."""
+    episodes, which are not played again; with `state`, which it does not store, it must be empty.
+
+    Raises:
+        ValueError: with `state`, if some episodes lack it.
+    """
     options = {"frame_stack": config.frame_stack, "max_gap": config.horizon, "seed": config.seed}
-    return gathered(played(config, folder), config.num_frames, **options)
+    episodes = played(config, folder)
+    if not state:
+        episodes = ({name: rows[name] for name in rows.keys() & {"frame", "action"}} for rows in episodes)
+    return gathered(episodes, config.num_frames, **options)
 
 
-def played(config: PretrainConfig, folder: Path) -> Iterator[Rows]:
+def played(config: PretrainConfig, folder: Path) -> Iterator[Recorded]:
     """Episodes with `num_frames` frames in total; the last one is cut."""
     name = task_name(config.source.removeprefix(ENVIRONMENT))
     settings = {"task": name, "num_frames": config.num_frames, "seed": config.seed, **arguments(config)}

@@ -16,8 +16,9 @@ from rlrep.experiments.run.config import RunConfig, settle
 from rlrep.experiments.run.config_file import load_as, register, typed_as
 from rlrep.experiments.run.learner_options import defaults_of
 from rlrep.experiments.run.names import as_folder, import_modules, located, short_name
-from rlrep.experiments.run.options import ConfigError, defaults, option, section, value_of
+from rlrep.experiments.run.options import ConfigError, defaults, option, section
 from rlrep.experiments.run.sections import OfflineShareConfig
+from rlrep.experiments.yaml_files import value_of
 
 # DrQ-v2's schedules by difficulty of the task (arXiv 2107.09645, table 4), in agent steps.
 EASY = {

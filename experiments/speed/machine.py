@@ -32,3 +32,8 @@ def describe_machine(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "date": datetime.now().astimezone().isoformat(timespec="minutes"),
     }
+
+
+def machine_line() -> str:
+    """Processor, cores and torch, in a line for the records of studies, which run on CPUs."""
+    return "{processor}, {cores} cores, torch {torch}".format(**describe_machine("cpu"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from rlrep.envs import environment_spec
+from rlrep.experiments.files import check_writable
 from rlrep.experiments.run.device import resolve_device
 from rlrep.experiments.speed.measure import AGENTS, REFERENCE
 from rlrep.registry import look_up
@@ -124,10 +124,8 @@ def parse(words: Sequence[str]) -> Options:
 def check_out(path: Path) -> None:
     """Refuses a file that is not writable, before the first measurement."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        check_writable(path.parent)
     except (OSError, ValueError) as error:  # of a null byte, which no file can have in its name
         raise BadOption(f"out={path} can't be written: {error}") from error

@@ -70,8 +70,8 @@ def size(values: Iterable[Any]) -> int:
     return sum(tensors.values())
 
 
-def busiest(call: Callable[[], object], device: torch.device, most: int = 20) -> list[dict[str, Any]]:
-    """Where the time of one call goes: the `most` busiest kernels on CUDA, elsewhere torch's operations, the busiest
+def busiest(call: Callable[[], object], device: torch.device) -> list[dict[str, Any]]:
+    """Where the time of one call goes: the 20 busiest kernels on CUDA, elsewhere torch's operations, the busiest
     first, with its launches and their total seconds, without what it calls."""
     cuda = device.type == "cuda"
     synchronize(device)
@@ -79,7 +79,7 @@ def busiest(call: Callable[[], object], device: torch.device, most: int = 20) ->
         call()
         synchronize(device)
     microseconds = attrgetter("self_device_time_total" if cuda else "self_cpu_time_total")
-    events = sorted(found.key_averages(), key=microseconds, reverse=True)[:most]
+    events = sorted(found.key_averages(), key=microseconds, reverse=True)[:20]
     return [{"name": event.key, "seconds": microseconds(event) / 1e6, "launches": event.count} for event in events]
 
 

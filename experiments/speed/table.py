@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from rlrep.experiments.results.tables import Line, markdown
-
-Row = dict[str, Any]
+from rlrep.experiments.speed.measure import Row
 
 
 def report(machine: Row, rows: Sequence[Row], left_out: Mapping[str, str]) -> str:

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlrep import OBJECTIVES
+from rlrep.experiments.results.runs import Array
 from rlrep.experiments.video_study.jobs import GIVEN_ACTIONS, VARIANTS
-
-Array = NDArray[np.float64]
 
 METHODS = {
     "oracle": "oracle state",

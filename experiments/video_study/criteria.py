@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar
 
+from rlrep.experiments.files import git
 from rlrep.experiments.results.statistics import FEWEST
 from rlrep.experiments.video_study.cells import DOMAINS, METHODS, NOISES, Cell, LockCell
 from rlrep.experiments.video_study.jobs import LENGTHS
-from rlrep.experiments.yaml_files import read_yaml
-from rlrep.registry import look_up, unknown
+from rlrep.experiments.yaml_files import built, read_yaml
+from rlrep.registry import look_up
 
-T = TypeVar("T")
 S = TypeVar("S", bound="OverSeeds")
 FOLDER = Path(__file__).parents[1] / "reports" / "theory"
 FILE = FOLDER / "criteria.yaml"
@@ -291,7 +291,7 @@ def read_criteria(path: Path = FILE) -> Criteria:
         values = dict(read_yaml(path))
         for name, kind in {"P1": Iid, "P2": Exogenous, "P3": Drawn, "P4": Growths, "P5": Phases}.items():
             values[name] = built(kind, values.get(name), f"{name}.")
-        criteria = built(Criteria, values, "", ORIGIN)
+        criteria = built(Criteria, values, own=ORIGIN)
         check(criteria)
     return replace(criteria, **provenance(path))
 
@@ -307,7 +307,7 @@ def read_over_seeds(kind: type[S], path: Path) -> S:
     level that is no probability.
     """
     with only_usable(path):
-        criteria = built(kind, dict(read_yaml(path)), "", ORIGIN)
+        criteria = built(kind, read_yaml(path), own=ORIGIN)
         for what, known in (("method", METHODS), ("noise", NOISES)):
             for role in ROLES[what]:
                 named = getattr(criteria, role, ())
@@ -334,25 +334,6 @@ def provenance(path: Path) -> dict[str, Any]:
     frozen, commit = last_commit(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return dict(name=path.name, content=read_yaml(path), digest=digest, frozen=frozen, commit=commit)
-
-
-def built(kind: type[T], values: Any, prefix: str, own: set[str] = frozenset()) -> T:  # type: ignore[assignment]
-    """A dataclass from the file's values, each of the type that it is declared with."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{prefix.rstrip('.')} must be a mapping of names")
-    asked = {f.name for f in fields(kind)} - own  # type: ignore[arg-type]
-    if missing := sorted(asked - values.keys()):
-        raise ValueError(f"{prefix}{missing[0]} is missing")
-    for name in values:
-        if name not in asked:
-            raise unknown("criterion", f"{prefix}{name}", [f"{prefix}{each}" for each in asked])
-    types = get_type_hints(kind)
-    for name, value in values.items():
-        if types[name] in (float, int, str) and (
-            isinstance(value, bool) or not isinstance(value, (int, float) if types[name] is float else types[name])
-        ):
-            raise ValueError(f"{prefix}{name} is {value!r}, expected {types[name].__name__}")
-    return kind(**values)
 
 
 def check(criteria: Criteria) -> None:
@@ -386,17 +367,13 @@ def check(criteria: Criteria) -> None:
 
 def last_commit(path: Path) -> tuple[datetime | None, str]:
     """When the file was committed as it is now, and in which commit; (None, "") if that is unknown."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(path.parent), *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
+    folder, name = path.parent, path.name
     try:
         # In a shallow clone, every file seems to date from its oldest commit.
-        whole = git("rev-parse", "--is-shallow-repository") == "false"
-        if not whole or git("status", "--porcelain", "--", path.name):
+        whole = git(folder, "rev-parse", "--is-shallow-repository") == "false"
+        if not whole or git(folder, "status", "--porcelain", "--", name):
             return None, ""
-        date, _, commit = git("log", "-1", "--format=%cI %h", "--", path.name).partition(" ")
+        date, _, commit = git(folder, "log", "-1", "--format=%cI %h", "--", name).partition(" ")
         return (datetime.fromisoformat(date.replace("Z", "+00:00")), commit) if date else (None, "")
     except (OSError, ValueError, subprocess.CalledProcessError):
         return None, ""

@@ -18,8 +18,9 @@ from matplotlib.patheffects import withStroke
 from scipy.interpolate import PchipInterpolator
 
 from rlrep.envs.gridworld import VectorGridWorld
+from rlrep.experiments.results.runs import Array
 from rlrep.experiments.video_study import phase
-from rlrep.experiments.video_study.cells import METHODS, Array, Results
+from rlrep.experiments.video_study.cells import METHODS, Results
 from rlrep.experiments.video_study.criteria import Phases
 from rlrep.experiments.video_study.jobs import Job
 from rlrep.experiments.video_study.verdicts import percent

@@ -13,7 +13,7 @@ from scipy.spatial.distance import pdist
 from rlrep.data import EpisodeDataset
 from rlrep.envs.gridworld import MAX_STEPS, VectorGridWorld, grid_table
 from rlrep.envs.noise import NoiseProcess
-from rlrep.experiments.video_study.cells import Array
+from rlrep.experiments.results.runs import Array
 from rlrep.experiments.video_study.domain import Samples, Settings, noise_picture
 from rlrep.experiments.video_study.ppo import GridVecEnv
 

@@ -24,10 +24,9 @@ from torch import Tensor, nn
 
 from rlrep.encoders import PixelEncoder, mlp, to_unit_scale
 from rlrep.envs.combination_lock import CombinationLock
+from rlrep.experiments.results.runs import Array
 from rlrep.experiments.video_study.jobs import LockJob
 from rlrep.registry import look_up
-
-Array = npt.NDArray[np.float64]
 
 MAX_GAP = 3
 CLIPS = 5000

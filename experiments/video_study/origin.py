@@ -77,7 +77,7 @@ def claim(folder: Path) -> None:
             f"(--report reports on them, as exploratory)"
         )
     theirs = read_content(path)
-    found = [*changed(theirs.get("criteria", {}), ours["criteria"], "criteria")]
+    found = [*changed(theirs.get("criteria", {}), ours["criteria"])]
     if names := other(theirs.get("code", {}), ours["code"]):
         more = f" and {len(names) - SHOWN} more files" if len(names) > SHOWN else ""
         found.append(f"code ({', '.join(names[:SHOWN])}{more})")
@@ -88,13 +88,13 @@ def claim(folder: Path) -> None:
         )
 
 
-def changed(theirs: Any, ours: Mapping[str, Any], what: str) -> list[str]:
-    """The settings that differ, in words; empty if none does."""
+def changed(theirs: Any, ours: Mapping[str, Any]) -> list[str]:
+    """The criteria that differ, in words; empty if none does."""
     if not isinstance(theirs, dict):
-        return [what]
+        return ["criteria"]
     found = differences(ours, theirs)
     told = [f"{name} is {there} there and {here} here" for name, (here, there) in found.items()]
-    return [f"{what} ({', '.join(told)})"] if told else []
+    return [f"criteria ({', '.join(told)})"] if told else []
 
 
 def other(theirs: Any, ours: Mapping[str, str]) -> list[str]:

@@ -8,8 +8,9 @@ from math import isfinite, nan
 
 import numpy as np
 
+from rlrep.experiments.results.runs import Array
 from rlrep.experiments.results.statistics import over_seeds
-from rlrep.experiments.video_study.cells import DOMAINS, METHODS, Array, Cell, Results, by, select, values
+from rlrep.experiments.video_study.cells import DOMAINS, METHODS, Cell, Results, by, select, values
 from rlrep.experiments.video_study.criteria import Phases, read_criteria
 from rlrep.experiments.video_study.jobs import LENGTHS, Job
 

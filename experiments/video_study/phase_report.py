@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from rlrep.experiments.results.runs import Array
 from rlrep.experiments.results.statistics import rank_correlation, seed_mean
 from rlrep.experiments.results.tables import Line, markdown, picture
 from rlrep.experiments.video_study import phase
-from rlrep.experiments.video_study.cells import METHODS, Array, Results, values
+from rlrep.experiments.video_study.cells import METHODS, Results, values
 from rlrep.experiments.video_study.criteria import Phases
 from rlrep.experiments.video_study.jobs import LENGTHS
 from rlrep.experiments.video_study.verdicts import percent

@@ -35,7 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlrep.envs.distractors import HUE_DRIFT, MOVE, Shapes, colour, dark
-from rlrep.experiments.video_study.cells import Array
+from rlrep.experiments.results.runs import Array
 from rlrep.experiments.video_study.gridworld import GridDomain
 
 NUMBERS = ("forward_model", "temporal_contrastive")

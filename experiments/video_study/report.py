@@ -90,7 +90,7 @@ def write_report(cells_folder: Path, out_folder: Path, quick: bool = False) -> l
     """
     results = read_results(cells_folder)
     criteria = read_criteria()
-    judged = verdicts(results, criteria)
+    judged = verdicts(results)
     numbers = phase.numbers(results, criteria.P5)
     pictures = draw(results, out_folder, criteria.P5, numbers)
     blocks = compose(results, judged, pictures, criteria, numbers, quick)

@@ -1,4 +1,4 @@
-"""The study's jobs. Runs those whose cells are missing, in parallel processes or on Ray."""
+"""The study's jobs. Runs those whose cells are missing, in parallel processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from rlrep.experiments.video_study.cells import CORE_METHODS, METHODS, read_cont
 from rlrep.experiments.video_study.criteria import Longer, Replicated, read
 from rlrep.experiments.video_study.jobs import BESIDE, NOISES, UNSEEN, Job, LockJob
 from rlrep.experiments.video_study.origin import claim, stamp
-from rlrep.extras import install
 from rlrep.registry import look_up, parameters_of
 
 SIZES = (0.15, 0.45)  # besides the core's size
@@ -221,7 +220,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     import torch
 
     from rlrep.experiments.run.allocator import keep_pages
-    from rlrep.experiments.speed.machine import describe_machine
+    from rlrep.experiments.speed.machine import machine_line
 
     torch.set_num_threads(1)
     keep_pages()
@@ -235,16 +234,7 @@ def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
 
         row = pixels.run(job, pixels.settings_of(job, quick), folder)
         row["settings"] = job_settings(job, quick)
-    machine = describe_machine("cpu")
-    row = (
-        job.description
-        | row
-        | stamp()
-        | {
-            "seconds": time.perf_counter() - started,
-            "machine": "{processor}, {cores} cores, torch {torch}".format(**machine),
-        }
-    )
+    row = job.description | row | stamp() | {"seconds": time.perf_counter() - started, "machine": machine_line()}
     path = folder / "cells" / f"{job.name}.json"
     write_atomically(path, json.dumps(row, indent=1).encode())
     return path
@@ -345,29 +335,3 @@ def each_once(jobs: Iterable[Job | LockJob]) -> list[Job | LockJob]:
         if job.name not in found or (isinstance(job, Job) and job.ppo_runs is None):
             found[job.name] = job
     return list(found.values())
-
-
-def run_on_ray(jobs: Sequence[Job | LockJob], folder: Path, quick: bool) -> list[str]:
-    """The same as `run_missing`, on a Ray cluster that shares `folder`: the one in RAY_ADDRESS, or else a local one."""
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ValueError(f"ray is not installed: {install('ray')}") from error
-    from rlrep.experiments.run.log import Progress
-
-    missing = without_cell(jobs, folder, quick)
-    ray.init(log_to_driver=False)
-    remote: Any = ray.remote(num_cpus=1, max_calls=1)(run_job)
-    running = {remote.remote(job, folder.resolve(), quick): job for job in missing}
-    failed, left = [], list(running)
-    with closing(Progress("video study", len(jobs), len(jobs) - len(left), "cell")) as progress:
-        while left:
-            done, left = ray.wait(left, timeout=1)
-            for task in done:
-                try:
-                    ray.get(task)
-                except Exception as error:
-                    failed.append(f"{running[task].name}: {str(error).strip().splitlines()[-1]}")
-            progress.advance(len(jobs) - len(left))
-    ray.shutdown()
-    return failed

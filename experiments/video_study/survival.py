@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rlrep.experiments.results.runs import Array
 from rlrep.experiments.results.statistics import Estimate, contrast, holm, seed_mean
 from rlrep.experiments.video_study import phase
-from rlrep.experiments.video_study.cells import METHODS, Array, Cell, Results, by, grouped, select
+from rlrep.experiments.video_study.cells import METHODS, Cell, Results, by, grouped, select
 from rlrep.experiments.video_study.criteria import (
     Arrow,
     FewLabels,

@@ -119,12 +119,11 @@ class Verdict:
         return f"{held} of {len(self.parts)} criteria hold; {what}: {'; '.join(deciding)}"
 
 
-def verdicts(results: Results, criteria: Criteria | None = None) -> list[Verdict]:
+def verdicts(results: Results) -> list[Verdict]:
     """P1 to P3 for each domain that has cells, P4 for the lock, P5 for the phase diagram, if a cell bears on them;
     missing cells leave a criterion undecided.
     """
-    criteria = criteria or read_criteria()
-    found = []
+    criteria, found = read_criteria(), []
     for domain in results.domains:
         cells = [cell for cell in select(results.cells, domain=domain) if cell.study in SWEEPS]
         if not cells:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from rlrep.data.locks import InUse, held
-from rlrep.data.reading import AT_ONCE, CanNotRead, Unreadable, read_json, regular_size
+from rlrep.data.reading import AT_ONCE, CanNotRead, mapped, read_json, regular_size
 from rlrep.data.transitions import sealed, unsealed
 
 FORMAT_VERSION = 2
@@ -128,14 +128,14 @@ def load(folder: Path, made_from: dict[str, Any]) -> Stored | None:
         index = Index(**unsealed((folder / "index.json").read_text()))
         if index.version != FORMAT_VERSION or index.made_from != made_from:
             return None
-        frames = _mapped(folder / "frames.npy")
+        frames = mapped(folder / "frames.npy")
         if frames.dtype != np.uint8 or frames.ndim != 4 or len(frames) != sum(index.lengths):
             return None
         action = None
         if index.action_checksum is not None:
             if zlib.crc32((folder / "action.npy").read_bytes()) != index.action_checksum:
                 return None
-            action = _mapped(folder / "action.npy")
+            action = mapped(folder / "action.npy")
             if len(action) != len(frames):
                 return None
         if not is_verified(folder / "frames.npy"):
@@ -144,17 +144,9 @@ def load(folder: Path, made_from: dict[str, Any]) -> Stored | None:
                 if checksum(frames[first:end]) != expected:
                     return None
             mark_verified(folder / "frames.npy")
-    except (EOFError, OSError, TypeError, ValueError):
+    except (OSError, TypeError, ValueError):
         return None
     return Stored(index, frames, action)
-
-
-def _mapped(path: Path) -> np.ndarray:
-    regular_size(path)
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, np.ndarray):
-        raise Unreadable(f"{path.name} is an archive of arrays")
-    return array
 
 
 def checksum(rows: np.ndarray) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlrep.channels import LARGEST_STACK, are_last
 from rlrep.data.reading import Unreadable
 
-LARGEST_STACK = 16
 # How many changing pictures must continue the previous ones before they count as stacks.
 PROOF = 3
 
@@ -48,7 +48,11 @@ class Layout:
         shape = tuple(shape)
         if len(shape) != 3 or 0 in shape:
             raise Unreadable(_expected(f"pictures of shape {shape}"))
-        channels_last = self._is_last(shape) if self.channels_last is None else self.channels_last
+        channels_last = are_last(shape, self.frame_channels or 3) if self.channels_last is None else self.channels_last
+        if channels_last is None:
+            raise Unreadable(
+                _expected(f"shape {shape}, in which they may come first or last: set channels_last=True or False")
+            )
         channels = shape[2 if channels_last else 0]
         frame_channels = self.frame_channels or (channels if channels in (1, 3) else 3)
         if channels % frame_channels or channels > frame_channels * LARGEST_STACK:
@@ -62,18 +66,6 @@ class Layout:
             order = "(height, width, channels)" if channels_last else "(channels, height, width)"
             raise Unreadable(_expected(f"{shape} as {order}: {channels} channels, {advice}"))
         return Layout(channels_last, frame_channels)
-
-    def _is_last(self, shape: tuple[int, ...]) -> bool:
-        first, middle, last = shape
-        if min(first, last) < min(middle, max(first, last)):
-            return last < first
-        known = self.frame_channels or 3
-        first_can, last_can = (n == 1 or (n % known == 0 and n <= known * LARGEST_STACK) for n in (first, last))
-        if first_can == last_can:
-            raise Unreadable(
-                _expected(f"shape {shape}, in which they may come first or last: set channels_last=True or False")
-            )
-        return last_can
 
     def channels_first(self, pictures: np.ndarray) -> np.ndarray:
         """(T, H, W, C) or (T, C, H, W) pictures as (T, C, H, W), without a copy."""

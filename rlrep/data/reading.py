@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlrep.extras import install
 
 # How many pictures are in memory at a time, at full size (16 of 1080p take 100 MB).
@@ -92,6 +94,23 @@ def regular_size(path: Path) -> int:
     if not stat.S_ISREG(found.st_mode):
         raise Unreadable(f"its {path.name} is not a regular file")
     return found.st_size
+
+
+def mapped(path: Path) -> np.ndarray:
+    """The array in a `.npy` file, mapped into memory.
+
+    Raises:
+        Unreadable: if it is damaged, not a regular file, or an archive of arrays.
+    """
+    with reported_as_unreadable():
+        regular_size(path)
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except MemoryError as error:  # too many brackets for Python's parser; mapping takes no memory
+            raise Unreadable(f"its {path.name} has no header") from error
+        if not isinstance(array, np.ndarray):
+            raise Unreadable(f"its {path.name} is an archive of arrays")
+        return array
 
 
 def check_inside(path: Path, root: Path) -> None:

@@ -15,7 +15,7 @@ from rlrep.data.episodes import EpisodeDataset
 from rlrep.data.pictures import UNKNOWN, Layout, newest_frames, resize
 from rlrep.data.reading import AT_ONCE
 
-Rows = dict[str, np.ndarray]
+Recorded = dict[str, np.ndarray]
 
 
 @checked_numbers
@@ -50,7 +50,7 @@ def record(
     """
     recorder = Recorder(env, policy, image_size, Layout(channels_last, frame_channels))
 
-    def episodes() -> Iterator[Rows]:
+    def episodes() -> Iterator[Recorded]:
         env.action_space.seed(seed)
         left, reset = num_frames, {"seed": seed}
         while left:
@@ -78,7 +78,7 @@ class Recorder:
         self.env, self.policy, self.image_size, self.layout = env, policy, image_size, layout
         self.early: list[np.ndarray] = []
 
-    def episode(self, most: int, **reset: Any) -> Rows:
+    def episode(self, most: int, **reset: Any) -> Recorded:
         """Plays an episode, or its first `most` frames; `reset` has the arguments of the environment's reset.
 
         Returns:
@@ -119,18 +119,29 @@ def _column(values: list[tuple[int, np.ndarray]], length: int) -> np.ndarray:
     return column
 
 
-def gathered(episodes: Iterable[Rows], num_frames: int, **options: Any) -> EpisodeDataset:
+def gathered(episodes: Iterable[Recorded], num_frames: int, **options: Any) -> EpisodeDataset:
     """A data set of episodes with `num_frames` in total; takes one episode at a time.
 
     Args:
         episodes: results of `Recorder.episode`.
         num_frames: N.
         options: of `EpisodeDataset`.
+
+    Raises:
+        ValueError: if some episodes of more than one frame have entries that others lack.
     """
-    rows: Rows = {}
+    rows: Recorded = {}
     lengths: list[int] = []
+    names: set[str] = set()
     for episode in episodes:
         first, length = sum(lengths), len(episode["frame"])
+        if length > 1:  # an episode that was cut at its first frame has no action, and perhaps no state
+            names = names or set(episode)
+            if names != episode.keys():
+                raise ValueError(
+                    f"an episode has {', '.join(sorted(episode))}, and earlier ones have {', '.join(sorted(names))}: "
+                    f"the environment's info needs state and noise in all episodes, or in none"
+                )
         for name, values in episode.items():
             if name not in rows:
                 rows[name] = np.zeros((num_frames, *values.shape[1:]), values.dtype)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlrep.data.cache import GrowingArray, checksum, is_verified, mark_verified
-from rlrep.data.reading import AT_ONCE, Unreadable, read_json, read_text, regular_size, reported_as_unreadable
+from rlrep.data.reading import AT_ONCE, Unreadable, mapped, read_json, read_text, reported_as_unreadable
 from rlrep.data.transitions import Provenance, Transitions, sealed, unsealed
 from rlrep.replay.storage import FORMAT_VERSION
 
@@ -102,7 +102,7 @@ def _described_rows(folder: Path) -> dict[str, np.ndarray]:
     found = read_json(folder / "replay.json")
     size = (found["lanes"], found["length"])
     names = (*KINDS, "action")
-    rows = {name: _mapped(folder / f"{name}.npy") for name in names}
+    rows = {name: mapped(folder / f"{name}.npy") for name in names}
     for name, array in rows.items():
         kinds = (KINDS[name],) if name in KINDS else ACTION_KINDS
         axes = {"frame": 5, "action": 3 if array.dtype == np.float32 else 2}.get(name, 2)
@@ -113,14 +113,6 @@ def _described_rows(folder: Path) -> dict[str, np.ndarray]:
     if (rows["terminated"].view(np.uint8) > 1).any():
         raise Unreadable("its terminated.npy is corrupt")
     return rows
-
-
-def _mapped(path: Path) -> np.ndarray:
-    regular_size(path)
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except MemoryError as error:  # too many brackets for Python's parser; mapping takes no memory
-        raise Unreadable(f"its {path.name} has no header") from error
 
 
 def check_frames(rows: dict[str, np.ndarray], checksums: list[int]) -> None:

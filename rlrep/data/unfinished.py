@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlrep.data.cache import HEADER, Index, checksum
-from rlrep.data.reading import regular_size
+from rlrep.data.reading import mapped, regular_size
 from rlrep.data.sources import Source
 from rlrep.data.transitions import sealed, unsealed
 
@@ -89,13 +89,14 @@ class Journal:
                 shape=tuple(told["shape"]),
             )
             if self.options["actions"] and decoded.rows:
-                action = np.load(self.folder / ACTIONS, allow_pickle=False)[: decoded.rows]  # written before the notes
+                # A copy: the file is written again. It was written before the notes, so it may hold more rows.
+                action = mapped(self.folder / ACTIONS)[: decoded.rows].copy()
                 if len(action) < decoded.rows:
                     return fresh
                 decoded.action = np.split(action, np.cumsum(decoded.index.lengths)[:-1])
             decoded = decoded.of(self.sources[:count])
             return decoded if self.is_whole(decoded) else fresh
-        except (EOFError, KeyError, OSError, TypeError, ValueError):
+        except (KeyError, OSError, TypeError, ValueError):
             return fresh
 
     def is_whole(self, decoded: Decoded) -> bool:

@@ -225,7 +225,7 @@ def test_an_alias_is_the_same_task():
     [
         ({"task": "walker_wlak"}, "did you mean walker_walk"),
         ({"image_size": 4}, "image_size is 4; expected at least 8"),
-        ({"image_size": 84.5}, "image_size is 84.5; expected a whole number"),
+        ({"image_size": 84.5}, "image_size must be a whole number, got 84.5"),
         ({"action_repeat": 0}, "action_repeat is 0"),
         ({"frame_stack": 0}, "frame_stack is 0"),
         ({"camera": "roof"}, "no camera is called 'roof'.*'side'"),

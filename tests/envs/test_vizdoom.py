@@ -269,7 +269,7 @@ def test_video_pictures_and_their_rate():
     [
         ({"scenario": "basics"}, "scenario is 'basics'; expected one of basic, defend_the_center"),
         ({"image_size": 4}, "image_size is 4; expected at least 8"),
-        ({"image_size": 84.5}, "image_size is 84.5; expected a whole number"),
+        ({"image_size": 84.5}, "image_size must be a whole number, got 84.5"),
         ({"image_size": 961}, "image_size is 961; expected at most 960"),
         ({"action_repeat": 0}, "action_repeat is 0"),
         ({"frame_stack": 0}, "frame_stack is 0"),

@@ -1,6 +1,7 @@
 """The encoders that come with rlrep: their recipes, their cards, and that they are what is in the tree."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from hydra import compose, initialize_config_dir
 
 from rlrep import PixelEncoder
 from rlrep.encoder_files import SHIPPED, SHIPPED_FOLDER
+from rlrep.envs.distractors import KINDS
 from rlrep.experiments import encoders
+from rlrep.experiments.run.cards import frames_in_words, in_words
 from rlrep.experiments.run.command import CONF, for_hydra, paths_of
 from rlrep.experiments.run.pretrain_config import PretrainConfig, complete
 
@@ -46,6 +49,30 @@ def test_an_unknown_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         encoders.main(["humanoid_run_clean"])
     assert "there is no recipe for 'humanoid_run_clean'" in capsys.readouterr().err
+
+
+def pretraining(*words: str) -> PretrainConfig:
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return complete(compose("pretrain", ["source=env:cheetah_run", "objective=taco", *words]))
+
+
+def test_a_card_says_how_far_frames_are_apart_if_nobody_chose_it() -> None:
+    assert frames_in_words(pretraining("frame_stack=3")) == "3 RGB frames, 2 steps apart, oldest first"
+    every = pretraining("frame_stack=2", "+env.action_repeat=1")
+    assert frames_in_words(every) == "2 RGB frames, 1 step apart, oldest first"
+    assert frames_in_words(pretraining("frame_stack=1")) == "one RGB frame"
+
+
+def test_a_card_describes_each_kind_of_noise() -> None:
+    usual = pretraining().noise
+    found = {kind: in_words(replace(usual, kind=kind, persistence=0.9)) for kind in KINDS}
+    assert len({text.partition(",")[0] for text in found.values()}) == len(KINDS)
+    assert {kind for kind, text in found.items() if "shapes" in text} == {"shapes", "drift"}
+    assert all(text.endswith(", drawn anew in 10% of the frames") for text in found.values())
+    still = in_words(replace(usual, kind="camera", strength=0.3, persistence=0.0))
+    assert still == "seen by a camera of strength 0.3, drawn anew in each frame"
+    behind = in_words(replace(usual, kind="shapes", background_only=True))
+    assert behind.endswith("of the picture's side in the background that drift on by themselves")
 
 
 @pytest.mark.slow

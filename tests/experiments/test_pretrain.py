@@ -25,6 +25,7 @@ from rlrep.experiments.run import sources
 from rlrep.experiments.run.checkpoint import load_checkpoint
 from rlrep.experiments.run.log import NonFiniteLoss
 from rlrep.experiments.run.options import ConfigError
+from rlrep.experiments.run.pretrain_config import complete
 from rlrep.experiments.run.pretraining import pretrain
 from rlrep.experiments.run.sources import watch
 from rlrep.experiments.run.stop import Stopped
@@ -357,6 +358,23 @@ def test_episodes_of_other_settings_are_played_again_with_a_message(
     assert said.count("note:") == 1 and note in said
     lengths = [len(np.load(path)["observation"]) for path in sorted((tmp_path / "run" / "played").glob("*.npz"))]
     assert lengths == [6] * 6 + [4]
+
+
+def test_states_are_of_all_episodes_or_of_none(tmp_path: Path) -> None:
+    """Files of played episodes do not hold them."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments" / "conf")):
+        words = ("source=env:gridworld", "objective=taco", "num_frames=300", "frame_stack=1", "image_size=56")
+        config = complete(compose("pretrain", list(words)))
+    states = sources.play(config, tmp_path / "whole", state=True).state
+    assert states is not None and len(states) == 300
+    files = sorted((tmp_path / "whole").glob("*.npz"))
+    for path in files[len(files) // 2 :]:
+        path.unlink()
+    assert sources.play(config, tmp_path / "whole").state is None
+    for path in files[len(files) // 2 :]:
+        path.unlink()
+    with pytest.raises(ValueError, match="an episode has action, frame, state, and earlier ones have action, frame"):
+        sources.play(config, tmp_path / "whole", state=True)
 
 
 def test_what_was_played_is_video_with_actions(run: Run, corridor: str) -> None:

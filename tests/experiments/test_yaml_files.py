@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from rlrep.experiments.results.runs import RunError, read_config
 from rlrep.experiments.run.offline_config import load as load_offline
 from rlrep.experiments.run.options import ConfigError
 from rlrep.experiments.run.train_config import load
-from rlrep.experiments.yaml_files import UnusableYaml, read_yaml
+from rlrep.experiments.yaml_files import UnusableYaml, read_yaml, value_of
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9)
@@ -79,3 +80,18 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").symlink_to("/dev/zero")
     with pytest.raises(ConfigError, match="not a regular file"):
         load(tmp_path / "config.yaml")
+
+
+def test_a_dotted_key_is_looked_up_in_mappings_and_dataclasses() -> None:
+    @dataclass
+    class Section:
+        size: int | None
+
+    config = {"agent": {"name": "taco", "lr": None}, "noise": Section(4)}
+    assert [value_of(config, key) for key in ("agent.name", "noise.size", "agent.name.title", "seed")] == [
+        "taco",
+        4,
+        None,
+        None,
+    ]
+    assert (value_of(config, "agent.lr", 1), value_of(config, "agent.seed", 1)) == (None, 1)

@@ -20,13 +20,13 @@ import numpy as np
 
 from rlrep.data.episode import Episode
 from rlrep.data.formats.base import Format, Wanted
+from rlrep.data.formats.image_folder import PictureDecoder
 from rlrep.data.pictures import Layout, newest_frames
 from rlrep.data.reading import (
     AT_ONCE,
     PICTURE_KEYS,
     Unreadable,
     check_unpacked,
-    missing_extra,
     pick,
     read_json,
     reported_as_unreadable,
@@ -326,18 +326,16 @@ def _blocks(entry: Any, layout: Layout) -> Iterator[np.ndarray]:
 
 def _jpegs(entry: Any, shape: tuple[int, ...], layout: Layout) -> Iterator[np.ndarray]:
     """Pictures that Minari compressed, (H, W) or (H, W, C) of `shape` each."""
-    try:
-        from PIL import Image
-    except ModuleNotFoundError as error:
-        raise missing_extra("Pillow", "Minari's JPEG pictures") from error
+    decode = PictureDecoder()
     for at in range(0, len(entry), AT_ONCE):
         pictures = []
         with reported_as_unreadable():
             for row in range(at, min(at + AT_ONCE, len(entry))):
-                with Image.open(io.BytesIO(bytes(entry[row])), formats=["JPEG"]) as picture:
-                    if picture.size != (shape[1], shape[0]):  # nothing has been unpacked so far
-                        raise Unreadable(f"its picture {row} is {picture.size}, and its observation space {shape}")
-                    pictures.append(np.asarray(picture).reshape(shape))
+                content = bytes(entry[row])
+                picture = decode(io.BytesIO(content), len(content))
+                if picture.shape[:2] != shape[:2]:
+                    raise Unreadable(f"its picture {row} is {picture.shape}, and its observation space {shape}")
+                pictures.append(picture.reshape(shape))
             yield newest_frames(np.stack(pictures), layout)
 
 

@@ -34,7 +34,7 @@ from rlrep.experiments.long_study.records import (
     read_record,
     read_records,
 )
-from rlrep.experiments.long_study.report import read_published, spans, write_report
+from rlrep.experiments.long_study.report import curves_of, read_published, spans, write_report
 from rlrep.experiments.results.statistics import probability_of_improvement
 from rlrep.experiments.run.command import CONF, check_names, check_words, for_hydra, paths_of
 from rlrep.experiments.run.options import options_of
@@ -173,6 +173,9 @@ def test_a_run_that_diverged_counts_as_the_random_policy_and_the_study_has_an_an
     assert scores_of(study, records, "plain")[0].tolist() == [pytest.approx(0.05), 0, pytest.approx(0.25)]
     text = write_report(study)
     assert "**Answer.** Does TACO help? " in text and "None" not in text
+    drawn = {(each.task, each.group): each.means for each in curves_of(study, records)}
+    assert drawn["walk", "plain"].mean.tolist() == [(5 + 10 + 5) / 3, (20 + 10 + 60) / 3]
+    assert drawn["walk", "plain"].seeds.tolist() == [3, 3] and len(drawn) == 4
 
 
 def test_a_finished_run_with_a_nan_in_its_evaluations_has_diverged(study: Study) -> None:
@@ -357,15 +360,20 @@ def test_runs_without_a_protocol_are_refused(study: Study) -> None:
     [
         ({"seeds": 3}, "unknown entry 'seeds'"),
         ({"arms": {}}, "arms must be a mapping of at least one name"),
-        ({"arms": {"a": {"seeds": 0}}}, "arms.a.seeds must be a whole number from 1 on, not 0"),
+        ({"arms": {"a": {"seeds": 0}}}, "arms.a.seeds must be at least 1, not 0"),
         ({"arms": {"../a": {"seeds": 1}}, "comparisons": []}, "becomes a folder"),
-        ({"arms": {"a": {"seed": 1}}}, "unknown entry of arms.a 'seed': did you mean seeds"),
+        ({"arms": {"a": {"seed": 1}}}, "unknown entry 'arms.a.seed': did you mean arms.a.seeds"),
         ({"overrides": ["seed=2"]}, "overrides: seed=2 is for the study itself to say"),
-        ({"overrides": "preset=cpu"}, "overrides must be a list of overrides"),
+        ({"overrides": "preset=cpu"}, "overrides is 'preset=cpu', expected list[str]"),
+        ({"overrides": ["preset"]}, "overrides: 'preset' is no override, KEY=VALUE"),
+        ({"arms": {"a": {"seeds": True}}}, "arms.a.seeds is True, expected a whole number"),
         ({"tasks": {"walk": {"random": 10, "best": 10}}}, "best=10 must be above random=10"),
-        ({"tasks": {"walk": {"random": 10}}}, "tasks.walk has no best"),
-        ({"tasks": {"walk": {"random": float("nan"), "best": 1}}}, "tasks.walk.random must be a finite number"),
-        ({"frozen": "no"}, "frozen must be true or false"),
+        ({"tasks": {"walk": {"random": 10}}}, "tasks.walk.best is missing"),
+        (
+            {"tasks": {"walk": {"random": float("nan"), "best": 1}}},
+            "tasks.walk.random is nan, expected a finite number",
+        ),
+        ({"frozen": "no"}, "frozen is 'no', expected true or false"),
         ({"comparisons": [CONTENT["comparisons"][0] | {"arm": "tacco"}]}, "unknown arm 'tacco': did you mean taco"),
     ],
 )
@@ -410,12 +418,18 @@ def test_the_answer_follows_from_the_criteria(study: Study) -> None:
         ({}, "Does TACO help? yes: taco scores higher than plain by 0.1"),
         ({"helps_above": 0.5}, "Does TACO help? undecided: taco less plain is 0.1"),
         ({"helps_above": 0.5, "notable": 0.4}, "Does TACO help? no gain of 0.4 or more: taco less plain is 0.1"),
-        ({"helps_above": 0.5, "hurts_below": 0.4}, "Does TACO help? no, it hurts: taco scores lower than plain by 0.1"),
+        (
+            {"arm": "plain", "than": "taco"},
+            "Does TACO help? no, it hurts: plain scores lower than taco by 0.188 [0.0",
+        ),
     ):
         found = compare(study, read_records(study), replace(comparison, **criteria))
         assert found.answer.startswith(answer)
         assert found.answer.endswith("in 80 of 100 tries.")
+        assert " over 2 tasks; " in found.answer
     assert f"**Answer.** {compare(study, read_records(study), comparison).answer}" in write_report(study)
+    one = replace(study, tasks={"run": study.tasks["run"]})
+    assert " over one task; " in compare(one, read_records(study), comparison).answer
 
 
 def test_a_draft_runs_of_two_configurations_and_strange_runs_give_no_answer(study: Study) -> None:

@@ -3,6 +3,7 @@
 import csv
 import gc
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,15 @@ import pytest
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.text import Text
 from numpy.typing import ArrayLike
+from scipy.stats import ttest_ind
 
 from rlrep.experiments.plot import main
 from rlrep.experiments.results import pictures
+from rlrep.experiments.results.curve_tables import sensitivity
 from rlrep.experiments.results.curves import draw_run, draw_runs, legend
-from rlrep.experiments.results.runs import RunError, find_runs, read_returns, read_run
+from rlrep.experiments.results.runs import RunError, find_runs, learned_differently, read_returns, read_run
+from rlrep.experiments.results.seeds import Curve
+from rlrep.experiments.results.statistics import Means
 
 FRAMES = [0, 1000, 2000, 3000]
 SLOPES = (0.1, 0.2, 0.4)
@@ -350,6 +355,37 @@ def test_the_summary_says_what_the_experiment_could_have_found(
     assert "of 100 tries, and one of " in capsys.readouterr().out
 
 
+def ends(means: list[float], spreads: list[float], seeds: list[int]) -> list[Curve]:
+    last = [Means(np.array([n]), np.array([m]), np.array([s])) for m, s, n in zip(means, spreads, seeds, strict=True)]
+    return [Curve("walk", str(i), "simulator steps", np.array([100.0]), each, None) for i, each in enumerate(last)]
+
+
+def test_the_summary_counts_how_often_welchs_test_finds_the_difference() -> None:
+    said = sensitivity(ends([9.0, 11.0], [3.0, 5.0], [4, 4]))
+    found = re.search(
+        r"difference of 40 % \(4\.0\) between .* in (\d+) of 100 tries, and one of .* \((.*)\) in 80", said
+    )
+    assert found is not None
+    rng = np.random.default_rng(1)
+    for shift, share in ((4.0, int(found[1]) / 100), (float(found[2]), 0.8)):
+        ours, theirs = rng.normal(shift, 17**0.5, (4, 10_000)), rng.normal(0, 17**0.5, (4, 10_000))
+        test = ttest_ind(ours, theirs, equal_var=False, alternative="greater")
+        assert np.mean(test.pvalue < 0.025) == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("means", "spreads", "seeds"),
+    [
+        ([9.0], [3.0], [4]),
+        ([9.0, 11.0], [3.0, np.nan], [4, 1]),
+        ([9.0, 11.0], [0.0, 0.0], [4, 4]),
+        ([-9.0, 5.0], [3.0, 3.0], [4, 4]),
+    ],
+)
+def test_the_summary_leaves_out_what_is_unknown(means: list[float], spreads: list[float], seeds: list[int]) -> None:
+    assert sensitivity(ends(means, spreads, seeds)) == ""
+
+
 def test_a_name_given_twice_and_a_return_that_is_no_number_are_refused(tmp_path, capsys) -> None:
     assert main([str(tmp_path), "--names", "a=A", "a=B"]) == 1
     assert "--names gives a two names, A and B: leave one out" in capsys.readouterr().err
@@ -392,3 +428,9 @@ def test_numbers_never_take_the_place_of_a_run_or_of_their_picture(
         assert main([str(runs), "--out", str(tmp_path / "a.png"), "--csv", str(path)]) == 1
         assert "which holds something else: name another file" in capsys.readouterr().err
     assert table.read_bytes() == whole and not (tmp_path / "a.png").exists()
+
+
+def test_where_a_run_keeps_its_cache_and_how_long_it_waits_is_not_what_it_learns() -> None:
+    ours = {"env_timeout": 60.0, "offline": {"cache": "a", "share": 0.5}}
+    theirs = {"env_timeout": 600.0, "offline": {"cache": "b", "share": 0.25}}
+    assert learned_differently(ours, theirs) == {"offline.share": (0.5, 0.25)}

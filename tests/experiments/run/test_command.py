@@ -26,11 +26,12 @@ from rlrep.experiments.run.command import (
     paths_of,
 )
 from rlrep.experiments.run.offline_config import OfflineConfig
-from rlrep.experiments.run.options import ConfigError, defaults, is_a, options_of
+from rlrep.experiments.run.options import ConfigError, defaults, options_of
 from rlrep.experiments.run.pretrain_config import PretrainConfig, complete
 from rlrep.experiments.run.pretrained import settle_encoder
 from rlrep.experiments.run.pretraining import training
 from rlrep.experiments.run.train_config import TrainConfig
+from rlrep.experiments.yaml_files import is_a
 from rlrep.objectives import find_objective
 from tests.experiments.conftest import ROOT
 

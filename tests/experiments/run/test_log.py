@@ -65,7 +65,7 @@ def test_tensorboard_reads_what_was_logged(run: Run) -> None:
 
 
 def test_metrics_are_averaged_over_updates_once() -> None:
-    metrics = UpdateMetrics()
+    metrics = UpdateMetrics("frame")
     for value in (1.0, 3.0):
         metrics.add({"loss": torch.tensor(value), "q": torch.tensor(2 * value)}, frame=10)
     assert metrics.mean() == {"loss": 2, "q": 4}
@@ -73,7 +73,7 @@ def test_metrics_are_averaged_over_updates_once() -> None:
 
 
 def test_the_mean_of_large_losses_is_finite() -> None:
-    metrics = UpdateMetrics()
+    metrics = UpdateMetrics("frame")
     for value in (3e38, 3e38, 1e38):
         metrics.add({"loss": torch.tensor(value)}, frame=10)
     assert metrics.mean()["loss"] == pytest.approx(7e38 / 3, rel=1e-6)
@@ -109,7 +109,7 @@ def test_the_mode_of_wandb_is_the_environments_unless_it_is_typed(
 
 
 def test_the_first_update_that_was_not_finite_is_named() -> None:
-    metrics = UpdateMetrics()
+    metrics = UpdateMetrics("frame")
     for frame, loss, q in ((2, 1.0, 1.0), (4, 1.0, torch.inf), (6, torch.nan, torch.nan)):
         metrics.add({"loss": torch.tensor(loss), "q": torch.tensor(q)}, frame)
     with pytest.raises(NonFiniteLoss, match=r"^q=inf at frame 4$"):
@@ -169,7 +169,7 @@ def test_the_time_is_logged_while_the_count_stands_still(clock: Clock, lines: Ca
 
 def test_a_stage_is_logged_until_it_is_over(clock: Clock, lines: Callable[[], list[str]]) -> None:
     progress = Progress("run", 10, 4, "frame")
-    told = progress.during("evaluating", 3)
+    told = progress.evaluating(3)
     for count in (0, 1, 1, 2, 3):
         told(count)
         clock.now += 9

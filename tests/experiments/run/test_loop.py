@@ -6,18 +6,22 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from os import kill
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from rlrep.agents import Agent, DrQV2
 from rlrep.agents.eager import EagerEncoder
 from rlrep.envs import make_vector_env
 from rlrep.experiments.run import train_config as configuration
 from rlrep.experiments.run.checkpoint import load_checkpoint
+from rlrep.experiments.run.online import OnlineRun
 from rlrep.experiments.run.options import ConfigError
+from tests.experiments.conftest import ROOT, TINY
 
 Run = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
@@ -56,6 +60,21 @@ def test_a_joint_run_trains_and_goes_on(run: Run, built: list[Agent], agent: str
     assert load_checkpoint(folder / CHECKPOINT)["step"] == 60
     with pytest.raises(ConfigError, match=r"update=separate \(the run has joint\)"):
         run(*agent.split(), "num_train_frames=4000", "resume=true")
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_actions_are_kept_only_for_the_episode_that_a_checkpoint_repeats(tmp_path: Path, num_envs: int) -> None:
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments" / "conf")):
+        config = configuration.complete(compose("config", [*TINY, "agent=drqv2", f"num_envs={num_envs}"]))
+    with closing(OnlineRun(config, tmp_path / "run")) as trainer:
+        trainer.begin()
+        before = trainer.taken
+        lengths = []
+        for _ in range(22):  # an episode has 20 steps
+            trainer.make_step()
+            lengths.append(len(trainer.taken))
+        assert trainer.taken is before, "a copy for each step takes quadratic time"
+    assert lengths == ([*range(1, 20), 0, 1, 2] if num_envs == 1 else [0] * 22)
 
 
 def test_a_run_is_separate_and_fast_unless_told_otherwise(finished: Path) -> None:

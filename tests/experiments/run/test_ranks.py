@@ -35,6 +35,12 @@ def test_one_process_shares_with_nobody() -> None:
         assert device == "cpu" and ranks.world_size() == 1
 
 
+def test_a_build_of_pytorch_without_ranks_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    monkeypatch.delattr(torch.distributed, "is_initialized")  # which such builds lack
+    assert (ranks.rank(), ranks.world_size()) == (0, 1)
+
+
 def test_each_rank_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = set()
     for rank in range(4):

@@ -88,8 +88,8 @@ def test_without_git_nothing_is_frozen(frozen: Callable[..., Criteria], monkeypa
     ("old", "new", "says"),
     [
         ("keeps: 0.9\n", "", "keeps is missing"),
-        ("keeps: 0.9", "keep: 0.9\nkeeps: 0.9", "unknown criterion 'keep': did you mean keeps"),
-        ("dominates: 0.2", "dominates: a lot", "P3.dominates is 'a lot', expected float"),
+        ("keeps: 0.9", "keep: 0.9\nkeeps: 0.9", "unknown entry 'keep': did you mean keeps"),
+        ("dominates: 0.2", "dominates: a lot", "P3.dominates is 'a lot', expected a finite number"),
         ("first: temporal_contrastive", "first: temporal", "unknown method 'temporal'"),
         ("seeds: 5", "seeds: 1", "seeds must be at least 2"),
         ("level: 0.025", "level: 2.5", "level must lie between 0 and 1"),

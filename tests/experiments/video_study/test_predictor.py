@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rlrep.envs.noise import NoiseProcess
+from rlrep.experiments.results.runs import Array
 from rlrep.experiments.video_study import predictor
-from rlrep.experiments.video_study.cells import Array
 from rlrep.experiments.video_study.gridworld import GridDomain
 from rlrep.experiments.video_study.pixels import Settings
 from rlrep.experiments.video_study.predictor import (

@@ -290,8 +290,8 @@ def test_few_labels_are_judged_alone_and_beside_videos() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("keeps: 0.5", "kept: 0.5", "keeps is missing"),
-        ("keeps: 0.5", "keeps: half", "keeps is 'half', expected float"),
+        ("keeps: 0.5\n", "", "keeps is missing"),
+        ("keeps: 0.5", "keeps: half", "keeps is 'half', expected a finite number"),
         ("floor: random", "floor: randm", "unknown method 'randm'"),
         ("[1, 2, 3, 4, 5]", "[1, 2]", "seeds must be at least 3"),
         ("[iid, exogenous]", "[iid, endogenous]", "unknown noise 'endogenous'"),

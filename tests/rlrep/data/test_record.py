@@ -57,6 +57,21 @@ def test_episodes_are_kept_with_their_actions_states_and_noise() -> None:
     assert set(np.unique(data.action)) == {0, 1}
 
 
+def test_a_state_that_some_episodes_lack_is_not_filled_with_zeros() -> None:
+    class Forgetful(Corridor):
+        def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+            self.told = not hasattr(self, "at")
+            return super().reset(**options)
+
+    with pytest.raises(ValueError, match="an episode has action, frame, and earlier ones have action, frame, noise"):
+        record(Forgetful(), None, 20)
+
+
+def test_an_episode_that_is_cut_at_its_first_frame_has_no_action() -> None:
+    data = record(Corridor(limit=3), lambda _: 0, 9)
+    assert data.lengths.tolist() == [4, 4, 1] and data.action is not None and data.state is not None
+
+
 @pytest.mark.parametrize("discrete", [True, False])
 def test_the_policy_chooses_from_what_it_sees(discrete: bool) -> None:
     def right(observation: np.ndarray) -> Any:

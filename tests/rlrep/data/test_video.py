@@ -497,6 +497,31 @@ def test_one_flipped_bit_in_a_cache_makes_it_anew(tmp_path: Path, part: str, mon
         assert found.lengths.tolist() == [6]
 
 
+@pytest.mark.parametrize("brackets", [1, 70])
+@pytest.mark.parametrize("name", ["frames.npy", "action.npy"])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_cache_with_a_header_that_python_can_not_parse_is_rebuilt(
+    tmp_path: Path, name: str, stopped: bool, brackets: int
+) -> None:
+    """Too few closing brackets raise a TokenError, and too many opening ones a MemoryError."""
+    (data := tmp_path / "data").mkdir()
+    for number in range(2):
+        np.savez(data / f"{number}.npz", observation=np.zeros((6, 16, 16, 3), np.uint8), action=np.ones((5, 2)))
+    options: dict[str, Any] = SMALL | dict(actions=True)
+    if stopped:
+        with pytest.raises(KeyboardInterrupt):
+            open_video(data, progress=stopped_at(1), **options)
+    else:
+        open_video(data, **options)
+    (path,) = (data / ".rlrep-cache").glob(f"*/{name}")
+    content = path.read_bytes()
+    header = content[:128].replace(b")", b"(") if brackets == 1 else content[:10] + b"(" * 118
+    path.write_bytes(header + content[128:])
+    found = open_video(data, **options)
+    assert found.lengths.tolist() == [6, 6] and found.action is not None
+    assert (found.action.reshape(2, 6, 2)[:, :5] == 1).all()
+
+
 @pytest.mark.parametrize("content", [b"", b"x"])
 @pytest.mark.parametrize("name", ["frames.npy", "index.json", "action.npy", "verified.json"])
 def test_a_cache_with_an_empty_or_wrong_file_is_rebuilt(tmp_path: Path, name: str, content: bytes) -> None:

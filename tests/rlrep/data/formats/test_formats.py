@@ -162,7 +162,7 @@ def test_nothing_is_done_twice_by_an_opening(
         with monkeypatch.context() as patch:
             located, found = count(patch, module, "locate"), count(patch, module, "find")
             reads = count(patch, type(sources[0].format), "read")
-            loaded = count(patch, replay_files, "_mapped")
+            loaded = count(patch, replay_files, "mapped")
             opener(path, skip_corrupt=True, cache=tmp_path / "cache")
         assert len(located) == len(found) == 1
         converts = not again and not (opener is open_dataset and format == "rlrep")
