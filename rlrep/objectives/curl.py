@@ -17,8 +17,12 @@ from rlrep.objectives.base import Objective
 class CURL(Objective):
     """InfoNCE between two augmented views of one observation; the other rows are negatives.
 
-    L = InfoNCE(z W, z') with z = projection(encoder(view)); the second view carries no gradient and uses the same
-    weights (no momentum copy, as in TACO). Negatives come from all ranks, see `Objective.all_ranks`.
+    With z = projection(encoder(view)), z' of the second view, and W a learned matrix:
+
+    ``loss_curl`` = -1/B Σ_i log( exp(z_i W z'_i) / Σ_j exp(z_i W z'_j) ), equation 3 of arXiv 2004.04136.
+
+    The second view carries no gradient and uses the same weights, as in TACO's code; the paper has a momentum copy.
+    Negatives come from all ranks, see `Objective.all_ranks`.
 
     Args:
         encoder: the shared encoder.

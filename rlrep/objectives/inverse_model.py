@@ -19,8 +19,9 @@ from rlrep.window import Gap, Window
 class InverseModel(Objective):
     """Predicts a_t from (φ(x_t), φ(x_t+k), k), k in 1..K: the agent-controller state, whatever the exogenous noise.
 
-    ``loss_inverse`` = cross-entropy of a discrete action, or squared error of a continuous one (a Gaussian likelihood
-    up to a constant). Needs data with actions; it is the reference for video-only methods.
+    ``loss_inverse`` = -log p(a_t | φ(x_t), φ(x_t+k), k), the mean over the batch: the cross-entropy of a discrete
+    action; of a continuous one |a_t - h(φ(x_t), φ(x_t+k), k)|² / A (a Gaussian likelihood, up to a constant). Needs
+    data with actions; it is the reference for video-only methods.
 
     Args:
         encoder: the shared encoder.

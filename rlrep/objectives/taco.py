@@ -21,7 +21,8 @@ class TACO(Objective):
 
     With z = projection(encoder(o)), u = the encoded action sequence and W a learned matrix:
 
-    - ``loss_taco``: InfoNCE of G(z_t, u_t:t+K-1) W against z_t+K; the other futures of the batch are negatives;
+    - ``loss_taco`` = -1/B Σ_i log( exp(g_i W z_i) / Σ_j exp(g_i W z_j) ), with g = G(z_t, u_t:t+K-1) and z = z_t+K, so
+      that the other futures of the batch are negatives (InfoNCE);
     - ``loss_curl``: InfoNCE of z_t W against a second view of the same observation;
     - ``loss_reward``: squared error of the n-step reward predicted from (z_t, u_t:t+K-1).
 

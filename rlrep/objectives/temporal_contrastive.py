@@ -17,9 +17,12 @@ from rlrep.window import Gap, Window
 class TemporalContrastive(Objective):
     """Tells pairs (x_t, x_t+k) of one episode, k in 1..K, from the other pairs of a batch; needs no actions.
 
-    ``loss_temporal`` = symmetric InfoNCE of z_t and z_t+k with z = projection(φ(x)), see
-    `rlrep.contrast.temporal_contrastive`. Everything that stays visible for k steps identifies a pair, also exogenous
-    noise. Negatives come from all ranks, see `Objective.all_ranks`.
+    With z = projection(φ(x)) and the 2B features v of a batch of pairs, v_j' being the other one of v_j's pair:
+
+    ``loss_temporal`` = -1/2B Σ_j log( exp(v_j·v_j' / τ) / Σ_l≠j exp(v_j·v_l / τ) ).
+
+    This is the practical form of the classifier of pairs in arXiv 2403.13765. Everything that stays visible for k steps
+    identifies a pair, also exogenous noise. Negatives come from all ranks, see `Objective.all_ranks`.
 
     Args:
         encoder: the shared encoder.
