@@ -35,7 +35,8 @@ MODULES = (
 FIRST = "README.md"
 PAGES = (FIRST, "experiments/README.md", "experiments/plugins/README.md", "experiments/coming_from.md")
 PAGES += tuple(sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("experiments/reports/**/README.md")))
-PAGES += ("experiments/reports/dmc100k/protocol.md", "CONTRIBUTING.md", "CHANGELOG.md")
+PAGES += tuple(f"experiments/reports/{study}/protocol.md" for study in ("dmc100k", "dmc_exogenous"))
+PAGES += ("CONTRIBUTING.md", "CHANGELOG.md")
 LINK = re.compile(r"\]\((?!https?://|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 

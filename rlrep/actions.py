@@ -11,6 +11,7 @@ from rlrep.arguments import checked_numbers
 from rlrep.encoders import orthogonal_init, projection
 
 HIDDEN_DIM = 64
+ROUNDING = 1e-3  # by which an action may lie out of [-1, 1]
 
 
 def action_spec(action_space: Any) -> tuple[int, bool]:
@@ -28,6 +29,23 @@ def action_spec(action_space: Any) -> tuple[int, bool]:
             "change them with a wrapper first"
         )
     return int(shape[0]), False
+
+
+def check_range(action: Tensor) -> None:
+    """Refuses continuous actions out of [-1, 1] that a network is to read. It looks at them on a CPU alone, outside of
+    torch.compile: to look costs a GPU's time, and breaks a compiled update in two.
+
+    Raises:
+        ValueError: with the least and the largest.
+    """
+    if action.device.type != "cpu" or torch.compiler.is_compiling() or not action.numel():
+        return
+    low, high = action.detach().aminmax()
+    if not (low >= -1 - ROUNDING and high <= 1 + ROUNDING):  # nan, too
+        raise ValueError(
+            f"actions must lie in [-1, 1], the batch holds {low:.4g} to {high:.4g}: scale them by their bounds, as "
+            f"gymnasium.wrappers.RescaleAction(env, -1, 1) does for an environment"
+        )
 
 
 class ActionEncoder(nn.Module):
@@ -51,7 +69,13 @@ class ActionEncoder(nn.Module):
         self.apply(orthogonal_init)
 
     def forward(self, action: Tensor) -> Tensor:
-        """Latent actions (..., latent_dim) of actions."""
+        """Latent actions (..., latent_dim) of actions.
+
+        Raises:
+            ValueError: for continuous actions out of [-1, 1], on a CPU.
+        """
+        if not self.discrete:
+            check_range(action)
         return self.layers(action if self.discrete else action.float())
 
 

@@ -45,7 +45,7 @@ def gather(local: Tensor, all_ranks: bool = True) -> tuple[Tensor, int]:
 def check_negatives(rows: int) -> None:
     """Raises ValueError for a batch in which a row has no others to be told from: its loss would be 0."""
     if rows < 2:
-        raise ValueError("a contrastive loss needs a batch of at least two rows: each is told from the others")
+        raise ValueError("a contrastive loss needs a batch of at least two rows: each is distinguished from the others")
 
 
 def info_nce(

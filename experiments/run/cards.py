@@ -168,4 +168,4 @@ def in_words(noise: NoiseConfig) -> str:
     if noise.persistence == 0:
         return f"{what}{where}, drawn anew in each frame"
     anew = f", drawn anew in {100 * (1 - noise.persistence):.3g}% of the frames" if noise.persistence < 1 else ""
-    return f"{what}{where} {moving}{anew}"
+    return f"{what} {moving}{where}{anew}"

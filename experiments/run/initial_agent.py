@@ -24,7 +24,7 @@ from rlrep.kept import KeptEmbeddings
 
 # Options that weights and optimizers depend on; all others may change.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")
-SHAPES = ("latent_actions", "predict", "codes")  # and all options that end in _dim
+SHAPES = ("latent_actions", "codes")  # and all options that end in _dim
 
 
 def settle_agent(config: TrainConfig, saved: TrainConfig | None) -> None:

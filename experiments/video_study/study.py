@@ -209,6 +209,9 @@ STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
 }
 
 
+OWN_SEEDS = ("replication", "longer", "tuning")
+
+
 def run_job(job: Job | LockJob, folder: Path, quick: bool = False) -> Path:
     """Runs a job in this process, on one thread, and writes its cell.
 
@@ -318,6 +321,8 @@ def chosen_jobs(
         look_up("method", method, METHODS)
     jobs: list[Job | LockJob] = []
     for name in studies:
+        if first_seed and name in OWN_SEEDS:
+            raise ValueError(f"{name} has seeds of its own, which its criteria name: leave --first-seed out")
         jobs += (job for job in look_up("study", name, STUDIES)(methods, first_seed + seeds) if job.seed >= first_seed)
     if not jobs:
         raise ValueError(f"{' and '.join(studies)} has no job for {' or '.join(methods or ())}")

@@ -34,8 +34,8 @@ class Autoencoder(Objective):
         denoise: standard deviation of the noise that the encoder must remove, as a share of 255; 0 for none.
         codes: vectors of each codebook; 0 means no bottleneck. Needs the vector-quantize-pytorch package.
         codebooks: parts that the features are cut into; must divide the size of z.
-        frame_channels: channels of one frame (3 if None, or 1 if the observation's are no threes); the newest frame
-            is decoded.
+        frame_channels: channels of one frame (None: 3, or 1 if the observation's are not a multiple of 3); the newest
+            frame is decoded.
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation; a random shift by 4 pixels if None. The target is not augmented.
 

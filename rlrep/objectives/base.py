@@ -25,7 +25,6 @@ M = TypeVar("M", bound=nn.Module)
 PIXELS = ("observation", "future_observation")
 FORGOTTEN = 100  # calls with gradients, without `after_step`, until a warning
 AWAY = ("future_observation", "gap", ("sequence", "observation"), ("sequence", "name"))  # entries read by offset
-ROUNDING = 1e-3  # by which an action may lie out of [-1, 1]
 WHO_HAS = {
     "action": "data recorded with actions (a replay buffer, offline RL data), not video",
     "action_sequence": "a replay buffer built with horizon=K, or offline RL data, not video",
@@ -268,7 +267,7 @@ class Objective(nn.Module):
             KeyError: naming the missing entry and the kind of data that has it.
             TypeError: for a dictionary, which has no nested keys.
             ValueError: for pixels that are not (B, C, H, W) uint8, observations or actions that are not as many as
-                the window has; on the CPU also for a larger gap than `horizon`, and actions out of [-1, 1].
+                the window has, and on the CPU for a larger gap than `horizon`.
         """
         if not hasattr(batch, "batch_size"):
             raise TypeError(
@@ -331,13 +330,6 @@ class Objective(nn.Module):
                 f"{type(self).__name__} reads {len(self.window.observations)} further observations, "
                 f"{self.window.observations} steps away, the batch holds {value.shape[1]}: {SHAPES[key]}"
             )
-        if key in ("action", "action_sequence") and looked_at and value.is_floating_point() and value.numel():
-            most = value.detach().abs().max()
-            if not most <= 1 + ROUNDING:  # nan, too
-                raise ValueError(
-                    f"{type(self).__name__} reads actions in [-1, 1], the batch holds {most:.4g}: scale them by the "
-                    f"action space's bounds, as gymnasium.wrappers.RescaleAction(env, -1, 1) does"
-                )
         return value
 
 
@@ -521,7 +513,7 @@ def own_number(episode: Tensor) -> Tensor:
 
 
 def check_frame_channels(encoder: PixelEncoder, frame_channels: int | None) -> int:
-    """The channels of one frame; None: 3 if the observation's are threes, else 1.
+    """The channels of one frame; None: 3 if the observation's are a multiple of 3, else 1.
 
     Raises:
         ValueError: if the observation's channels are unknown, or not so many times some number.

@@ -35,13 +35,16 @@ class ForwardModel(Objective):
         encoder: the shared encoder.
         action_space: Gymnasium ``Box`` (one axis) or ``Discrete``; None for video: the gap k replaces the actions.
         horizon: K ≥ 1; for video the largest gap in the data.
-        frame_channels: channels of one frame (3 if None, or 1 if the observation's are no threes); the newest frame
-            is predicted.
+        frame_channels: channels of one frame (None: 3, or 1 if the observation's are not a multiple of 3); the newest
+            frame is predicted.
         feature_dim: size of the projected features, and of what the frame is decoded from.
         hidden_dim: width of the prediction head.
         latent_action_dim: size of one encoded action; int(1.25 · A) + 1 if None.
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation; a random shift by 4 pixels if None. The predicted frame is not augmented.
+
+    Raises:
+        ValueError: for an encoder without `observation_shape`, and for `frame_channels` that don't divide its channels.
     """
 
     @checked_numbers

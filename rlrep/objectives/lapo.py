@@ -32,8 +32,8 @@ class LAPO(Objective):
         latent_action_dim: size of u.
         feature_dim: size of s.
         hidden_dim: width of both models' hidden layer.
-        frame_channels: channels of one frame (3 if None, or 1 if the observation's are no threes); the newest frame
-            is decoded.
+        frame_channels: channels of one frame (None: 3, or 1 if the observation's are not a multiple of 3); the newest
+            frame is decoded.
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation; a random shift by 4 pixels if None. The target is not augmented.
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlrep.actions import action_spec
+from rlrep.actions import action_spec, check_range
 from rlrep.arguments import checked_numbers
 from rlrep.augment import RandomShift
 from rlrep.bounds import Count, Momentum, NonNegative
@@ -213,6 +213,8 @@ class LatentModel(Objective):
         if self.training:
             self.end_seen.copy_(torch.maximum(self.end_seen, terminated.any().float()))
         self._tell_of_rewards(reward)
+        if not self.discrete:
+            check_range(action_sequence)
         action = self.as_vector(action_sequence)
         state, steps = self.embed(observation, offset=0), []
         for k in range(self.horizon):

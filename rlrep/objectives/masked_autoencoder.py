@@ -42,7 +42,7 @@ class MaskedAutoencoder(Objective):
         feature_dim: size of s, g and g'.
         hidden_dim: width of the hidden layers of P, g and g'.
         temperature: τ > 0.
-        frame_channels: channels of one frame (3 if None, or 1 if the observation's are no threes).
+        frame_channels: channels of one frame (None: 3, or 1 if the observation's are not a multiple of 3).
         decoder_channels: of the `PixelDecoder`.
         augment: the image augmentation, one for a whole clip; a random shift by 4 pixels if None.
 

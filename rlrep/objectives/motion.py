@@ -59,7 +59,7 @@ class Motion(Objective):
         grid: G ≥ 2.
         feature_dim: size of an observation's projected features.
         hidden_dim: width of the head's hidden layer.
-        frame_channels: channels of one frame (3 if None, or 1 if the observation's are no threes).
+        frame_channels: channels of one frame (None: 3, or 1 if the observation's are not a multiple of 3).
         augment: the image augmentation, one for a whole clip; a random shift by 4 pixels if None.
 
     Raises:

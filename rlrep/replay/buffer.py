@@ -243,6 +243,10 @@ class ReplayBuffer(Episodes):
         """Begins anew, without a row; the files' rows, if any, will be overwritten."""
         for counter in (self.head, self.flushed, self.episodes, self.running, self.ended):
             counter[:] = 0
+        if self.prioritized:
+            self.rows["priority"][:] = 0
+            self._priority_sums, self.largest_priority = None, 1.0
+        self.compared = 0
         self.holds_another = False
 
     def flush(self) -> None:

@@ -381,15 +381,19 @@ def test_the_size_of_features_is_a_whole_number(size: Any, message: str) -> None
     build("curl", encoder)(make_batch())
 
 
-@pytest.mark.parametrize(("factor", "message"), [(3.0, r"the batch holds 3\b"), (float("nan"), "the batch holds nan")])
-@pytest.mark.parametrize("name", ["taco", "forward_model", "inverse_model", "spr"])
-def test_actions_out_of_range_are_refused(name: str, factor: float, message: str, encoder: PixelEncoder) -> None:
+@pytest.mark.parametrize(("factor", "found"), [(3.0, "-3 to 3"), (float("nan"), "nan")])
+@pytest.mark.parametrize("name", ["taco", "forward_model", "spr", "latent_model", "inverse_model"])
+def test_actions_out_of_range_are_refused_where_they_are_read(
+    name: str, factor: float, found: str, encoder: PixelEncoder
+) -> None:
     objective = build(name, encoder)
     batch = batch_for(objective)
     for key in ("action", "action_sequence"):
-        if key in batch:
-            batch[key] = factor * batch[key].sign()
-    with pytest.raises(ValueError, match=rf"reads actions in \[-1, 1\], {message}"):
+        batch[key] = factor * batch[key].sign()
+    if name == "inverse_model":  # it predicts them
+        assert bool(objective(batch)["loss_inverse"].isfinite()) == (factor == 3)
+        return
+    with pytest.raises(ValueError, match=rf"actions must lie in \[-1, 1\], the batch holds {found}"):
         objective(batch)
 
 
@@ -420,21 +424,26 @@ def test_features_to_share_are_by_offset(encoder: PixelEncoder) -> None:
         build("taco", encoder)(make_batch(), wrong)
 
 
-def test_a_compiled_loss_is_not_compiled_for_each_call(encoder: PixelEncoder) -> None:
-    spr = build("spr", encoder, augment=RandomShift(0))
-    batch, compiled = batch_for(spr), []
+@pytest.mark.parametrize("name", ["taco", "curl", "spr", "forward_model"])
+def test_a_loss_is_compiled_in_one_graph_and_not_for_each_call(name: str, encoder: PixelEncoder) -> None:
+    objective = build(name, encoder, augment=RandomShift(0))
+    batch, compiled = batch_for(objective), []
 
     def backend(graph: Any, _: Any) -> Any:
         compiled.append(graph)
         return graph.forward
 
-    update = torch.compile(lambda: spr(batch)["loss_spr"], backend=backend)
+    def loss() -> Tensor:
+        return torch.stack(list(losses(objective(batch)).values())).sum()
+
+    update = torch.compile(loss, backend=backend, fullgraph=True)
     for _ in range(4):
         update().backward()
     first = len(compiled)
     for _ in range(4):
         update().backward()
     assert first == len(compiled) > 0
+    torch.testing.assert_close(update(), loss())
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -116,10 +116,11 @@ def test_losses_and_gradients_averaged_over_ranks_are_those_of_the_joined_batch(
     name: str, of_ranks: list[dict[str, Result]], of_one: dict[str, Result]
 ) -> None:
     expected = of_one[name]
+    least = 1e-4 if name == "forward_model" else 1e-3  # a mean over pixels has smaller gradients
     for key, value in expected.items():
         mean = torch.stack([results[name][key] for results in of_ranks]).mean(0)
         torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
-        assert value.isfinite().all() and ("accuracy" in key or value.abs().sum() > 1e-4), key
+        assert value.isfinite().all() and ("accuracy" in key or value.abs().sum() > least), key
 
 
 @pytest.mark.parametrize("name", [*CONTRASTS, "taco", "curl"])

@@ -299,11 +299,15 @@ def test_an_earlier_replay_is_overwritten_only_if_that_is_asked_for(storage: str
         write(second, 0, 1)
     second.load_state_dict(state)
     assert_same(second, first)  # nothing was lost
-    third, expected = build(tmp_path, storage), build(None)
+    third, expected = (build(path, storage if path else "memory", prioritized=True) for path in (tmp_path, None))
+    third.empty()
+    write(third, 0, 30)  # other rows, with other priorities
+    third.update_priority(torch.arange(8), torch.rand(8) + 5)
     third.empty()
     for each in (third, expected):
         write(each, 0, 40)
     assert_same(third, expected)
+    assert (third.rows["priority"] == expected.rows["priority"]).all()
 
 
 @pytest.mark.parametrize("after", [0, 3])

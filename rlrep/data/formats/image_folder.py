@@ -27,12 +27,13 @@ from rlrep.data.reading import (
 
 NUMBERED = re.compile(r"(?s:.*?)(\d{1,18})\.(?:png|jpe?g)", re.IGNORECASE)
 ACTIONS = "actions.npy"
+MOST = 0.8  # of a folder's content that must be numbered pictures: others may have a few, such as previews of videos
 BESIDE = (".txt", ".md", ".json", ".csv", ".yaml", ".yml", ".xml", ".log")  # notes, which are not read
 
 
 class ImageFolder(Format):
     """A folder of PNG or JPEG pictures whose names end in consecutive numbers (`frame_0001.png`, ...), and perhaps
-    `actions.npy`: (T, A) or (T,), row i taken at picture i, or T - 1 rows. Most of its content must be such pictures.
+    `actions.npy`: (T, A) or (T,), row i taken at picture i, or T - 1 rows. Four fifths of it must be such pictures.
     Notes, such as text and JSON files, are passed over; anything else beside them is an error, which names it.
     """
 
@@ -44,7 +45,7 @@ class ImageFolder(Format):
         except OSError:  # not a folder, or not readable, which the search of folders reports
             return False
         pictures = sum(bool(NUMBERED.fullmatch(name)) for name in names)
-        return pictures > 1 and 2 * pictures > len(names)
+        return pictures > 1 and pictures > MOST * len(names)
 
     def read(self, path: Path, wanted: Wanted) -> Iterator[Episode]:
         with reported_as_unreadable():
@@ -69,7 +70,7 @@ def _in_order(folder: Path) -> list[Path]:
     for name in _content(folder):
         parts, path = NUMBERED.fullmatch(name), folder / name
         if parts is None:
-            raise Unreadable(f"{name} is none of its numbered pictures: move it to another folder")
+            raise Unreadable(f"{name} is not one of the numbered pictures: move it to another folder")
         other = found.setdefault(int(parts[1]), path)
         if other != path:
             raise Unreadable(f"{other.name} and {name} have one number")

@@ -305,6 +305,8 @@ def test_a_first_seed_leaves_the_ones_before_it_out() -> None:
     whole = study.chosen_jobs(["lock", "arrow"], None, 5)
     assert study.chosen_jobs(["lock", "arrow"], None, 2, 3) == [job for job in whole if job.seed in (3, 4)]
     assert {job.seed for job in study.chosen_jobs(["replication"], None, 2)} == {6, 7}  # it has seeds of its own
+    with pytest.raises(ValueError, match="replication has seeds of its own"):
+        study.chosen_jobs(["replication"], None, 2, 6)
 
 
 def test_the_tour_shows_every_method_under_exogenous_noise_once() -> None:

@@ -74,12 +74,20 @@ def test_a_file_among_the_pictures_is_named_and_takes_no_episode_away_in_silence
     (tmp_path / "a" / name).parent.mkdir(exist_ok=True)
     (tmp_path / "a" / name).touch()
     wrong = name.split("/")[0]
-    with pytest.raises(ValueError, match=rf"a can't be used: {wrong} is none of its numbered pictures: move it"):
+    with pytest.raises(ValueError, match=rf"a can't be used: {wrong} is not one of the numbered pictures: move it"):
         open_video(tmp_path, **SMALL)
     with pytest.warns(UserWarning, match=wrong):
         data = open_video(tmp_path, skip_corrupt=True, **SMALL)
     np.testing.assert_array_equal(numbers(data), range(20, 31))
     assert [wrong in reason for reason in data.skipped.values()] == [True]
+
+
+def test_previews_beside_videos_or_episodes_are_no_episode(tmp_path: Path) -> None:
+    for name in "ab":
+        write(tmp_path / name)
+    for number in range(3):
+        (tmp_path / f"preview_{number}.png").touch()
+    assert open_video(tmp_path, **SMALL).lengths.tolist() == [11, 11]
 
 
 def test_notes_among_the_pictures_are_passed_over(tmp_path: Path) -> None:
