@@ -72,7 +72,7 @@ def test_a_card_describes_each_kind_of_noise() -> None:
     still = in_words(replace(usual, kind="camera", strength=0.3, persistence=0.0))
     assert still == "seen by a camera of strength 0.3, drawn anew in each frame"
     behind = in_words(replace(usual, kind="shapes", background_only=True))
-    assert behind.endswith("of the picture's side in the background that drift on by themselves")
+    assert behind.endswith("of the picture's side that drift on by themselves in the background")
 
 
 @pytest.mark.slow
