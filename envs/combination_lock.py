@@ -97,10 +97,8 @@ class CombinationLock(gym.Env[npt.NDArray[np.uint8], np.int64]):
         if unknown := set(start) - {"level", "controlled", "exogenous"}:
             raise ValueError(f"unknown reset options {sorted(unknown)}; known: level, controlled, exogenous")
         self._level = at_least(0, start["level"], "level", self.horizon - 1)
-        for name in ("controlled", "exogenous"):
-            if start[name] not in (0, 1):
-                raise ValueError(f"{name} is {start[name]!r}; expected 0 or 1")
-        self._controlled, self._exogenous = (np.array(bool(start[name])) for name in ("controlled", "exogenous"))
+        bits = {name: int(bit) if isinstance(bit := start[name], bool) else bit for name in ("controlled", "exogenous")}
+        self._controlled, self._exogenous = (np.array(bool(at_least(0, bit, name, 1))) for name, bit in bits.items())
         return self._observe()
 
     def step(self, action: np.int64) -> tuple[npt.NDArray[np.uint8], float, bool, bool, dict[str, Any]]:

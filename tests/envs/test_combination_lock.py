@@ -127,7 +127,8 @@ def test_impossible_locks_are_refused(arguments, message):
 
 
 @pytest.mark.parametrize(
-    "options", [{"level": 2}, {"controlled": 2}, {"exogenous": -1}, {"exogenous": ""}, {"depth": 1}]
+    "options",
+    [{"level": 2}, {"controlled": 2}, {"exogenous": -1}, {"exogenous": ""}, {"controlled": 1.0}, {"depth": 1}],
 )
 def test_impossible_starts_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
