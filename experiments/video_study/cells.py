@@ -43,9 +43,9 @@ DOMAINS = {
     "lock": "Combination lock",
 }
 SWEEPS = ("core", "size", "persistence")
-FIELD = ("tuning", "field", "arrow", "labels", "temperature", "transfer")
+FIELD = ("tuning", "field", "arrow", "recordings", "labels", "temperature", "transfer")
 STUDIES = (*SWEEPS, "phase", *FIELD)
-PROBED = ("phase", "tuning", "field", "arrow", "labels", "temperature")  # whose cells may have no returns
+PROBED = ("phase", "tuning", "field", "arrow", "recordings", "labels", "temperature")  # whose cells may have no returns
 ADVICE = "move it away and run the study again"
 
 
@@ -78,7 +78,8 @@ class Cell:
     `state_head` is the linear probe of the layer behind the features that the method's loss reads. `updates` is the
     length of the training, 0 for the domain's own; `predictor` was computed before it, see `predictor.py`. Cells of the
     phase diagram have returns on a cross-section only. `uniformity_head` and `tolerance_head` are for the layer of
-    `state_head`. `labels`, `temperature`, `lr`, `unseen`, `drift` and `random_actions` are those of the job.
+    `state_head`. `labels`, `temperature`, `lr`, `unseen`, `drift`, `random_actions` and `mixed` are those of the
+    job.
     `held_out_loss` is the least validation loss of the pre-training. `cloned_N` is the return of behaviour cloning from
     N demonstrations. `diverged` is the number of updates after which the loss was not a number: the
     encoder is then that of the best validation before.
@@ -127,6 +128,7 @@ class Cell:
     held_out_loss: float = nan
     drift: bool = False
     random_actions: bool = False
+    mixed: bool = False
     unseen: str = ""
     cloned_4: float = nan
     cloned_16: float = nan
@@ -349,7 +351,7 @@ def condition(cell: Cell) -> str:
     own = [f"{cell.num_shapes} shapes of size {cell.size:g}"] * (cell.study in ("size", "phase"))
     own += [f"{cell.labels:,.0f} labels"] * isfinite(cell.labels)
     own += [f"τ = {cell.temperature:g}"] * isfinite(cell.temperature) + [f"step size {cell.lr:g}"] * isfinite(cell.lr)
-    own += ["drifting"] * cell.drift + ["random actions"] * cell.random_actions
+    own += ["drifting"] * cell.drift + ["random actions"] * cell.random_actions + ["two noises"] * cell.mixed
     return ", ".join([noise, *own])
 
 

@@ -258,6 +258,28 @@ class ManyCodes(OverSeeds):
 
 
 @dataclass(frozen=True)
+class Recorded(OverSeeds):
+    """The content of the file about recordings that differ in their noise, see its comments, and its origin."""
+
+    file: ClassVar = FOLDER / "recordings_criteria.yaml"
+    floor: str
+    ceiling: str
+    method: str
+    baseline: str
+    keeps: float
+
+
+@dataclass(frozen=True)
+class LatentActions(OverSeeds):
+    """The content of the file about latent actions in the lock, see its comments, and its origin."""
+
+    file: ClassVar = FOLDER / "latent_criteria.yaml"
+    methods: Sequence[str]
+    rate: float
+    aic: float
+
+
+@dataclass(frozen=True)
 class Criteria(Frozen):
     """The content of the file, see its comments, and its origin."""
 

@@ -106,6 +106,20 @@ def with_background(data: EpisodeDataset, noise: dict[str, Any] | None, seed: in
     return EpisodeDataset(np.concatenate(parts), np.repeat(data.lengths, 2), max_gap=data.max_gap, seed=seed)
 
 
+def under_two_noises(data: EpisodeDataset, noise: dict[str, Any] | None, seed: int) -> EpisodeDataset:
+    """Recordings that differ in their noise: the first and every second one after it under iid noise, the others under
+    `noise`.
+    """
+    frames = np.empty_like(data.frames)
+    for first, kind in enumerate((None if noise is None else noise | {"persistence": 0.0}, noise)):
+        spans = data.episodes[first::2]
+        rows = np.concatenate([np.arange(start, end) for start, end in spans])
+        frames[rows] = under_noise(data.frames[rows], spans[:, 1] - spans[:, 0], kind, seed + first)
+    shown = EpisodeDataset(frames, data.lengths, action=data.action, max_gap=data.max_gap, seed=seed)
+    shown.rows = data.rows  # with rewards, if it has them
+    return shown
+
+
 def under_noise(frames: np.ndarray, lengths: np.ndarray, noise: dict[str, Any] | None, seed: int) -> np.ndarray:
     """Frames (N, C, H, W) of recordings, one after the other, each under its own noise.
 

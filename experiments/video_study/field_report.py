@@ -18,6 +18,7 @@ from rlrep.experiments.video_study.cells import (
     Cell,
     LockCell,
     Results,
+    by,
     grouped,
     reads,
     select,
@@ -26,9 +27,11 @@ from rlrep.experiments.video_study.cells import (
 from rlrep.experiments.video_study.criteria import (
     Arrow,
     FewLabels,
+    LatentActions,
     Longer,
     ManyCodes,
     OverSeeds,
+    Recorded,
     Replicated,
     Served,
     Survival,
@@ -49,7 +52,10 @@ from rlrep.experiments.video_study.survival import (
     kept,
     label_outcomes,
     label_shares,
+    latent_claims,
     longer_claims,
+    recording_claims,
+    recording_shares,
     replicated_claims,
     return_shares,
     served_claims,
@@ -76,6 +82,11 @@ TEXTS = {
         "The state kept, on a scale from 0, a random encoder, to 1, an encoder of labels, of the same seed; all under "
         "exogenous noise. Drifting noise moves to the right and down only."
     ),
+    "recordings": (
+        "The state kept, on a scale from 0, a random encoder, to 1, an encoder of labels, of the same seed, under "
+        "exogenous noise: of encoders whose recordings all have that noise, and of those whose every second recording "
+        "has iid noise instead."
+    ),
     "served": "PPO's returns on frozen encoders of the core, and what a linear probe reads of their state.",
     "replicated": "What PPO returns on the encoders, its share of the true state's return, and what probes read.",
     "longer": "What a linear probe reads of the state, and what is kept of it on the diagram's scale.",
@@ -93,6 +104,7 @@ TEXTS = {
         "picture, of up to a quarter of its range, which moves slowly."
     ),
     "cloned": "Behaviour cloning on the frozen features, from as many episodes of a player who knows the best action.",
+    "latent": "The median of the episodes.",
     "codes": "The lock, for encoders with more codes than one factor has states. Four have room for both factors.",
 }
 CAPTIONS = {
@@ -109,6 +121,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[str]:
         "tuning": ("Step sizes", tuning_lines(results), ""),
         "field": ("Every method", field_lines(results, domain), f"field_{domain}"),
         "arrow": ("The arrow of time", arrow_lines(results), ""),
+        "recordings": ("Recordings that differ in their noise", recording_lines(results), ""),
         "served": (f"PPO on {METHODS[read(Served).method]}", served_lines(results, domain), ""),
         "replicated": ("The main results on other maps", replicated_lines(results, domain), ""),
         "longer": ("Longer training on further maps", longer_lines(results), ""),
@@ -117,10 +130,12 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[str]:
         "transfer": ("Unseen noise", transfer_lines(results), ""),
         "cloned": ("Few demonstrations", cloned_lines(results, domain), ""),
         "codes": ("More codes for the lock", code_lines(results), ""),
+        "latent": ("Latent actions in the lock", latent_lines(results), ""),
     }
     judgements = {
         "field": partial(survival_blocks, results, domain),
         "arrow": partial(arrow_blocks, results),
+        "recordings": partial(recording_blocks, results),
         "served": partial(served_blocks, results, domain),
         "replicated": partial(replicated_blocks, results, domain),
         "longer": partial(longer_blocks, results),
@@ -128,6 +143,7 @@ def field_blocks(results: Results, pictures: Mapping[str, Path]) -> list[str]:
         "temperature": partial(temperature_blocks, results),
         "transfer": partial(transfer_blocks, results, domain),
         "codes": partial(code_blocks, results),
+        "latent": partial(latent_blocks, results),
     }
     blocks = []
     for name, (title, lines, drawn) in parts.items():
@@ -240,6 +256,32 @@ def claim_texts(claims: list[Claim], word: str) -> list[str]:
         else f"{c.name}: {c.outcome}, cells are missing"
         for c in claims
     ]
+
+
+def recording_lines(results: Results) -> list[Line]:
+    """A row for each method: the state kept where all recordings have one noise, and where they have two."""
+    asked, lines = read(Recorded), []
+    for method in METHODS:
+        found = {
+            name: recording_shares(results, method, mixed, asked)
+            for name, mixed in (("exogenous noise alone", False), ("iid noise in every second", True))
+        }
+        if any(found.values()) and method not in (asked.floor, asked.ceiling):
+            lines.append(shares_line(METHODS[method], found))
+    return lines
+
+
+def recording_blocks(results: Results) -> list[str]:
+    """Whether invariance across recordings repairs contrast."""
+    asked = read(Recorded)
+    name = METHODS[asked.method]
+    rule = (
+        f"Every second recording has iid noise. {name} repairs contrast if it keeps more than {asked.keeps:g}, and "
+        f"more than {METHODS[asked.baseline]} on the same recordings: one-sided t tests at {asked.level:g}, paired "
+        f"over {asked.span}."
+    )
+    items = claim_texts(recording_claims(results), "kept")
+    return judged(rule, asked, select(results.cells, study="recordings"), items)
 
 
 def served_lines(results: Results, domain: str) -> list[Line]:
@@ -481,3 +523,27 @@ def code_blocks(results: Results) -> list[str]:
         f"one-sided t tests at {asked.level:g} over {asked.span}, of which each gives one degree and one difference."
     )
     return judged(rule, asked, cells, claim_texts(code_claims(results), "apart"))
+
+
+def latent_lines(results: Results) -> list[Line]:
+    """A row for each method with latent actions."""
+    found = {method: select(results.lock, method=method) for method in read(LatentActions).methods}
+    return [
+        {"method": METHODS[method]}
+        | {f"H = {horizon}": median_episodes(each) for horizon, each in by(own, "horizon").items()}
+        | {"seeds": str(len({c.seed for c in own}))}
+        for method, own in found.items()
+        if own
+    ]
+
+
+def latent_blocks(results: Results) -> list[str]:
+    """Whether latent actions escape the lower bound."""
+    asked = read(LatentActions)
+    cells = [cell for method in asked.methods for cell in select(results.lock, method=method)]
+    rule = (
+        f"Latent actions do not escape the bound if episodes grow by a rate above {asked.rate:g} a level, and "
+        f"exponential growth fits better than polynomial, by AIC: one-sided t tests at {asked.level:g} over "
+        f"{asked.span}, of which each gives one rate and one difference."
+    )
+    return judged(rule, asked, cells, claim_texts(latent_claims(results), "apart"))

@@ -30,6 +30,7 @@ class Job:
         updates: length of its pre-training; None for the domain's own.
         drift: whether the noise moves one way, see `rlrep.envs.distractors.Drift`.
         random_actions: whether the recordings are of random actions alone.
+        mixed: whether every second recording has iid noise instead.
         only_probes: whether linear probes are all that is measured: no other probes, no decoder, no PPO.
         ppo_runs: how many PPO runs on its encoder; None for the domain's own number. A cell of more runs will do, too.
         labels: how many recorded frames have known actions. An inverse model reads them, beside a method that reads
@@ -56,6 +57,7 @@ class Job:
     unseen: str | None = None
     drift: bool = False
     random_actions: bool = False
+    mixed: bool = False
     ppo_runs: int | None = None
 
     @property
@@ -76,7 +78,7 @@ class Job:
             parts.append(f"lr{self.lr:g}")
         if self.unseen is not None:
             parts.append(f"unseen_{self.unseen}")
-        parts += ["drift"] * self.drift + ["random_actions"] * self.random_actions
+        parts += ["drift"] * self.drift + ["random_actions"] * self.random_actions + ["mixed"] * self.mixed
         return "-".join([*parts, f"seed{self.seed}"])
 
     @property

@@ -68,6 +68,19 @@ def record(lock: CombinationLock, clips: int, rng: np.random.Generator) -> Clips
     return Clips(*(torch.from_numpy(values) for values in (early, late, level, gap, actions[0])))
 
 
+def scores_of(shape: tuple[int, ...], scores: int) -> nn.Module:
+    """A network of pictures (B, *shape) uint8 to (B, scores), standardised over the batch, so that all codes are in use
+    from the start.
+    """
+    features = PixelEncoder(shape, channels=8, strides=(2, 2))
+    return nn.Sequential(features, nn.Linear(features.repr_dim, scores), nn.BatchNorm1d(scores, affine=False))
+
+
+def as_codes(scores: Tensor) -> Tensor:
+    """(B, scores) to probabilities of the codes (B, scores + 1). Code 0: all scores are low."""
+    return F.pad(SHARPNESS * scores, (1, 0)).softmax(1)
+
+
 class CodeModel(nn.Module):
     """An encoder of pictures to one of `codes` codes, and the loss that trains it."""
 
@@ -76,16 +89,11 @@ class CodeModel(nn.Module):
         self.codes = codes
         shape = lock.observation_space.shape
         assert shape is not None
-        features = PixelEncoder(shape, channels=8, strides=(2, 2))
-        # As outputs are standardised over the batch, all codes are in use from the start. Code 0: all outputs are low.
-        scores = codes - 1
-        self.encoder = nn.Sequential(
-            features, nn.Linear(features.repr_dim, scores), nn.BatchNorm1d(scores, affine=False)
-        )
+        self.encoder = scores_of(shape, codes - 1)
 
     def code(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 to probabilities of the codes (B, codes)."""
-        return F.pad(SHARPNESS * self.encoder(pictures), (1, 0)).softmax(1)
+        return as_codes(self.encoder(pictures))
 
     def loss(self, clips: Clips) -> Tensor:
         """Scalar: the method's loss, minus the weighted `usage` of the codes."""
@@ -101,20 +109,47 @@ def usage(code: Tensor) -> Tensor:
 class PixelModel(CodeModel):
     """Predicts a picture for each code, by squared error: `gap` steps later, or with `future=False` the same one."""
 
-    def __init__(self, lock: CombinationLock, codes: int, future: bool) -> None:
+    def __init__(self, lock: CombinationLock, codes: int, future: bool, given: int = 0) -> None:
         super().__init__(lock, codes)
         self.future = future
         self.levels = lock.horizon
-        self.decoder = mlp(codes + self.levels + MAX_GAP, (64,), int(np.prod(lock.observation_space.shape or ())))
+        width = codes + self.levels + MAX_GAP + given
+        self.decoder = mlp(width, (64,), int(np.prod(lock.observation_space.shape or ())))
 
-    def loss(self, clips: Clips) -> Tensor:
+    def errors(self, clips: Clips, *known: Tensor) -> Tensor:
+        """(B, codes) squared errors, each picture's sum, given each code, the level, the gap and `known` (B, given)."""
         target = to_unit_scale(clips.late if self.future else clips.early).flatten(1)
-        known = [F.one_hot(clips.level, self.levels), F.one_hot(clips.gap * self.future, MAX_GAP + 1)[:, 1:]]
+        known = (F.one_hot(clips.level, self.levels), F.one_hot(clips.gap * self.future, MAX_GAP + 1)[:, 1:], *known)
         codes = torch.eye(self.codes).expand(len(target), -1, -1)
         given = torch.cat([codes, torch.cat(known, 1)[:, None].expand(-1, self.codes, -1)], 2)
-        error = (self.decoder(given) - target[:, None]).square().sum(2)
+        return (self.decoder(given) - target[:, None]).square().sum(2)
+
+    def loss(self, clips: Clips) -> Tensor:
         code = self.code(clips.early)
-        return (code * error).sum(1).mean() - 10 * usage(code)
+        return (code * self.errors(clips)).sum(1).mean() - 10 * usage(code)
+
+
+class LatentActionModel(PixelModel):
+    """Predicts the later picture for each code and each of two latent actions, of which a network of its own chooses
+    one from both pictures, as LAPO's inverse model does (arXiv 2312.10812).
+
+    There are two, as many as actions; over a gap of several steps, one stands for all of them.
+    """
+
+    ACTIONS = 2
+
+    def __init__(self, lock: CombinationLock, codes: int) -> None:
+        super().__init__(lock, codes, future=True, given=self.ACTIONS)
+        shape = lock.observation_space.shape
+        assert shape is not None
+        self.inverse = scores_of((2 * shape[0], *shape[1:]), self.ACTIONS - 1)
+
+    def loss(self, clips: Clips) -> Tensor:
+        latent = torch.eye(self.ACTIONS)
+        errors = torch.stack([self.errors(clips, each.expand(len(clips.early), -1)) for each in latent], 2)
+        code = self.code(clips.early)
+        action = as_codes(self.inverse(torch.cat([clips.early, clips.late], 1)))
+        return torch.einsum("bij,bi,bj->b", errors, code, action).mean() - 10 * (usage(code) + usage(action))
 
 
 class PairModel(CodeModel):
@@ -153,6 +188,7 @@ MODELS: dict[str, Callable[[CombinationLock, int], CodeModel]] = {
     "temporal_contrastive": lambda lock, codes: PairModel(lock, codes, actions=False),
     "forward_model": lambda lock, codes: PixelModel(lock, codes, future=True),
     "autoencoder": lambda lock, codes: PixelModel(lock, codes, future=False),
+    "lapo": LatentActionModel,
 }
 METHODS = ("oracle", *MODELS)
 

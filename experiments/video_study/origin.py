@@ -12,8 +12,8 @@ from typing import Any
 
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.video_study.cells import read_content
-from rlrep.experiments.video_study.criteria import read_criteria
-from rlrep.experiments.yaml_files import differences
+from rlrep.experiments.video_study.criteria import OverSeeds, read_criteria
+from rlrep.experiments.yaml_files import differences, read_yaml
 
 FILE = "made_by.json"
 PACKAGE = Path(__file__).parents[2]  # rlrep, which holds agents, envs and experiments as links, or installed
@@ -66,7 +66,8 @@ def claim(folder: Path) -> None:
         ValueError: for a folder whose cells were made by other criteria or other code, or that does not note them; the
             message names what differs.
     """
-    ours: dict[str, Any] = {"criteria": dict(read_criteria().content), "code": code()}
+    further = {kind.file.name: dict(read_yaml(kind.file)) for kind in OverSeeds.__subclasses__()}
+    ours: dict[str, Any] = {"criteria": dict(read_criteria().content), "further_criteria": further, "code": code()}
     path = folder / FILE
     if not any((folder / "cells").glob("*.json")):
         write_atomically(path, json.dumps(ours, indent=1).encode())
@@ -78,6 +79,8 @@ def claim(folder: Path) -> None:
         )
     theirs = read_content(path)
     found = [*changed(theirs.get("criteria", {}), ours["criteria"])]
+    for name, content in (theirs.get("further_criteria") or {}).items():  # an older folder notes none, or fewer
+        found += changed(content, further.get(name, {}), name)
     if names := other(theirs.get("code", {}), ours["code"]):
         more = f" and {len(names) - SHOWN} more files" if len(names) > SHOWN else ""
         found.append(f"code ({', '.join(names[:SHOWN])}{more})")
@@ -88,13 +91,13 @@ def claim(folder: Path) -> None:
         )
 
 
-def changed(theirs: Any, ours: Mapping[str, Any]) -> list[str]:
-    """The criteria that differ, in words; empty if none does."""
+def changed(theirs: Any, ours: Mapping[str, Any], name: str = "criteria") -> list[str]:
+    """The criteria of a file that differ, in words; empty if none does."""
     if not isinstance(theirs, dict):
-        return ["criteria"]
+        return [name]
     found = differences(ours, theirs)
-    told = [f"{name} is {there} there and {here} here" for name, (here, there) in found.items()]
-    return [f"criteria ({', '.join(told)})"] if told else []
+    told = [f"{key} is {there} there and {here} here" for key, (here, there) in found.items()]
+    return [f"{name} ({', '.join(told)})"] if told else []
 
 
 def other(theirs: Any, ours: Mapping[str, str]) -> list[str]:

@@ -21,7 +21,7 @@ from rlrep.data import EpisodeDataset
 from rlrep.experiments.files import write_atomically
 from rlrep.experiments.video_study.cells import DOMAINS
 from rlrep.experiments.video_study.cloning import DEMONSTRATIONS, cloned_return
-from rlrep.experiments.video_study.domain import Domain, Samples, Settings, with_background
+from rlrep.experiments.video_study.domain import Domain, Samples, Settings, under_two_noises, with_background
 from rlrep.experiments.video_study.jobs import BESIDE, GIVEN_ACTIONS, VARIANTS, Job
 from rlrep.experiments.video_study.labels import SomeLabels, first_frames
 from rlrep.experiments.video_study.ppo import Curve, FrozenEncoder, Schedule, learn, mean_return
@@ -162,7 +162,7 @@ def predicted(place: Domain, job: Job, settings: Settings) -> float | None:
     from rlrep.experiments.video_study.gridworld import GridDomain
     from rlrep.experiments.video_study.predictor import predict
 
-    if not isinstance(place, GridDomain) or job.drift or job.random_actions:
+    if not isinstance(place, GridDomain) or job.drift or job.random_actions or job.mixed:
         return None
     width = OPTIONS["temporal_contrastive"]["feature_dim"]
     return predict(job.method, place, job.noise_options, settings.horizon, width)
@@ -307,7 +307,10 @@ def weights_of(objective: Objective) -> dict[str, torch.Tensor]:
 
 def recordings(objective: Objective, place: Domain, job: Job, settings: Settings) -> EpisodeDataset:
     """What the objective reads: the same number of frames for every method, and the background too if it needs it."""
-    data = place.record(job.noise_options, settings, job.seed, rewards="reward" in objective.window.needs)
+    rewards = "reward" in objective.window.needs
+    if job.mixed:
+        return under_two_noises(place.record(None, settings, job.seed, rewards), job.noise_options, job.seed + 80_000)
+    data = place.record(job.noise_options, settings, job.seed, rewards)
     return with_background(data, job.noise_options, job.seed + 70_000) if objective.needs_background else data
 
 

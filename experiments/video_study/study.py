@@ -27,7 +27,7 @@ from rlrep.registry import look_up, parameters_of
 SIZES = (0.15, 0.45)  # besides the core's size
 PERSISTENCES = (0.5, 0.8, 0.9, 0.95)  # between the core's iid and exogenous noise
 HORIZONS = range(2, 11)
-LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder")
+LOCK_METHODS = ("oracle", "inverse_model", "temporal_contrastive", "forward_model", "autoencoder", "lapo")
 LABELS = (0, 250, 1_000, 4_000, 20_000)  # recorded frames whose action is known
 LABELLED = ("random", "inverse_model", *BESIDE)
 TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
@@ -36,6 +36,7 @@ TUNING_SEED = 100  # the first one of the tuning, whose maps nothing else is mea
 # PixPro trains the feature map alone, and probes read what comes after; the other is an ablation.
 FIELD_METHODS = [m for m in METHODS if m not in ("pixpro", "curved_ahead")]
 ARROW = ("random", "supervised", "curved", "curved_ahead", "temporal_contrastive", "inverse_model")
+RECORDED = ("random", "supervised", "temporal_contrastive", "invariance")
 CODES = (3, 4)  # of an encoder of the lock, besides two: four suffice for both factors
 TOURED = ("temporal_contrastive", "forward_model", "autoencoder", "random", "supervised")  # under iid noise too
 SWEPT = ("forward_model", "temporal_contrastive", "inverse_model")
@@ -101,6 +102,15 @@ def arrow(methods: Methods, seeds: int) -> Iterator[Job]:
         job = Job("gridworld", "arrow", method, "exogenous", seed, 1.0, only_probes=True)
         if method != "oracle":
             yield replace(job, drift=drift, random_actions=random_actions)
+
+
+def recordings(methods: Methods, seeds: int) -> Iterator[Job]:
+    """Does invariance across recordings repair contrast where they differ in their noise? All under exogenous noise,
+    and every second one under iid noise instead.
+    """
+    for seed, method, mixed in product(range(seeds), methods or RECORDED, (False, True)):
+        if method != "oracle" and not (mixed and method in ("random", "supervised")):  # the two read single pictures
+            yield Job("gridworld", "recordings", method, "exogenous", seed, 1.0, only_probes=True, mixed=mixed)
 
 
 def tuning(methods: Methods, seeds: int) -> Iterator[Job]:
@@ -199,6 +209,7 @@ STUDIES: dict[str, Callable[[Methods, int], Iterable[Job | LockJob]]] = {
     "tuning": tuning,
     "field": field,
     "arrow": arrow,
+    "recordings": recordings,
     "labels": labels,
     "temperature": temperatures,
     "transfer": transfer,

@@ -2,8 +2,9 @@
 whether the arrow of time is why one does, by `arrow_criteria.yaml`; whether that serves PPO, by `core_criteria.yaml`;
 whether all this holds on other maps, by `replication_criteria.yaml`, and after longer training, by
 `longer_criteria.yaml`; whether videos help where few actions are known, by `labels_criteria.yaml`; whether a
-temperature repairs contrast, by `temperature_criteria.yaml`; whether encoders carry over to unseen noise, by
-`transfer_criteria.yaml`; and whether the lock's bound vanishes with more codes, by `codes_criteria.yaml`.
+temperature repairs contrast, by `temperature_criteria.yaml`, or recordings that differ in their noise, by
+`recordings_criteria.yaml`; whether encoders carry over to unseen noise, by `transfer_criteria.yaml`; and whether the
+lock's bound vanishes with more codes, by `codes_criteria.yaml`, or with latent actions, by `latent_criteria.yaml`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from rlrep.experiments.video_study.cells import METHODS, Cell, Results, by, grou
 from rlrep.experiments.video_study.criteria import (
     Arrow,
     FewLabels,
+    LatentActions,
     Longer,
     ManyCodes,
     OverSeeds,
+    Recorded,
     Replicated,
     Served,
     Survival,
@@ -146,6 +149,16 @@ def arrow_shares(results: Results, method: str, where: tuple[bool, bool], asked:
     return on_scale(own, low, high)
 
 
+def recording_shares(results: Results, method: str, mixed: bool, asked: Recorded) -> dict[int, float]:
+    """The state kept in each seed, where every second recording has iid noise (`mixed`) or none has."""
+    cells = select(results.cells, study="recordings")
+    own, low, high = (
+        {c.seed: c.state_linear for c in select(cells, method=each, mixed=m)}
+        for each, m in ((method, mixed), (asked.floor, False), (asked.ceiling, False))
+    )
+    return on_scale(own, low, high)
+
+
 @dataclass(frozen=True)
 class Claim:
     """Whether a mean over seeds is more than the criteria say.
@@ -189,6 +202,18 @@ def arrow_claims(results: Results) -> list[Claim]:
     return [
         claim(name, less(usual, arrow_shares(results, *where, asked)), asked.falls, asked)
         for name, where in changes.items()
+    ]
+
+
+def recording_claims(results: Results) -> list[Claim]:
+    """Whether the method keeps the state where recordings differ in their noise, and more than the baseline on the
+    same.
+    """
+    asked = read(Recorded)
+    own, other = (recording_shares(results, method, True, asked) for method in (asked.method, asked.baseline))
+    return [
+        claim(f"{METHODS[asked.method]} keeps more than {asked.keeps:g}", own, asked.keeps, asked),
+        claim(f"{METHODS[asked.method]}, more than {METHODS[asked.baseline]}", less(own, other), 0.0, asked),
     ]
 
 
@@ -299,6 +324,21 @@ def code_claims(results: Results) -> list[Claim]:
         better = {seed: exponential.aic - power.aic for seed, (exponential, power) in fits.items()}
         claims.append(claim(f"{name}, degree below {asked.degree:g}", below, 0.0, asked))
         claims.append(claim(f"{name}, AIC of exponential growth above polynomial", better, asked.aic, asked))
+    return claims
+
+
+def latent_claims(results: Results) -> list[Claim]:
+    """By how much the rate of growth lies above the bound, and by how much exponential growth fits better than
+    polynomial, for latent actions.
+    """
+    asked, claims = read(LatentActions), []
+    for method in asked.methods:
+        own = by(select(results.lock, method=method), "seed")
+        fits = {seed: fit for seed, cells in own.items() if (fit := growth_fits(cells))}
+        above = {seed: exponential.slope - asked.rate for seed, (exponential, _) in fits.items()}
+        better = {seed: power.aic - exponential.aic for seed, (exponential, power) in fits.items()}
+        claims.append(claim(f"{METHODS[method]}, rate above {asked.rate:g} a level", above, 0.0, asked))
+        claims.append(claim(f"{METHODS[method]}, AIC of polynomial growth above exponential", better, asked.aic, asked))
     return claims
 
 

@@ -95,6 +95,20 @@ def test_only_the_code_of_the_early_picture_reaches_the_decoder():
     assert model.loss(clips) == first
 
 
+def test_a_latent_action_is_named_by_both_pictures_and_tells_what_the_code_does_not():
+    lock = CombinationLock(3)
+    model = study.MODELS["lapo"](lock, 2)
+    clips = study.record(lock, 32, np.random.default_rng(0))
+    errors = [model.errors(clips, torch.eye(2)[[u] * 32]) for u in (0, 1)]
+    first, second = torch.eye(2)[torch.arange(32) % 2], torch.eye(2)[torch.arange(32) // 16]
+    seen = []
+    model.code = lambda pictures: first
+    model.inverse.forward = lambda pictures: seen.append(pictures) or (second[:, 1:] - 0.5) * 1e4
+    chosen = sum(errors[u][row, z] for row, (z, u) in enumerate(zip(first.argmax(1), second.argmax(1), strict=True)))
+    torch.testing.assert_close(model.loss(clips), chosen / 32 - 20 * np.log(2))
+    assert torch.equal(seen[0], torch.cat([clips.early, clips.late], 1))
+
+
 def test_a_cell_is_what_the_report_reads_and_depends_on_its_arguments_alone():
     cell = study.run_lock_cell("oracle", 4, 1, 1000)
     assert cell == study.run_lock_cell("oracle", 4, 1, 1000)

@@ -21,13 +21,14 @@ from rlrep.experiments import video_theory
 from rlrep.experiments.video_study import jobs, pixels, study
 from rlrep.experiments.video_study.cells import METHODS, read_results
 from rlrep.experiments.video_study.cloning import cloned_return, demonstrations
-from rlrep.experiments.video_study.criteria import FOLDER, Longer, read, read_criteria
+from rlrep.experiments.video_study.criteria import FOLDER, Longer, ManyCodes, read, read_criteria
 from rlrep.experiments.video_study.domain import with_background
 from rlrep.experiments.video_study.gridworld import GridDomain
 from rlrep.experiments.video_study.jobs import BESIDE, Job, LockJob
 from rlrep.experiments.video_study.labels import SomeLabels, first_frames
 from rlrep.experiments.video_study.origin import FILE, FILES, claim
 from rlrep.experiments.video_study.ppo import FrozenEncoder, GridVecEnv, Schedule, learn, mean_return
+from rlrep.experiments.yaml_files import read_yaml
 
 TINY = pixels.Settings(
     frames=640,
@@ -138,6 +139,25 @@ def test_every_second_recording_is_of_the_background_alone() -> None:
         assert (video > 0).any() and (video == 0).all(1).mean() > 0.5 and not walls.any()
     black = with_background(place.record(None, pixels.Settings(frames=640), 0), None, seed=1)
     assert not any(video.any() for video in black.videos()[::2])
+
+
+def test_every_second_recording_has_iid_noise_where_they_differ() -> None:
+    place, settings = GridDomain(), replace(TINY, frames=1_280)
+    job = next(job for job in study.recordings(["invariance"], 1) if job.mixed)
+    objective = pixels.build("invariance", PixelEncoder(place.shape, **TINY.encoder), place, settings, job)
+    shown = pixels.recordings(objective, place, job, settings)
+    plain = place.record(None, settings, job.seed)
+    assert shown.action is not None and plain.action is not None and (shown.action == plain.action).all()
+    lasting: list[list[float]] = [[], []]
+    for number, (noisy, clean) in enumerate(zip(shown.videos(), plain.videos(), strict=True)):
+        covered = (noisy != clean).any(1)
+        both = (covered[1:] & covered[:-1]).sum() / np.maximum(covered[1:].sum(), 1)
+        lasting[number % 2].append(float(both))
+    assert np.mean(lasting[1]) > np.mean(lasting[0]) + 0.1
+    usual = replace(job, mixed=False)
+    assert (pixels.recordings(objective, place, usual, settings).frames != shown.frames).any()
+    names = [each.name for each in study.recordings(None, 1)]
+    assert len(names) == len(set(names)) == 6
 
 
 def test_few_labels_are_those_of_the_first_recordings() -> None:
@@ -534,6 +554,11 @@ def test_code_of_a_cell_is_all_that_it_is_computed_with() -> None:
     ("name", "value", "told"),
     [
         ("criteria", {"keeps": 0.8}, r"other criteria \(keeps is 0.8 there and 0.9 here\): choose another folder"),
+        (
+            "further_criteria",
+            {"codes_criteria.yaml": read_yaml(ManyCodes.file) | {"codes": 5}},
+            r"other codes_criteria.yaml \(codes is 5 there and 4 here\): choose another folder",
+        ),
         ("code", {"envs/noise.py": "abc", "rlrep/old.py": "1"}, r"other code \(envs/noise.py, rlrep/old.py\): choose"),
     ],
 )

@@ -13,7 +13,7 @@ from scipy.stats import ttest_1samp, ttest_rel
 
 from rlrep.experiments.video_study import criteria, field_report, survival
 from rlrep.experiments.video_study.cells import Cell, LockCell, Results
-from rlrep.experiments.video_study.criteria import Arrow, Longer, Replicated, Survival, read
+from rlrep.experiments.video_study.criteria import Arrow, LatentActions, Longer, Recorded, Replicated, Survival, read
 from rlrep.experiments.video_study.survival import KEEPS, LOSES, OPEN, WORSE, kept, shares
 
 FLOOR, CEILING = 0.4, 0.9
@@ -231,6 +231,49 @@ def test_encoders_carry_over_if_ppo_keeps_more_than_half_under_noise_they_never_
     assert labelled.estimate is not None and labelled.estimate.value == pytest.approx(0.546 / 0.8)
     text = "\n\n".join(field_report.field_blocks(Results(parts, []), {}))
     assert "### Unseen noise" in text and "- ACRO (actions), more than 0.5: holds, 0.68 [" in text
+
+
+def test_invariance_must_keep_more_than_contrast_on_the_same_recordings() -> None:
+    asked = read(Recorded)
+
+    def made(method: str, states: tuple[float, ...], mixed: bool = True, first: int = 0) -> list[Cell]:
+        found = cells(method, states, study="recordings")
+        return [replace(c, seed=s + first, mixed=mixed) for c, s in zip(found, asked.seeds, strict=True)]
+
+    ends = [*made("random", (FLOOR,) * 5, False), *made("supervised", (CEILING,) * 5, False)]
+    contrast = [*made("temporal_contrastive", (0.7, 0.72, 0.75, 0.7, 0.71)), *made("temporal_contrastive", LOW, False)]
+    whole = Results([*ends, *contrast, *made("invariance", HIGH)], [])
+    assert [each.outcome for each in survival.recording_claims(whole)] == ["holds", "holds"]
+    text = "\n\n".join(field_report.field_blocks(whole, {}))
+    assert "### Recordings that differ in their noise" in text
+    assert "- Invariance keeps more than 0.5: holds, 0.88" in text
+    (line,) = [line for line in field_report.recording_lines(whole) if line["method"] == "contrastive"]
+    assert line["exogenous noise alone"].startswith("-0.56 [")
+    assert line["iid noise in every second"].startswith("0.63 [")
+    for worse in (Results([*ends, *contrast, *made("invariance", LOW)], []), Results([*ends, *contrast], [])):
+        assert "holds" not in [each.outcome for each in survival.recording_claims(worse)]
+    others = Results([replace(cell, seed=cell.seed - 10) for cell in whole.cells], [])
+    assert {each.outcome for each in survival.recording_claims(others)} == {"open"}
+
+
+def test_latent_actions_do_not_escape_if_episodes_grow_exponentially() -> None:
+    def opened(rate: float, method: str = "lapo") -> list[LockCell]:
+        rng = np.random.default_rng(0)
+        return [
+            LockCell(method, h, seed, int(100 * np.exp(h * (rate + rng.normal(0, 0.01)))), True, 10**9)
+            for seed in read(LatentActions).seeds
+            for h in range(2, 11)
+        ]
+
+    results = Results([], [*opened(0.7), *opened(0.1, "forward_model")])
+    found = survival.latent_claims(results)
+    assert [each.outcome for each in found] == ["holds", "holds"]
+    assert found[0].estimate is not None and found[0].estimate.value == pytest.approx(0.7 - 0.3466, abs=0.05)
+    text = "\n\n".join(field_report.field_blocks(results, {}))
+    assert "### Latent actions in the lock" in text and "- LAPO, rate above 0.3466 a level: holds, 0.3" in text
+    slow = [replace(c, episodes_to_solve=10 * c.horizon) for c in opened(0.7)]
+    assert [each.outcome for each in survival.latent_claims(Results([], slow))] == ["fails", "fails"]
+    assert [each.outcome for each in survival.latent_claims(Results([], opened(0.7)[9:]))] == ["open", "open"]
 
 
 def test_with_room_for_both_factors_episodes_must_grow_slower_than_the_bound() -> None:
