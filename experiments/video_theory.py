@@ -16,7 +16,7 @@ from pathlib import Path
 from rlrep.envs.vector import processor_count
 from rlrep.experiments.files import as_path, locked
 from rlrep.experiments.video_study.cells import METHODS
-from rlrep.experiments.video_study.report import write_report
+from rlrep.experiments.video_study.report import write_report, write_table
 from rlrep.experiments.video_study.study import STUDIES, chosen_jobs, run_missing
 
 
@@ -31,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--source", type=as_path, help="your own videos instead of a study: a file or a folder")
     parser.add_argument("--out", type=as_path, default=Path("runs/theory"), help="folder of cells, pictures and report")
     parser.add_argument("--workers", type=int, default=processor_count(), help="parallel processes, one thread each")
-    parser.add_argument("--report", action="store_true", help="only write the report on the existing cells")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="only write the report on the existing cells, or if OUT is a folder of such folders, one table of all",
+    )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in OUT/quick, to check that everything runs")
     options = parser.parse_args(arguments)
     if min(options.seeds, options.workers) < 1 or options.first_seed < 0:
@@ -50,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 study(options.source, options.methods, options.seeds, options.out, options.quick)
                 print((options.out / "videos.md").read_text())
+                return 0
+            if options.report and not (options.out / "cells").exists():
+                print(f"table: {write_table(options.out)}")
                 return 0
             failed = run_missing(jobs, options.out, options.workers, options.quick)
             write_report(options.out, options.out, options.quick)

@@ -99,6 +99,20 @@ def write_report(cells_folder: Path, out_folder: Path, quick: bool = False) -> l
     return judged
 
 
+def write_table(folder: Path) -> Path:
+    """Writes `results.csv` to a folder of studies: the cells of all, with the name of each one's folder.
+
+    Raises:
+        ValueError: there are no studies, or a cell is damaged.
+    """
+    studies = sorted(path.parent for path in folder.glob("*/cells"))
+    if not studies:
+        read_results(folder)  # which says so
+    table = [{"folder": study.name} | row for study in studies for row in rows(read_results(study))]
+    write_csv(folder / "results.csv", table)
+    return folder / "results.csv"
+
+
 def compose(
     results: Results,
     judged: Sequence[Verdict],

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from rlrep.experiments import video_theory
 from rlrep.experiments.results import pictures
 from rlrep.experiments.video_study import figures, phase
 from rlrep.experiments.video_study import report as report_module
@@ -82,6 +83,24 @@ def test_csv_has_a_row_a_cell_with_its_numbers(study: Path) -> None:
     (row,) = [r for r in rows if (r["study"], r["method"], r["noise"], r["seed"]) == key]
     assert float(row["return"]) == cell["return"]
     assert row["horizon"] == ""
+
+
+def test_a_folder_of_studies_has_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, method in (("one", "taco"), ("two", "curl")):
+        job = Job("gridworld", "field", method, "exogenous", 1, 1.0, only_probes=True)
+        write_field(tmp_path / name, [job])
+    write_lock(tmp_path / "two", seeds=1)
+    assert video_theory.main(["--report", "--out", str(tmp_path)]) == 0
+    with (tmp_path / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(list(tmp_path.glob("*/cells/*.json")))
+    assert [(row["folder"], row["method"]) for row in rows if row["study"] == "field"] == [
+        ("one", "taco"),
+        ("two", "curl"),
+    ]
+    assert not (tmp_path / "report.md").exists()
+    assert video_theory.main(["--report", "--out", str(tmp_path / "none")]) == 1
+    assert "has no cells" in capsys.readouterr().err
 
 
 def test_persistence_table_says_where_each_method_breaks(study: Path) -> None:
