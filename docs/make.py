@@ -35,7 +35,7 @@ MODULES = (
 FIRST = "README.md"
 PAGES = (FIRST, "experiments/README.md", "experiments/plugins/README.md", "experiments/coming_from.md")
 PAGES += tuple(sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("experiments/reports/**/README.md")))
-PAGES += tuple(f"experiments/reports/{study}/protocol.md" for study in ("dmc100k", "dmc_exogenous"))
+PAGES += tuple(f"experiments/reports/{study}/protocol.md" for study in ("dmc100k", "dmc_exogenous", "dmc_mrq"))
 PAGES += ("CONTRIBUTING.md", "CHANGELOG.md")
 LINK = re.compile(r"\]\((?!https?://|#)([^)\s#]+)(#[^)\s]*)?\)")
 
