@@ -27,10 +27,10 @@ VALIDATION_SEED = 0
 class Pretrainer:
     """Minimises the sum of an objective's losses, and stores the weights of the best validation.
 
-    Each validation draws the same pairs and the same augmentation, without dropout and running averages, and does not
-    change the training's random numbers. Where an objective's losses are not `comparable`, the last validation counts
-    as the best. Augmentation uses torch's global generator: for an exact resume, save that generator's state beside
-    `state_dict`.
+    Each validation draws the same pairs and the same augmentation, in evaluation mode (no dropout; running averages are
+    used and not changed), and does not change the training's random numbers. Where an objective's losses are not
+    `comparable`, the last validation counts as the best. Augmentation uses torch's global generator: for an exact
+    resume, save that generator's state beside `state_dict`.
 
     Args:
         objective: the objective to minimise, on the training device; its encoder is `objective.encoder`.

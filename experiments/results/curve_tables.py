@@ -72,16 +72,22 @@ def summary(curves: Sequence[Curve], key: str) -> str:
 
 
 def sensitivity(curves: Sequence[Curve]) -> str:
-    """The detectable difference between the ends of two of these curves, in a sentence; empty if unknown."""
+    """The detectable difference between the ends of two of these curves, in a sentence; empty if unknown.
+
+    Of more than two, all count as if they had one spread and one number of seeds.
+    """
     seeds, spreads = (np.array([getattr(c.means, name)[-1] for c in curves]) for name in ("seeds", "spread"))
     level = float(np.mean([c.means.mean[-1] for c in curves]))
     if len(curves) < 2 or seeds.min() < 2 or not 0 < level < inf:
         return ""
-    weights = (seeds - 1) / (seeds - 1).sum()
-    spread, n = float(np.sqrt(weights @ spreads**2)), round(len(seeds) / float((1 / seeds).sum()))
-    if not 0 < spread < inf:
+    if len(curves) > 2:
+        weights = (seeds - 1) / (seeds - 1).sum()
+        spreads = np.full(2, np.sqrt(weights @ spreads**2))
+        seeds = np.full(2, round(len(seeds) / float((1 / seeds).sum())))
+    if not 0 < spreads.sum() < inf:
         return ""
-    needed = effects_needed([(1, spread, n), (-1, spread, n)])
+    first, second = ((float(spread), int(n)) for spread, n in zip(spreads, seeds, strict=True))
+    needed = effects_needed([(1, *first), (-1, *second)])
     least, found = float(np.quantile(needed, 0.8)), float(np.mean(needed <= EXAMPLE * level))
     return (
         f"{curves[0].task}: as much as seeds vary, such an experiment finds a difference of {100 * EXAMPLE:.0f} % "

@@ -23,8 +23,8 @@ class AutoTCL(Objective):
     """Tells pairs (x_t, x_t+k), k in 1..K, of one episode from others, where a network masks and changes the first.
 
     The view of x is v = grey + m(x) ∘ (x - grey) + ρ r(x), with a mask m in (0, 1) and a residual r in (-1, 1) of all
-    channels, in pixels. With z = projection(φ(·)) of length 1, InfoNCE at temperature τ has two halves, the agreement
-    and the uniformity:
+    channels, in pixels, clipped to 0..255. With z = projection(φ(·)) of length 1, InfoNCE at temperature τ has two
+    halves, the agreement and the uniformity:
 
     A = -mean_i z(v_i)·z(x'_i) / τ,  U = mean_i log Σ_j exp( z(v_i)·z(x'_j) / τ ).
 

@@ -38,8 +38,8 @@ class Episodes:
 
     A sample never crosses an episode's end or the ring's write position. At a real end (`terminated`) a window may be
     cut short: the reward sum stops there, `discount` is 0, the last observation replaces all later ones, and later
-    actions are 0 (an absorbing state; of discrete actions that is the first choice). A window also stops at a time
-    limit, which is not a real end.
+    actions are 0 (an absorbing state; of discrete actions that is the first choice). At a time limit, which is no real
+    end, no window is cut short: those that would reach beyond it are not drawn.
 
     Args:
         frames: (lanes, length, C, H, W) uint8, single frames.

@@ -360,15 +360,21 @@ def ends(means: list[float], spreads: list[float], seeds: list[int]) -> list[Cur
     return [Curve("walk", str(i), "simulator steps", np.array([100.0]), each, None) for i, each in enumerate(last)]
 
 
-def test_the_summary_counts_how_often_welchs_test_finds_the_difference() -> None:
-    said = sensitivity(ends([9.0, 11.0], [3.0, 5.0], [4, 4]))
+@pytest.mark.parametrize(
+    ("means", "spreads", "both"), [([9.0, 11.0], [1.0, 6.0], (1.0, 6.0)), ([9.0, 11.0, 10.0], [3.0, 5.0, 4.0], ())]
+)
+def test_the_summary_counts_how_often_welchs_test_finds_the_difference(
+    means: list[float], spreads: list[float], both: tuple[float, ...]
+) -> None:
+    said = sensitivity(ends(means, spreads, [4] * len(means)))
+    first, second = both or (np.sqrt(np.mean(np.square(spreads))),) * 2
     found = re.search(
         r"difference of 40 % \(4\.0\) between .* in (\d+) of 100 tries, and one of .* \((.*)\) in 80", said
     )
     assert found is not None
     rng = np.random.default_rng(1)
     for shift, share in ((4.0, int(found[1]) / 100), (float(found[2]), 0.8)):
-        ours, theirs = rng.normal(shift, 17**0.5, (4, 10_000)), rng.normal(0, 17**0.5, (4, 10_000))
+        ours, theirs = rng.normal(shift, first, (4, 10_000)), rng.normal(0, second, (4, 10_000))
         test = ttest_ind(ours, theirs, equal_var=False, alternative="greater")
         assert np.mean(test.pvalue < 0.025) == pytest.approx(share, abs=0.02)
 
