@@ -475,12 +475,15 @@ class PixelDecoder(nn.Module):
         return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
     def error(self, features: Tensor, image: Tensor) -> Tensor:
-        """Mean squared error against images (B, C, H, W) uint8, on the encoder's scale; a scalar.
+        """Mean squared error against images (B, C, H, W) uint8, on the encoder's scale; a scalar. Images of floats, as
+        some augmentations return them, are rounded.
 
         The patches are compared without forming an image: to reorder them, and back for the gradient, would make an
         update of `ForwardModel` 1.15 times slower on a CPU.
         """
         rows, columns, _ = self.grid
+        if image.dtype != torch.uint8:
+            image = image.round().clamp(0, 255).to(torch.uint8)
         flat = image.flatten(1).contiguous()  # of (B, 1, H, W) as well, where strides don't matter to contiguous()
         fours = flat.view(torch.int32).view(*image.shape[:-1], columns)  # a patch's row, (B, C, H, columns)
         cut = fours.unflatten(2, (rows, self.PATCH)).permute(0, 2, 4, 1, 3).contiguous().view(torch.uint8)

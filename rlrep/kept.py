@@ -38,10 +38,20 @@ class KeptEmbeddings(nn.Module):
         new = (self.names[place] != name).nonzero().flatten()
         if len(new):
             out[new] = embed(observation[new])
-            self.names[place[new]] = name[new]  # of two names with one place, either
-            stored = new[self.names[place[new]] == name[new]]
-            self.values[place[stored]] = out[stored]
+            # A place that several rows claim takes the last one, so that a run on several threads can be repeated.
+            places, claimed = place[new].unique(return_inverse=True)
+            order = torch.arange(len(new), device=new.device)
+            last = new[torch.zeros_like(places).scatter_reduce_(0, claimed, order, "amax")]
+            self.names[places], self.values[places] = name[last], out[last]
         return out
 
     def forget(self) -> None:
+        """Clears the cache."""
         self.names.fill_(NOBODY)
+
+
+def forget_embeddings(module: nn.Module) -> None:
+    """Clears all caches within a module."""
+    for part in module.modules():
+        if isinstance(part, KeptEmbeddings):
+            part.forget()

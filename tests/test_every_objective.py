@@ -15,6 +15,7 @@ from stable_baselines3 import SAC
 from tensordict import TensorDict
 
 from rlrep import OBJECTIVES, PixelEncoder, make_objective
+from rlrep.agents.eager import GridSampleShift
 from rlrep.data import EpisodeDataset
 from rlrep.experiments.run.options import ConfigError
 from rlrep.experiments.run.pretraining import pretrain
@@ -32,6 +33,7 @@ EVERY = [*OBJECTIVES, OWN]
 OFTEN = {"taco", "curl", "autoencoder", "inverse_model", "spr", "cvrl", "latent_model", "laom", "invariance", OWN}
 WHOLE_RUNS = [pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow) for name in EVERY]
 SHAPE = (3, 20, 20)
+BOX = gym.spaces.Box(-1, 1, (2,))
 
 
 def last_row(folder: Path) -> dict[str, float]:
@@ -114,7 +116,7 @@ def test_a_labelled_share_of_the_actions_in_pretraining(videos: Path, tmp_path: 
 def test_the_library_alone(name: str) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (60, *SHAPE), np.uint8)
     data = EpisodeDataset(frames, [30, 30], action=np.zeros((60, 2), np.float32))
-    space = gym.spaces.Box(-1, 1, (2,)) if find_objective(name).needs_actions else None
+    space = BOX if find_objective(name).needs_actions else None
     objective = make_objective(name, PixelEncoder(SHAPE, channels=4), space)
     if "reward" in objective.window.needs:
         with pytest.raises(ValueError, match="reads rewards, which these data lack"):
@@ -122,6 +124,15 @@ def test_the_library_alone(name: str) -> None:
         return
     trainer = Pretrainer(objective, data, data, steps=2, batch_size=4)
     assert has_learned(trainer.step()) and has_learned(trainer.step())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_augmentation_may_return_floats(name: str) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (60, *SHAPE), np.uint8)
+    data = EpisodeDataset(frames, [30, 30], action=np.zeros((60, 2), np.float32))
+    objective = make_objective(name, PixelEncoder(SHAPE, channels=4), BOX, augment=GridSampleShift(1))
+    if "reward" not in objective.window.needs:
+        assert has_learned(Pretrainer(objective, data, data, steps=1, batch_size=4).step())
 
 
 @pytest.mark.parametrize("name", EVERY)

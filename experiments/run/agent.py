@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from rlrep.experiments.run.driver import Run, TrainingError, following, kept
 from rlrep.experiments.run.evaluation import evaluate, make_evaluation_env, write_video
 from rlrep.experiments.run.log import Log, NonFiniteLoss, UpdateMetrics, check_extras
 from rlrep.experiments.run.pretrained import load_weights
+from rlrep.kept import forget_embeddings
 
 
 class AgentRun(Run):
@@ -191,6 +193,8 @@ class AgentRun(Run):
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.agent.load_state_dict(state["agent"])
+        if self.rank:  # the first rank's caches are of its own replay's observations
+            forget_embeddings(self.agent)
         set_random_state(state["ranks"][self.rank]["random"])
         self.updates, self.evaluated = state["updates"], state["evaluated"]
         self.next_eval = following(self.evaluated, self.eval_every) if self.evaluated >= 0 else 0
@@ -209,7 +213,7 @@ def build_agent(config: RunConfig, observation_space: Any, action_space: Any, ba
         observation_space.shape,
         action_space,
         objectives=config.objectives,
-        objective_options=config.objective,
+        objective_options={name: own_share(name, options) for name, options in config.objective.items()},
         encoder_options=config.encoder.options,
         freeze_encoder=config.encoder.freeze,
         shift=config.shift,
@@ -220,6 +224,14 @@ def build_agent(config: RunConfig, observation_space: Any, action_space: Any, ba
         n_step=config.nstep,
         **config.agent_options,
     )
+
+
+def own_share(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """An objective's options on this rank, with its part of a batch size of its own."""
+    if not options.get("batch_size"):
+        return dict(options)
+    part = ranks.share(f"objective.{name}.batch_size", options["batch_size"])
+    return {**options, "batch_size": part}
 
 
 def check_ranks(state: dict[str, Any]) -> None:

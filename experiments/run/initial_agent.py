@@ -20,7 +20,7 @@ from rlrep.experiments.run.options import ConfigError, options_of, shown
 from rlrep.experiments.run.sections import ARCHITECTURE, FilesConfig
 from rlrep.experiments.run.train_config import TrainConfig
 from rlrep.experiments.yaml_files import differences, flat, value_of
-from rlrep.kept import KeptEmbeddings
+from rlrep.kept import forget_embeddings
 
 # Options that weights and optimizers depend on; all others may change.
 OBSERVATION = ("task", "action_repeat", "frame_stack", "image_size", "camera")
@@ -109,6 +109,4 @@ def load_agent(agent: Agent, folder: Path) -> None:
     groups = [group for optimizer in agent.optimizers.values() for group in optimizer.param_groups]
     for group, lr in zip(groups, step_sizes, strict=True):
         group["lr"] = lr
-    for module in agent.modules():
-        if isinstance(module, KeptEmbeddings):
-            module.forget()  # its names are of the other run's replay
+    forget_embeddings(agent)  # they are of the other run's replay

@@ -102,6 +102,7 @@ class OnlineRun(AgentRun):
             n_step=config.nstep,
             discount=config.discount,
             num_envs=self.num_envs,
+            reset_steps=False,
             **self.agent.replay_options,
             storage=replay_storage(config, shape),
             path=files,
@@ -324,6 +325,12 @@ class OnlineRun(AgentRun):
         super().restore(state)
         own = state["ranks"][self.rank]
         self.replay.load_state_dict(own["replay"])
+        if (own["data"] is None) != (self.data is None):
+            had, has = ("finished data" if data else "none" for data in (own["data"], self.data))
+            raise CheckpointError(
+                f"the run was saved with {had} beside its replay, and now offline.data gives {has}: give it as before, "
+                f"or start the run anew in another run_dir"
+            )
         if self.data is not None:
             resume_data(self.data, own["data"], str(self.config.offline.data))
         self.next_episode, self.playing = own["next_episode"], own["playing"]

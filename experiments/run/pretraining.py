@@ -27,6 +27,7 @@ from rlrep.experiments.run.allocator import keep_pages
 from rlrep.experiments.run.checkpoint import (
     CHECKPOINT,
     CONFIG,
+    CheckpointError,
     fitting,
     load_checkpoint,
     random_state,
@@ -64,6 +65,7 @@ class PretrainRun(Run):
         path = folder / CHECKPOINT
         state = load_checkpoint(path, config.device) if path.exists() else None
         train, validation = open_source(config, folder, actions)
+        self.episodes = torch.cat([torch.from_numpy(data.episodes) for data in (train, validation)])
         torch.manual_seed(config.seed)
         self.trainer = Pretrainer(
             build_objective(config, train.observation_shape, train.frames.shape[1], action_space(train)).to(
@@ -147,11 +149,16 @@ class PretrainRun(Run):
 
     def state(self) -> dict[str, Any]:
         self.metrics.check()
-        return {"trainer": self.trainer.state_dict(), "random": random_state()}
+        return {"trainer": self.trainer.state_dict(), "random": random_state(), "episodes": self.episodes}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.finished &= (self.folder / PICTURE).exists() or not draws(self.trainer.objective)
+        if not torch.equal(state["episodes"].cpu(), self.episodes):
+            raise CheckpointError(
+                f"{self.config.source} holds other episodes than when the run was saved, which would be split anew "
+                f"into training and validation: bring the old ones back, or start the run anew in another run_dir"
+            )
         self.trainer.load_state_dict(state["trainer"])
         set_random_state(state["random"])
 

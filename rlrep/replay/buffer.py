@@ -44,6 +44,9 @@ class ReplayBuffer(Episodes):
         discount: γ in [0, 1].
         horizon: K ≥ 0; with K ≥ 1 samples hold `action_sequence`, `future_observation` and `gap`.
         num_envs: environments that write at once.
+        reset_steps: whether a vector environment may reset in a step of its own (Gymnasium's AutoresetMode.NEXT_STEP).
+            Such steps are recognised by their pictures and not stored. False if it resets in the same step: then every
+            transition is stored, whatever it looks like.
         prioritized: draw rows with a probability proportional to their priority, see `update_priority`; a new row gets
             the largest priority so far.
         fade: with `prioritized`, a row's priority is multiplied by max(0.1, fadeⁿ) after n further rows of its
@@ -76,6 +79,7 @@ class ReplayBuffer(Episodes):
         discount: Share = 0.99,
         horizon: Count = 0,
         num_envs: int = 1,
+        reset_steps: bool = True,
         prioritized: bool = False,
         fade: Rate = 1.0,
         storage: str = "memory",
@@ -133,7 +137,7 @@ class ReplayBuffer(Episodes):
             prioritized=prioritized,
             fade=fade,
         )
-        self.kept = kept
+        self.kept, self.reset_steps = kept, reset_steps
         self.head = np.zeros(num_envs, np.int64)
         self.flushed = np.zeros(num_envs, np.int64)
         self.episodes = np.zeros(num_envs, np.int64)
@@ -213,7 +217,7 @@ class ReplayBuffer(Episodes):
         if self.compared < COMPARED_AT_FIRST:
             self._check_continuity(observation)
         resets = np.zeros(self.num_envs, bool)
-        if vector:
+        if vector and self.reset_steps:
             resets = self._resets(observation, next_observation, reward, terminated | truncated)
         self._check_last_observations(observation, next_observation, (terminated | truncated) & ~resets)
         self._priority_sums = None
@@ -306,6 +310,10 @@ class ReplayBuffer(Episodes):
         self.episodes = np.array(state["episodes"], np.int64)
         self.running = np.array(state["running"], bool)
         self.holds_another = False
+        # The files may hold the outcome of the newest row, which came after this state.
+        playing = np.flatnonzero(self.running)
+        for name in ("action", "reward", "terminated"):
+            self.rows[name][playing, (self.head[playing] - 1) % self.length] = 0
         if not self.mapped:
             for lane in range(self.num_envs):
                 held = self._held(lane) % self.length

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from omegaconf import OmegaConf
 from rlrep import PixelEncoder
 from rlrep.data import open_video
 from rlrep.experiments.run import sources
-from rlrep.experiments.run.checkpoint import load_checkpoint
+from rlrep.experiments.run.checkpoint import CheckpointError, load_checkpoint
 from rlrep.experiments.run.log import NonFiniteLoss
 from rlrep.experiments.run.options import ConfigError
 from rlrep.experiments.run.pretrain_config import complete
@@ -204,6 +205,13 @@ def test_a_finished_run_has_nothing_to_resume_and_goes_on_for_more_steps(
     assert "nothing to do: the run is at update 12 already; to continue, raise steps" in capsys.readouterr().out
     longer = run("temporal_contrastive", "resume=true", "steps=20")
     assert same_runs(longer, run("temporal_contrastive", "steps=20", f"run_dir={tmp_path}/whole"))
+
+
+def test_a_run_goes_on_with_the_videos_that_it_had(run: Run, videos: Path) -> None:
+    run()
+    shutil.copy(sorted(videos.glob("*.npz"))[0], videos / "more.npz")
+    with pytest.raises(CheckpointError, match="holds other episodes than when the run was saved"):
+        run("temporal_contrastive", "resume=true", "steps=20")
 
 
 def test_a_picture_that_a_kill_left_out_is_drawn_on_resuming(run: Run) -> None:

@@ -144,6 +144,26 @@ def test_a_second_flush_that_is_lost_with_its_state_does_no_harm(storage: str, t
     assert_same(resumed, expected)
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+def test_an_outcome_that_came_after_the_state_is_not_the_newest_rows(storage: str, tmp_path: Path) -> None:
+    replay = build(tmp_path, storage)
+    write(replay, 0, 90)
+    replay.flush()
+    state = replay.state_dict()
+    playing = np.flatnonzero(replay.running)
+    assert len(playing)
+    newest = playing, (replay.head[playing] - 1) % replay.length
+    write(replay, 90, 1)
+    for name in ("action", "reward", "terminated"):
+        replay.rows[name][newest] = 1
+    replay.flush()  # killed before the checkpoint that counts these rows
+    resumed = build(tmp_path, storage)
+    resumed.load_state_dict(state)
+    assert not any(resumed.rows[name][newest].any() for name in ("action", "reward", "terminated"))
+    resumed.flush()
+    assert not resumed.files.arrays["reward"][newest].any()
+
+
 def test_episodes_cut_by_a_kill_are_not_joined(tmp_path: Path) -> None:
     replay = build(tmp_path)
     write(replay, 0, 15)

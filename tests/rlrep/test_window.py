@@ -343,6 +343,25 @@ def test_the_obvious_vector_loop_stores_transitions_alone(mode: str, frame_stack
     assert len(store) == 3 * (24 - 6 + 0 if mode == "next step" else 24)
 
 
+@pytest.mark.parametrize("reset_steps", [True, False])
+def test_a_transition_that_looks_like_a_reset_is_stored_where_there_are_none(reset_steps: bool) -> None:
+    """An episode is truncated where it began, and the first move of the next one earns nothing."""
+    store = ReplayBuffer((1, *SIZE), BOX, 50, frame_stack=1, n_step=1, num_envs=1, reset_steps=reset_steps)
+    start, away = np.zeros((1, 1, *SIZE), np.uint8), np.ones((1, 1, *SIZE), np.uint8)
+    context = pytest.warns(UserWarning, match="NEXT_STEP") if reset_steps else warnings.catch_warnings()
+    with context:
+        for after, truncated in ((start, True), (away, False), (start, True)):
+            store.add(
+                observation=away if store.running.any() else start,
+                action=np.zeros((1, 2)),
+                reward=np.zeros(1),
+                next_observation=after,
+                terminated=np.zeros(1, bool),
+                truncated=np.full(1, truncated),
+            )
+    assert len(store) == (2 if reset_steps else 3)
+
+
 def test_a_vector_loop_without_final_observations_is_noticed() -> None:
     with pytest.raises(ValueError, match="final_obs"):
         play(Counter(2, "same step"), 9, use_final=False, frame_stack=2)

@@ -17,6 +17,7 @@ import torch
 import torch.multiprocessing
 
 from rlrep.experiments.run import ranks
+from rlrep.experiments.run.agent import own_share
 from rlrep.experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from rlrep.experiments.run.online import OnlineRun
 from tests.experiments.conftest import ROOT, TINY, run_in
@@ -54,6 +55,14 @@ def test_what_can_not_be_shared_evenly_is_refused(monkeypatch: pytest.MonkeyPatc
     assert ranks.share("batch_size", 8) == 4
     with pytest.raises(ValueError, match="batch_size=9 can't be shared by 2 processes: make it a multiple of 2"):
         ranks.share("batch_size", 9)
+
+
+def test_a_batch_of_an_objectives_own_is_shared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    assert own_share("taco", {"horizon": 3, "batch_size": 8}) == {"horizon": 3, "batch_size": 4}
+    assert own_share("taco", {"horizon": 3, "batch_size": None}) == {"horizon": 3, "batch_size": None}
+    with pytest.raises(ValueError, match=r"objective.taco.batch_size=9 can't be shared by 2"):
+        own_share("taco", {"batch_size": 9})
 
 
 def test_a_checkpoint_of_more_processes_is_refused(run: Run, finished: Path, tmp_path: Path) -> None:

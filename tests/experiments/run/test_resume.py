@@ -15,6 +15,7 @@ import torch
 
 from rlrep.experiments.run.checkpoint import CheckpointError, load_checkpoint
 from tests.experiments.conftest import MRQ
+from tests.experiments.offline_data import write_data
 
 Run = Callable[..., Path]
 Start = Callable[..., subprocess.Popen[str]]
@@ -121,6 +122,18 @@ def alive(pid: str) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_goes_on_with_finished_data_only_if_it_had_some(run: Run, tmp_path: Path, first: bool) -> None:
+    data = f"offline.data={write_data(tmp_path / 'data')}"
+    command = ["agent=drqv2", "task=cartpole_balance", "num_train_frames=1000", "checkpoint_every_frames=1000"]
+    run(*command, *[data] * first)
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    had, has = ("finished data", "none") if first else ("none", "finished data")
+    with pytest.raises(CheckpointError, match=f"saved with {had} beside its replay, and now offline.data gives {has}"):
+        run(*command, *[data] * (not first), "num_train_frames=2000", "resume=true")
+    assert (tmp_path / "run" / "config.yaml").read_text() == config
 
 
 def test_resume_starts_a_new_run_if_there_is_none(run: Run) -> None:
