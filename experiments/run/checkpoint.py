@@ -19,7 +19,7 @@ import torch
 from rlrep.experiments.files import write_atomically
 from rlrep.replay import ReplayError
 
-VERSION = 3
+VERSION = 4
 CHECKSUM = b"sha256:"
 COMMENT_SIZE = len(CHECKSUM) + 2 * hashlib.sha256().digest_size
 

@@ -8,6 +8,7 @@ that draw, reconstructions.png.
 from __future__ import annotations
 
 import shlex
+import zlib
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from copy import deepcopy
@@ -65,7 +66,7 @@ class PretrainRun(Run):
         path = folder / CHECKPOINT
         state = load_checkpoint(path, config.device) if path.exists() else None
         train, validation = open_source(config, folder, actions)
-        self.episodes = torch.cat([torch.from_numpy(data.episodes) for data in (train, validation)])
+        self.episodes = [fingerprint(data) for data in (train, validation)]
         torch.manual_seed(config.seed)
         self.trainer = Pretrainer(
             build_objective(config, train.observation_shape, train.frames.shape[1], action_space(train)).to(
@@ -154,7 +155,7 @@ class PretrainRun(Run):
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.finished &= (self.folder / PICTURE).exists() or not draws(self.trainer.objective)
-        if not torch.equal(state["episodes"].cpu(), self.episodes):
+        if state["episodes"] != self.episodes:
             raise CheckpointError(
                 f"{self.config.source} holds other episodes than when the run was saved, which would be split anew "
                 f"into training and validation: bring the old ones back, or start the run anew in another run_dir"
@@ -175,6 +176,14 @@ class PretrainRun(Run):
         self.progress.close()
         if self.wandb is not None:
             self.wandb.finish()
+
+
+def fingerprint(data: EpisodeDataset) -> int:
+    """A checksum of the lengths and the first frames of all episodes, in their order."""
+    found = zlib.crc32(data.episodes.tobytes())
+    for first, _ in data.episodes:
+        found = zlib.crc32(data.frames[first].tobytes(), found)
+    return found
 
 
 def build_objective(

@@ -109,7 +109,8 @@ def recordings(methods: Methods, seeds: int) -> Iterator[Job]:
     and every second one under iid noise instead.
     """
     for seed, method, mixed in product(range(seeds), methods or RECORDED, (False, True)):
-        if method != "oracle" and not (mixed and method in ("random", "supervised")):  # the two read single pictures
+        # The first two read single pictures; of recordings for SepCLR every second one is of the background.
+        if method != "oracle" and not (mixed and method in ("random", "supervised", "sepclr")):
             yield Job("gridworld", "recordings", method, "exogenous", seed, 1.0, only_probes=True, mixed=mixed)
 
 

@@ -207,9 +207,15 @@ def test_a_finished_run_has_nothing_to_resume_and_goes_on_for_more_steps(
     assert same_runs(longer, run("temporal_contrastive", "steps=20", f"run_dir={tmp_path}/whole"))
 
 
-def test_a_run_goes_on_with_the_videos_that_it_had(run: Run, videos: Path) -> None:
+@pytest.mark.parametrize("change", ["added", "swapped"])
+def test_a_run_is_resumed_only_with_the_videos_that_it_had(run: Run, videos: Path, change: str) -> None:
     run()
-    shutil.copy(sorted(videos.glob("*.npz"))[0], videos / "more.npz")
+    first, last = (sorted(videos.glob("*.npz"))[i] for i in (0, -1))
+    if change == "added":
+        shutil.copy(first, videos / "more.npz")
+    else:
+        frames = np.load(last)["observation"]
+        np.savez(last, observation=255 - frames)
     with pytest.raises(CheckpointError, match="holds other episodes than when the run was saved"):
         run("temporal_contrastive", "resume=true", "steps=20")
 

@@ -1,4 +1,4 @@
-"""Embeddings are kept by name: what two rows of a batch claim takes the last of them."""
+"""Embeddings are kept by name; of two rows of a batch with one place, the last one is kept."""
 
 import torch
 from torch import nn

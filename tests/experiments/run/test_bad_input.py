@@ -281,7 +281,7 @@ def test_a_checkpoint_of_another_version_is_refused(run: Run, copy: Path) -> Non
     state = torch.load(copy / CHECKPOINT, weights_only=True)
     torch.save(state | {"version": 99}, copy / CHECKPOINT)
     before = contents(copy)
-    with pytest.raises(CheckpointError, match="written in format 99, this version of rlrep reads 3"):
+    with pytest.raises(CheckpointError, match="written in format 99, this version of rlrep reads 4"):
         run("agent=drqv2", "resume=true", "num_train_frames=4000")
     assert contents(copy) == before
 

@@ -8,19 +8,25 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
+from hydra import compose, initialize_config_dir
 
 from rlrep.experiments.run import ranks
-from rlrep.experiments.run.agent import own_share
+from rlrep.experiments.run.agent import build_agent, own_share
 from rlrep.experiments.run.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from rlrep.experiments.run.evaluation import make_evaluation_env
 from rlrep.experiments.run.online import OnlineRun
-from tests.experiments.conftest import ROOT, TINY, run_in
+from rlrep.experiments.run.train_config import complete
+from rlrep.kept import NOBODY, KeptEmbeddings
+from tests.experiments.conftest import MRQ, ROOT, TINY, run_in
 
 Run = Callable[..., Path]
 RANKS = 2
@@ -178,3 +184,34 @@ def test_fewer_environments_than_processes_are_refused(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "error: num_envs=1 can't be shared by 2 processes: make it a multiple of 2" in done.stderr
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def composed(*overrides: str) -> Any:
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "experiments" / "conf")):
+        return complete(compose("config", [*TINY, *overrides]))
+
+
+def test_an_agent_gets_its_ranks_share_of_an_objectives_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed("agent=drqv2", "objectives=[taco]", "objective.taco.batch_size=6")
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    with closing(make_evaluation_env(config, film=False)) as env:
+        agent = build_agent(config, env.observation_space, env.action_space, 4)
+    assert [each.batch_size for each in agent.objectives] == [3]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_only_the_first_rank_keeps_the_embeddings_of_a_checkpoint(tmp_path: Path, rank: int) -> None:
+    config = composed(*MRQ, "objective.latent_model.keep=50", "replay_buffer_size=200")
+    with closing(OnlineRun(config, tmp_path / "run")) as trainer:
+        assert not trainer.replay.reset_steps  # the run's environments reset in the same step
+        trainer.begin()
+        caches = [part for part in trainer.agent.modules() if isinstance(part, KeptEmbeddings)]
+        assert caches
+        for cache in caches:
+            cache.names[:] = torch.arange(len(cache.names))
+        trainer.save()
+        state = load_checkpoint(tmp_path / "run" / CHECKPOINT)
+        state["ranks"] *= 2
+        trainer.rank = rank
+        trainer.restore(state)
+        assert all((cache.names == NOBODY).all() == bool(rank) for cache in caches)

@@ -125,7 +125,7 @@ def alive(pid: str) -> bool:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_run_goes_on_with_finished_data_only_if_it_had_some(run: Run, tmp_path: Path, first: bool) -> None:
+def test_a_run_is_resumed_with_finished_data_only_if_it_had_some(run: Run, tmp_path: Path, first: bool) -> None:
     data = f"offline.data={write_data(tmp_path / 'data')}"
     command = ["agent=drqv2", "task=cartpole_balance", "num_train_frames=1000", "checkpoint_every_frames=1000"]
     run(*command, *[data] * first)
