@@ -37,11 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="only write the report on the existing cells, or if OUT is a folder of such folders, one table of all",
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in OUT/quick, to check that everything runs")
+    parser.add_argument("--fps", type=float, help="with --source: brings all videos to this rate, by dropping frames")
+    parser.add_argument(
+        "--skip-corrupt", action="store_true", help="with --source: leaves out files that can't be used"
+    )
     options = parser.parse_args(arguments)
     if min(options.seeds, options.workers) < 1 or options.first_seed < 0:
         parser.error("--seeds and --workers must be at least 1, --first-seed at least 0")
     if options.source and (options.report or options.first_seed or options.studies != ["tour"]):
         parser.error("--source takes no studies, --first-seed or --report: it measures videos in this process")
+    reading = dict(fps=options.fps, skip_corrupt=options.skip_corrupt)
+    if not options.source and any(reading.values()):
+        parser.error("--fps and --skip-corrupt are for videos: give --source")
     try:
         jobs = []
         if not (options.report or options.source):
@@ -52,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.source:
                 from rlrep.experiments.video_study.own_videos import study
 
-                study(options.source, options.methods, options.seeds, options.out, options.quick)
+                study(options.source, options.methods, options.seeds, options.out, options.quick, **reading)
                 print((options.out / "videos.md").read_text())
                 return 0
             if options.report and not (options.out / "cells").exists():
@@ -61,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed = run_missing(jobs, options.out, options.workers, options.quick)
             write_report(options.out, options.out, options.quick)
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        told = str(error).replace("fps=RATE", "--fps RATE").replace("skip_corrupt=True", "--skip-corrupt")
+        print(f"error: {told}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped: the same command runs the missing cells", file=sys.stderr)

@@ -128,11 +128,11 @@ def counted(config: Config) -> str:
 
 
 def data_name(config: Config) -> str:
-    """The level of a run's offline data, else the last distinctive part of their path."""
-    if (level := value_of(config, "data.level")) is not None:
-        return str(level)
-    path = Path(str(config["dataset"]))
-    return telling_part(Path(path.parent, path.stem))
+    """The level of a run's offline data, else the name that the run gave them by their path."""
+    for key in ("data.level", "data.name"):
+        if (name := value_of(config, key)) is not None:
+            return str(name)
+    return telling_part(Path(str(config["dataset"])))
 
 
 def telling_part(path: Path) -> str:

@@ -24,6 +24,7 @@ FEWEST = 3
 """The number of seeds from which a mean has an interval: for two seeds, it would be 25 times as wide as their
 spread."""
 RESAMPLES = 10_000
+ROUNDING = 1e-12  # relative to the numbers
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def contrast(terms: Sequence[tuple[float, Array]], constant: float = 0.0) -> Est
         return Estimate(constant + sum(c * x.mean() for c, x in terms))
     total, error, freedom = map(float, welch(terms))
     value = constant + total
-    if error == 0:
+    smallest = ROUNDING * max(abs(constant), *(float(np.abs(c * x).max()) for c, x in terms))
+    if error <= smallest:  # means of equal numbers differ in their last digits
+        value = 0.0 if abs(value) <= smallest else value
         return Estimate(value, value, value, float(value <= 0), float(value >= 0))
     width = float(stdtrit(freedom, 0.975)) * error
     p = float(stdtr(freedom, -value / error))
@@ -199,7 +202,7 @@ def improvement(ours: Scores, theirs: Scores) -> Estimate:
         better = (x[:, None] > y) + 0.5 * (x[:, None] == y)
         terms += [(1 / len(ours), better.mean(1)), (1 / len(ours), better.mean(0))]
     found = contrast(terms, -value)  # the mean of either side's shares is the value
-    if isnan(found.low) or not all(shares.std() for _, shares in terms):
+    if isnan(found.low) or not all(np.ptp(shares) > ROUNDING for _, shares in terms):
         return Estimate(value)
     return Estimate(value, max(0.0, found.low), min(1.0, found.high))
 

@@ -157,17 +157,17 @@ def completed(asked: Any, provenance: Provenance, image_size: int, fingerprint: 
                 f"noise.kind=video noise.videos=FOLDER, or others in their place"
             )
     if OmegaConf.is_missing(config, "run_dir"):
-        level = provenance.level or level_of(config.dataset)
+        level = provenance.level or name_of(config.dataset)
         config.run_dir = (
             f"runs/offline/{as_folder(f'{config.task}_{level}')}/{as_folder(config.agent['name'])}/seed_{config.seed}"
         )
     config.data = {name: value for name, value in asdict(provenance).items() if name not in ("task", "made")}
-    config.data["fingerprint"] = fingerprint
+    config.data.update(name=name_of(config.dataset), fingerprint=fingerprint)
     return typed_as(OfflineConfig, config)
 
 
-def level_of(dataset: str) -> str:
-    """A name for data without a level: the last distinctive part of their path."""
+def name_of(dataset: str) -> str:
+    """A name for data without a level: the last distinctive part of their path, without the ending of a file."""
     path = Path(dataset)
     file = any(path.suffix.lower() in each.endings for each in FORMATS)
     return telling_part(Path(path.parent, path.stem) if file else path)

@@ -7,6 +7,7 @@ frozen features keep: 4×4 mean colours of the video's picture alone (`content`)
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -51,7 +52,9 @@ class Videos:
     shape = (3, IMAGE_SIZE, IMAGE_SIZE)
 
 
-def study(source: Path, methods: Sequence[str] | None, seeds: int, out: Path, quick: bool) -> list[dict[str, Any]]:
+def study(
+    source: Path, methods: Sequence[str] | None, seeds: int, out: Path, quick: bool, **reading: Any
+) -> list[dict[str, Any]]:
     """Measures methods on videos under each noise, and writes `out/videos.md` and `out/videos.csv`.
 
     Each result is a file in `out/videos`. Existing results are not measured again.
@@ -62,6 +65,7 @@ def study(source: Path, methods: Sequence[str] | None, seeds: int, out: Path, qu
         seeds: of noise and training.
         out: the folder.
         quick: tiny sizes, to check that everything runs.
+        reading: further options of `open_video`.
 
     Raises:
         ValueError: for a method that reads more than videos, videos that are too short, and a folder of other videos.
@@ -72,12 +76,15 @@ def study(source: Path, methods: Sequence[str] | None, seeds: int, out: Path, qu
             raise ValueError(f"{method} reads {reads(method)}, which --source lacks: leave it out of --methods")
     sizes = replace(pixels.settings("gridworld", quick), test_labels=1)
     asked = list(product(range(seeds), methods or USUAL, PERSISTENCE))
-    clips = cut(open_video(source, image_size=IMAGE_SIZE, frame_stack=1, cache=out / "decoded"), sizes)
+    reading |= dict(image_size=IMAGE_SIZE, frame_stack=1, cache=out / "decoded", mixed_sizes=True)
+    opened = open_video(source, **reading)
+    clips = cut(opened, sizes)
+    checksum = f"{zlib.crc32(clips.frames.tobytes(), zlib.crc32(clips.lengths.tobytes())):08x}"
     rows: list[dict[str, Any]] = []
     progress = Progress("own videos", len(asked), 0, "training")
     for seed, method, noise in asked:
         path = out / "videos" / f"{method}-{noise}-seed{seed}.json"
-        about = {"source": str(source.resolve()), "frames": clips.num_frames, "updates": sizes.steps}
+        about = {"source": str(source.resolve()), "checksum": checksum, "updates": sizes.steps}
         about |= {"method": method, "noise": noise, "seed": seed}
         if not path.exists():
             write_atomically(path, json.dumps(about | measured(clips, method, noise, seed, sizes), indent=1).encode())
@@ -94,19 +101,20 @@ def study(source: Path, methods: Sequence[str] | None, seeds: int, out: Path, qu
 
 
 def cut(data: EpisodeDataset, sizes: Settings) -> EpisodeDataset:
-    """Clips of the first videos, with as many frames as the study has.
+    """Clips of about `CLIP` frames of the first videos, with as many frames as the study has.
 
     Raises:
         ValueError: for fewer than two clips that are long enough for one pair.
     """
-    lengths = np.concatenate([np.diff([*range(0, length, CLIP), length]) for length in data.lengths])
-    count = int(np.searchsorted(np.cumsum(lengths), sizes.frames)) + 1
-    lengths = lengths[:count]
-    if (lengths > sizes.horizon).sum() < 2:
+    parts = [part for video in data.videos() for part in np.array_split(video, max(1, round(len(video) / CLIP)))]
+    whole = [part for part in parts if len(part) > sizes.horizon]
+    count = int(np.searchsorted(np.cumsum([len(part) for part in whole]), sizes.frames)) + 1
+    if len(whole) < 2:
         raise ValueError(
             f"the videos have {int(data.lengths.sum())} frames, which are less than two clips of {CLIP}: give more"
         )
-    return EpisodeDataset(np.asarray(data.frames[: lengths.sum()]), lengths, max_gap=sizes.horizon)
+    lengths = [len(part) for part in whole[:count]]
+    return EpisodeDataset(np.concatenate(whole[:count]), lengths, max_gap=sizes.horizon)
 
 
 def measured(clips: EpisodeDataset, method: str, noise: str, seed: int, sizes: Settings) -> dict[str, float | None]:

@@ -386,6 +386,11 @@ def _check_data(model: Any, pixel_key: str | None, window: Window, batch_size: i
         )
     if buffer.pixel_key != pixel_key:
         raise ValueError(f"the policy reads pixels from {pixel_key!r}, the replay keeps {buffer.pixel_key!r}: use one")
+    if buffer.n_steps > 1 and buffer.gamma != model.gamma:
+        raise ValueError(
+            f"the replay discounts rewards by gamma={buffer.gamma:g}, the model by {model.gamma:g}: give "
+            f"replay_buffer_kwargs=dict(n_steps={buffer.n_steps}, gamma={model.gamma:g})"
+        )
     windows = n_envs * (buffer.frames.kept - steps - buffer.frames.frame_stack + 1)
     if windows < batch_size:
         raise ValueError(

@@ -168,13 +168,16 @@ class SequenceReplayBuffer(ReplayBuffer):
         self, batch_size: int, env: VecNormalize | None = None
     ) -> ReplayBufferSamples | DictReplayBufferSamples:
         """`batch_size` transitions, drawn uniformly with replacement. With several steps, `rewards` are their sums, and
-        `discounts` the factors of the next value."""
-        frames = self.frames
-        lane, start = frames._draw(batch_size, Window(self.n_steps), {})
+        `discounts` the factors of the next value. While no episode is that long, they are of one step."""
+        frames, n_steps = self.frames, self.n_steps
+        try:
+            lane, start = frames._draw(batch_size, Window(n_steps), {})
+        except ReplayError:
+            lane, start = frames._draw(batch_size, Window(n_steps := 1), {})
         action = frames._row("action", lane, start).reshape(batch_size, -1)
-        steps = frames._steps(lane, start, self.n_steps)
+        steps = frames._steps(lane, start, n_steps)
         done = frames._row("terminated", lane, start + steps - 1).astype(np.float32).reshape(-1, 1)
-        ahead = np.arange(self.n_steps)
+        ahead = np.arange(n_steps)
         rewards = self._normalize_reward(frames._row("reward", lane[:, None], start[:, None] + ahead), env)
         weights = np.where(ahead < steps[:, None], self.gamma**ahead, 0)
         samples = ReplayBufferSamples if self.pixel_key is None else DictReplayBufferSamples
@@ -235,7 +238,8 @@ class SequenceReplayBuffer(ReplayBuffer):
             frames._end_episode(int(lane))
         frames.left_out = skipping
         self.cut = (self.cut & ~begins) | skipping
-        self.consistent |= ~skipping
+        # A stack in which nothing moves fits any order and number of frames.
+        self.consistent |= ~skipping & (pixels[:, channels:] != pixels[:, :-channels]).any((1, 2, 3))
 
     def _observations(self, lane: np.ndarray, position: np.ndarray, env: VecNormalize | None) -> Any:
         seen_pixels = self.frames._stack(lane, position)

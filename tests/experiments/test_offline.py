@@ -25,7 +25,7 @@ from rlrep.experiments.run import train_config as configuration
 from rlrep.experiments.run.checkpoint import CheckpointError, load_checkpoint
 from rlrep.experiments.run.command import check_effects
 from rlrep.experiments.run.offline import OfflineRun
-from rlrep.experiments.run.offline_config import OfflineConfig, level_of, load
+from rlrep.experiments.run.offline_config import OfflineConfig, load, name_of
 from rlrep.experiments.run.online import OnlineRun
 from rlrep.experiments.run.options import ConfigError, defaults
 from rlrep.experiments.run.train_config import TrainConfig
@@ -205,7 +205,7 @@ def test_a_run_goes_on_where_its_data_were_moved(data: Path, tmp_path: Path) -> 
     ],
 )
 def test_the_level_distinguishes_data_sets(dataset: str, level: str) -> None:
-    assert level_of(dataset) == level
+    assert name_of(dataset) == level
 
 
 @pytest.mark.parametrize("freeze", ["true", "false"])

@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from rlrep.data.episode import Episode
 from rlrep.data.pictures import UNKNOWN, Layout
-from rlrep.data.transitions import Provenance, Transitions
+from rlrep.data.reading import Unreadable
+from rlrep.data.transitions import ActionScale, Provenance, Transitions
 
 __all__ = ["Format", "Wanted"]
+
+ROUNDING = 1e-4  # of an action, relative to its bounds
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,33 @@ class Wanted:
     actions: bool = False
     rewards: bool = False
     layout: Layout = UNKNOWN
+
+
+def normalized(action: np.ndarray, scale: ActionScale, name: str, bounds: str, advice: str = "") -> np.ndarray:
+    """Recorded actions (T, ...) as (T, A) float32 in [-1, 1].
+
+    Args:
+        action, scale: of these bounds.
+        name: of the episode.
+        bounds: where the bounds are from, for the message.
+        advice: its end.
+
+    Raises:
+        Unreadable: for actions of another size, or beyond the bounds.
+    """
+    action = action.reshape(len(action), -1)
+    low, high = np.array(scale.low), np.array(scale.high)
+    if action.shape[1] != len(low):
+        raise Unreadable(f"its actions have {action.shape[1]} dimensions, and those of {bounds} {len(low)}")
+    slack = ROUNDING * np.maximum((high - low) / 2, np.maximum(abs(low), abs(high)))
+    outside = np.argwhere(~((action >= low - slack) & (action <= high + slack)))
+    if len(outside):
+        row, dimension = outside[0]
+        raise Unreadable(
+            f"{name} has the action {action[row, dimension]:g} in dimension {dimension}, beyond its bounds in "
+            f"{bounds}, {low[dimension]:g} and {high[dimension]:g}{advice}"
+        )
+    return scale.normalized(action)
 
 
 class Format(ABC):

@@ -27,6 +27,7 @@ from rlrep.data.reading import (
 
 NUMBERED = re.compile(r"(?s:.*?)(\d{1,18})\.(?:png|jpe?g)", re.IGNORECASE)
 ACTIONS = "actions.npy"
+ORIENTATION, SIDEWAYS = 0x0112, range(5, 9)  # of EXIF: the tag, and its values that swap width and height
 MOST = 0.8  # of a folder's content that must be numbered pictures: others may have a few, such as previews of videos
 BESIDE = (".txt", ".md", ".json", ".csv", ".yaml", ".yml", ".xml", ".log")  # notes, which are not read
 
@@ -89,7 +90,7 @@ def _decoded(pictures: list[Path], layout: Layout) -> Iterator[np.ndarray]:
 
 
 class PictureDecoder:
-    """Decodes PNG and JPEG pictures of one size and kind.
+    """Decodes PNG and JPEG pictures of one size and kind, upright by their EXIF orientation.
 
     Raises:
         ModuleNotFoundError: if Pillow is not installed.
@@ -97,10 +98,10 @@ class PictureDecoder:
 
     def __init__(self) -> None:
         try:
-            from PIL import Image
+            from PIL import Image, ImageOps
         except ModuleNotFoundError as error:
             raise missing_extra("Pillow", "pictures") from error
-        self._open, self._first = Image.open, ""
+        self._open, self._upright, self._first = Image.open, ImageOps.exif_transpose, ""
 
     def __call__(self, file: Path | BytesIO, size: int) -> np.ndarray:
         """(H, W, C) uint8, of a file of `size` bytes.
@@ -109,10 +110,12 @@ class PictureDecoder:
             Unreadable: for a picture that is neither RGB nor grey, unlike the first, or far larger than its file.
         """
         with self._open(file, formats=["PNG", "JPEG"]) as picture:  # nothing is unpacked so far
-            kind = f"{picture.width}x{picture.height} {picture.mode}"
+            orientation = picture.getexif().get(ORIENTATION, 1)
+            width, height = picture.size[:: -1 if orientation in SIDEWAYS else 1]
+            kind = f"{width}x{height} {picture.mode}"
             self._first = self._first or kind
             if kind != self._first or picture.mode not in ("L", "RGB"):
                 raise Unreadable(f"its pictures must be RGB or grey and alike, got {self._first} and {kind}")
-            bytes_each = picture.width * picture.height * len(picture.getbands())
+            bytes_each = width * height * len(picture.getbands())
             check_unpacked(f"pictures ({AT_ONCE} of them)", AT_ONCE * bytes_each, size)
-            return np.asarray(picture).reshape(picture.height, picture.width, -1)
+            return np.asarray(picture if orientation == 1 else self._upright(picture)).reshape(height, width, -1)

@@ -17,7 +17,7 @@ import numpy as np
 
 from rlrep.arguments import checked_numbers
 from rlrep.data.episode import Episode
-from rlrep.data.formats.base import Format, Wanted
+from rlrep.data.formats.base import Format, Wanted, normalized
 from rlrep.data.formats.image_folder import PictureDecoder
 from rlrep.data.formats.video import Video
 from rlrep.data.pictures import Layout, newest_frames, resize
@@ -41,7 +41,6 @@ PLACE = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
 # The parts of file names; nothing else in braces is replaced.
 BLANK = re.compile(r"\{(video_key|chunk_index|file_index)(?::0?(\d)d)?\}")
 # How far rounding may move an action beyond its bounds, as a share of their range.
-ROUNDING = 1e-4
 
 Pictures = Iterator[tuple[float, np.ndarray]]
 
@@ -149,7 +148,11 @@ class _Files:
         episode.rows = "taken at"
         if ACTION in own:
             action = own[ACTION]
-            episode.action = action if self.scale is None else _normalized(action, self.scale, episode.name)
+            if self.scale is not None:
+                action = normalized(
+                    action, self.scale, episode.name, STATS, ": compute the statistics anew with lerobot"
+                )
+            episode.action = action
         if self.wanted.rewards:
             episode.reward = own[REWARD] if REWARD in own else np.zeros(len(own["index"]), np.float32)
         if DONE in own:
@@ -274,22 +277,6 @@ def _whole(chunks: Iterator[np.ndarray], image_size: int | None, name: str, size
         check_unpacked(name, held, size, "make its frames smaller, with image_size=84 of the format")
         yield frames
     yield frames[-1:]
-
-
-def _normalized(action: np.ndarray, scale: ActionScale, name: str) -> np.ndarray:
-    action = action.reshape(len(action), -1)
-    low, high = np.array(scale.low), np.array(scale.high)
-    if action.shape[1] != len(low):
-        raise Unreadable(f"its actions have {action.shape[1]} dimensions, and those of {STATS} {len(low)}")
-    slack = ROUNDING * np.maximum((high - low) / 2, np.maximum(abs(low), abs(high)))
-    outside = np.argwhere(~((action >= low - slack) & (action <= high + slack)))
-    if len(outside):
-        row, dimension = outside[0]
-        raise Unreadable(
-            f"{name} has the action {action[row, dimension]:g} in dimension {dimension}, beyond its bounds in {STATS}, "
-            f"{low[dimension]:g} and {high[dimension]:g}: compute the statistics anew with lerobot"
-        )
-    return scale.normalized(action)
 
 
 def _info(root: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from rlrep.data.episode import Episode
-from rlrep.data.formats.base import Format, Wanted
+from rlrep.data.formats.base import Format, Wanted, normalized
 from rlrep.data.formats.image_folder import PictureDecoder
 from rlrep.data.pictures import Layout, newest_frames
 from rlrep.data.reading import (
@@ -33,7 +33,7 @@ from rlrep.data.reading import (
 )
 from rlrep.data.safe_arrow import Columns, read_columns
 from rlrep.data.safe_hdf5 import Group, create_rows, opened, writing
-from rlrep.data.transitions import Provenance, Transitions
+from rlrep.data.transitions import ActionScale, Provenance, Transitions
 
 PROVENANCE = "rlrep_provenance"
 METADATA = "data/metadata.json"
@@ -51,6 +51,8 @@ class Minari(Format):
 
     Data sets without one of their two spaces, or in another format, are refused. Episodes without a step or with
     missing steps are left out; if actions and rewards are not read, only episodes without pictures are left out.
+    Continuous actions are normalized to [-1, 1] by the bounds of their space, if it has finite ones;
+    `Provenance.action_scale` has the inverse.
     """
 
     name = "minari"
@@ -79,6 +81,7 @@ class Minari(Format):
                     f"its format is {about['data_format']!r}, and only Minari's {' and '.join(STORED)} are read"
                 )
             space, keys = _pictures(about["observation_space"])
+            scale = _scale(about)
         parts: dict[int, str] = {}
         for number, each in enumerate(stored(path, about)):
             with reported_as_unreadable():
@@ -91,17 +94,22 @@ class Minari(Format):
             if number not in parts:
                 with reported_as_unreadable():
                     episode = _episode(each, keys, tuple(space["shape"]), f"{path.name}, episode {number}", wanted)
+                    if scale is not None and episode.action is not None:
+                        episode.action = normalized(episode.action, scale, episode.name, "its action space")
                     episode.left_out, left_out = left_out, ""
                 yield episode
 
     def provenance(self, path: Path) -> Provenance:
-        """The record of `write`, else the task and the number of discrete actions in the metadata."""
+        """The record of `write`, else the task, and the bounds or the number of actions, in the metadata."""
         with reported_as_unreadable():
             about = _metadata(path)
             if PROVENANCE in about:
                 return Provenance.from_json(about[PROVENANCE])
             environment = json.loads(about.get("env_spec", "{}"))
-            return Provenance(task=environment.get("id"), num_actions=about["action_space"].get("n"))
+            scale = _scale(about)
+            low, high = (None, None) if scale is None else (list(scale.low), list(scale.high))
+            count = about["action_space"].get("n")
+            return Provenance(task=environment.get("id"), num_actions=count, action_low=low, action_high=high)
 
     def describe(self, path: Path) -> str:
         return "Minari"
@@ -321,7 +329,7 @@ def _other_pictures(got: str, shape: tuple[int, ...]) -> Unreadable:
 def _blocks(entry: Any, layout: Layout) -> Iterator[np.ndarray]:
     for at in range(0, len(entry), AT_ONCE):
         with reported_as_unreadable():
-            yield newest_frames(np.require(entry[at : at + AT_ONCE], requirements="W"), layout)
+            yield newest_frames(_with_channels(np.require(entry[at : at + AT_ONCE], requirements="W"), layout), layout)
 
 
 def _jpegs(entry: Any, shape: tuple[int, ...], layout: Layout) -> Iterator[np.ndarray]:
@@ -336,7 +344,12 @@ def _jpegs(entry: Any, shape: tuple[int, ...], layout: Layout) -> Iterator[np.nd
                 if picture.shape[:2] != shape[:2]:
                     raise Unreadable(f"its picture {row} is {picture.shape}, and its observation space {shape}")
                 pictures.append(picture.reshape(shape))
-            yield newest_frames(np.stack(pictures), layout)
+            yield newest_frames(_with_channels(np.stack(pictures), layout), layout)
+
+
+def _with_channels(pictures: np.ndarray, layout: Layout) -> np.ndarray:
+    """Grey pictures (T, H, W) with one channel; others as they are."""
+    return np.expand_dims(pictures, 1 if layout.channels_last is False else -1) if pictures.ndim == 3 else pictures
 
 
 def _check_ends(stored: Stored, steps: int, name: str) -> bool:
@@ -361,6 +374,17 @@ def _metadata(path: Path) -> dict[str, Any]:
         if not isinstance(about[name], dict) or not isinstance(about[name].get("type"), str):
             raise Unreadable(f"its {name} is not a space")
     return about
+
+
+def _scale(about: dict[str, Any]) -> ActionScale | None:
+    """The scale that normalizes actions; None for those in [-1, 1], or without finite bounds, and for choices."""
+    space = about["action_space"]
+    if PROVENANCE in about or space["type"] != "Box":
+        return None
+    low, high = (np.ravel(np.asarray(space.get(name), np.float64)) for name in ("low", "high"))
+    if not np.isfinite([*low, *high]).all() or ((low == -1).all() and (high == 1).all()):
+        return None
+    return ActionScale(tuple(low.tolist()), tuple(high.tolist()))
 
 
 def _pictures(space: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -103,6 +103,18 @@ def test_interval_of_three_seeds_covers_the_mean_in_95_of_100_studies() -> None:
     assert np.mean([e.low < 1.0 < e.high for e in estimates]) == pytest.approx(0.95, abs=0.025)
 
 
+@pytest.mark.parametrize("n", range(2, 20))
+@pytest.mark.parametrize("value", [0.05, 0.1, 1 / 3, 0.7, 1e-3])
+def test_means_of_equal_numbers_do_not_differ_for_their_last_digits(n: int, value: float) -> None:
+    for found in (
+        contrast([(1, np.full(n, value)), (-1, np.full(3, value))]),
+        contrast([(1, np.full(n, value))], -value),
+    ):
+        assert (found.value, found.low, found.high) == (0, 0, 0) and (found.p_not_above, found.p_not_below) == (1, 1)
+    above = contrast([(1, np.full(n, value))])
+    assert above.value == pytest.approx(value) and (above.p_not_above, above.p_not_below) == (0, 1)
+
+
 def test_one_seed_has_no_interval() -> None:
     estimate = contrast([(1.0, np.array([1.0])), (-1.0, np.array([0.2, 0.3]))])
     assert estimate.value == pytest.approx(0.75)

@@ -11,7 +11,7 @@ from rlrep.data import EpisodeDataset
 from rlrep.experiments import video_theory
 from rlrep.experiments.video_study import own_videos
 from rlrep.experiments.video_study.domain import under_noise
-from rlrep.experiments.video_study.own_videos import CLIP, cut
+from rlrep.experiments.video_study.own_videos import cut
 from rlrep.experiments.video_study.pixels import Settings
 
 
@@ -45,6 +45,24 @@ def test_videos_are_measured_under_each_noise_and_once(
     files[0].write_text(json.dumps(json.loads(files[0].read_text()) | {"source": "elsewhere"}))
     assert video_theory.main(command) == 1
     assert "is of other videos or sizes (source=elsewhere): choose another folder" in capsys.readouterr().err
+    files[0].unlink()
+    np.savez(videos / "one.npz", frames=255 - np.load(videos / "one.npz")["frames"])
+    assert video_theory.main(command) == 1
+    assert "is of other videos or sizes (checksum=" in capsys.readouterr().err
+
+
+def test_videos_of_several_sizes_and_unusable_files_are_no_dead_end(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(videos / "small.npz", frames=np.full((120, 30, 40, 3), 90, np.uint8))
+    (videos / "zzz.npz").write_bytes(b"no archive")
+    command = ["--source", str(videos), "--quick", "--methods", "random", "--out", str(tmp_path / "out")]
+    assert video_theory.main(command) == 1
+    assert "zzz.npz" in (told := capsys.readouterr().err) and "; --skip-corrupt leaves" in told
+    assert video_theory.main([*command, "--skip-corrupt"]) == 0
+    with pytest.raises(SystemExit):
+        video_theory.main(["--skip-corrupt", "--out", str(tmp_path / "out")])
+    assert "give --source" in capsys.readouterr().err
 
 
 def test_a_training_that_diverges_is_a_row_and_the_others_are_measured(
@@ -91,8 +109,10 @@ def test_a_missing_source_and_a_study_beside_one_are_refused(
 def test_long_videos_are_cut_into_clips() -> None:
     frames = np.arange(250, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 8, 8), np.uint8)
     clips = cut(EpisodeDataset(frames, [230, 20]), Settings(frames=240))
-    assert clips.lengths.tolist() == [CLIP, CLIP, 30, 20] and (clips.frames == frames).all()
-    assert cut(EpisodeDataset(frames, [230, 20]), Settings(frames=150)).lengths.tolist() == [CLIP, CLIP]
+    assert clips.lengths.tolist() == [115, 115, 20] and (clips.frames == frames).all()
+    assert cut(EpisodeDataset(frames, [230, 20]), Settings(frames=150)).lengths.tolist() == [115, 115]
+    # No clip is a rest of a few frames, which alone would be held out.
+    assert cut(EpisodeDataset(frames, [201, 2, 47]), Settings()).lengths.tolist() == [101, 100, 47]
     with pytest.raises(ValueError, match="90 frames, which are less than two clips"):
         cut(EpisodeDataset(frames[:90], [90]), Settings())
 

@@ -174,6 +174,20 @@ def test_observations_that_are_no_stacks_are_refused_and_kept_whole_with_frame_s
     assert (buffer.sample(1).next_observations.numpy() == seen[1]).all()
 
 
+def test_a_still_picture_does_not_show_that_stacks_are_guessed_right() -> None:
+    """Six grey frames are taken for two of RGB; as long as nothing moves, both fit."""
+    space = spaces.Box(0, 255, (6, 20, 20), np.uint8)
+    buffer = SequenceReplayBuffer(50, space, spaces.Discrete(2))
+    still = np.zeros((1, 6, 20, 20), np.uint8)
+    buffer.add(still, still, np.array([1]), np.array([0.5]), np.array([False]), [{}])
+    moved = still.copy()
+    moved[:, -1] = 9
+    again = np.concatenate([moved[:, 1:], still[:, :1]], axis=1)
+    with pytest.raises(ValueError, match="no stacks of their last 2 frames of 3 channels"):
+        for before, after in ((still, moved), (moved, again)):
+            buffer.add(before, after, np.array([1]), np.array([0.5]), np.array([False]), [{}])
+
+
 def stacked(*counts: int) -> np.ndarray:
     """One stack of frames whose pixels are `counts`, (1, 3·F, 4, 4)."""
     return np.repeat(np.array(counts, np.uint8), 3)[None, :, None, None] + np.zeros((1, 1, 4, 4), np.uint8)
@@ -211,14 +225,15 @@ def test_a_step_that_stable_baselines_did_not_see_is_left_out() -> None:
     """A callback that ends `learn` keeps the last step from the buffer, and the next `learn` goes on after it."""
     buffer = small()
     store(buffer, stacked(1, 1, 1), stacked(1, 1, 2))
-    store(buffer, stacked(1, 1, 2), stacked(2, 3, 4))  # from 2 to 4
-    assert buffer.size() == 1
-    for step in range(4, 8):
+    store(buffer, stacked(1, 1, 2), stacked(1, 2, 3))
+    store(buffer, stacked(1, 2, 3), stacked(3, 4, 5))  # from 3 to 5
+    assert buffer.size() == 2
+    for step in range(5, 8):
         store(buffer, stacked(step - 2, step - 1, step), stacked(step - 1, step, step + 1))
     assert buffer.size() == 5
     samples = buffer.sample(200)
     newest = {tuple(pixels[6, 0, 0].item() for pixels in pair) for pair in zip(*samples[::2][:2], strict=True)}
-    assert newest == {(1, 2), (4, 5), (5, 6), (6, 7), (7, 8)}
+    assert newest == {(1, 2), (2, 3), (5, 6), (6, 7), (7, 8)}
 
 
 def test_rewards_of_several_steps_are_summed_and_cut_at_real_ends_only() -> None:
@@ -235,6 +250,17 @@ def test_rewards_of_several_steps_are_summed_and_cut_at_real_ends_only() -> None
     np.testing.assert_allclose(samples.rewards.numpy()[:, 0], expected, rtol=1e-6)
     np.testing.assert_allclose(samples.discounts.numpy()[:, 0], 0.9**steps, rtol=1e-6)
     assert build(SequenceReplayBuffer, env, n_steps=1).n_steps == 1
+
+
+def test_while_no_episode_is_as_long_as_n_steps_batches_are_of_one_step() -> None:
+    buffer = small(n_steps=3, gamma=0.9)
+    store(buffer, stacked(1, 1, 1), stacked(1, 1, 2))
+    samples = buffer.sample(4)
+    assert samples.rewards.unique().tolist() == [0.5]
+    np.testing.assert_allclose(samples.discounts.numpy(), 0.9, rtol=1e-6)
+    for step in range(2, 5):
+        store(buffer, stacked(max(step - 2, 1), step - 1, step), stacked(step - 1, step, step + 1))
+    np.testing.assert_allclose(buffer.sample(50).discounts.numpy(), 0.9**3, rtol=1e-6)
 
 
 def test_pictures_of_a_batch_are_shifted_each_in_its_own_way() -> None:

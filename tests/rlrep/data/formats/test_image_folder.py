@@ -36,6 +36,19 @@ def test_a_folder_of_pictures_is_an_episode(tmp_path: Path, ending: str, grey: b
     assert open_video(tmp_path / "all/a", **SMALL).lengths.tolist() == [11]
 
 
+def test_pictures_are_upright_by_their_exif_orientation(tmp_path: Path) -> None:
+    upright = np.zeros((8, 16, 3), np.uint8)
+    upright[:, :8] = 200
+    lying = Image.Exif()
+    lying[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(upright).save(tmp_path / "frame_1.png")
+    Image.fromarray(np.rot90(upright)).save(tmp_path / "frame_2.png", exif=lying)
+    Image.fromarray(upright).save(tmp_path / "frame_3.png")
+    data = open_video(tmp_path, image_size=8, frame_stack=1, max_gap=1)
+    assert data.lengths.tolist() == [3] and (data.frames[1] == data.frames[0]).all()
+    assert len(np.unique(data.frames[0])) > 1
+
+
 @pytest.mark.parametrize("rows", [10, 11])
 def test_actions_are_those_taken_at_their_pictures(tmp_path: Path, rows: int) -> None:
     write(tmp_path / "a", 1, action=np.arange(1, rows + 1))

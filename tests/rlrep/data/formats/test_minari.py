@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,53 @@ def test_a_minari_data_set_is_read_by_folder_and_by_id(
     assert numbers(open_video(tmp_path / "minari/test/small-v0", **SMALL)) == numbers(data)
     with pytest.raises(FileNotFoundError, match=r"minari download test/other-v0"):
         open_video("test/other-v0", **SMALL)
+
+
+def write_minari(folder: Path, seen: np.ndarray, action: np.ndarray, space: spaces.Box) -> Path:
+    """A data set of one episode, as Minari writes it."""
+    from minari.serialization import serialize_space
+
+    steps = len(action)
+    (folder / "data").mkdir(parents=True)
+    with h5py.File(folder / "data/main_data.hdf5", "w") as file:
+        group = file.create_group("episode_0")
+        group.attrs.update({"id": 0, "total_steps": steps})
+        ends = np.arange(steps) == steps - 1
+        arrays = {"observations": seen, "actions": action, "rewards": np.zeros(steps), "terminations": ends & False}
+        for name, array in (arrays | {"truncations": ends}).items():
+            group[name] = array
+    pictures = spaces.Box(0, 255, seen.shape[1:], np.uint8)
+    about = {"observation_space": serialize_space(pictures), "action_space": serialize_space(space)}
+    about |= {"data_format": "hdf5", "total_episodes": 1, "total_steps": steps}
+    (folder / "data/metadata.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_actions_are_normalized_by_the_bounds_of_their_space(tmp_path: Path) -> None:
+    seen = numbered(9, 0).transpose(0, 2, 3, 1)
+    low, high = np.array([-0.4, 0.0], np.float32), np.array([0.4, 1.0], np.float32)
+    action = np.random.default_rng(0).uniform(low, high, (8, 2)).astype(np.float32)
+    folder = write_minari(tmp_path / "set-v0", seen, action, spaces.Box(low, high))
+    data = open_dataset(folder, cache=tmp_path / "cache", frame_stack=1, n_step=1)
+    assert data.action_scale is not None
+    batch = data.sample(8)["action"].numpy()
+    assert batch.min() < -0.5 and batch.max() > 0.5
+    restored = data.action_scale.restored(batch)
+    nearest = abs(restored[:, None] - action).max(2).min(1)
+    np.testing.assert_allclose(nearest, 0, atol=1e-6)
+    usual = write_minari(tmp_path / "usual-v0", seen, action, spaces.Box(-1, 1, (2,)))
+    assert open_dataset(usual, cache=tmp_path / "cache", frame_stack=1, n_step=1).action_scale is None
+    outside = write_minari(tmp_path / "outside-v0", seen, 2 * action, spaces.Box(low, high))
+    with pytest.raises(ValueError, match="beyond its bounds in its action space"):
+        open_dataset(outside, cache=tmp_path / "cache", frame_stack=1, n_step=1)
+
+
+def test_grey_pictures_have_one_channel(tmp_path: Path) -> None:
+    seen = numbered(9, 0)[:, 0]
+    action = np.zeros((8, 2), np.float32)
+    folder = write_minari(tmp_path / "grey-v0", seen, action, spaces.Box(-1, 1, (2,)))
+    data = open_video(folder, **SMALL)
+    assert data.frames.shape == (9, 1, 8, 8) and numbers(data) == list(range(9))
 
 
 def test_minari_files_are_those_of_minari(tmp_path: Path) -> None:
