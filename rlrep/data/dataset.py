@@ -186,7 +186,8 @@ def open_dataset(
               episode whose beginning was overwritten is left out;
             - V-D4RL's 84-pixel HDF5 files, one or a folder of them;
             - a folder of V-D4RL's 64-pixel `.npz` files, or of DrQ-v2's replay;
-            - a Minari data set of pixels in HDF5 or Arrow, by its folder or its id on this machine;
+            - a Minari data set of pixels in HDF5 or Arrow, by its folder or its id on this machine. Its actions are
+              normalized by the bounds of their space, see `action_scale`;
             - a LeRobot data set, version 3.0. Its actions are normalized by their statistics, see `action_scale`. If it
               has no rewards, use learners that read none, such as behaviour cloning;
             - a folder of any of these, its sub-folders included.
