@@ -24,7 +24,7 @@ from rlrep.data.locks import InUse, held
 from rlrep.data.reading import AT_ONCE, CanNotRead, mapped, read_json, regular_size
 from rlrep.data.transitions import sealed, unsealed
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3  # also raised where a format's files are read in another way: caches are then made again
 VERIFIED = "verified.json"
 PARTIAL = re.compile(r"(\..*-[0-9a-f]{8})\.partial-\w{8}", re.DOTALL)
 HEADER = 192

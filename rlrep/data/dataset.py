@@ -259,7 +259,7 @@ def _converted(
     """The converted files in `folder`, and what was left out; converts if necessary."""
     made_from = json.loads(json.dumps([entry for source in sources for entry in source.fingerprint()]))
     made_from += [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in beside(sources)]
-    made_from.append(sorted({source.format.identity for source in sources}))
+    made_from += [caches.FORMAT_VERSION, sorted({source.format.identity for source in sources})]
     if layout != UNKNOWN:
         made_from.append(vars(layout))
     paths = {str(source.path) for source in sources}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlrep.data.cache import HEADER, Index, checksum
+from rlrep.data.cache import FORMAT_VERSION, HEADER, Index, checksum
 from rlrep.data.reading import mapped, regular_size
 from rlrep.data.sources import Source
 from rlrep.data.transitions import sealed, unsealed
@@ -67,7 +67,7 @@ class Journal:
 
     def __init__(self, folder: Path, sources: Sequence[Source], options: dict[str, Any]) -> None:
         self.folder, self.sources = folder, sources
-        self.options = json.loads(json.dumps(options))
+        self.options = json.loads(json.dumps(options | {"version": FORMAT_VERSION}))
         self.marks = json.loads(json.dumps([[one.format.identity, one.fingerprint()] for one in sources]))
         self.noted = time.monotonic()
 

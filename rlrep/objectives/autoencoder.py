@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Autoencoder(Objective):
     """Reconstructs the newest frame of x_t from z = projection(φ(x_t)), section 3 of arXiv 2403.13765.
 
-    ``loss_reconstruction`` = mean ‖decoder(z) - x‖² on the scale pixels / 255 - 0.5. With `denoise` the encoder sees x
-    + ε, ε ~ N(0, (255 · denoise)²), clipped to 0..255 (arXiv 0810.3956's denoising autoencoder). With `codes`, a
+    ``loss_reconstruction`` = mean ‖decoder(z) - x‖² on the scale pixels / 255 - 0.5. With `denoise` the encoder sees
+    x + ε, ε ~ N(0, (255 · denoise)²), clipped to 0..255 (arXiv 0810.3956's denoising autoencoder). With `codes`, a
     vector-quantised bottleneck (arXiv 1711.00937) precedes the decoder: it replaces each of z's `codebooks` parts by
     one of `codes` vectors; ``loss_commitment`` pulls the parts to their codes.
 

@@ -122,6 +122,18 @@ def test_files_are_converted_again_when_their_provenance_changes(tmp_path: Path)
     assert open_dataset(tmp_path / "data").provenance == changed
 
 
+def test_files_are_converted_again_by_a_version_that_reads_them_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_transitions(episodes(), tmp_path / "data", format="drqv2")
+    open_dataset(tmp_path / "data", cache=tmp_path / "cache")
+    monkeypatch.setattr("rlrep.data.cache.FORMAT_VERSION", 99)
+    with monkeypatch.context() as patch, pytest.raises(AttributeError):
+        patch.setattr("rlrep.data.dataset.TransitionFiles", None)
+        open_dataset(tmp_path / "data", cache=tmp_path / "cache")
+    assert len(open_dataset(tmp_path / "data", cache=tmp_path / "cache")) == 25
+
+
 @pytest.mark.parametrize(("opener", "name"), [(open_dataset, "replacing"), (open_video, "continuing")])
 def test_several_that_open_at_once_convert_once(
     tmp_path: Path, opener: Any, name: str, monkeypatch: pytest.MonkeyPatch
